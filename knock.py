@@ -1,0 +1,640 @@
+#!/usr/bin/env python3
+"""knock.py opens a service that knockd.py hides: one UDP packet, then the port answers you alone.
+
+    knock.py 'knock://laptop:SECRET@server.example?id=...'      opens, and waits until it is seen
+    ssh me@server.example
+
+The packet is encrypted and authenticated with a key that only you and the server have, names this
+moment, and is worth nothing once the server has seen it. See README.md for the bytes.
+"""
+__version__ = '0.1.0'
+
+import argparse
+import errno
+import os
+import select
+import socket
+import sys
+import time
+
+# --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
+# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire are
+# big-endian, all times integer milliseconds since 1970. Nothing here touches the world.
+import base64
+import collections
+import hashlib
+import hmac
+import ipaddress
+import re
+import struct
+
+STEP = 30000                    # RFC 6238: the time step X, in milliseconds
+PLAIN = struct.Struct('>BBQ16sH')       # version, op, time, source, seconds
+PLAIN_VERSION = 1
+OPS = {1: 'open', 2: 'close', 3: 'run'}
+PROTOCOLS = {'tcp': 6, 'udp': 17}       # IANA protocol numbers
+CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
+PORTS_ITEM, ACTION_ITEM, SIGNATURE_ITEM = 1, 2, 3
+TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
+PADDING_LIMIT = 63
+DATAGRAM_LIMIT = 1232           # RFC 8200: 1,280 less the IPv6 and UDP headers
+DATAGRAM_MINIMUM = TAG_SIZE + NONCE_SIZE + PLAIN.size + MAC_SIZE
+LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
+NAME = re.compile(r'[A-Za-z0-9._-]{1,64}\Z', re.ASCII)
+ACTION = re.compile(r'[a-z0-9_-]{1,32}\Z', re.ASCII)
+
+Request = collections.namedtuple(
+    'Request', 'op time source seconds services action signature signed')
+Service = collections.namedtuple('Service', 'proto low high')
+Address = collections.namedtuple('Address', 'name secret host port server_id via services once')
+
+
+class KnockError(Exception):
+    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or config."""
+
+    def __init__(self, message, status=1):
+        super().__init__(message)
+        self.status = status
+
+
+def hmac_sha256(key, message):
+    """RFC 4231."""
+    return hmac.new(key, message, hashlib.sha256).digest()
+
+
+def hkdf_extract(salt, secret):
+    """RFC 5869, 2.2."""
+    return hmac_sha256(salt, secret)
+
+
+def hkdf_expand(key, info, length):
+    """RFC 5869, 2.3."""
+    output = block = b''
+    while len(output) < length:
+        block = hmac_sha256(key, block + info + bytes([len(output) // 32 + 1]))
+        output += block
+    return output[:length]
+
+
+def encode_base32(data):
+    """RFC 4648, upper case, without padding."""
+    return base64.b32encode(data).decode('ascii').rstrip('=')
+
+
+def encode_secret(secret):
+    """32 bytes as 52 characters of base32."""
+    return encode_base32(secret)
+
+
+def decode_secret(text):
+    """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
+    text = re.sub('[ -]', '', text).upper()
+    if not re.match('[A-Z2-7]{52}$', text, re.ASCII):
+        raise KnockError('the secret is not 52 characters of base32 (A-Z and 2-7)', 2)
+    secret = base64.b32decode(text + '====')
+    if encode_base32(secret) != text:
+        raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
+    return secret
+
+
+def derive_keys(secret, server_id):
+    """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
+    root = hkdf_extract(b'knock/1', secret)
+    info = b'knock/1 %s\x00' + server_id.encode('ascii')
+    return {label: hkdf_expand(root, info % label.encode('ascii'), 32) for label in LABELS}
+
+
+def fingerprint(keys):
+    """What the ledger calls a key: 16 hex digits that tell nothing about it."""
+    return keys['ledger'].hex()[:16]
+
+
+def step_of(time):
+    """T, the number of the step that holds this millisecond."""
+    return time // STEP
+
+
+def window_steps(now, window):
+    """The steps whose tokens may be accepted now; both in milliseconds."""
+    return range(step_of(now - window), step_of(now + window) + 1)
+
+
+def be64(number):
+    return struct.pack('>Q', number)
+
+
+def tag_at(keys, step):
+    """The 8 bytes that begin every datagram of this client in this step."""
+    return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
+
+
+def keystream(key, nonce, length):
+    """Block i is HMAC(key, nonce || be32(i)), i from 0."""
+    blocks = range((length + 31) // 32)
+    stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
+    return stream[:length]
+
+
+def exclusive_or(left, right):
+    return bytes(a ^ b for a, b in zip(left, right))
+
+
+def datagram_mac(keys, body):
+    """The MAC over tag || nonce || sealed."""
+    return hmac_sha256(keys['mac'], body)[:MAC_SIZE]
+
+
+def seal(keys, nonce, plain, step):
+    """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
+    sealed = exclusive_or(plain, keystream(keys['enc'], nonce, len(plain)))
+    body = tag_at(keys, step) + nonce + sealed
+    if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
+        raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
+    return body + datagram_mac(keys, body)
+
+
+def unseal(keys, datagram):
+    """The plain bytes of a datagram, or None if its MAC does not hold."""
+    body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
+    if not hmac.compare_digest(mac, datagram_mac(keys, body)):
+        return None
+    nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
+    return exclusive_or(sealed, keystream(keys['enc'], nonce, len(sealed)))
+
+
+def pack_address(address):
+    """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d; all zero for None."""
+    if address is None:
+        return bytes(16)
+    prefix = bytes(10) + b'\xff\xff' if address.version == 4 else b''
+    return prefix + address.packed
+
+
+def unpack_address(packed):
+    """The reverse of pack_address(); an IPv4 address comes back as one."""
+    if packed == bytes(16):
+        return None
+    address = ipaddress.IPv6Address(packed)
+    return address.ipv4_mapped or address
+
+
+def item(kind, value):
+    return struct.pack('>BH', kind, len(value)) + value
+
+
+def encode_plain(request, padding=b''):
+    """version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zero padding."""
+    op = {name: number for number, name in OPS.items()}[request.op]
+    parts = [PLAIN.pack(PLAIN_VERSION, op, request.time, pack_address(request.source),
+                        request.seconds)]
+    parts += [item(PORTS_ITEM, struct.pack('>BHH', *service)) for service in request.services]
+    if request.action is not None:
+        parts.append(item(ACTION_ITEM, request.action.encode('ascii')))
+    if request.signature is not None:
+        parts.append(item(SIGNATURE_ITEM, request.signature))
+    return b''.join(parts) + padding
+
+
+def decode_items(plain):
+    """The items as (type, value, where the item begins); raises KnockError on any flaw."""
+    items, offset = [], PLAIN.size
+    while offset < len(plain) and plain[offset]:
+        kind, length = plain[offset], int.from_bytes(plain[offset + 1:offset + 3], 'big')
+        value = plain[offset + 3:offset + 3 + length]
+        if len(plain) < offset + 3 or len(value) < length:
+            raise KnockError('malformed: an item overruns the knock')
+        if items and items[-1][0] == SIGNATURE_ITEM:
+            raise KnockError('malformed: an item follows the signature')
+        items.append((kind, value, offset))
+        offset += 3 + length
+    if any(plain[offset:]) or len(plain) - offset > PADDING_LIMIT:
+        raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
+    return items
+
+
+def decode_service(value):
+    """The value of an item of type 1: proto u8 || low u16 || high u16."""
+    if len(value) != 5:
+        raise KnockError('malformed: a port range of %d bytes' % len(value))
+    service = Service(*struct.unpack('>BHH', value))
+    if service.proto not in PROTOCOLS.values() or not 0 < service.low <= service.high:
+        raise KnockError('malformed: port range %d/%d-%d' % service)
+    return service
+
+
+def only_one(values, what):
+    """None or the single value: these items may not be repeated."""
+    if len(values) > 1:
+        raise KnockError('malformed: %d %ss' % (len(values), what))
+    return values[0] if values else None
+
+
+def decode_plain(plain):
+    """A Request from the bytes of encode_plain(), read strictly; KnockError if anything is off."""
+    if len(plain) < PLAIN.size:
+        raise KnockError('malformed: %d bytes' % len(plain))
+    version, op, time, source, seconds = PLAIN.unpack_from(plain)
+    if version != PLAIN_VERSION or op not in OPS or time >= 1 << 42:
+        raise KnockError('malformed: version %d, op %d, time %d' % (version, op, time))
+    items = decode_items(plain)
+    if any(kind > SIGNATURE_ITEM for kind, _, _ in items):
+        raise KnockError('malformed: an item of unknown type')
+    services = tuple(decode_service(value) for kind, value, _ in items if kind == PORTS_ITEM)
+    action = only_one([value for kind, value, _ in items if kind == ACTION_ITEM], 'action')
+    signed = only_one([entry for entry in items if entry[0] == SIGNATURE_ITEM], 'signature')
+    if len(set(services)) < len(services):
+        raise KnockError('malformed: a port range twice')
+    if (OPS[op] == 'run') != (action is not None) or (services and action is not None):
+        raise KnockError('malformed: an action belongs to run, and nothing else does')
+    action = None if action is None else action.decode('latin-1')
+    if action is not None and not ACTION.match(action):
+        raise KnockError('malformed: the name of the action')
+    return Request(OPS[op], time, unpack_address(source), seconds, services, action,
+                   signed and signed[1], plain[:signed[2]] if signed else plain)
+
+
+def syn_token(keys, step):
+    """seq(4) || ack(4) || window(2) of the SYN that asks for the client's default."""
+    return hmac_sha256(keys['syn'], be64(step))[:10]
+
+
+def port_sequence(key, prefix):
+    """Six different ports from 1024 up, out of HMAC(key, prefix || be32(i)), i = 0, 1, ..."""
+    ports, block = [], 0
+    while True:
+        stream = hmac_sha256(key, prefix + struct.pack('>I', block))
+        for value in struct.unpack('>16H', stream):
+            port = 1024 + value % 64512
+            if value < 64512 and port not in ports:     # above it, the modulus would be uneven
+                ports.append(port)
+            if len(ports) == 6:
+                return tuple(ports)
+        block += 1
+
+
+def step_ports(keys, step):
+    """The knock of carrier `ports`: TCP ports to touch in this order."""
+    return port_sequence(keys['ports'], be64(step))
+
+
+def paper_ports(keys, sheet, number):
+    """The one-time sequence `number` (from 1) of a printed sheet."""
+    return port_sequence(keys['ports'], b'paper' + struct.pack('>II', sheet, number))
+
+
+def hotp(key, counter, digits):
+    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation."""
+    mac = hmac.new(key, be64(counter), hashlib.sha1).digest()
+    number = struct.unpack_from('>I', mac, mac[19] & 15)[0] & 0x7fffffff
+    return '%0*d' % (digits, number % 10 ** digits)
+
+
+def code_key(keys):
+    """What the phone gets: 20 bytes from which nothing else can be derived."""
+    return keys['code'][:20]
+
+
+def code_at(keys, step):
+    """RFC 6238, eight digits: what the phone shows in this step."""
+    return hotp(code_key(keys), step, 8)
+
+
+def code_ports(code):
+    """The two ports that carry a code of eight digits."""
+    return 10000 + int(code[:4]), 20000 + int(code[4:])
+
+
+def parse_service(text):
+    """tcp/22, udp/51820, tcp/8000-8010"""
+    match = re.match(r'(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?\Z', text.strip(), re.ASCII)
+    if match:
+        low, high = int(match.group(2)), int(match.group(3) or match.group(2))
+        if 0 < low <= high < 65536:
+            return Service(PROTOCOLS[match.group(1)], low, high)
+    raise KnockError('%r is not a service; write tcp/22, udp/51820 or tcp/8000-8010'
+                     % text.strip(), 2)
+
+
+def format_service(service):
+    name = {number: name for name, number in PROTOCOLS.items()}[service.proto]
+    high = '-%d' % service.high if service.high > service.low else ''
+    return '%s/%d%s' % (name, service.low, high)
+
+
+def parse_services(text):
+    """A list with commas; empty text is an empty list."""
+    return tuple(parse_service(part) for part in text.split(',')) if text.strip() else ()
+
+
+def format_services(services):
+    return ','.join(format_service(service) for service in services)
+
+
+def parse_seconds(text):
+    """30, 30s, 5m, 2h, 1d: whole seconds."""
+    match = re.match(r'(\d{1,9})\s*([smhd]?)\Z', text.strip(), re.ASCII)
+    if not match:
+        raise KnockError('%r is not a time; write 30s, 5m or 2h' % text.strip(), 2)
+    return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
+
+
+def quote(text):
+    """RFC 3986, 2.1: everything but unreserved characters as %XX."""
+    return re.sub(rb'[^A-Za-z0-9._~/,-]', lambda match: b'%%%02X' % ord(match.group()),
+                  text.encode('utf-8')).decode('ascii')
+
+
+def unquote(text):
+    raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: bytes([int(match.group(1), 16)]),
+                 text.encode('utf-8', 'surrogateescape'))
+    return raw.decode('utf-8', 'replace')
+
+
+URI = re.compile(r'knock://([^:@/?]+):([^:@/?]+)@(\[[^][/?@]+\]|[^][:/?@]+)(?::([0-9]{1,5}))?'
+                 r'/?\?([^#]*)\Z', re.ASCII)
+
+
+def parse_query(text):
+    """The part behind the question mark, each key once, none unknown."""
+    query = {}
+    for pair in text.split('&'):
+        key, _, value = pair.partition('=')
+        if key in query or key not in ('id', 'via', 'open', 'once'):
+            raise KnockError('the knock:// line has %r where it may not' % key, 2)
+        query[key] = unquote(value)
+    return query
+
+
+def parse_uri(text):
+    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
+    match = URI.match(text.strip())
+    if not match:
+        raise KnockError('this is not a knock:// line; it looks like '
+                         'knock://NAME:SECRET@HOST?id=SERVERID', 2)
+    name, secret, host, port = [unquote(part or '') for part in match.groups()[:4]]
+    query = parse_query(match.group(5))
+    via, once = query.get('via', 'udp'), query.get('once', '0')
+    problems = [(not NAME.match(name), 'name'), (not NAME.match(query.get('id', '')), 'id'),
+                (port and not 0 < int(port) < 65536, 'port'), (via not in CARRIERS, 'via'),
+                (once not in ('0', '1'), 'once'),
+                (not re.match(r'[][A-Za-z0-9._:%-]{1,255}\Z', host, re.ASCII), 'host')]
+    for wrong, part in problems:
+        if wrong:
+            raise KnockError('the knock:// line has no valid %s' % part, 2)
+    return Address(name, decode_secret(secret), host.strip('[]'), int(port) if port else None,
+                   query['id'], via, parse_services(query.get('open', '')), once == '1')
+
+
+def format_uri(address):
+    """The reverse of parse_uri()."""
+    host = address.host.replace('%', '%25')
+    host = '[%s]' % host if ':' in host else host
+    port = ':%d' % address.port if address.port else ''
+    query = ['id=' + quote(address.server_id)]
+    query += ['via=' + address.via] if address.via != 'udp' else []
+    query += ['open=' + format_services(address.services)] if address.services else []
+    query += ['once=1'] if address.once else []
+    return 'knock://%s:%s@%s%s?%s' % (quote(address.name), encode_secret(address.secret), host,
+                                      port, '&'.join(query))
+# --- end of the part shared with knock.py --------------------------------------------------------
+
+# --- knock: what is sent -------------------------------------------------------------------------
+FIRST_PAUSE, LAST_PAUSE = 0.005, 0.25   # seconds between two connects that probe the port
+KNOCK_PAUSE = 1.0                       # seconds between two knocks
+NAT64 = ipaddress.IPv6Network('64:ff9b::/96')           # RFC 6052
+Target = collections.namedtuple('Target', 'family address')     # address as sockets take it
+
+
+def knock_request(args, address, now, source):
+    """What the command line wants, as a Request of this millisecond."""
+    services = parse_services(args.open) if args.open else () if args.close else address.services
+    return Request('close' if args.close else 'open', now, source, args.seconds, services,
+                   None, None, None)
+
+
+def knock_datagram(keys, request):
+    """A fresh datagram of random length."""
+    padding = bytes(os.urandom(1)[0] % (PADDING_LIMIT + 1))
+    return seal(keys, os.urandom(NONCE_SIZE), encode_plain(request, padding),
+                step_of(request.time))
+
+
+def probed_port(services, once):
+    """The TCP port that shows whether it worked; None where nothing can, or a probe would harm."""
+    ports = [service.low for service in services if service.proto == PROTOCOLS['tcp']]
+    return ports[0] if ports and not once else None
+
+
+# --- edges: names, sockets, the clock ------------------------------------------------------------
+def resolve(host, family):
+    """Every address of a host. The name goes as bytes: a str needs a codec routers lack."""
+    try:
+        found = socket.getaddrinfo(host.encode('ascii'), 9, family, socket.SOCK_DGRAM)
+    except UnicodeEncodeError:
+        raise KnockError('%r is not ASCII; write its xn-- form' % host, 2)
+    except OSError as error:
+        raise KnockError('%s: %s' % (host, error.strerror or error))
+    return [Target(entry[0], entry[4]) for entry in found]
+
+
+def with_port(target, port):
+    return (target.address[0], port) + tuple(target.address[2:])
+
+
+def own_address(target):
+    """The address this machine sends from towards a target; connecting UDP sends nothing."""
+    with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
+        sock.connect(with_port(target, 9))
+        return ipaddress.ip_address(sock.getsockname()[0].partition('%')[0])
+
+
+def translated(target):
+    """Does a NAT64 stand between? Its prefix is well known, or this network's own (RFC 7050)."""
+    prefixes = [NAT64]
+    try:
+        for entry in socket.getaddrinfo(b'ipv4only.arpa', 9, socket.AF_INET6, socket.SOCK_DGRAM):
+            prefixes.append(ipaddress.IPv6Network((entry[4][0].partition('%')[0], 96), False))
+    except OSError:
+        pass                    # no such name here: no NAT64
+    address = ipaddress.ip_address(target.address[0].partition('%')[0])
+    return any(address in prefix for prefix in prefixes)
+
+
+def source_to_name(target):
+    """Our own address, if the server will see it too: then a captured knock is worth nothing
+    from anywhere else. None behind NAT."""
+    try:
+        own = own_address(target)
+    except OSError:
+        return None
+    if not own.is_global or own.version == 6 and translated(target):
+        return None
+    return own
+
+
+def random_port():
+    """A high port that nobody can expect."""
+    return 1024 + int.from_bytes(os.urandom(4), 'big') % (65536 - 1024)
+
+
+def send_udp(target, port, datagram):
+    """From a new source port each time: a kernel may hand over two of one flow as one."""
+    with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
+        sock.sendto(datagram, with_port(target, port))
+
+
+def say(args, text, level=0):
+    """For people: on a terminal, or where -v asks for it."""
+    if not args.quiet and (args.verbose or level == 0 and sys.stderr.isatty()):
+        print('knock: ' + text, file=sys.stderr, flush=True)
+
+
+def knock_all(args, address, keys, targets):
+    """One fresh knock to every target; KnockError if none could be sent."""
+    failure = None
+    for target in targets:
+        source = args.source or source_to_name(target)
+        request = knock_request(args, address, int(time.time() * 1000), source)
+        datagram = knock_datagram(keys, request)
+        port = args.port or address.port or random_port()
+        try:
+            send_udp(target, port, datagram)
+            say(args, '%d bytes to %s port %d' % (len(datagram), target.address[0], port), 1)
+        except OSError as error:
+            failure = KnockError('%s port %d: %s' % (target.address[0], port, error.strerror))
+            targets = [other for other in targets if other is not target]
+    if not targets:
+        raise failure
+
+
+def ready_sockets(pending, seconds):
+    """Those that have connected or failed; select() of nothing is an error on Windows."""
+    if not pending:
+        time.sleep(seconds)
+        return []
+    _, connected, failed = select.select([], pending, pending, seconds)
+    return connected + failed
+
+
+def begin_connect(target, port):
+    """A socket that is connecting, or None."""
+    sock = socket.socket(target.family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    if sock.connect_ex(with_port(target, port)) in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+        return sock
+    sock.close()
+    return None
+
+
+def wait_open(targets, port, seconds, knock_again):
+    """The first target whose port accepts, or None when the time is up.
+
+    Earlier connects stay while new ones begin: their answer may be a slow network's."""
+    began, pause, pending = time.monotonic(), FIRST_PAUSE, {}
+    probe_at, knock_at = began, began + KNOCK_PAUSE
+    try:
+        while time.monotonic() < began + seconds:
+            if time.monotonic() >= knock_at:
+                knock_again()
+                knock_at, pause = knock_at + KNOCK_PAUSE, FIRST_PAUSE
+            if time.monotonic() >= probe_at:
+                pending.update((begin_connect(target, port), target) for target in targets)
+                pending.pop(None, None)
+                probe_at, pause = time.monotonic() + pause, min(2 * pause, LAST_PAUSE)
+            until = min(probe_at, knock_at, began + seconds) - time.monotonic()
+            for sock in ready_sockets(list(pending), max(0, until)):
+                if sock in pending and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    return pending[sock]
+                if pending.pop(sock, None):
+                    sock.close()
+        return None
+    finally:
+        for sock in pending:
+            sock.close()
+
+
+# --- command line --------------------------------------------------------------------------------
+def knock(args, began):
+    """Knocks, and sees that it worked where that can be seen."""
+    address = parse_uri(args.target)
+    keys = derive_keys(address.secret, address.server_id)
+    targets = resolve(address.host, args.family)
+    if args.source:
+        family = socket.AF_INET if args.source.version == 4 else socket.AF_INET6
+        targets = [target for target in targets if target.family == family] or targets
+    knock_all(args, address, keys, targets)
+    services = parse_services(args.open) if args.open else address.services
+    port = None if args.close or not args.wait else probed_port(services, address.once)
+    if port is None:
+        return say(args, 'sent to %s' % address.host)
+    found = wait_open(targets, port, args.wait,
+                      lambda: knock_all(args, address, keys, targets))
+    if found is None:
+        raise KnockError('tcp/%d at %s did not open within %d s'
+                         % (port, address.host, args.wait))
+    say(args, 'open in %d ms' % ((time.monotonic() - began) * 1000))
+
+
+def option_value(read):
+    """An argparse type out of a function that raises KnockError."""
+    def value(text):
+        try:
+            return read(text)
+        except (KnockError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error))
+    return value
+
+
+def duration(text):
+    if parse_seconds(text) > 65535:
+        raise KnockError('%r is longer than 65535 s' % text)
+    return parse_seconds(text)
+
+
+def port_number(text):
+    return parse_service('udp/' + text).low
+
+
+def command_line():
+    parser = argparse.ArgumentParser(
+        prog='knock.py', description='Opens what knockd.py hides, for your address alone.',
+        epilog="Example: knock.py --open tcp/22 'knock://laptop:...@server.example?id=...'")
+    parser.add_argument('target', metavar='TARGET', help='the knock:// line')
+    parser.add_argument('--open', metavar='SERVICES', help='what to open, as tcp/22,udp/51820; '
+                        'otherwise what the line or the server says')
+    parser.add_argument('--close', action='store_true', help='close what you opened')
+    parser.add_argument('--for', dest='seconds', metavar='TIME', type=option_value(duration),
+                        default=0, help='how long it stays open: 30s, 5m')
+    parser.add_argument('--port', metavar='N', type=option_value(port_number),
+                        help='the UDP port to knock at; any port will do, so a random one')
+    parser.add_argument('--source', metavar='ADDRESS', type=option_value(ipaddress.ip_address),
+                        help='the address that the server will see you come from')
+    parser.add_argument('-4', dest='family', action='store_const', const=socket.AF_INET,
+                        default=socket.AF_UNSPEC, help='IPv4 only')
+    parser.add_argument('-6', dest='family', action='store_const', const=socket.AF_INET6,
+                        help='IPv6 only')
+    parser.add_argument('--wait', metavar='TIME', type=option_value(duration), default=5,
+                        help='how long to try until the TCP port answers; 0: just send')
+    parser.add_argument('-q', '--quiet', action='store_true', help='errors only')
+    parser.add_argument('-v', '--verbose', action='store_true', help='each datagram, too')
+    parser.add_argument('--version', action='version', version='knock.py ' + __version__)
+    return parser
+
+
+def main(argv=None):
+    began = time.monotonic()
+    args = command_line().parse_args(argv)
+    try:
+        if args.open:
+            parse_services(args.open)
+        knock(args, began)
+    except KnockError as error:
+        print('knock: %s' % error, file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
