@@ -22,11 +22,28 @@ import time
 # big-endian, all times integer milliseconds since 1970. Nothing here touches the world.
 import base64
 import collections
-import hashlib
-import hmac
 import ipaddress
 import re
 import struct
+import sys
+
+
+def own_sha2():
+    """CPython's own SHA-2, if it was built with it: _sha256, since 3.12 _sha2."""
+    for name in ('_sha2', '_sha256'):
+        try:
+            return __import__(name)
+        except ImportError:
+            continue
+    return None
+
+
+if '_hashlib' not in sys.modules and own_sha2():
+    sys.modules['_hashlib'] = None      # OpenSSL would cost every start 4 MB and 6 ms
+import hashlib      # noqa: E402
+import hmac         # noqa: E402
+if sys.modules.get('_hashlib', 0) is None:
+    del sys.modules['_hashlib']         # whoever imports us may want it
 
 STEP = 30000                    # RFC 6238: the time step X, in milliseconds
 PLAIN = struct.Struct('>BBQ16sH')       # version, op, time, source, seconds
