@@ -9,12 +9,18 @@ moment, and is worth nothing once the server has seen it. See README.md for the 
 """
 __version__ = '0.1.0'
 
+import sys
+
+if __name__ == '__main__' and sys.argv[1:] == ['--version']:
+    print('knock.py ' + __version__)        # before the imports: scripts ask this often
+    sys.exit(0)
+
 import argparse
 import errno
 import os
 import select
 import socket
-import sys
+import subprocess
 import time
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
@@ -27,18 +33,14 @@ import re
 import struct
 import sys
 
-
-def own_sha2():
-    """CPython's own SHA-2, if it was built with it: _sha256, since 3.12 _sha2."""
-    for name in ('_sha2', '_sha256'):
-        try:
-            return __import__(name)
-        except ImportError:
-            continue
-    return None
-
-
-if '_hashlib' not in sys.modules and own_sha2():
+try:
+    import _sha2                    # CPython's own SHA-2, if it was built with it
+except ImportError:
+    try:
+        import _sha256 as _sha2     # before 3.12
+    except ImportError:
+        _sha2 = None
+if '_hashlib' not in sys.modules and _sha2:
     sys.modules['_hashlib'] = None      # OpenSSL would cost every start 4 MB and 6 ms
 import hashlib      # noqa: E402
 import hmac         # noqa: E402
@@ -355,13 +357,8 @@ def parse_seconds(text):
     return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
 
 
-def quote(text):
-    """RFC 3986, 2.1: everything but unreserved characters as %XX."""
-    return re.sub(rb'[^A-Za-z0-9._~/,-]', lambda match: b'%%%02X' % ord(match.group()),
-                  text.encode('utf-8')).decode('ascii')
-
-
 def unquote(text):
+    """RFC 3986, 2.1: %XX is a byte."""
     raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: bytes([int(match.group(1), 16)]),
                  text.encode('utf-8', 'surrogateescape'))
     return raw.decode('utf-8', 'replace')
@@ -407,33 +404,78 @@ def format_uri(address):
     host = address.host.replace('%', '%25')
     host = '[%s]' % host if ':' in host else host
     port = ':%d' % address.port if address.port else ''
-    query = ['id=' + quote(address.server_id)]
+    query = ['id=' + address.server_id]
     query += ['via=' + address.via] if address.via != 'udp' else []
     query += ['open=' + format_services(address.services)] if address.services else []
     query += ['once=1'] if address.once else []
-    return 'knock://%s:%s@%s%s?%s' % (quote(address.name), encode_secret(address.secret), host,
-                                      port, '&'.join(query))
+    return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
+                                      '&'.join(query))
 # --- end of the part shared with knock.py --------------------------------------------------------
 
 # --- knock: what is sent -------------------------------------------------------------------------
 FIRST_PAUSE, LAST_PAUSE = 0.005, 0.25   # seconds between two connects that probe the port
 KNOCK_PAUSE = 1.0                       # seconds between two knocks
+TOUCH_PAUSE = 0.15                      # for the answer of a touched port
 NAT64 = ipaddress.IPv6Network('64:ff9b::/96')           # RFC 6052
 Target = collections.namedtuple('Target', 'family address')     # address as sockets take it
 
 
 def knock_request(args, address, now, source):
     """What the command line wants, as a Request of this millisecond."""
-    services = parse_services(args.open) if args.open else () if args.close else address.services
-    return Request('close' if args.close else 'open', now, source, args.seconds, services,
-                   None, None, None)
+    services = parse_services(args.open) if args.open else \
+        () if args.close or args.run else address.services
+    op = 'run' if args.run else 'close' if args.close else 'open'
+    return Request(op, now, source, args.seconds, services, args.run, None, None)
 
 
-def knock_datagram(keys, request):
-    """A fresh datagram of random length."""
-    padding = bytes(os.urandom(1)[0] % (PADDING_LIMIT + 1))
-    return seal(keys, os.urandom(NONCE_SIZE), encode_plain(request, padding),
-                step_of(request.time))
+def knock_datagram(keys, server_id, request, random, sign):
+    """A fresh datagram of random length; sign(message) makes its signature, or is None."""
+    nonce, step = random(NONCE_SIZE), step_of(request.time)
+    if sign:
+        message = b'knock/1 %s\x00' % server_id.encode('ascii') + tag_at(keys, step) + nonce
+        request = request._replace(signature=sign(message + encode_plain(request)))
+    plain = encode_plain(request)
+    room = DATAGRAM_LIMIT - TAG_SIZE - NONCE_SIZE - MAC_SIZE - len(plain)
+    padding = bytes(random(1)[0] % (PADDING_LIMIT + 1))[:max(0, room)]
+    return seal(keys, nonce, plain + padding, step)
+
+
+def step_for(now, attempt):
+    """A step serves once: this one, then the next, then the one before."""
+    return step_of(now) + (0, 1, -1)[attempt % 3]
+
+
+def sequence(via, keys, step, paper):
+    """The ports to touch, in order."""
+    return {'ports': lambda: step_ports(keys, step), 'paper': lambda: paper,
+            'code': lambda: code_ports(code_at(keys, step))}[via]()
+
+
+def checksum(data):
+    """RFC 1071."""
+    total = sum(struct.unpack('>%dH' % (len(data) // 2), data + b'\0' * (len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+
+def echo_request(version, data, sequence_number):
+    """RFC 792, RFC 4443; the kernel fills in ICMPv6 checksums, and the identifier of a ping."""
+    kind = 8 if version == 4 else 128
+    header = struct.pack('>BBHHH', kind, 0, 0, sequence_number, 1)
+    if version == 4:
+        padded = header + data + b'\0' * (len(data) % 2)
+        header = struct.pack('>BBHHH', kind, 0, checksum(padded), sequence_number, 1)
+    return header + data
+
+
+def tcp_syn(source, destination, ports, token):
+    """RFC 9293: a SYN whose sequence, acknowledgement and window are the token."""
+    def header(check):
+        return struct.pack('>HH8sBB2sHH', ports[0], ports[1], token[:8], 5 << 4, 2, token[8:],
+                           check, 0)
+    pseudo = source.packed + destination.packed + struct.pack('>HH', 6, 20)
+    return header(checksum(pseudo + header(0)))
 
 
 def probed_port(services, once):
@@ -458,6 +500,11 @@ def with_port(target, port):
     return (target.address[0], port) + tuple(target.address[2:])
 
 
+def bare(target):
+    """The address without its zone."""
+    return target.address[0].partition('%')[0]
+
+
 def own_address(target):
     """The address this machine sends from towards a target; connecting UDP sends nothing."""
     with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
@@ -473,8 +520,7 @@ def translated(target):
             prefixes.append(ipaddress.IPv6Network((entry[4][0].partition('%')[0], 96), False))
     except OSError:
         pass                    # no such name here: no NAT64
-    address = ipaddress.ip_address(target.address[0].partition('%')[0])
-    return any(address in prefix for prefix in prefixes)
+    return any(ipaddress.ip_address(bare(target)) in prefix for prefix in prefixes)
 
 
 def source_to_name(target):
@@ -500,28 +546,96 @@ def send_udp(target, port, datagram):
         sock.sendto(datagram, with_port(target, port))
 
 
+def raw_socket(target, protocol, why):
+    try:
+        return socket.socket(target.family, socket.SOCK_RAW, protocol)
+    except PermissionError:
+        raise KnockError('%s; run it as root (CAP_NET_RAW), or use --via udp' % why)
+
+
+def send_echo(target, port, datagram):
+    """As a ping: without privilege where net.ipv4.ping_group_range lets this group."""
+    version = 4 if target.family == socket.AF_INET else 6
+    protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+    try:
+        sock = socket.socket(target.family, socket.SOCK_DGRAM, protocol)
+    except OSError:
+        sock = raw_socket(target, protocol, 'this system lets your group send no pings '
+                          '(net.ipv4.ping_group_range)')
+    with sock:
+        sock.sendto(echo_request(version, datagram, port), with_port(target, 0))
+
+
+def send_syn(target, port, token):
+    """One bare SYN; the kernel will answer for us if the server should reply."""
+    with raw_socket(target, socket.IPPROTO_TCP, 'a SYN of our own needs a raw socket') as sock:
+        source, destination = own_address(target), ipaddress.ip_address(bare(target))
+        sock.sendto(tcp_syn(source, destination, (random_port(), port), token),
+                    with_port(target, 0))
+
+
+def touch(target, port):
+    """One SYN to a closed port, and time for its answer, so that the next comes later."""
+    sock = begin_connect(target, port)
+    if sock:
+        ready_sockets([sock], TOUCH_PAUSE)
+        sock.close()
+
+
+def sign_with(keyfile):
+    """A function that signs as ssh-keygen does; the agent and FIDO keys work as with ssh."""
+    import base64
+
+    def sign(message):
+        try:
+            process = subprocess.Popen(
+                ['ssh-keygen', '-Y', 'sign', '-f', keyfile, '-n', 'knock'],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        except OSError as error:
+            raise KnockError('ssh-keygen: %s' % error.strerror)
+        armored, complaint = [text.decode('ascii', 'replace')
+                              for text in process.communicate(message)]
+        if process.returncode:
+            raise KnockError('ssh-keygen cannot sign with %s: %s' % (keyfile, complaint.strip()))
+        return base64.b64decode(''.join(armored.splitlines()[1:-1]))
+    return sign
+
+
 def say(args, text, level=0):
     """For people: on a terminal, or where -v asks for it."""
     if not args.quiet and (args.verbose or level == 0 and sys.stderr.isatty()):
         print('knock: ' + text, file=sys.stderr, flush=True)
 
 
-def knock_all(args, address, keys, targets):
-    """One fresh knock to every target; KnockError if none could be sent."""
-    failure = None
-    for target in targets:
+def knock_once(args, address, keys, target, attempt):
+    """One fresh knock to one target."""
+    now, port = int(time.time() * 1000), args.port or address.port or random_port()
+    if args.via in ('udp', 'icmp'):
         source = args.source or source_to_name(target)
-        request = knock_request(args, address, int(time.time() * 1000), source)
-        datagram = knock_datagram(keys, request)
-        port = args.port or address.port or random_port()
+        datagram = knock_datagram(keys, address.server_id,
+                                  knock_request(args, address, now, source), os.urandom,
+                                  args.sign and sign_with(args.sign))
+        {'udp': send_udp, 'icmp': send_echo}[args.via](target, port, datagram)
+        return '%d bytes to %s port %d' % (len(datagram), target.address[0], port)
+    if args.via == 'syn':
+        send_syn(target, port, syn_token(keys, step_for(now, attempt)))
+        return 'a SYN to %s port %d' % (target.address[0], port)
+    ports = sequence(args.via, keys, step_for(now, attempt), args.paper)
+    for port in ports:
+        touch(target, port)
+    return 'touched %s at %s' % (' '.join(map(str, ports)), target.address[0])
+
+
+def knock_all(args, address, keys, targets, attempt):
+    """Every target, but sequences only where a connect would go first; KnockError if none."""
+    failures, chosen = [], targets if args.via in ('udp', 'icmp', 'syn') else targets[:1]
+    for target in chosen:
         try:
-            send_udp(target, port, datagram)
-            say(args, '%d bytes to %s port %d' % (len(datagram), target.address[0], port), 1)
+            say(args, knock_once(args, address, keys, target, attempt) + ' by ' + args.via, 1)
         except OSError as error:
-            failure = KnockError('%s port %d: %s' % (target.address[0], port, error.strerror))
-            targets = [other for other in targets if other is not target]
-    if not targets:
-        raise failure
+            failures.append(KnockError('%s: %s' % (target.address[0], error.strerror)))
+    if len(failures) == len(chosen):
+        raise failures[0]
 
 
 def ready_sockets(pending, seconds):
@@ -547,17 +661,19 @@ def wait_open(targets, port, seconds, knock_again):
     """The first target whose port accepts, or None when the time is up.
 
     Earlier connects stay while new ones begin: their answer may be a slow network's."""
-    began, pause, pending = time.monotonic(), FIRST_PAUSE, {}
+    began, pause, pending, attempt = time.monotonic(), FIRST_PAUSE, {}, 0
     probe_at, knock_at = began, began + KNOCK_PAUSE
     try:
         while time.monotonic() < began + seconds:
             if time.monotonic() >= knock_at:
-                knock_again()
-                knock_at, pause = knock_at + KNOCK_PAUSE, FIRST_PAUSE
+                attempt += 1
+                knock_again(attempt)
+                knock_at, pause = time.monotonic() + KNOCK_PAUSE, FIRST_PAUSE
             if time.monotonic() >= probe_at:
                 pending.update((begin_connect(target, port), target) for target in targets)
                 pending.pop(None, None)
-                probe_at, pause = time.monotonic() + pause, min(2 * pause, LAST_PAUSE)
+                pause = min(1.3 * pause, LAST_PAUSE)
+                probe_at = time.monotonic() + pause
             until = min(probe_at, knock_at, began + seconds) - time.monotonic()
             for sock in ready_sockets(list(pending), max(0, until)):
                 if sock in pending and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
@@ -571,25 +687,65 @@ def wait_open(targets, port, seconds, knock_again):
 
 
 # --- command line --------------------------------------------------------------------------------
+def read_target(args):
+    """(Address, its keys) of TARGET; paper knocks need no more than a host."""
+    if args.via == 'paper' and not args.target.startswith('knock:'):
+        return Address('', b'', args.target, None, '', 'paper', parse_services(args.open or ''),
+                       False), {}
+    address = parse_uri(args.target)
+    return address, derive_keys(address.secret, address.server_id)
+
+
+def read_paper():
+    """The next line of the sheet, typed."""
+    print('the six ports of the next line of the sheet: ', end='', file=sys.stderr, flush=True)
+    ports = re.findall('[0-9]+', sys.stdin.readline())[-6:]
+    if len(ports) != 6 or any(not 1023 < int(port) < 65536 for port in ports):
+        raise KnockError('these are not six ports from 1024 to 65535', 2)
+    return [int(port) for port in ports]
+
+
+def show(args, address, keys):
+    """What would be sent, for people and other tools."""
+    now = int(time.time() * 1000)
+    step = step_of(now)
+    if args.via in ('udp', 'icmp'):
+        request = knock_request(args, address, now, args.source)
+        print(knock_datagram(keys, address.server_id, request, os.urandom,
+                             args.sign and sign_with(args.sign)).hex())
+    elif args.via == 'code':
+        print('%s  (%d s left)' % (code_at(keys, step), (STEP - now % STEP) // 1000))
+    elif args.via == 'syn':
+        print(syn_token(keys, step).hex())
+    else:
+        print(' '.join(map(str, sequence(args.via, keys, step, args.paper))))
+
+
 def knock(args, began):
     """Knocks, and sees that it worked where that can be seen."""
-    address = parse_uri(args.target)
-    keys = derive_keys(address.secret, address.server_id)
+    args.via = args.via or (parse_uri(args.target).via if ':' in args.target else 'udp')
+    address, keys = read_target(args)
+    if (args.run or args.close or args.sign or args.source) and args.via not in ('udp', 'icmp'):
+        raise KnockError('--via %s has no room for --run, --close, --sign, --source' % args.via, 2)
+    args.paper = read_paper() if args.via == 'paper' else None
+    if args.show:
+        return show(args, address, keys)
     targets = resolve(address.host, args.family)
     if args.source:
         family = socket.AF_INET if args.source.version == 4 else socket.AF_INET6
         targets = [target for target in targets if target.family == family] or targets
-    knock_all(args, address, keys, targets)
+    knock_all(args, address, keys, targets, 0)
     services = parse_services(args.open) if args.open else address.services
-    port = None if args.close or not args.wait else probed_port(services, address.once)
+    port = None if args.close or args.run or not args.wait else \
+        probed_port(services, address.once)
     if port is None:
         return say(args, 'sent to %s' % address.host)
-    found = wait_open(targets, port, args.wait,
-                      lambda: knock_all(args, address, keys, targets))
+    found = wait_open(targets, port, args.wait, lambda attempt: args.via == 'paper' or knock_all(
+        args, address, keys, targets, attempt))
     if found is None:
         raise KnockError('tcp/%d at %s did not open within %d s'
                          % (port, address.host, args.wait))
-    say(args, 'open in %d ms' % ((time.monotonic() - began) * 1000))
+    return say(args, 'open in %d ms' % ((time.monotonic() - began) * 1000))
 
 
 def option_value(read):
@@ -619,6 +775,12 @@ def command_line():
     parser.add_argument('target', metavar='TARGET', help='the knock:// line')
     parser.add_argument('--open', metavar='SERVICES', help='what to open, as tcp/22,udp/51820; '
                         'otherwise what the line or the server says')
+    parser.add_argument('--run', metavar='ACTION', help='run an action of the server instead')
+    parser.add_argument('--via', choices=CARRIERS, help='how the knock travels: udp (as a rule), '
+                        'icmp and syn (may need root), ports, code and paper (closed TCP ports)')
+    parser.add_argument('--sign', metavar='KEYFILE', help='sign it with an SSH key')
+    parser.add_argument('--print', dest='show', action='store_true',
+                        help='show the ports, the code or the datagram instead of sending')
     parser.add_argument('--close', action='store_true', help='close what you opened')
     parser.add_argument('--for', dest='seconds', metavar='TIME', type=option_value(duration),
                         default=0, help='how long it stays open: 30s, 5m')
@@ -644,6 +806,8 @@ def main(argv=None):
     try:
         if args.open:
             parse_services(args.open)
+        if args.run and not ACTION.match(args.run):
+            raise KnockError('%r is not the name of an action' % args.run, 2)
         knock(args, began)
     except KnockError as error:
         print('knock: %s' % error, file=sys.stderr)

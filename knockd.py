@@ -31,7 +31,7 @@ import select
 import signal
 import socket
 import subprocess
-import sys
+import threading
 import time
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
@@ -44,18 +44,14 @@ import re
 import struct
 import sys
 
-
-def own_sha2():
-    """CPython's own SHA-2, if it was built with it: _sha256, since 3.12 _sha2."""
-    for name in ('_sha2', '_sha256'):
-        try:
-            return __import__(name)
-        except ImportError:
-            continue
-    return None
-
-
-if '_hashlib' not in sys.modules and own_sha2():
+try:
+    import _sha2                    # CPython's own SHA-2, if it was built with it
+except ImportError:
+    try:
+        import _sha256 as _sha2     # before 3.12
+    except ImportError:
+        _sha2 = None
+if '_hashlib' not in sys.modules and _sha2:
     sys.modules['_hashlib'] = None      # OpenSSL would cost every start 4 MB and 6 ms
 import hashlib      # noqa: E402
 import hmac         # noqa: E402
@@ -372,13 +368,8 @@ def parse_seconds(text):
     return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
 
 
-def quote(text):
-    """RFC 3986, 2.1: everything but unreserved characters as %XX."""
-    return re.sub(rb'[^A-Za-z0-9._~/,-]', lambda match: b'%%%02X' % ord(match.group()),
-                  text.encode('utf-8')).decode('ascii')
-
-
 def unquote(text):
+    """RFC 3986, 2.1: %XX is a byte."""
     raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: bytes([int(match.group(1), 16)]),
                  text.encode('utf-8', 'surrogateescape'))
     return raw.decode('utf-8', 'replace')
@@ -424,113 +415,54 @@ def format_uri(address):
     host = address.host.replace('%', '%25')
     host = '[%s]' % host if ':' in host else host
     port = ':%d' % address.port if address.port else ''
-    query = ['id=' + quote(address.server_id)]
+    query = ['id=' + address.server_id]
     query += ['via=' + address.via] if address.via != 'udp' else []
     query += ['open=' + format_services(address.services)] if address.services else []
     query += ['once=1'] if address.once else []
-    return 'knock://%s:%s@%s%s?%s' % (quote(address.name), encode_secret(address.secret), host,
-                                      port, '&'.join(query))
+    return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
+                                      '&'.join(query))
 # --- end of the part shared with knock.py --------------------------------------------------------
 
 # --- types: values that the sections below hand to each other -----------------------------------
 Moment = collections.namedtuple('Moment', 'wall mono')      # milliseconds: since 1970, since boot
 Packet = collections.namedtuple('Packet', 'carrier source port payload')
-Knock = collections.namedtuple('Knock', 'client carrier source knock_id request services seconds')
+Syn = collections.namedtuple('Syn', 'source destination port token')
+# A token without a datagram: a SYN's, a sequence's, a code's. paper: None or (sheet, number).
+Token = collections.namedtuple('Token', 'client step knock_id paper ports')
+Knock = collections.namedtuple(
+    'Knock', 'client carrier source knock_id step paper request services seconds')
 Opening = collections.namedtuple('Opening', 'client source proto port expires')     # ms, mono
-# What judge() says: verdict is junk, mute, copy, refused, open or close.
+# What judge() says: verdict is junk, mute, copy, refused, open, close or run.
 Decision = collections.namedtuple('Decision', 'verdict reason knock')
 Config = collections.namedtuple(
     'Config', 'path id hide answer window open_for max_open_for carriers port firewall accept_in '
-    'trust mark ledger host clients')
+    'trust mark ledger host clients actions')
 Client = collections.namedtuple(
     'Client', 'name secret keys fingerprint allow default open_for require_source any_source '
-    'expires')
+    'expires code paper ssh_key may_run')
 JUNK, MUTE = Decision('junk', None, None), Decision('mute', None, None)
 
 
 # --- config: text in, a Config or all that is wrong with it out ---------------------------------
-def read_yes(text):
-    answers = {'yes': True, 'true': True, 'on': True, '1': True,
-               'no': False, 'false': False, 'off': False, '0': False}
-    if text.lower() not in answers:
-        raise KnockError('%r is neither yes nor no' % text)
-    return answers[text.lower()]
+def matching(pattern, form, convert=str):
+    """A reader of texts of one form; convert raises ValueError for what the pattern lets by."""
+    def read(text):
+        try:
+            if not re.match('(?:%s)\\Z' % pattern, text, re.ASCII):
+                raise ValueError
+            return convert(text)
+        except ValueError:
+            raise KnockError('%.60r is not %s' % (text, form))
+    return read
 
 
-def read_name(text):
-    if not NAME.match(text):
-        raise KnockError('%r is not 1 to 64 of A-Z a-z 0-9 . _ -' % text)
-    return text
-
-
-def read_host(text):
-    if not re.match(r'[A-Za-z0-9.:_-]{1,255}\Z', text, re.ASCII):
-        raise KnockError('%r is neither a host name nor an address' % text)
-    return text
-
-
-def read_path(text):
-    if not text.startswith('/'):
-        raise KnockError('%r is not an absolute path' % text)
-    return text
-
-
-def read_port(text):
-    if not re.match(r'\d{1,5}\Z', text, re.ASCII) or not 0 < int(text) < 65536:
-        raise KnockError('%r is not a port from 1 to 65535' % text)
-    return int(text)
-
-
-def read_mark(text):
-    """One bit of the 32 of a packet mark."""
-    if re.match(r'0x0*[1248]0*\Z', text.lower(), re.ASCII) and int(text, 16) < 1 << 32:
-        return int(text, 16)
-    raise KnockError('%r is not one bit; write for example 0x40000000' % text)
-
-
-def words(text):
-    return tuple(part.strip() for part in text.split(',') if part.strip())
-
-
-def read_interfaces(text):
-    for name in words(text):
-        if not re.match(r'[A-Za-z0-9._@:+-]{1,15}\Z', name, re.ASCII):
-            raise KnockError('%r is not the name of an interface' % name)
-    return words(text)
-
-
-def read_chains(text):
-    """inet filter input, ip filter INPUT: family, table and chain of each."""
-    for chain in words(text):
-        if not re.match(r'(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}\Z', chain, re.ASCII):
-            raise KnockError('%r is not a chain; write for example inet filter input' % chain)
-    return tuple(tuple(chain.split(' ')) for chain in words(text))
-
-
-def read_expiry(text):
-    """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as milliseconds."""
-    import datetime             # late: nobody else needs it
-    match = re.match(r'(\d{4})-(\d\d)-(\d\d)(?: (\d\d):(\d\d))?\Z', text, re.ASCII)
-    try:
-        year, month, day, hour, minute = [int(part or 0) for part in match.groups()]
-        begin = datetime.datetime(year, month, day, hour, minute, tzinfo=datetime.timezone.utc)
-    except (AttributeError, ValueError):
-        raise KnockError('%r is not a date; write 2027-01-31 or 2027-01-31 18:00' % text)
-    return int(begin.timestamp() + (0 if match.group(4) else 86400)) * 1000
+def listing(read):
+    """A reader of such texts with commas between them."""
+    return lambda text: tuple(read(part.strip()) for part in text.split(',') if part.strip())
 
 
 def choice(*names):
-    def read(text):
-        if text not in names:
-            raise KnockError('%r is not one of: %s' % (text, ', '.join(names)))
-        return text
-    return read
-
-
-def choices(*names):
-    def read(text):
-        return tuple(map(choice(*names), words(text)))
-    return read
+    return matching('|'.join(names), 'one of: ' + ', '.join(names))
 
 
 def milliseconds(low, high):
@@ -542,21 +474,65 @@ def milliseconds(low, high):
     return read
 
 
+def within(low, high):
+    """A conversion to an integer that refuses what lies outside."""
+    def convert(text):
+        if not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+    return convert
+
+
+def one_bit(text):
+    mark = int(text, 16)
+    if not mark or mark & (mark - 1):
+        raise ValueError
+    return mark
+
+
+def expiry(text):
+    """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as milliseconds."""
+    import datetime             # late: nobody else needs it
+    begin = datetime.datetime(*[int(part) for part in re.findall(r'\d+', text)],
+                              tzinfo=datetime.timezone.utc)
+    return int(begin.timestamp() + (0 if ':' in text else 86400)) * 1000
+
+
+def sheet_and_count(text):
+    sheet, count = text.split(':')
+    return within(1, (1 << 32) - 1)(sheet), within(1, 999)(count)
+
+
+def command(text):
+    """An argument list in the quoting of a shell; no shell ever sees it."""
+    import shlex                # late: few configs have one
+    return shlex.split(text)
+
+
 MONTH = 31 * 86400
+YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
+          'no': False, 'false': False, 'off': False, '0': False}
+read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
+read_host = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address')
+read_action = matching('[a-z0-9_-]{1,32}', '1 to 32 of a-z 0-9 _ -')
+read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
 SERVER_KEYS = {     # key: how it is read, what it is if it is not there
     'id': (read_name, None),
     'hide': (parse_services, ()),
-    'answer': (choice('box', 'drop'), 'box'),
+    'answer': (choice('box', 'drop', 'reset', 'prohibited'), 'box'),
     'window': (milliseconds(1, 600), 60000),
     'open_for': (milliseconds(1, MONTH), 30000),
     'max_open_for': (milliseconds(1, MONTH), 3600000),
-    'carriers': (choices('udp', 'icmp'), ('udp', 'icmp')),
-    'port': (read_port, None),
+    'carriers': (listing(choice('udp', 'icmp', 'syn', 'ports', 'code')), ('udp', 'icmp', 'ports')),
+    'port': (matching(r'\d{1,5}', 'a port from 1 to 65535', within(1, 65535)), None),
     'firewall': (choice('auto', 'nft'), 'auto'),
-    'accept_in': (read_chains, ()),
-    'trust': (read_interfaces, ()),
-    'mark': (read_mark, 0x40000000),
-    'ledger': (read_path, None),
+    'accept_in': (listing(matching(
+        '(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
+        'a chain; write for example inet filter input', lambda text: tuple(text.split(' ')))), ()),
+    'trust': (listing(matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')), ()),
+    'mark': (matching('0[xX][0-9A-Fa-f]{1,8}', 'one bit; write for example 0x40000000', one_bit),
+             0x40000000),
+    'ledger': (matching('/.+', 'an absolute path'), None),
     'host': (read_host, None),
 }
 CLIENT_KEYS = {
@@ -566,8 +542,17 @@ CLIENT_KEYS = {
     'open_for': (milliseconds(1, MONTH), None),
     'require_source': (read_yes, False),
     'any_source': (read_yes, False),
-    'expires': (read_expiry, None),
+    'expires': (matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
+                         'a date; write 2027-01-31 or 2027-01-31 18:00', expiry), None),
+    'code': (read_yes, False),
+    'paper': (matching(r'\d{1,10}:\d{1,3}', 'SHEET:COUNT; let knockd.py paper NAME write it',
+                       sheet_and_count), None),
+    'ssh_key': (matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
+                         lambda text: ' '.join(text.split()[:2])), None),
+    'may_run': (listing(read_action), ()),
 }
+ACTION_KEYS = {'run': (matching('/.+', 'a command that begins with an absolute path', command),
+                       None)}
 
 
 def ini_sections(text, path):
@@ -601,7 +586,7 @@ def covered(wanted, allowed):
 
 
 def read_client(name, entries, server, complain):
-    """A Client from its section, or None."""
+    """A Client from its section; its keys are None if they cannot be made."""
     values = read_section(CLIENT_KEYS, entries, complain)
     if not NAME.match(name):
         complain('client', '%r is not 1 to 64 of A-Z a-z 0-9 . _ -' % name)
@@ -616,10 +601,18 @@ def read_client(name, entries, server, complain):
         for service in values[key]:
             if not covered(service, outer):
                 complain(key, '%s is not in %s' % (format_service(service), where))
-    if values['secret'] is None or server['id'] is None:
-        return None
-    keys = derive_keys(values['secret'], server['id'])
-    return Client(name=name, keys=keys, fingerprint=fingerprint(keys), **values)
+    keys = derive_keys(values['secret'], server['id']) \
+        if values['secret'] and server['id'] else None
+    return Client(name=name, keys=keys, fingerprint=keys and fingerprint(keys), **values)
+
+
+def read_action_section(name, entries, complain):
+    """The argv of an action."""
+    if not ACTION.match(name):
+        complain('action', '%r is not 1 to 32 of a-z 0-9 _ -' % name)
+    if 'run' not in entries:
+        complain('run', 'missing; write the command, as: run = /sbin/reboot')
+    return read_section(ACTION_KEYS, entries, complain)['run']
 
 
 def read_server(entries, complain):
@@ -643,29 +636,45 @@ def parse_config(text, path):
 
     sections = ini_sections(text, path)
     server = read_server(sections.pop('server', {}), complain_in('server'))
-    clients, secrets = collections.OrderedDict(), {}
+    clients, actions, secrets = collections.OrderedDict(), {}, {}
     for section, entries in sections.items():
         kind, _, name = section.partition(' ')
-        if kind != 'client':
-            problems.append('%s: [%s]: unknown section; known are [server] and [client NAME]'
-                            % (path, section))
-            continue
-        client = read_client(name, entries, server, complain_in(section))
-        if client and secrets.setdefault(client.secret, name) != name:
-            complain_in(section)('secret', 'the same as that of %s' % secrets[client.secret])
-        if client:
-            clients[name] = client
+        if kind == 'action':
+            actions[name] = read_action_section(name, entries, complain_in(section))
+        elif kind == 'client':
+            client = clients[name] = read_client(name, entries, server, complain_in(section))
+            if secrets.setdefault(client.secret, name) != name and client.secret:
+                complain_in(section)('secret', 'the same as that of %s' % secrets[client.secret])
+        else:
+            problems.append('%s: [%s]: unknown section; known are [server], [client NAME] and '
+                            '[action NAME]' % (path, section))
+    for client in clients.values():
+        for name in set(client.may_run) - set(actions):
+            complain_in('client ' + client.name)('may_run', 'there is no [action %s]' % name)
     if problems:
         raise KnockError('\n'.join(problems), 2)
     if server['ledger'] is None:
         server['ledger'] = path.rpartition('/')[0] + '/ledger.json'
-    return Config(path=path, clients=clients, **server)
+    return Config(path=path, clients=clients, actions=actions, **server)
 
 
 def with_section(text, section, entries):
     """The text of a config with a section appended."""
     lines = ['[%s]' % section] + ['%s = %s' % entry for entry in entries]
     return (text.rstrip('\n') + '\n\n' if text.strip() else '') + '\n'.join(lines) + '\n'
+
+
+def with_key(text, section, key, value):
+    """The text of a config with that key of a section set."""
+    kept, inside = [], False
+    for line in text.splitlines(True):
+        header = re.match(r'\[([^]]+)\]', line)
+        inside = header.group(1) == section if header else inside
+        if not (inside and re.match(r'%s\s*=' % key, line)):
+            kept.append(line)
+        if header and inside:
+            kept.append('%s = %s\n' % (key, value))
+    return ''.join(kept)
 
 
 def without_section(text, section):
@@ -710,6 +719,11 @@ class Ledger:
         """Again, after a forward step of the clock."""
         self.floor = max(self.floor, now + window + 2000)
 
+    def latest(self):
+        """The time of the latest knock that was ever accepted, as far as is known."""
+        return max((max(key['spent'].values(), default=0) for key in self.keys.values()),
+                   default=0)
+
     def put(self, mark, key):
         self.keys[mark] = key
         self.lines[mark] = '"%s": %s' % (mark, json.dumps(key))
@@ -721,10 +735,10 @@ class Ledger:
     def refusal(self, mark, knock_id, time, paper=None):
         """None, or why a knock with this id and time may not be honoured."""
         key = self.keys.get(mark, {'floor': 0, 'spent': {}, 'paper': [0, 0]})
-        if paper is not None:
-            sheet, last = key['paper']
-            return 'replay' if paper[0] < sheet or paper == (sheet, last) or (
-                paper[0] == sheet and paper[1] < last) else None
+        if paper is not None:       # a sheet's number is the second in which it was made
+            if paper[0] * 1000 <= self.floor:
+                return 'void: the ledger was lost since; print a new sheet'
+            return 'replay' if list(paper) <= key['paper'] else None
         if knock_id in key['spent'] or time < key['floor']:
             return 'replay'
         if time <= self.floor:
@@ -865,6 +879,24 @@ def datagram_filter(version, carriers, port, tokens):
     return link(HEADS[version] + body) + tree
 
 
+SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}     # where their SYNs go
+SYN_FLAGS, SYN = 0x17, 0x02     # RFC 9293: of FIN, SYN, RST and ACK nothing but SYN
+
+
+def syn_filter(version, ports, tokens):
+    """The program for SYNs: to a port in this range (or None), or with one of these tokens.
+
+    tokens None passes every SYN."""
+    low, high = ((0, 65535) if tokens is None else ports) or (65536, 65536)
+    body = [(JEQ, None, 'drop', 6), (LD_MEMORY, None, None, 2), (JGE, None, 'drop', 20),
+            (LDX_MEMORY, None, None, 1), (LD_BYTE_X, None, None, 13),
+            (AND, None, None, SYN_FLAGS), (JEQ, None, 'drop', SYN),
+            (LD_HALF_X, None, None, 2), (JGE, None, 'token', low), (JGT, 'token', None, high),
+            (RETURN, 0, 0, WHOLE_PACKET), 'drop', (RETURN, 0, 0, 0), 'token',
+            (LD_WORD_X, None, None, 4)]
+    return link(HEADS[version] + body) + token_tree(sorted(tokens or ()))
+
+
 # --- packet parser: bytes from the IP header on; trusts neither the filter nor any length -------
 def parse_ip4(frame):
     """(source, protocol, what follows the header) or None. RFC 791."""
@@ -912,8 +944,123 @@ def parse_packet(version, frame, carriers, port):
     return Packet(carrier, source, transport[0], transport[1])
 
 
+def parse_syn(version, frame):
+    """A Syn, or None if these bytes are anything else. RFC 9293."""
+    parsed = (parse_ip4 if version == 4 else parse_ip6)(frame)
+    if parsed is None or parsed[1] != 6 or len(parsed[2]) < 20:
+        return None
+    source, _, segment = parsed
+    if segment[13] & SYN_FLAGS != SYN:
+        return None
+    destination = frame[16:20] if version == 4 else frame[24:40]
+    return Syn(source, ipaddress.ip_address(destination), int.from_bytes(segment[2:4], 'big'),
+               segment[4:12] + segment[14:16])
+
+
+# --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
+SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
+SOURCES_LIMIT = 4096
+STRIKES = 10
+CODE_TIME, CODE_TRIES, CODE_SLEEP, QUIET = 60000, 3, 120, 3600000
+
+
+class Attempt:
+    """One sequence that a source has begun."""
+
+    def __init__(self, token, now):
+        self.token, self.taken, self.began, self.strikes, self.done = token, 1, now, 0, None
+
+    def alive(self, now):
+        since = self.began if self.done is None else self.done
+        return now - since <= SEQUENCE_TIME and self.strikes <= STRIKES
+
+    def touch(self, port, now):
+        """Does this attempt explain the port? It advances if it is the next one."""
+        ports = self.token.ports
+        if self.done is None and port == ports[self.taken]:
+            self.taken += 1
+            self.done = now if self.taken == len(ports) else None
+            return True
+        return port in ports[:self.taken]
+
+
+class Sequences:
+    """Who has touched which ports in order; those with one port are forgotten first."""
+
+    def __init__(self):
+        self.first = {}         # first port: [Token]
+        self.sources = collections.OrderedDict(), collections.OrderedDict()     # one port, more
+
+    def expect(self, tokens):
+        self.first = {}
+        for token in tokens:
+            self.first.setdefault(token.ports[0], []).append(token)
+
+    def touch(self, source, port, now):
+        """The tokens that this port completes."""
+        known = self.sources[0].pop(source, None) or self.sources[1].pop(source, None) or []
+        attempts = [attempt for attempt in known if attempt.alive(now)]
+        explained = [attempt for attempt in attempts if attempt.touch(port, now)]
+        begun = {attempt.token.knock_id for attempt in attempts}
+        for token in self.first.get(port, ()):
+            if token.knock_id not in begun:
+                attempts.append(Attempt(token, now))
+                explained.append(attempts[-1])
+        for attempt in attempts if not explained else ():
+            attempt.strikes += 1
+        if attempts:
+            self.keep(source, attempts)
+        return [attempt.token for attempt in explained if attempt.done == now]
+
+    def keep(self, source, attempts):
+        more = any(attempt.taken > 1 for attempt in attempts)
+        self.sources[more][source] = attempts
+        if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
+            (self.sources[0] or self.sources[1]).popitem(last=False)
+
+
+class Codes:
+    """The carrier `code`: pairs of ports, and the sleep after wrong ones (DESIGN 3.5)."""
+
+    def __init__(self):
+        self.held = collections.OrderedDict()       # source: [first port, when, last second port]
+        self.step, self.wrong, self.nap, self.asleep, self.last_wrong = 0, 0, 1, 0, 0
+
+    def awake(self, now):
+        return step_of(now) >= self.asleep
+
+    def touch(self, source, port, now, codes):
+        """The token of this code if the port completes it. codes: {code: Token}"""
+        if not self.awake(now) or not 10000 <= port < 30000:
+            return None
+        first, when, last = self.held.get(source, (None, 0, None))
+        if port < 20000:
+            self.held.pop(source, None)
+            self.held[source] = [port, now, last if port == first else None]
+            if len(self.held) > SOURCES_LIMIT:
+                self.held.popitem(last=False)
+        elif first is not None and now - when <= CODE_TIME and port != last:
+            self.held[source][2] = port             # a copy of this SYN is not another try
+            token = codes.get('%04d%04d' % (first - 10000, port - 20000))
+            return token or self.fail(now)
+        return None
+
+    def fail(self, now):
+        """A wrong try; the third of a step puts the carrier to sleep, each time for longer."""
+        if now - self.last_wrong > QUIET:
+            self.nap = 1
+        self.wrong = self.wrong + 1 if step_of(now) == self.step else 1
+        self.step, self.last_wrong = step_of(now), now
+        if self.wrong >= CODE_TRIES:
+            self.asleep, self.nap = self.step + 1 + self.nap, min(2 * self.nap, CODE_SLEEP)
+            self.held.clear()
+
+    def succeed(self):
+        self.wrong, self.nap = 0, 1
+
+
 # --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
-MACS_A_SECOND, KNOCKS_A_SECOND = 200, 5
+MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND = 200, 5, 2
 COPY_TIME = 2000                # ms within which the network may deliver a knock twice
 
 
@@ -923,11 +1070,11 @@ class Budget:
     def __init__(self, limit):
         self.limit, self.second, self.used = limit, None, {}
 
-    def spend(self, thing, second):
+    def spend(self, thing, second, besides=0):
         """False when there is nothing left for it in this second."""
         if second != self.second:
             self.second, self.used = second, {}
-        self.used[thing] = self.used.get(thing, 0) + 1
+        self.used[thing] = self.used.get(thing, 0) + 1 + besides
         return self.used[thing] <= self.limit
 
 
@@ -937,21 +1084,82 @@ class State:
     def __init__(self, config, ledger):
         self.config, self.ledger = config, ledger
         self.tags = {}          # 8 bytes: (client, step)
+        self.syns, self.codes = {}, {}          # 10 bytes: Token; 8 digits: Token
         self.macs, self.knocks = Budget(MACS_A_SECOND), Budget(KNOCKS_A_SECOND)
+        self.signatures = Budget(SIGNATURES_A_SECOND)
         self.honoured = {}      # knock id: (source, mono), for as long as a copy may follow
 
 
-def valid_tags(config, now):
-    """{tag: (client, step)} for every step that can be valid now or in the step after this."""
+def loaded_steps(config, now):
+    """Every step that can be valid now, and the one after: so a tick leaves no gap."""
     steps = window_steps(now, config.window)
+    return range(steps.start, steps.stop + 1)
+
+
+def valid_tags(config, now):
+    """{tag: (client, step)}"""
     return {tag_at(client.keys, step): (client, step) for client in config.clients.values()
-            for step in range(steps.start, steps.stop + 1)}
+            for step in loaded_steps(config, now)}
+
+
+def step_token(client, carrier, step, ports=()):
+    return Token(client, step, '%s:%d' % (carrier, step), None, ports)
+
+
+def valid_syns(config, now):
+    """{seq || ack || window: Token}"""
+    return {syn_token(client.keys, step): step_token(client, 'syn', step)
+            for client in config.clients.values() if 'syn' in config.carriers
+            for step in loaded_steps(config, now)}
+
+
+def valid_codes(config, now):
+    """{eight digits: Token}: three steps, whatever the window."""
+    return {code_at(client.keys, step): step_token(client, 'code', step)
+            for client in config.clients.values() if client.code and 'code' in config.carriers
+            for step in range(step_of(now) - 1, step_of(now) + 3)}
+
+
+def valid_sequences(config, now, known):
+    """Every Token of a port sequence; known holds those of the last time by id and client."""
+    tokens = {}
+    for client in config.clients.values():
+        for step in loaded_steps(config, now) if 'ports' in config.carriers else ():
+            place = client.fingerprint, step
+            tokens[place] = known.get(place) or step_token(client, 'ports', step,
+                                                           step_ports(client.keys, step))
+        sheet, count = client.paper or (0, 0)
+        for number in range(1, count + 1):
+            place = client.fingerprint, sheet, number
+            tokens[place] = known.get(place) or Token(
+                client, 0, 'paper:%d:%d' % (sheet, number), (sheet, number),
+                paper_ports(client.keys, sheet, number))
+    return tokens
 
 
 def judge(packet, now, state):
     """The order of judgement: tag, MAC, strict parse; stamp, expiry, source, scope, ledger, pace.
 
-    Whoever honours the decision goes on: ledger recorded, on disk, firewall, log."""
+    Whoever honours the decision goes on: signature, ledger recorded, on disk, firewall, log."""
+    known = read_datagram(packet, now, state) if packet.carrier in ('udp', 'icmp') else \
+        read_token(packet)
+    if isinstance(known, Decision):
+        return known
+    knock = wanted(known, state.config)
+    reason = (stamp_flaw(knock, now.wall, state.config.window) or
+              expiry_flaw(knock.client, now.wall) or
+              source_flaw(knock) or
+              scope_flaw(knock) or
+              ledger_flaw(knock, state.ledger) or
+              pace_flaw(knock, now, state))
+    if reason == 'replay' and is_copy(knock, packet.source, now, state):
+        return Decision('copy', None, knock)
+    return Decision('refused', reason, knock) if reason else \
+        Decision(knock.request.op, None, knock)
+
+
+def read_datagram(packet, now, state):
+    """A Knock out of a datagram whose tag is known and whose MAC holds, or a Decision."""
     tag = packet.payload[:TAG_SIZE]
     client, step = state.tags.get(tag, (None, None))
     if client is None:
@@ -962,38 +1170,45 @@ def judge(packet, now, state):
     if plain is None:
         return JUNK
     nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
-    knock = Knock(client, packet.carrier, packet.source, nonce, None, (), 0)
+    knock = Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
     try:
         request = decode_plain(plain)
     except KnockError as error:
         return Decision('refused', str(error), knock)
-    knock = wanted(knock, request, state.config)
-    reason = (stamp_flaw(request.time, step, now.wall, state.config.window) or
-              expiry_flaw(client, now.wall) or
-              source_flaw(knock) or
-              scope_flaw(knock) or
-              state.ledger.refusal(client.fingerprint, nonce, request.time) or
-              pace_flaw(knock, now, state))
-    if reason == 'replay' and is_copy(knock, packet.source, now, state):
-        return Decision('copy', None, knock)
-    return Decision('refused', reason, knock) if reason else Decision(request.op, None, knock)
+    signed = b'knock/1 %s\x00' % state.config.id.encode('ascii') \
+        + packet.payload[:TAG_SIZE + NONCE_SIZE] + request.signed
+    return knock._replace(request=request._replace(signed=signed))
 
 
-def wanted(knock, request, config):
+def read_token(packet):
+    """A Knock out of a token that had no room for a request: it asks for the default."""
+    token = packet.payload
+    request = Request('open', token.step * STEP, None, 0, (), None, None, None)
+    return Knock(token.client, packet.carrier, packet.source, token.knock_id, token.step,
+                 token.paper, request, (), 0)
+
+
+def wanted(knock, config):
     """The knock with what it asks for: services, seconds, and the address it is for."""
-    client = knock.client
+    client, request = knock.client, knock.request
     longest = max(config.max_open_for, client.open_for or 0) // 1000
     default = (client.open_for or config.open_for) // 1000
     services = request.services or (client.default if request.op == 'open' else ())
     source = request.source if request.source and client.any_source else knock.source
-    return knock._replace(request=request, services=services, source=source,
+    return knock._replace(services=services, source=source,
                           seconds=min(request.seconds or default, longest))
 
 
-def stamp_flaw(time, step, now, window):
-    if abs(now - time) > window or step_of(time) != step:
-        return 'clock %+ds' % round((time - now) / 1000)
-    return None
+def stamp_flaw(knock, now, window):
+    """A datagram names its millisecond, a token its step, a paper knock needs no clock."""
+    time, step = knock.request.time, knock.step
+    if knock.carrier in ('udp', 'icmp'):
+        fits = abs(now - time) <= window and step_of(time) == step
+    elif knock.carrier == 'code':
+        fits = abs(step - step_of(now)) <= 1
+    else:
+        fits = knock.paper is not None or step in window_steps(now, window)
+    return None if fits else 'clock %+ds' % round((time - now) / 1000)
 
 
 def expiry_flaw(client, now):
@@ -1011,14 +1226,23 @@ def source_flaw(knock):
 
 
 def scope_flaw(knock):
-    if knock.request.op == 'run':
-        return 'not allowed action %s' % knock.request.action
+    request, client = knock.request, knock.client
+    if request.op == 'run':
+        return None if request.action in client.may_run else \
+            'not allowed action %s' % request.action
     for service in knock.services:
-        if not covered(service, knock.client.allow):
+        if not covered(service, client.allow):
             return 'not allowed %s' % format_service(service)
-    if knock.request.op == 'open' and not knock.services:
+    if request.op == 'open' and not knock.services:
         return 'not allowed anything'
     return None
+
+
+def ledger_flaw(knock, ledger):
+    if knock.client.ssh_key and knock.request.signature is None:
+        return 'no signature'
+    return ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
+                          knock.paper)
 
 
 def pace_flaw(knock, now, state):
@@ -1073,13 +1297,13 @@ ASKED = ''' map asked4 {
   type ipv4_addr . inet_service : inet_service
   flags dynamic,timeout
   timeout 1s
-  size 4096
+  size 65535
  }
  map asked6 {
   type ipv6_addr : inet_service
   flags dynamic,timeout
   timeout 1s
-  size 4096
+  size 65535
  }
 '''     # asked6 has the shorter key on purpose: with the port in it, nft 1.0.6 crashes
 
@@ -1244,6 +1468,15 @@ def parse_connections(text):
     return connections
 
 
+def listed_openings(listed, now):
+    """The openings of a set as nft -j lists it."""
+    elements = [element['elem'] for entry in listed['nftables']
+                for element in entry.get('set', {}).get('elem', ())]
+    return [Opening(element['comment'], ipaddress.ip_address(element['val']['concat'][0]),
+                    PROTOCOLS[element['val']['concat'][1]], element['val']['concat'][2],
+                    now.mono + element['expires'] * 1000) for element in elements]
+
+
 TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
 
 
@@ -1260,11 +1493,14 @@ SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (('apt-get', 'apt-get install'), ('opkg', 'opkg install'), ('apk', 'apk add'),
             ('dnf', 'dnf install'), ('yum', 'yum install'), ('zypper', 'zypper install'),
             ('pacman', 'pacman -S'), ('emerge', 'emerge'), ('xbps-install', 'xbps-install'))
+ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
 BALLAST = 65536                 # bytes given up when the disk is full, so that a knock still fits
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
+SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
 RECEIVE_BUFFER = 4 << 20
 SOCKET_PAIRS = 8
+F_SETPIPE_SZ = 1031             # linux/fcntl.h
 
 
 def moment():
@@ -1302,24 +1538,80 @@ def missing(program, package):
     return KnockError('%s is not installed; install the package %s' % (program, package))
 
 
-def run(argv, text='', seconds=10):
-    """The one place that executes a command; its output, or a KnockError with its complaint."""
-    path = find_program(argv[0])
+def run(argv, text='', seconds=10, facts=None, descriptors=()):
+    """The one place that executes a command; its output, or a KnockError with its complaint.
+
+    text is its standard input; facts are added to a clean environment."""
+    path = argv[0] if '/' in argv[0] else find_program(argv[0])
     if path is None:
-        raise missing(argv[0], {'nft': 'nftables'}.get(argv[0], argv[0]))
-    process = subprocess.Popen(
-        [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={'PATH': SEARCH_PATH, 'LC_ALL': 'C'}, cwd='/', close_fds=True)
+        raise missing(argv[0], {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}[argv[0]])
     try:
-        output, errors = process.communicate(text.encode('ascii'), timeout=seconds)
+        process = subprocess.Popen(
+            [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C'), cwd='/',
+            close_fds=True, pass_fds=descriptors, start_new_session=True)
+    except OSError as error:
+        raise KnockError('%s: %s' % (path, error.strerror))
+    try:
+        output, errors = process.communicate(
+            text if isinstance(text, bytes) else text.encode('ascii'), timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise KnockError('%s took longer than %d s' % (' '.join(argv), seconds))
     if process.returncode:
         complaint = errors.decode('ascii', 'replace').strip().splitlines() or ['no reason given']
         raise KnockError('%s failed (%d): %s' % (' '.join(argv), process.returncode, complaint[0]))
     return output.decode('utf-8', 'replace')
+
+
+def perform(name, argv, facts):
+    """An action in a thread of its own: nobody waits for it; its output goes to the log.
+
+    KnockError if too many of them run."""
+    def work():
+        try:
+            lines = run(argv, seconds=ACTION_SECONDS, facts=facts).splitlines()
+        except KnockError as error:
+            lines = [str(error)]
+        for line in lines[:ACTION_LINES]:
+            log('action %s: %s' % (name, line))
+    if threading.active_count() > ACTIONS_AT_ONCE:
+        raise KnockError('%d actions run already' % ACTIONS_AT_ONCE)
+    threading.Thread(target=work, daemon=True).start()
+
+
+def pipe_with(data):
+    """A descriptor from which a child reads these few bytes; no file is made."""
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    return reader
+
+
+def verify_signature(client, request):
+    """KnockError unless this client's ssh_key made the signature (PROTOCOL.sshsig)."""
+    armored = b'-----BEGIN SSH SIGNATURE-----\n' + base64.encodebytes(request.signature) \
+        + b'-----END SSH SIGNATURE-----\n'
+    signers = '%s namespaces="knock" %s\n' % (client.name, client.ssh_key)
+    pipes = pipe_with(signers.encode('ascii')), pipe_with(armored)
+    try:
+        run(['ssh-keygen', '-Y', 'verify', '-f', '/dev/fd/%d' % pipes[0], '-I', client.name, '-n',
+             'knock', '-s', '/dev/fd/%d' % pipes[1]], request.signed, 2, None, pipes)
+    finally:
+        for descriptor in pipes:
+            os.close(descriptor)
+
+
+def check_programs(config):
+    """What this box must have for this config; KnockError if it has not."""
+    if any(client.ssh_key for client in config.clients.values()):
+        try:
+            run(['ssh-keygen', '-Y', 'sign'])
+        except KnockError as error:
+            if 'option' in str(error) or 'installed' in str(error):
+                raise KnockError('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
+                                 % (config.path, error), 2)
 
 
 def read_file(path):
@@ -1503,14 +1795,9 @@ class Firewall:
         for version in FAMILIES:
             try:
                 listed = run(['nft', '-j', 'list', 'set', 'inet', 'knockd', 'open%d' % version])
-            except KnockError:
-                continue        # no such table yet
-            for element in [element['elem'] for entry in json.loads(listed)['nftables']
-                            for element in entry.get('set', {}).get('elem', ())]:
-                source, protocol, port = element['val']['concat']
-                self.remember([Opening(
-                    element.get('comment', ''), ipaddress.ip_address(source), PROTOCOLS[protocol],
-                    port, now.mono + element['expires'] * 1000)], now)
+                self.remember(listed_openings(json.loads(listed), now), now)
+            except (KnockError, ValueError, KeyError, TypeError):
+                continue        # no such table yet, or not one of ours
 
     def remember(self, openings, now):
         self.openings = {key: opening for key, opening in self.openings.items()
@@ -1560,9 +1847,9 @@ def listening_ports():
 
 def attach_filter(sock, program):
     """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter; }."""
-    code = array.array('B', b''.join(struct.pack('HBBI', *line) for line in program))
+    code = array.array('B', b''.join(struct.pack('@HBBI', *line) for line in program))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
-                    struct.pack('HL', len(program), code.buffer_info()[0]))
+                    struct.pack('@HL', len(program), code.buffer_info()[0]))
 
 
 def packet_socket(protocol):
@@ -1580,18 +1867,18 @@ def packet_socket(protocol):
 
 
 class Capture:
-    """Pairs of packet sockets, each with the filter for its share of the tags."""
+    """Pairs of packet sockets, each with the filter for its share of the tokens."""
 
-    def __init__(self):
-        self.pairs, self.capacity, self.told = [], FILTER_TAGS, None
+    def __init__(self, limit):
+        self.limit, self.pairs, self.capacity, self.told = limit, [], FILTER_TAGS, None
 
-    def load(self, tags, carriers, port):
-        """Attaches filters for these tags; coarser ones where the kernel lacks the memory."""
-        tokens = {int.from_bytes(tag[:4], 'big') for tag in tags}
+    def load(self, tokens, program):
+        """Attaches program(version, tokens); a coarser one where the kernel lacks the memory."""
+        tokens = {int.from_bytes(token[:4], 'big') for token in tokens}
         while True:
-            shares = token_shares(tokens, self.capacity)
+            shares = token_shares(tokens, self.capacity, self.limit)
             try:
-                self.attach(shares, carriers, port)
+                self.attach(shares, program)
             except OSError as error:
                 if error.errno != errno.ENOMEM or shares == [None]:
                     raise
@@ -1601,13 +1888,13 @@ class Capture:
 
     def tell(self, shares):
         """Says it once when the filter is not what it should be."""
-        said = 'coarse: lengths only' if shares == [None] else \
-            'smaller: %d tags a socket' % self.capacity if self.capacity < FILTER_TAGS else None
+        said = 'coarse: no tokens in it' if shares == [None] else \
+            'smaller: %d tokens a socket' % self.capacity if self.capacity < FILTER_TAGS else None
         if said != self.told:
             log('filter %s (%s)' % (said or 'whole again', 'net.core.optmem_max is the limit'), 5)
         self.told = said
 
-    def attach(self, shares, carriers, port):
+    def attach(self, shares, program):
         while len(self.pairs) < len(shares):
             self.pairs.append([(4, packet_socket(ETH_P_IP)), (6, packet_socket(ETH_P_IPV6))])
         while len(self.pairs) > len(shares):
@@ -1615,27 +1902,32 @@ class Capture:
                 sock.close()
         for pair, share in zip(self.pairs, shares):
             for version, sock in pair:
-                attach_filter(sock, datagram_filter(version, carriers, port, share))
+                attach_filter(sock, program(version, share))
 
     def sockets(self):
         return {sock.fileno(): (version, sock) for pair in self.pairs for version, sock in pair}
 
+    def drops(self):
+        """How many packets the kernel had no room for since the last time."""
+        return sum(struct.unpack('@II', sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+                   for pair in self.pairs for _, sock in pair)
 
-def token_shares(tokens, capacity):
+
+def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
     """The tokens of each socket pair; [None] if they are more than all pairs hold.
 
     By remainder, so that a token stays where it is when others come and go: no gap at a swap."""
     count = max(1, -(-len(tokens) // max(1, capacity)))
-    if count > SOCKET_PAIRS:
+    if count > limit:
         return [None]
     return [[token for token in tokens if token % count == share] for share in range(count)]
 
 
 def receive(sock, limit=256):
-    """The frames that wait in a packet socket, up to a limit."""
+    """The frames that wait in a packet socket, each with its (interface, ...), up to a limit."""
     for _ in range(limit):
         try:
-            yield sock.recv(65536)
+            yield sock.recvfrom(65536)
         except BlockingIOError:
             return
         except OSError as error:        # ENETDOWN: an interface went away, the others did not
@@ -1643,17 +1935,35 @@ def receive(sock, limit=256):
                 raise
 
 
+def is_own(address, interface):
+    """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        scope = socket.if_nametoindex(interface) if address.is_link_local else 0
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((str(address), 0) if address.version == 4 else (str(address), 0, 0, scope))
+    except OSError:
+        return False
+    return True
+
+
 # --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
+SYNS_A_SECOND = 20000
+
+
 class Daemon:
     """One process, one thread; it holds the ledger's lock, the sockets and what is open."""
 
     def __init__(self, config, verbose=False):
         self.config, self.verbose = config, verbose
         self.file = LedgerFile(config.ledger)
-        self.capture, self.firewall = Capture(), Firewall(config)
+        self.datagrams, self.syns = Capture(SOCKET_PAIRS), Capture(1)
+        self.firewall = Firewall(config)
+        self.sequences, self.codes, self.known = Sequences(), Codes(), {}
+        self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
         self.muted, self.unmute, self.stopping = set(), None, False
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
-        self.stamp = self.offset = self.steps = self.state = self.lost = None
+        self.stamp = self.offset = self.steps = self.state = self.lost = self.doubt = None
 
     def start(self):
         self.file.take()
@@ -1674,14 +1984,16 @@ class Daemon:
         while not self.stopping:
             poll = select.poll()
             poll.register(signals, select.POLLIN)
-            sockets = self.capture.sockets()
-            for descriptor in sockets:
+            datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
+            for descriptor in list(datagrams) + list(syns):
                 poll.register(descriptor, select.POLLIN)
-            for descriptor, _ in poll.poll(self.patience(moment())):
-                if descriptor == signals:
-                    self.heed(os.read(signals, 64))
-                elif descriptor in sockets:
-                    self.read(*sockets[descriptor])
+            ready = {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
+            if signals in ready:
+                self.heed(os.read(signals, 64))
+            for descriptor in ready & set(datagrams):
+                self.read(*datagrams[descriptor], hear=self.hear_datagram)
+            for descriptor in ready & set(syns):        # last: a flood of them delays no datagram
+                self.read(*syns[descriptor], hear=self.hear_syn)
             self.watch(moment())
         log('stopped; what is hidden stays hidden, until you type: nft delete table inet knockd')
 
@@ -1705,25 +2017,49 @@ class Daemon:
             self.state.ledger.quarantine(now.wall, self.config.window)
             self.save('the clock went forward')
         if self.unmute is not None and now.mono >= self.unmute:
-            self.muted, self.unmute = set(), None
+            self.muted, self.unmute, self.asleep = set(), None, False
             self.listen()
         if window_steps(now.wall, self.config.window) != self.steps:
             if config_stamp(self.config.path) != self.stamp:
                 self.reload(now)
             self.turn(now)
-            self.firewall.tend(now)
             self.file.keep_ballast()
+            try:
+                self.firewall.tend(now)
+            except KnockError as error:
+                log('firewall: %s' % error, 3)
 
     def turn(self, now):
-        """A new step: other tags."""
-        self.steps = window_steps(now.wall, self.config.window)
-        self.state.tags = valid_tags(self.config, now.wall)
-        self.muted &= set(self.state.tags)
+        """A new step: other tokens."""
+        config, state = self.config, self.state
+        self.steps, self.own = window_steps(now.wall, config.window), {}
+        state.tags, state.syns = valid_tags(config, now.wall), valid_syns(config, now.wall)
+        state.codes = valid_codes(config, now.wall)
+        self.known = valid_sequences(config, now.wall, self.known)
+        self.sequences.expect(self.known.values())
+        self.muted &= set(state.tags)
         self.listen()
+        self.look_at_clock(now)
 
     def listen(self):
-        self.capture.load(set(self.state.tags) - self.muted, self.config.carriers,
-                          self.config.port)
+        config = self.config
+        self.datagrams.load(set(self.state.tags) - self.muted, lambda version, tokens:
+                            datagram_filter(version, config.carriers, config.port, tokens))
+        ports = None if self.asleep else SEQUENCE_PORTS['ports'] if self.known else \
+            SEQUENCE_PORTS['code'] if self.state.codes else None
+        if ports or self.state.syns:
+            self.syns.load(self.state.syns, lambda version, tokens:
+                           syn_filter(version, ports, tokens))
+        else:
+            self.syns.attach([], None)
+
+    def look_at_clock(self, now):
+        """Says when the clock cannot be right, and when it can again."""
+        doubt = clock_doubt(self.config, self.state.ledger, now.wall)
+        if bool(doubt) != bool(self.doubt):
+            log('clock: ' + (doubt + ': only paper knocks count until it is set; type: date -s, or '
+                             'let NTP do it' if doubt else 'plausible again'), 4)
+        self.doubt = doubt
 
     def reload(self, now):
         """A bad config is reported and the old one stays in force."""
@@ -1734,35 +2070,92 @@ class Daemon:
                 raise KnockError('%s: id and ledger change only with a restart' % config.path)
             revoked = [opening for opening in self.firewall.openings.values()
                        if not still_allowed(opening, config)]
+            check_programs(config)
             self.firewall.replace(config, revoked, now)
         except KnockError as error:
             for line in str(error).splitlines():
                 log('config refused, the old one stays: %s' % line, 4)
             return
         self.config = self.state.config = config
+        self.sequences, self.known = Sequences(), {}    # theirs were the clients of before
         self.turn(now)
         log('config reloaded: %s' % count(len(config.clients), 'client'))
 
-    def read(self, version, sock):
+    def read(self, version, sock, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
-        for frame in receive(sock):
+        for frame, address in receive(sock):
             try:
-                packet = parse_packet(version, frame, self.config.carriers, self.config.port)
-                if packet is not None:
-                    self.handle(packet, moment())
+                hear(version, frame, address[0], moment())
             except Exception as error:          # a defect of ours must not be a way to stop us
                 log('internal error: %s: %s' % (type(error).__name__, error), 3)
 
+    def hear_datagram(self, version, frame, _, now):
+        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
+        if packet is not None:
+            self.handle(packet, now)
+
+    def hear_syn(self, version, frame, interface, now):
+        """A SYN from outside to this box, if there are not too many of them."""
+        if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
+            return self.sleep(now)
+        syn = parse_syn(version, frame)
+        if syn is None or interface in ('lo',) + self.config.trust:
+            return None
+        if syn.destination not in self.own:
+            self.own[syn.destination] = is_own(syn.destination, interface)
+        return self.touch(syn, now) if self.own[syn.destination] else None
+
+    def touch(self, syn, now):
+        """One SYN may be a token itself, or a step of a sequence, or half of a code."""
+        token = self.state.syns.get(syn.token)
+        if token:
+            self.handle(Packet('syn', syn.source, syn.port, token), now)
+        if syn.port < 1024 or covered(Service(6, syn.port, syn.port), self.config.hide):
+            return
+        if not self.asleep:
+            for token in self.sequences.touch(syn.source, syn.port, now.mono):
+                self.handle(Packet('paper' if token.paper else 'ports', syn.source, None, token),
+                            now)
+        token = self.codes.touch(syn.source, syn.port, now.mono, self.state.codes)
+        if token and self.handle(Packet('code', syn.source, None, token), now):
+            self.codes.succeed()
+
+    def sleep(self, now):
+        """Too many SYNs: the sequence carriers sleep for a second, in the kernel."""
+        if not self.asleep:
+            self.asleep, self.unmute = True, (now.mono // 1000 + 2) * 1000
+            self.listen()
+            self.tell(('', 'syn'), 'more than %d SYNs a second: ports, code and paper sleep'
+                      % SYNS_A_SECOND, now)
+
     def handle(self, packet, now):
+        """True if the knock was honoured."""
         decision = judge(packet, now, self.state)
+        knock, reason = decision.knock, decision.reason
         if decision.verdict == 'mute':
             self.muted.add(packet.payload[:TAG_SIZE])
             self.unmute = (now.mono // 1000 + 1) * 1000
             self.listen()
-        elif decision.verdict == 'refused':
-            self.refuse(decision.knock, decision.reason, now)
-        elif decision.verdict in ('open', 'close'):
-            self.honour(decision, now)
+        elif decision.verdict in ('open', 'close', 'run'):
+            reason = self.signature_flaw(knock, now)
+            if reason is None:
+                return self.honour(decision, now)
+        if reason:
+            self.tell((knock.client.name, reason.split()[0]), 'refused %s %s %s'
+                      % (knock.client.name, knock.source, reason), now)
+        return False
+
+    def signature_flaw(self, knock, now):
+        """The last check, for it starts a process."""
+        if knock.client.ssh_key is None:
+            return None
+        if not self.state.signatures.spend(knock.client.name, now.mono // 1000):
+            return 'too fast for signatures'
+        try:
+            verify_signature(knock.client, knock.request)
+        except KnockError as error:
+            return 'signature: %s' % error
+        return None
 
     def honour(self, decision, now):
         """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
@@ -1770,19 +2163,24 @@ class Daemon:
         state.honoured = {known: seen for known, seen in state.honoured.items()
                           if now.mono - seen[1] <= COPY_TIME}
         state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                            self.config.window)
+                            self.config.window, knock.paper)
         if not self.save('refused %s %s' % (knock.client.name, knock.source)):
-            return
+            return False
         state.honoured[knock.knock_id] = (knock.source, now.mono)
         try:
             if decision.verdict == 'open':
                 self.firewall.open(openings_of(knock, now), now)
-            else:
+            elif decision.verdict == 'close':
                 self.firewall.close(self.firewall.chosen(knock), now)
+            else:
+                action = knock.request.action
+                perform(action, self.config.actions[action], facts_of(knock))
         except KnockError as error:
-            log('firewall: %s' % error, 3)
-            return
+            log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
+                3)
+            return False
         log(honour_line(decision, now, moment()))
+        return True
 
     def save(self, consequence):
         """The ledger to disk; False, and one line, if it cannot be."""
@@ -1794,16 +2192,14 @@ class Daemon:
             return False
         return True
 
-    def refuse(self, knock, reason, now):
-        """The same client and reason once a minute, the rest counted."""
-        kind = (knock.client.name, reason.split()[0])
+    def tell(self, kind, line, now):
+        """The same kind of line once a minute, the rest counted."""
         last, more = self.refusals.get(kind, (None, 0))
         if last is not None and now.mono - last < 60000:
             self.refusals[kind] = (last, more + 1)
             return
         self.refusals[kind] = (now.mono, 0)
-        log('refused %s %s %s%s' % (knock.client.name, knock.source, reason,
-                                    ' (%d more before)' % more if more else ''), 5)
+        log(line + (' (%d more before)' % more if more else ''), 5)
 
 
 def config_stamp(path):
@@ -1813,6 +2209,19 @@ def config_stamp(path):
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def clock_doubt(config, ledger, now):
+    """Why the clock cannot be right, or None."""
+    times = {'the config was written': config.path, 'the ledger was written': config.ledger,
+             'this script was written': globals().get('__file__', config.path)}
+    times = {what: status[0] // 1000000 for what, status in
+             ((what, config_stamp(path)) for what, path in times.items()) if status}
+    times['the last accepted knock'] = ledger.latest() - config.window
+    for what, time_ms in times.items():
+        if now < time_ms - 1000:
+            return '%s UTC is before %s, %s' % (day(now), what, day(time_ms))
+    return None
 
 
 def count(number, what):
@@ -1838,14 +2247,22 @@ def ready_line(config, box):
         format_services(config.hide), count(len(config.clients), 'client'), config.answer, answer)
 
 
+def facts_of(knock):
+    """What an action or a hook learns, in its environment."""
+    return {'KNOCK_CLIENT': knock.client.name, 'KNOCK_SOURCE': str(knock.source),
+            'KNOCK_PORTS': format_services(knock.services), 'KNOCK_SECONDS': str(knock.seconds)}
+
+
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
     knock = decision.knock
     length = ' %ds' % knock.seconds if decision.verdict == 'open' else ''
-    return '%s %s %s %s%s %s skew %+.1fs %dms' % (
+    skew = ' skew %+.1fs' % ((knock.request.time - began.wall) / 1000) \
+        if knock.carrier in ('udp', 'icmp') else ''
+    return '%s %s %s %s%s %s%s %dms' % (
         decision.verdict, knock.client.name, knock.source,
-        format_services(knock.services) or 'all', length, knock.carrier,
-        (knock.request.time - began.wall) / 1000, ended.mono - began.mono)
+        knock.request.action or format_services(knock.services) or 'all', length, knock.carrier,
+        skew, ended.mono - began.mono)
 
 
 # --- administration: one function a command ------------------------------------------------------
@@ -1863,17 +2280,19 @@ def signal_pipe():
 def go_lean():
     """Compiling this file leaves 5 MB of garbage that CPython never gives back: the daemon goes on
     in a fresh interpreter, same process, that only loads the compiled code."""
-    if __name__ != '__main__' or '__file__' not in globals() or sys.version_info < (3, 8):
+    if __name__ != '__main__' or '__file__' not in globals():
         return
     import marshal
-    code = marshal.dumps(compile(read_file(__file__), __file__, 'exec'))
-    memory = os.memfd_create('knockd.py', 0)
-    os.write(memory, code)
+    code = marshal.dumps(compile(read_file(__file__), __file__, 'exec', optimize=2))
+    reader, writer = os.pipe()
+    if fcntl.fcntl(writer, F_SETPIPE_SZ, 1 << 20) < len(code):
+        return
+    os.write(writer, code)
+    os.close(writer)
+    os.set_inheritable(reader, True)
     flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
     os.execv(sys.executable, [sys.executable] + flags + [
-        '-c', 'import marshal, os; code = os.pread(%d, %d, 0); os.close(%d); '
-        'exec(marshal.loads(code))' % (memory, len(code), memory)
-    ] + sys.argv[1:])
+        '-c', 'import marshal; exec(marshal.load(open(%d, "rb")))' % reader] + sys.argv[1:])
 
 
 def first_config(path, hide, name, host):
@@ -1911,10 +2330,17 @@ def guess_host():
     return socket.gethostname()
 
 
-def client_line(config, client):
-    """The client's knock:// line."""
-    return format_uri(Address(client.name, client.secret, config.host or guess_host(), config.port,
-                              config.id, 'udp', client.default, False))
+def client_line(config, client, via='udp'):
+    """The client's knock:// line, and one for the phone if it may use codes."""
+    line = format_uri(Address(client.name, client.secret, config.host or guess_host(), config.port,
+                              config.id, via, client.default, False))
+    return line + '\n' + phone_line(config, client) if client.code else line
+
+
+def phone_line(config, client):
+    """What an authenticator app reads: the Key Uri Format of Google Authenticator."""
+    return 'otpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30' \
+        % (client.name, config.host or config.id, encode_base32(code_key(client.keys)))
 
 
 def edit_config(path, text):
@@ -1962,11 +2388,13 @@ def command_run(args):
         print(client_line(config, config.clients[args.client]), flush=True)
     elif args.hide or args.client:
         log('%s is there already: --hide and --client are not needed' % args.config)
-    Daemon(read_config(args.config), args.verbose).loop(signal_pipe())
+    config = read_config(args.config)
+    check_programs(config)
+    Daemon(config, args.verbose).loop(signal_pipe())
 
 
 def command_check(args):
-    read_config(args.config)
+    check_programs(read_config(args.config))
     print('configuration OK')
 
 
@@ -1997,13 +2425,36 @@ def command_add(args):
 def client_options(args):
     """The entries of a client's section out of the options of `add`."""
     options = [('allow', args.allow), ('default', args.default), ('expires', args.expires),
-               ('open_for', args.seconds)]
+               ('open_for', args.seconds), ('code', 'yes' if args.code else None),
+               ('ssh_key', args.ssh_key and read_file(args.ssh_key).strip()),
+               ('may_run', args.may_run)]
     return [(key, text) for key, text in options if text]
 
 
 def command_show(args):
     config = read_config(args.config)
-    print(client_line(config, find_client(config, args.name)))
+    print(client_line(config, find_client(config, args.name), args.via))
+
+
+def command_paper(args):
+    """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
+    config = read_config(args.config)
+    client = find_client(config, args.name)
+    if not 0 < args.number < 1000:
+        raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
+    try:
+        floor = LedgerFile(config.ledger).load(config.id).floor // 1000
+    except (OSError, ValueError, KnockError):
+        floor = 0
+    sheet = max(int(time.time()), floor + 1, (client.paper or (0, 0))[0] + 1)
+    edit_config(args.config, with_key(read_file(args.config), 'client ' + args.name, 'paper',
+                                      '%d:%d' % (sheet, args.number)))
+    print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
+          'within 20 s, each line once, from the top; a line voids those above it.'
+          % (args.name, config.host or guess_host(), sheet))
+    for number in range(1, args.number + 1):
+        print('%3d  %s' % (number, ' '.join(
+            '%5d' % port for port in paper_ports(client.keys, sheet, number))))
 
 
 def command_list(args):
@@ -2056,10 +2507,17 @@ COMMANDS = (    # name, function, what it does, its arguments
                'hidden'),
         option('--default', metavar='SERVICES', help='what a knock opens that names nothing'),
         option('--expires', metavar='DATE', help='2027-01-31, to the end of that day (UTC)'),
+        option('--code', action='store_true', help='may knock by hand, with a phone'),
+        option('--ssh-key', metavar='FILE', help='a public key that must sign its knocks'),
+        option('--may-run', metavar='ACTIONS', help='the actions that it may run'),
         option('--for', dest='seconds', metavar='TIME', help='how long it opens: 30s, 5m'),
         option('--host', metavar='HOST', help='for the very first: what clients call this server')
     ]),
-    ('show', command_show, "print a client's knock:// line again", [CLIENT_NAME]),
+    ('show', command_show, "print a client's knock:// line again", [
+        CLIENT_NAME, option('--via', choices=CARRIERS, default='udp', help='how it shall knock')]),
+    ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
+        CLIENT_NAME, option('-n', dest='number', metavar='N', type=int, default=10,
+                            help='how many; 10')]),
     ('list', command_list, 'all clients, and when each last knocked', []),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
@@ -2093,6 +2551,9 @@ def main(argv=None):
         for line in str(error).splitlines():
             print('knockd: ' + printable(line), file=sys.stderr)
         return error.status
+    except BrokenPipeError:             # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     return 0
 
 
