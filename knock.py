@@ -42,8 +42,13 @@ except ImportError:
         _sha2 = None
 if '_hashlib' not in sys.modules and _sha2:
     sys.modules['_hashlib'] = None      # OpenSSL would cost every start 4 MB and 6 ms
-import hashlib      # noqa: E402
-import hmac         # noqa: E402
+try:
+    import hashlib
+    import hmac
+except ImportError:                     # a distribution's own hmac.py insists on OpenSSL
+    del sys.modules['_hashlib']
+    import hashlib
+    import hmac
 if sys.modules.get('_hashlib', 0) is None:
     del sys.modules['_hashlib']         # whoever imports us may want it
 
@@ -107,9 +112,10 @@ def encode_secret(secret):
 
 def decode_secret(text):
     """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
-    text = re.sub('[ -]', '', text).upper()
-    if not re.match('[A-Z2-7]{52}$', text, re.ASCII):
+    text = re.sub('[ -]', '', text)
+    if not re.match(r'[A-Za-z2-7]{52}\Z', text):       # before upper(): dotless i becomes I
         raise KnockError('the secret is not 52 characters of base32 (A-Z and 2-7)', 2)
+    text = text.upper()
     secret = base64.b32decode(text + '====')
     if encode_base32(secret) != text:
         raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
@@ -119,8 +125,9 @@ def decode_secret(text):
 def derive_keys(secret, server_id):
     """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
     root = hkdf_extract(b'knock/1', secret)
-    info = b'knock/1 %s\x00' + server_id.encode('ascii')
-    return {label: hkdf_expand(root, info % label.encode('ascii'), 32) for label in LABELS}
+    tail = b'\x00' + server_id.encode('ascii')
+    return {label: hkdf_expand(root, b'knock/1 ' + label.encode('ascii') + tail, 32)
+            for label in LABELS}
 
 
 def fingerprint(keys):
@@ -325,13 +332,14 @@ def code_ports(code):
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
-    match = re.match(r'(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?\Z', text.strip(), re.ASCII)
+    text = text.strip()
+    match = re.match(r'(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?\Z', text, re.ASCII)
     if match:
         low, high = int(match.group(2)), int(match.group(3) or match.group(2))
         if 0 < low <= high < 65536:
             return Service(PROTOCOLS[match.group(1)], low, high)
-    raise KnockError('%r is not a service; write tcp/22, udp/51820 or tcp/8000-8010'
-                     % text.strip(), 2)
+    shown = repr(text) if len(text) < 17 else 'this'    # a longer one may hold a secret
+    raise KnockError('%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010' % shown, 2)
 
 
 def format_service(service):
@@ -341,8 +349,9 @@ def format_service(service):
 
 
 def parse_services(text):
-    """A list with commas; empty text is an empty list."""
-    return tuple(parse_service(part) for part in text.split(',')) if text.strip() else ()
+    """A list with commas; empty text is an empty list, a repeat counts once."""
+    services = [parse_service(part) for part in text.split(',')] if text.strip() else []
+    return tuple(collections.OrderedDict.fromkeys(services))
 
 
 def format_services(services):
@@ -360,7 +369,7 @@ def parse_seconds(text):
 def unquote(text):
     """RFC 3986, 2.1: %XX is a byte."""
     raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: bytes([int(match.group(1), 16)]),
-                 text.encode('utf-8', 'surrogateescape'))
+                 text.encode('utf-8', 'surrogatepass'))
     return raw.decode('utf-8', 'replace')
 
 
@@ -373,8 +382,9 @@ def parse_query(text):
     query = {}
     for pair in text.split('&'):
         key, _, value = pair.partition('=')
-        if key in query or key not in ('id', 'via', 'open', 'once'):
-            raise KnockError('the knock:// line has %r where it may not' % key, 2)
+        if key in query or key not in ('id', 'via', 'open', 'once'):    # which may be the secret
+            raise KnockError('behind its ? a knock:// line has id, via, open and once, '
+                             'each once at most, and nothing else', 2)
         query[key] = unquote(value)
     return query
 
@@ -385,17 +395,18 @@ def parse_uri(text):
     if not match:
         raise KnockError('this is not a knock:// line; it looks like '
                          'knock://NAME:SECRET@HOST?id=SERVERID', 2)
-    name, secret, host, port = [unquote(part or '') for part in match.groups()[:4]]
-    query = parse_query(match.group(5))
+    name, secret, host = [unquote(part) for part in
+                          (match.group(1), match.group(2), match.group(3).strip('[]'))]
+    port, query = match.group(4), parse_query(match.group(5))
     via, once = query.get('via', 'udp'), query.get('once', '0')
     problems = [(not NAME.match(name), 'name'), (not NAME.match(query.get('id', '')), 'id'),
                 (port and not 0 < int(port) < 65536, 'port'), (via not in CARRIERS, 'via'),
                 (once not in ('0', '1'), 'once'),
-                (not re.match(r'[][A-Za-z0-9._:%-]{1,255}\Z', host, re.ASCII), 'host')]
+                (not re.match(r'[A-Za-z0-9._:%-]{1,255}\Z', host, re.ASCII), 'host')]
     for wrong, part in problems:
         if wrong:
             raise KnockError('the knock:// line has no valid %s' % part, 2)
-    return Address(name, decode_secret(secret), host.strip('[]'), int(port) if port else None,
+    return Address(name, decode_secret(secret), host, int(port) if port else None,
                    query['id'], via, parse_services(query.get('open', '')), once == '1')
 
 
