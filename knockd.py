@@ -669,35 +669,37 @@ def parse_config(text, path):
     return Config(path=path, clients=clients, actions=actions, **server)
 
 
+def sections_of(text):
+    """[(section or None, its lines)]: the text of a config in its parts, nothing left out."""
+    parts = [(None, [])]
+    for line in text.splitlines(True):
+        header = re.match(r'\[([^]]+)\]', line)
+        if header:
+            parts.append((header.group(1), []))
+        parts[-1][1].append(line)
+    return parts
+
+
 def with_section(text, section, entries):
-    """The text of a config with a section appended."""
+    """The text with a section appended."""
     lines = ['[%s]' % section] + ['%s = %s' % entry for entry in entries]
     return (text.rstrip('\n') + '\n\n' if text.strip() else '') + '\n'.join(lines) + '\n'
 
 
-def with_key(text, section, key, value):
-    """The text of a config with that key of a section set."""
-    kept, inside = [], False
-    for line in text.splitlines(True):
-        header = re.match(r'\[([^]]+)\]', line)
-        inside = header.group(1) == section if header else inside
-        if not (inside and re.match(r'%s\s*=' % key, line)):
-            kept.append(line)
-        if header and inside:
-            kept.append('%s = %s\n' % (key, value))
-    return ''.join(kept)
-
-
 def without_section(text, section):
-    """The text of a config without that section; comments and order of the rest are kept."""
-    kept, inside = [], False
-    for line in text.splitlines(True):
-        header = re.match(r'\[([^]]+)\]', line)
-        if header:
-            inside = header.group(1) == section
-        if not inside:
-            kept.append(line)
-    return ''.join(kept).rstrip('\n') + '\n'
+    """The text without that section; comments and order of the rest are kept."""
+    return ''.join(line for name, lines in sections_of(text) if name != section
+                   for line in lines).rstrip('\n') + '\n'
+
+
+def with_key(text, section, key, value):
+    """The text with that key of a section set."""
+    parts = sections_of(text)
+    for name, lines in parts:
+        if name == section:
+            lines[1:] = ['%s = %s\n' % (key, value)] + [
+                line for line in lines[1:] if not re.match(r'%s\s*=' % key, line)]
+    return ''.join(line for _, lines in parts for line in lines)
 
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
@@ -927,32 +929,24 @@ def parse_ip6(frame):
     return ipaddress.IPv6Address(frame[8:24]), frame[6], frame[40:40 + length]
 
 
-def parse_udp(body):
-    """(destination port, payload) or None. RFC 768."""
-    length = int.from_bytes(body[4:6], 'big')
-    if len(body) < 8 or not 8 <= length <= len(body):
-        return None
-    return int.from_bytes(body[2:4], 'big'), body[8:length]
-
-
 def parse_packet(version, frame, carriers, port):
     """A Packet if these bytes may be a knock/1 datagram, else None. Never raises."""
     parsed = (parse_ip4 if version == 4 else parse_ip6)(frame)
     if parsed is None:
         return None
     source, protocol, body = parsed
-    if protocol == 17 and 'udp' in carriers:
-        carrier, transport = 'udp', parse_udp(body)
-        if transport is None or port not in (None, transport[0]):
+    if protocol == 17 and 'udp' in carriers and len(body) >= TRANSPORT:         # RFC 768
+        carrier, (target, length) = 'udp', struct.unpack('>HH', body[2:6])
+        if length > len(body) or port not in (None, target):
             return None
     elif (protocol, body[:2]) == (ECHO[version][0], bytes([ECHO[version][1], 0])) \
             and 'icmp' in carriers:
-        carrier, transport = 'icmp', (None, body[8:])
+        carrier, target, length = 'icmp', None, len(body)
     else:
         return None
-    if not DATAGRAM_MINIMUM <= len(transport[1]) <= DATAGRAM_LIMIT:
+    if not TRANSPORT + DATAGRAM_MINIMUM <= length <= TRANSPORT + DATAGRAM_LIMIT:
         return None
-    return Packet(carrier, source, transport[0], transport[1])
+    return Packet(carrier, source, target, body[TRANSPORT:length])
 
 
 def parse_syn(version, frame):
@@ -1319,10 +1313,6 @@ ASKED = ''' map asked4 {
 '''     # asked6 has the shorter key on purpose: with the port in it, nft 1.0.6 crashes
 
 
-def nft_service(service):
-    return format_service(service).replace('/', ' . ')
-
-
 def seconds_left(opening, now):
     """Whole seconds, never more than are left."""
     return (opening.expires - now.mono) // 1000
@@ -1336,10 +1326,6 @@ def nft_opening(opening, now=None):
         key, seconds_left(opening, now), opening.client)
 
 
-def nft_living(connection):
-    return '%s . %d . %d' % connection
-
-
 def nft_set(name, kind, flags, elements, rest=''):
     """A set with its elements, in the words of nft."""
     listed = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
@@ -1351,7 +1337,7 @@ def of_version(version, things, address):
 
 
 def nft_sets(config, openings, living, now):
-    hidden = [nft_service(service) for service in sorted(set(config.hide))]
+    hidden = [format_service(service).replace('/', ' . ') for service in sorted(set(config.hide))]
     text = nft_set('hidden', 'inet_proto . inet_service', 'interval', hidden, '  auto-merge\n')
     for version, (_, kind) in FAMILIES.items():
         opened = of_version(version, openings, lambda opening: opening.source)
@@ -1359,7 +1345,7 @@ def nft_sets(config, openings, living, now):
                         [nft_opening(opening, now) for opening in opened])
         known = of_version(version, living, lambda connection: connection[0])
         text += nft_set('living%d' % version, kind + ' . inet_service . inet_service', 'timeout',
-                        [nft_living(connection) for connection in known],
+                        ['%s . %d . %d' % connection for connection in known],
                         '  timeout %dh\n' % LIVING_HOURS)
     return (text + (ASKED if config.answer == 'box' else '')).rstrip('\n')
 
@@ -1477,15 +1463,6 @@ def parse_connections(text):
         source = getattr(source, 'ipv4_mapped', None) or source
         connections.append((source, int(port, 16), int(local.split(':')[1], 16), int(state, 16)))
     return connections
-
-
-def listed_openings(listed, now):
-    """The openings of a set as nft -j lists it."""
-    elements = [element['elem'] for entry in listed['nftables']
-                for element in entry.get('set', {}).get('elem', ())]
-    return [Opening(element['comment'], ipaddress.ip_address(element['val']['concat'][0]),
-                    PROTOCOLS[element['val']['concat'][1]], element['val']['concat'][2],
-                    now.mono + element['expires'] * 1000) for element in elements]
 
 
 TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
@@ -1633,14 +1610,6 @@ def read_file(path):
         raise KnockError('%s: %s' % (path, error.strerror))
 
 
-def sync_folder(path):
-    folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def replace_file(path, data):
     """The file is either as it was or as it shall be, and on disk when this returns. OSError."""
     temporary = path + '.new'
@@ -1658,7 +1627,11 @@ def replace_file(path, data):
         except OSError:
             pass                # the first error is the one to tell
         raise
-    sync_folder(path)
+    folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def read_config(path):
@@ -1708,16 +1681,11 @@ class LedgerFile:
         try:
             replace_file(self.path, data)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self.drop_ballast():
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full or not os.path.exists(self.path + '.ballast'):
                 raise
-            replace_file(self.path, data)
-
-    def drop_ballast(self):
-        try:
             os.unlink(self.path + '.ballast')
-        except OSError:
-            return False
-        return True
+            replace_file(self.path, data)
 
     def keep_ballast(self):
         """Made again when there is room; random, for a file system may store zeros as nothing."""
@@ -1748,8 +1716,9 @@ def open_ledger(file, config, now):
 class Firewall:
     """The kernel's table as we want it: applied by one nft command a change."""
 
-    def __init__(self, config):
-        self.config, self.box, self.openings = config, None, {}
+    def __init__(self, config, openings=()):
+        self.config, self.box = config, None
+        self.openings = dict(openings)          # (source, proto, port): Opening
 
     def ruleset(self):
         """Everything but the elements of sets, as nft -j tells it."""
@@ -1774,56 +1743,29 @@ class Firewall:
         """Puts the whole table in force, openings with the time they have left."""
         self.look()
         run(['nft', '-f', '-'], self.text(now))
-        accepts = self.accepts()
-        if accepts:
-            run(['nft', '-f', '-'], accepts)
+        if self.config.accept_in:
+            run(['nft', '-f', '-'], self.accepts())
 
     def accepts(self):
         """The rules that accept_in still lacks."""
         return ''.join(nft_accept(chain, self.config.mark)
                        for chain in missing_accepts(self.config, self.ruleset()))
 
-    def replace(self, config, revoked, now):
-        """Another config, or the old one as it was and a KnockError."""
-        old, openings = self.config, self.openings
-        self.config = config
-        self.openings = {key: opening for key, opening in openings.items()
-                         if opening not in revoked}
-        try:
-            self.load(now)
-        except KnockError:
-            self.config, self.openings = old, openings
-            raise
-
     def tend(self, now):
-        """Once a step: another decoy if somebody listens on ours now."""
-        self.remember((), now)
+        """Once a step: forgets what has expired; another decoy if somebody listens on ours."""
+        self.openings = {key: opening for key, opening in self.openings.items()
+                         if opening.expires > now.mono}
         if self.config.answer == 'box' and self.box.decoy in listening_ports():
             self.load(now)
 
-    def adopt(self, now):
-        """Takes over the openings that an earlier daemon left in the kernel."""
-        for version in FAMILIES:
-            try:
-                listed = run(['nft', '-j', 'list', 'set', 'inet', 'knockd', 'open%d' % version])
-                self.remember(listed_openings(json.loads(listed), now), now)
-            except (KnockError, ValueError, KeyError, TypeError):
-                continue        # no such table yet, or not one of ours
-
-    def remember(self, openings, now):
-        self.openings = {key: opening for key, opening in self.openings.items()
-                         if opening.expires > now.mono}
-        self.openings.update((opening[1:4], opening) for opening in openings)
-
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
-        self.remember((), now)
-        longest = [max(opening, self.openings.get(opening[1:4], opening),
-                       key=lambda each: each.expires)._replace(client=opening.client)
-                   for opening in openings]
-        text = nft_open(longest, self.openings, now)
-        self.remember(longest, now)
-        self.apply(text, now)
+        known = {key: self.openings[key] for key in (opening[1:4] for opening in openings)
+                 if key in self.openings and self.openings[key].expires > now.mono}
+        longest = [opening._replace(expires=max(
+            opening.expires, known.get(opening[1:4], opening).expires)) for opening in openings]
+        self.openings.update((opening[1:4], opening) for opening in longest)
+        self.apply(nft_open(longest, known, now), now)
 
     def close(self, openings, now):
         for opening in openings:
@@ -1881,7 +1823,7 @@ class Capture:
     """Pairs of packet sockets, each with the filter for its share of the tokens."""
 
     def __init__(self, limit):
-        self.limit, self.pairs, self.capacity, self.told = limit, [], FILTER_TAGS, None
+        self.limit, self.pairs, self.capacity, self.coarse = limit, [], FILTER_TAGS, False
 
     def load(self, tokens, program):
         """Attaches program(version, tokens); a coarser one where the kernel lacks the memory."""
@@ -1895,15 +1837,12 @@ class Capture:
                     raise
                 self.capacity //= 2
                 continue
-            return self.tell(shares)
-
-    def tell(self, shares):
-        """Says it once when the filter is not what it should be."""
-        said = 'coarse: no tokens in it' if shares == [None] else \
-            'smaller: %d tokens a socket' % self.capacity if self.capacity < FILTER_TAGS else None
-        if said != self.told:
-            log('filter %s (%s)' % (said or 'whole again', 'net.core.optmem_max is the limit'), 5)
-        self.told = said
+            break
+        coarse = shares == [None]
+        if coarse != self.coarse:
+            log('filter: %s' % ('the kernel cannot hold %d tokens (net.core.optmem_max), Python '
+                                'does its work' % len(tokens) if coarse else 'whole again'), 4)
+        self.coarse = coarse
 
     def attach(self, shares, program):
         while len(self.pairs) < len(shares):
@@ -1974,17 +1913,16 @@ class Daemon:
         self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
         self.muted, self.unmute, self.stopping = set(), None, False
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
-        self.stamp = self.offset = self.steps = self.state = self.lost = self.doubt = None
+        self.stamp = self.steps = self.state = self.lost = self.doubt = None
 
     def start(self):
         self.file.take()
         now = moment()
         self.stamp = config_stamp(self.config.path)
-        ledger, self.lost = open_ledger(self.file, self.config, now)
+        ledger, lost = open_ledger(self.file, self.config, now)
+        self.lost = now.wall - now.mono if lost else None
         self.state = State(self.config, ledger)
-        self.firewall.adopt(now)
         self.firewall.load(now)
-        self.offset = now.wall - now.mono
         self.turn(now)
         self.file.keep_ballast()
         log(ready_line(self.config, self.firewall.box))
@@ -2021,10 +1959,11 @@ class Daemon:
                 self.stopping = True
 
     def watch(self, now):
-        """What every wake-up looks at: mutes, the step, the clock, the config."""
-        jump = now.wall - now.mono - self.offset
-        self.offset += jump
-        if jump > 1000 and self.lost:
+        """What every wake-up looks at: the clock after a lost ledger, mutes, the step, the config.
+
+        A jump of the clock is a change of steps."""
+        if self.lost is not None and now.wall - now.mono - self.lost > 1000:
+            self.lost = now.wall - now.mono
             self.state.ledger.quarantine(now.wall, self.config.window)
             self.save('the clock went forward')
         if self.unmute is not None and now.mono >= self.unmute:
@@ -2079,15 +2018,16 @@ class Daemon:
             config = read_config(self.config.path)
             if (config.id, config.ledger) != (self.config.id, self.config.ledger):
                 raise KnockError('%s: id and ledger change only with a restart' % config.path)
-            revoked = [opening for opening in self.firewall.openings.values()
-                       if not still_allowed(opening, config)]
             check_programs(config)
-            self.firewall.replace(config, revoked, now)
+            firewall = Firewall(config, ((key, opening) for key, opening in
+                                         self.firewall.openings.items()
+                                         if still_allowed(opening, config)))
+            firewall.load(now)
         except KnockError as error:
             for line in str(error).splitlines():
                 log('config refused, the old one stays: %s' % line, 4)
             return
-        self.config = self.state.config = config
+        self.config, self.state.config, self.firewall = config, config, firewall
         self.sequences, self.known = Sequences(), {}    # theirs were the clients of before
         self.turn(now)
         log('config reloaded: %s' % count(len(config.clients), 'client'))
@@ -2143,6 +2083,8 @@ class Daemon:
         """True if the knock was honoured."""
         decision = judge(packet, now, self.state)
         knock, reason = decision.knock, decision.reason
+        if self.verbose and decision.verdict in ('junk', 'copy'):
+            log('%s %s' % (decision.verdict, packet.source), 7)
         if decision.verdict == 'mute':
             self.muted.add(packet.payload[:TAG_SIZE])
             self.unmute = (now.mono // 1000 + 1) * 1000
@@ -2225,7 +2167,7 @@ def config_stamp(path):
 def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None."""
     times = {'the config was written': config.path, 'the ledger was written': config.ledger,
-             'this script was written': globals().get('__file__', config.path)}
+             'this script was written': globals().get('lean_from', config.path)}
     times = {what: status[0] // 1000000 for what, status in
              ((what, config_stamp(path)) for what, path in times.items()) if status}
     times['the last accepted knock'] = ledger.latest() - config.window
@@ -2292,7 +2234,7 @@ def go_lean():
     """Compiling this file leaves 5 MB of garbage that CPython never gives back: the daemon goes on
     in a fresh interpreter, same process, that only loads the compiled code."""
     if __name__ != '__main__' or '__file__' not in globals():
-        return
+        return                          # lean already, or read from a pipe
     import marshal
     code = marshal.dumps(compile(read_file(__file__), __file__, 'exec', optimize=2))
     reader, writer = os.pipe()
@@ -2303,16 +2245,17 @@ def go_lean():
     os.set_inheritable(reader, True)
     flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
     os.execv(sys.executable, [sys.executable] + flags + [
-        '-c', 'import marshal; exec(marshal.load(open(%d, "rb")))' % reader] + sys.argv[1:])
+        '-c', 'import marshal; exec(marshal.load(open(%d, "rb")), {"__name__": "__main__", '
+        '"lean_from": %r})' % (reader, os.path.abspath(__file__))] + sys.argv[1:])
 
 
-def first_config(path, hide, name, host):
+def first_config(path, hide, name, host, options=()):
     """The first config and an empty ledger: nothing of this server's id can be spent yet."""
     hidden = parse_services(hide)
     server = [('id', os.urandom(8).hex()), ('hide', format_services(hidden))]
     server += [('host', read_host(host))] if host else []
     text = with_section('', 'server', server)
-    text = with_section(text, 'client ' + read_name(name), new_client())
+    text = with_section(text, 'client ' + read_name(name), client_entries(options))
     config = parse_config(text, os.path.abspath(path))
     file = LedgerFile(config.ledger)
     file.take()
@@ -2323,10 +2266,6 @@ def first_config(path, hide, name, host):
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
     os.close(file.lock)
-
-
-def new_client():
-    return [('secret', encode_secret(os.urandom(32)))]
 
 
 def guess_host():
@@ -2397,8 +2336,6 @@ def command_run(args):
         first_config(args.config, args.hide, args.client, args.host)
         config = read_config(args.config)
         print(client_line(config, config.clients[args.client]), flush=True)
-    elif args.hide or args.client:
-        log('%s is there already: --hide and --client are not needed' % args.config)
     config = read_config(args.config)
     check_programs(config)
     Daemon(config, args.verbose).loop(signal_pipe())
@@ -2422,15 +2359,19 @@ def command_add(args):
     if not os.path.exists(args.config):
         if not args.allow:
             raise KnockError('%s is not there; --allow tcp/22 would make it' % args.config, 2)
-        first_config(args.config, args.allow, args.name, args.host)
+        first_config(args.config, args.allow, args.name, args.host, client_options(args))
         config = read_config(args.config)
     else:
         config = read_config(args.config)
         if args.name in config.clients:
             raise KnockError('there is a client %s already; remove it first' % args.name)
         config = edit_config(args.config, with_section(
-            read_file(args.config), 'client ' + args.name, new_client() + client_options(args)))
+            read_file(args.config), 'client ' + args.name, client_entries(client_options(args))))
     print(client_line(config, config.clients[args.name]))
+
+
+def client_entries(options):
+    return [('secret', encode_secret(os.urandom(32)))] + list(options)
 
 
 def client_options(args):
