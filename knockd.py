@@ -520,7 +520,7 @@ def command(text):
     return shlex.split(text)
 
 
-MONTH = 31 * 86400
+MONTH, DECOYS = 31 * 86400, 1000        # seconds; hidden TCP ports that may have a decoy
 YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
           'no': False, 'false': False, 'off': False, '0': False}
 read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
@@ -610,7 +610,7 @@ def read_client(name, entries, server, complain):
     for key, outer, where in (('allow', server['hide'], 'hide'), ('default', values['allow'],
                                                                   'allow')):
         for service in values[key]:
-            if not covered(service, outer):
+            if outer and not covered(service, outer):
                 complain(key, '%s is not in %s' % (format_service(service), where))
     keys = derive_keys(values['secret'], server['id']) \
         if values['secret'] and server['id'] else None
@@ -633,6 +633,10 @@ def read_server(entries, complain):
         complain('id', 'missing; any name that no other server of yours has')
     if not values['hide'] and 'hide' not in entries:
         complain('hide', 'missing; write for example: hide = tcp/22')
+    tcp = sum(high - low + 1 for proto, low, high in values['hide'] if proto == PROTOCOLS['tcp'])
+    if values['answer'] == 'box' and tcp > DECOYS:
+        complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
+                 'answer = drop' % (tcp, DECOYS))
     if values['open_for'] > values['max_open_for']:
         complain('open_for', 'longer than max_open_for')
     return values
@@ -1264,14 +1268,19 @@ def is_copy(knock, source, now, state):
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
 FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
 LIVING_HOURS = 12               # for connections that were there before the table was
-Box = collections.namedtuple('Box', 'decoy policy')     # policy for closed ports: accept or drop
+# What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
+Box = collections.namedtuple('Box', 'decoys tcp udp')       # decoys: {hidden port: closed port}
 ANSWERS = {
     'drop': ['drop'],
     'reset': ['meta l4proto tcp reject with tcp reset', 'reject'],
     'prohibited': ['reject with icmpx type admin-prohibited'],
 }
-TABLE = '''table inet knockd
-delete table inet knockd
+# Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
+TABLE = '''table inet knockd {
+%(empty)s
+}
+flush table inet knockd
+%(flush)s
 table inet knockd {
 %(sets)s
  chain guard {
@@ -1280,7 +1289,7 @@ table inet knockd {
   ct state established,related return
   fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop
   fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check
- }
+%(direct)s }
  chain check {
 %(check)s
  }
@@ -1289,28 +1298,50 @@ table inet knockd {
  }
 %(restore)s}
 '''
+DIRECT = '''  tcp dport @decoys delete @asked4 { ip saddr . tcp sport . tcp dport }
+  tcp dport @decoys delete @asked6 { ip6 saddr . tcp sport . tcp dport }
+'''       # who asks a decoy itself gets its own answer
 RESTORE = ''' chain answer {
   type filter hook output priority -301; policy accept;
-  tcp sport %(decoy)d tcp flags & rst == rst jump restore
+  tcp sport @decoys tcp flags & rst == rst jump restore
  }
  chain restore {
-  tcp sport set ip daddr . tcp dport map @asked4 delete @asked4 { ip daddr . tcp dport : 0 }
-  tcp sport set ip6 daddr map @asked6 delete @asked6 { ip6 daddr : 0 }
+  ip daddr . tcp dport . tcp sport @asked4 tcp sport set tcp sport map @real
+  ip6 daddr . tcp dport . tcp sport @asked6 goto label
+ }
+ chain label {
+  tcp sport set tcp sport map @real
+  ip6 flowlabel != 0 @nh,16,16 set jhash ip6 daddr . tcp dport . tcp sport mod 0xffffffff seed 0x%08x
  }
 '''
-ASKED = ''' map asked4 {
-  type ipv4_addr . inet_service : inet_service
+# The label: Linux makes it from both ports, so the decoy's own would tell who is whose (RFC 6437).
+# Nothing is deleted from asked by what a hidden port is sent, and 100 ms is a tenth of the kernel's
+# garbage collection: dead elements of one key stay few, for more than 16 of them refuse another.
+ASKED = ''' map decoy {
+  type inet_service : inet_service
+  elements = { %s }
+ }
+ map real {
+  type inet_service : inet_service
+  elements = { %s }
+ }
+ set decoys {
+  type inet_service
+  elements = { %s }
+ }
+ set asked4 {
+  type ipv4_addr . inet_service . inet_service
   flags dynamic,timeout
-  timeout 1s
+  timeout 100ms
   size 65535
  }
- map asked6 {
-  type ipv6_addr : inet_service
+ set asked6 {
+  type ipv6_addr . inet_service . inet_service
   flags dynamic,timeout
-  timeout 1s
+  timeout 100ms
   size 65535
  }
-'''     # asked6 has the shorter key on purpose: with the port in it, nft 1.0.6 crashes
+'''
 
 
 def seconds_left(opening, now):
@@ -1336,7 +1367,7 @@ def of_version(version, things, address):
     return [thing for thing in things if address(thing).version == version]
 
 
-def nft_sets(config, openings, living, now):
+def nft_sets(config, box, openings, living, now):
     hidden = [format_service(service).replace('/', ' . ') for service in sorted(set(config.hide))]
     text = nft_set('hidden', 'inet_proto . inet_service', 'interval', hidden, '  auto-merge\n')
     for version, (_, kind) in FAMILIES.items():
@@ -1347,21 +1378,24 @@ def nft_sets(config, openings, living, now):
         text += nft_set('living%d' % version, kind + ' . inet_service . inet_service', 'timeout',
                         ['%s . %d . %d' % connection for connection in known],
                         '  timeout %dh\n' % LIVING_HOURS)
-    return (text + (ASKED if config.answer == 'box' else '')).rstrip('\n')
+    pairs = sorted(box.decoys.items())
+    asked = ASKED % (', '.join('%d : %d' % pair for pair in pairs),
+                     ', '.join('%d : %d' % pair[::-1] for pair in pairs),
+                     ', '.join(str(decoy) for _, decoy in pairs)) if pairs else ''
+    return (text + asked).rstrip('\n')
 
 
 def nft_box(box):
     """What makes a hidden port answer like every closed port of this box: its TCP goes to a
-    closed decoy port, and the reset that may come back gets the real port again."""
-    accepting = box.policy == 'accept'
-    lines = ['ct state invalid tcp flags & (ack | rst) != 0 return'] if accepting else []
-    lines += [
-        'meta l4proto tcp add @asked4 { ip saddr . tcp sport : tcp dport } '
-        'tcp dport set %d accept' % box.decoy,
-        'meta l4proto tcp add @asked6 { ip6 saddr : tcp dport } '
-        'tcp dport set %d accept' % box.decoy,
-        'meta l4proto tcp drop']
-    return lines + (['meta nfproto ipv6 udp checksum 0 drop', 'reject'] if accepting else ['drop'])
+    closed decoy port of its own, and the reset that may come back gets the real port again. An
+    ICMP error would quote the decoy, so there the guard gives the box's verdict itself."""
+    lines = ['ct state invalid tcp flags & (ack | rst) != 0 return'] if box.tcp is None else []
+    if box.decoys and box.tcp in (None, 'drop', TCP_RESET):
+        lines += ['tcp dport set tcp dport map @decoy',
+                  'update @asked4 { ip saddr . tcp sport . tcp dport } accept',
+                  'update @asked6 { ip6 saddr . tcp sport . tcp dport } accept']
+    lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
+    return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
 
 
 def nft_ruleset(config, box, openings, living, now):
@@ -1371,11 +1405,21 @@ def nft_ruleset(config, box, openings, living, now):
         check.append('%s saddr . meta l4proto . th dport @open%d goto pass' % (family, version))
         check.append('%s saddr . tcp sport . tcp dport @living%d return' % (family, version))
     check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
+    sets = nft_sets(config, box, openings, living, now)
     return TABLE % {
-        'sets': nft_sets(config, openings, living, now),
+        'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
+        'flush': '\n'.join('flush %s inet knockd %s' % kind_and_name
+                           for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
         'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
         'check': '\n'.join('  ' + line for line in check), 'mark': config.mark,
-        'restore': RESTORE % {'decoy': box.decoy} if config.answer == 'box' else ''}
+        'direct': DIRECT if box.decoys else '',
+        'restore': RESTORE % label_seed(config) if box.decoys else ''}
+
+
+def label_seed(config):
+    """32 bits that stay the same and that no stranger knows."""
+    marks = ' '.join(client.fingerprint for client in config.clients.values())
+    return int(hmac_sha256(marks.encode('ascii'), b'flow label').hex()[:8], 16)
 
 
 def nft_change(verb, openings, now=None):
@@ -1423,30 +1467,64 @@ def missing_accepts(config, ruleset):
     return [chain for chain in config.accept_in if chain not in ours]
 
 
-def box_policy(ruleset):
-    """drop if some chain on input drops what no rule of it accepts, else accept."""
-    last, policies = {}, []
-    for entry in ruleset:
-        if 'rule' in entry:
-            last[chain_of(entry['rule'])] = entry['rule'].get('expr')
-    for entry in ruleset:
-        chain = entry.get('chain', {})
-        if chain.get('hook') == 'input' and chain.get('table') != 'knockd':
-            name = chain.get('family'), chain.get('table'), chain.get('name')
-            policies += [chain.get('policy'), 'drop' if last.get(name) == [{'drop': None}] else '']
-    return 'drop' if 'drop' in policies else 'accept'
+TCP_RESET = 'reject with tcp reset'
+VERDICTS = {    # as nft -j lists them: as we write them
+    'drop': 'drop', 'reject': 'reject', 'tcp reset': TCP_RESET, 'port-unreachable': 'reject',
+    'admin-prohibited': 'reject with icmpx type admin-prohibited',
+    'host-unreachable': 'reject with icmpx type host-unreachable',
+    'no-route': 'reject with icmpx type no-route'}
+UNREMARKABLE = ('counter', 'log', 'comment')
 
 
-def pick_decoy(config, ruleset, listening, ephemeral):
-    """A TCP port that nothing on this box knows: no listener, rule, hidden service, outgoing."""
+def closing_verdict(chains, name, protocol):
+    """What a chain does with every packet of a protocol: None or one of VERDICTS.
+
+    Only rules without a condition count, and those whose condition is the protocol."""
+    for statements in chains.get(name, ()):
+        statements = [each for each in statements if not set(each) & set(UNREMARKABLE)]
+        if statements and statements[0].get('match', {}).get('left') == {'meta': {
+                'key': 'l4proto'}} and statements[0]['match']['right'] == protocol:
+            statements = statements[1:]
+        kind, detail = list(statements[0].items())[0] if len(statements) == 1 else (None, None)
+        if kind in ('jump', 'goto'):
+            verdict = closing_verdict(chains, name[:2] + (detail['target'],), protocol)
+        else:
+            detail = detail or {}
+            verdict = VERDICTS.get(detail.get('expr') or detail.get('type') or kind)
+        if verdict or kind == 'accept':
+            return verdict
+    return None
+
+
+def box_policy(ruleset, protocol):
+    """The verdict of this box's own input chains on a protocol's closed ports."""
+    chains, verdicts = {}, []
+    for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
+        chains.setdefault(chain_of(rule), []).append(rule['expr'])
+    for chain in (entry['chain'] for entry in ruleset if 'chain' in entry):
+        if chain.get('hook') == 'input' and chain['table'] != 'knockd':
+            name = chain['family'], chain['table'], chain['name']
+            verdicts.append(closing_verdict(chains, name, protocol) or
+                            VERDICTS.get(chain['policy']))
+    return next(filter(None, verdicts), None)
+
+
+def pick_decoys(config, ruleset, listening, ephemeral):
+    """{hidden TCP port: one that nothing on this box knows: no listener, rule, outgoing}"""
+    if config.answer != 'box':
+        return {}
     foreign = [entry for entry in ruleset
                if 'knockd' not in (list(entry.values())[0] or {}).values()]
     named = {int(number) for number in re.findall(r'\b\d{1,5}\b', json.dumps(foreign))}
-    for port in list(range(61022, 65536)) + list(range(29999, 1024, -1)):
-        if not (port in listening or port in named or ephemeral[0] <= port <= ephemeral[1] or
-                covered(Service(6, port, port), config.hide)):
-            return port
-    raise KnockError('no free TCP port is left for the decoy; write answer = drop')
+    free = (port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
+            if not (port in listening or port in named or ephemeral[0] <= port <= ephemeral[1] or
+                    covered(Service(6, port, port), config.hide)))
+    return dict(zip(hidden_tcp(config), free))
+
+
+def hidden_tcp(config):
+    return sorted({port for service in config.hide if service.proto == PROTOCOLS['tcp']
+                   for port in range(service.low, service.high + 1)})
 
 
 def parse_connections(text):
@@ -1729,8 +1807,8 @@ class Firewall:
         ruleset = self.ruleset()
         ephemeral = [int(port) for port in
                      read_file('/proc/sys/net/ipv4/ip_local_port_range').split()]
-        self.box = Box(pick_decoy(self.config, ruleset, listening_ports(), ephemeral),
-                       box_policy(ruleset))
+        self.box = Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
+                       box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'))
 
     def text(self, now):
         """What load() applies."""
@@ -1742,7 +1820,11 @@ class Firewall:
     def load(self, now):
         """Puts the whole table in force, openings with the time they have left."""
         self.look()
-        run(['nft', '-f', '-'], self.text(now))
+        text = self.text(now)
+        try:
+            run(['nft', '-f', '-'], text)
+        except KnockError:      # another version's table may be in the way
+            run(['nft', '-f', '-'], 'table inet knockd\ndelete table inet knockd\n' + text)
         if self.config.accept_in:
             run(['nft', '-f', '-'], self.accepts())
 
@@ -1755,7 +1837,7 @@ class Firewall:
         """Once a step: forgets what has expired; another decoy if somebody listens on ours."""
         self.openings = {key: opening for key, opening in self.openings.items()
                          if opening.expires > now.mono}
-        if self.config.answer == 'box' and self.box.decoy in listening_ports():
+        if listening_ports() & set(self.box.decoys.values()):
             self.load(now)
 
     def open(self, openings, now):
@@ -2195,7 +2277,8 @@ def still_allowed(opening, config):
 
 
 def ready_line(config, box):
-    answer = ' via decoy %d' % box.decoy if config.answer == 'box' else ''
+    decoys = sorted(box.decoys.values())
+    answer = ' via decoy %s' % ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else ''
     return 'ready: hiding %s; %s; nft; answer %s%s' % (
         format_services(config.hide), count(len(config.clients), 'client'), config.answer, answer)
 
