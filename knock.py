@@ -142,7 +142,7 @@ def step_of(time):
 
 def window_steps(now, window):
     """The steps whose tokens may be accepted now; both in milliseconds."""
-    return range(step_of(now - window), step_of(now + window) + 1)
+    return range(max(0, step_of(now - window)), step_of(now + window) + 1)
 
 
 def be64(number):

@@ -153,7 +153,7 @@ def step_of(time):
 
 def window_steps(now, window):
     """The steps whose tokens may be accepted now; both in milliseconds."""
-    return range(step_of(now - window), step_of(now + window) + 1)
+    return range(max(0, step_of(now - window)), step_of(now + window) + 1)
 
 
 def be64(number):
@@ -793,7 +793,7 @@ def parse_ledger(text, server_id):
             raise KnockError('the ledger belongs to another server')
         ledger = Ledger(server_id, whole(data['floor'], 'the floor'))
         for mark, key in data['keys'].items():
-            if not re.match('[0-9a-f]{16}$', mark, re.ASCII):
+            if not re.match(r'[0-9a-f]{16}\Z', mark, re.ASCII):
                 raise KnockError('the ledger has the key %.40r' % mark)
             spent = {str(known): whole(time, 'the time') for known, time in key['spent'].items()}
             sheet, number = key['paper']
@@ -1010,9 +1010,8 @@ class Sequences:
         known = self.sources[0].pop(source, None) or self.sources[1].pop(source, None) or []
         attempts = [attempt for attempt in known if attempt.alive(now)]
         explained = [attempt for attempt in attempts if attempt.touch(port, now)]
-        begun = {attempt.token.knock_id for attempt in attempts}
         for token in self.first.get(port, ()):
-            if token.knock_id not in begun:
+            if not any(attempt.token is token for attempt in attempts):
                 attempts.append(Attempt(token, now))
                 explained.append(attempts[-1])
         for attempt in attempts if not explained else ():
@@ -1056,7 +1055,7 @@ class Codes:
 
     def fail(self, now):
         """A wrong try; the third of a step puts the carrier to sleep, each time for longer."""
-        if now - self.last_wrong > QUIET:
+        if now - max(self.last_wrong, self.asleep * STEP) > QUIET:
             self.nap = 1
         self.wrong = self.wrong + 1 if step_of(now) == self.step else 1
         self.step, self.last_wrong = step_of(now), now
@@ -1096,7 +1095,7 @@ class State:
         self.syns, self.codes = {}, {}          # 10 bytes: Token; 8 digits: Token
         self.macs, self.knocks = Budget(MACS_A_SECOND), Budget(KNOCKS_A_SECOND)
         self.signatures = Budget(SIGNATURES_A_SECOND)
-        self.honoured = {}      # knock id: (source, mono), for as long as a copy may follow
+        self.honoured = {}      # (fingerprint, knock id): (source, mono), while copies may follow
 
 
 def loaded_steps(config, now):
@@ -1126,7 +1125,7 @@ def valid_codes(config, now):
     """{eight digits: Token}: three steps, whatever the window."""
     return {code_at(client.keys, step): step_token(client, 'code', step)
             for client in config.clients.values() if client.code and 'code' in config.carriers
-            for step in range(step_of(now) - 1, step_of(now) + 3)}
+            for step in range(max(0, step_of(now) - 1), step_of(now) + 3)}
 
 
 def valid_sequences(config, now, known):
@@ -1260,7 +1259,7 @@ def pace_flaw(knock, now, state):
 
 def is_copy(knock, source, now, state):
     """Is this the network's duplicate of what was honoured a moment ago?"""
-    known, when = state.honoured.get(knock.knock_id, (None, 0))
+    known, when = state.honoured.get((knock.client.fingerprint, knock.knock_id), (None, 0))
     return known == source and now.mono - when <= COPY_TIME
 
 
@@ -2041,13 +2040,8 @@ class Daemon:
                 self.stopping = True
 
     def watch(self, now):
-        """What every wake-up looks at: the clock after a lost ledger, mutes, the step, the config.
-
-        A jump of the clock is a change of steps."""
-        if self.lost is not None and now.wall - now.mono - self.lost > 1000:
-            self.lost = now.wall - now.mono
-            self.state.ledger.quarantine(now.wall, self.config.window)
-            self.save('the clock went forward')
+        """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
+        self.look_for_step(now)
         if self.unmute is not None and now.mono >= self.unmute:
             self.muted, self.unmute, self.asleep = set(), None, False
             self.listen()
@@ -2060,6 +2054,15 @@ class Daemon:
                 self.firewall.tend(now)
             except KnockError as error:
                 log('firewall: %s' % error, 3)
+
+    def look_for_step(self, now):
+        """After a lost ledger, a forward step of the clock could make old knocks good again."""
+        offset = now.wall - now.mono
+        if self.lost is not None and offset - self.lost > 1000:
+            self.state.ledger.quarantine(now.wall, self.config.window)
+            self.save('the clock went forward')
+        if self.lost is not None and not 0 <= offset - self.lost <= 1000:
+            self.lost = offset
 
     def turn(self, now):
         """A new step: other tokens."""
@@ -2163,18 +2166,19 @@ class Daemon:
 
     def handle(self, packet, now):
         """True if the knock was honoured."""
+        self.look_for_step(now)
         decision = judge(packet, now, self.state)
         knock, reason = decision.knock, decision.reason
         if self.verbose and decision.verdict in ('junk', 'copy'):
             log('%s %s' % (decision.verdict, packet.source), 7)
-        if decision.verdict == 'mute':
+        if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
             self.muted.add(packet.payload[:TAG_SIZE])
             self.unmute = (now.mono // 1000 + 1) * 1000
             self.listen()
         elif decision.verdict in ('open', 'close', 'run'):
             reason = self.signature_flaw(knock, now)
             if reason is None:
-                return self.honour(decision, now)
+                return self.honour(decision, packet.source, now)
         if reason:
             self.tell((knock.client.name, reason.split()[0]), 'refused %s %s %s'
                       % (knock.client.name, knock.source, reason), now)
@@ -2192,7 +2196,7 @@ class Daemon:
             return 'signature: %s' % error
         return None
 
-    def honour(self, decision, now):
+    def honour(self, decision, source, now):
         """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
         knock, state = decision.knock, self.state
         state.honoured = {known: seen for known, seen in state.honoured.items()
@@ -2201,7 +2205,7 @@ class Daemon:
                             self.config.window, knock.paper)
         if not self.save('refused %s %s' % (knock.client.name, knock.source)):
             return False
-        state.honoured[knock.knock_id] = (knock.source, now.mono)
+        state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
         try:
             if decision.verdict == 'open':
                 self.firewall.open(openings_of(knock, now), now)
