@@ -29,6 +29,7 @@ import time
 import base64
 import collections
 import ipaddress
+import operator
 import re
 import struct
 import sys
@@ -86,11 +87,6 @@ def hmac_sha256(key, message):
     return hmac.new(key, message, hashlib.sha256).digest()
 
 
-def hkdf_extract(salt, secret):
-    """RFC 5869, 2.2."""
-    return hmac_sha256(salt, secret)
-
-
 def hkdf_expand(key, info, length):
     """RFC 5869, 2.3."""
     output = block = b''
@@ -105,9 +101,7 @@ def encode_base32(data):
     return base64.b32encode(data).decode('ascii').rstrip('=')
 
 
-def encode_secret(secret):
-    """32 bytes as 52 characters of base32."""
-    return encode_base32(secret)
+encode_secret = encode_base32           # 32 bytes as 52 characters
 
 
 def decode_secret(text):
@@ -124,7 +118,7 @@ def decode_secret(text):
 
 def derive_keys(secret, server_id):
     """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
-    root = hkdf_extract(b'knock/1', secret)
+    root = hmac_sha256(b'knock/1', secret)              # HKDF-Extract: RFC 5869, 2.2
     tail = b'\x00' + server_id.encode('ascii')
     return {label: hkdf_expand(root, b'knock/1 ' + label.encode('ascii') + tail, 32)
             for label in LABELS}
@@ -133,6 +127,9 @@ def derive_keys(secret, server_id):
 def fingerprint(keys):
     """What the ledger calls a key: 16 hex digits that tell nothing about it."""
     return keys['ledger'].hex()[:16]
+
+
+be64 = struct.Struct('>Q').pack
 
 
 def step_of(time):
@@ -145,24 +142,16 @@ def window_steps(now, window):
     return range(max(0, step_of(now - window)), step_of(now + window) + 1)
 
 
-def be64(number):
-    return struct.pack('>Q', number)
-
-
 def tag_at(keys, step):
     """The 8 bytes that begin every datagram of this client in this step."""
     return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
 
 
 def keystream(key, nonce, length):
-    """Block i is HMAC(key, nonce || be32(i)), i from 0."""
+    """Block i is HMAC(key, nonce || be32(i)), i from 0; plain XOR this is sealed, and back."""
     blocks = range((length + 31) // 32)
     stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
     return stream[:length]
-
-
-def exclusive_or(left, right):
-    return bytes(a ^ b for a, b in zip(left, right))
 
 
 def datagram_mac(keys, body):
@@ -172,7 +161,7 @@ def datagram_mac(keys, body):
 
 def seal(keys, nonce, plain, step):
     """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
-    sealed = exclusive_or(plain, keystream(keys['enc'], nonce, len(plain)))
+    sealed = bytes(map(operator.xor, plain, keystream(keys['enc'], nonce, len(plain))))
     body = tag_at(keys, step) + nonce + sealed
     if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
         raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
@@ -185,7 +174,7 @@ def unseal(keys, datagram):
     if not hmac.compare_digest(mac, datagram_mac(keys, body)):
         return None
     nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
-    return exclusive_or(sealed, keystream(keys['enc'], nonce, len(sealed)))
+    return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
 
 
 def pack_address(address):
@@ -248,13 +237,6 @@ def decode_service(value):
     return service
 
 
-def only_one(values, what):
-    """None or the single value: these items may not be repeated."""
-    if len(values) > 1:
-        raise KnockError('malformed: %d %ss' % (len(values), what))
-    return values[0] if values else None
-
-
 def decode_plain(plain):
     """A Request from the bytes of encode_plain(), read strictly; KnockError if anything is off."""
     if len(plain) < PLAIN.size:
@@ -266,17 +248,17 @@ def decode_plain(plain):
     if any(kind > SIGNATURE_ITEM for kind, _, _ in items):
         raise KnockError('malformed: an item of unknown type')
     services = tuple(decode_service(value) for kind, value, _ in items if kind == PORTS_ITEM)
-    action = only_one([value for kind, value, _ in items if kind == ACTION_ITEM], 'action')
-    signed = only_one([entry for entry in items if entry[0] == SIGNATURE_ITEM], 'signature')
-    if len(set(services)) < len(services):
-        raise KnockError('malformed: a port range twice')
+    actions = [value.decode('latin-1') for kind, value, _ in items if kind == ACTION_ITEM]
+    signed = [entry for entry in items if entry[0] == SIGNATURE_ITEM]
+    if len(set(services)) < len(services) or len(actions) > 1:
+        raise KnockError('malformed: a port range twice, or two actions')
+    action = actions[0] if actions else None
     if (OPS[op] == 'run') != (action is not None) or (services and action is not None):
         raise KnockError('malformed: an action belongs to run, and nothing else does')
-    action = None if action is None else action.decode('latin-1')
     if action is not None and not ACTION.match(action):
         raise KnockError('malformed: the name of the action')
     return Request(OPS[op], time, unpack_address(source), seconds, services, action,
-                   signed and signed[1], plain[:signed[2]] if signed else plain)
+                   signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
 
 
 def syn_token(keys, step):

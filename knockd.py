@@ -9,14 +9,9 @@ the client's address alone. The kernel closes them by its own clock.
 
     knockd.py run --hide tcp/22 --client laptop     first try: makes a config, prints the client's
                                                     knock:// line, hides the port
-    knock.py 'knock://laptop:...' -- ssh me@host    on the client
 
-This file is read from top to bottom: protocol, types, config, ledger, filter, parser, judge and
-firewall text take values and return values; only what follows "edges" touches the world. Whoever
-reviews it for security starts with judge().
-
-It authenticates the opening, not the connection that follows: whoever shares the client's public
-address can use the opening while it lasts. Keys are symmetric: this server's copy can knock.
+Read it from top to bottom: up to "edges" everything takes values and returns values. Whoever
+reviews it for security starts with judge(). What it does not do: README.md.
 """
 __version__ = '0.1.0'
 
@@ -40,6 +35,7 @@ import time
 import base64
 import collections
 import ipaddress
+import operator
 import re
 import struct
 import sys
@@ -97,11 +93,6 @@ def hmac_sha256(key, message):
     return hmac.new(key, message, hashlib.sha256).digest()
 
 
-def hkdf_extract(salt, secret):
-    """RFC 5869, 2.2."""
-    return hmac_sha256(salt, secret)
-
-
 def hkdf_expand(key, info, length):
     """RFC 5869, 2.3."""
     output = block = b''
@@ -116,9 +107,7 @@ def encode_base32(data):
     return base64.b32encode(data).decode('ascii').rstrip('=')
 
 
-def encode_secret(secret):
-    """32 bytes as 52 characters of base32."""
-    return encode_base32(secret)
+encode_secret = encode_base32           # 32 bytes as 52 characters
 
 
 def decode_secret(text):
@@ -135,7 +124,7 @@ def decode_secret(text):
 
 def derive_keys(secret, server_id):
     """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
-    root = hkdf_extract(b'knock/1', secret)
+    root = hmac_sha256(b'knock/1', secret)              # HKDF-Extract: RFC 5869, 2.2
     tail = b'\x00' + server_id.encode('ascii')
     return {label: hkdf_expand(root, b'knock/1 ' + label.encode('ascii') + tail, 32)
             for label in LABELS}
@@ -144,6 +133,9 @@ def derive_keys(secret, server_id):
 def fingerprint(keys):
     """What the ledger calls a key: 16 hex digits that tell nothing about it."""
     return keys['ledger'].hex()[:16]
+
+
+be64 = struct.Struct('>Q').pack
 
 
 def step_of(time):
@@ -156,24 +148,16 @@ def window_steps(now, window):
     return range(max(0, step_of(now - window)), step_of(now + window) + 1)
 
 
-def be64(number):
-    return struct.pack('>Q', number)
-
-
 def tag_at(keys, step):
     """The 8 bytes that begin every datagram of this client in this step."""
     return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
 
 
 def keystream(key, nonce, length):
-    """Block i is HMAC(key, nonce || be32(i)), i from 0."""
+    """Block i is HMAC(key, nonce || be32(i)), i from 0; plain XOR this is sealed, and back."""
     blocks = range((length + 31) // 32)
     stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
     return stream[:length]
-
-
-def exclusive_or(left, right):
-    return bytes(a ^ b for a, b in zip(left, right))
 
 
 def datagram_mac(keys, body):
@@ -183,7 +167,7 @@ def datagram_mac(keys, body):
 
 def seal(keys, nonce, plain, step):
     """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
-    sealed = exclusive_or(plain, keystream(keys['enc'], nonce, len(plain)))
+    sealed = bytes(map(operator.xor, plain, keystream(keys['enc'], nonce, len(plain))))
     body = tag_at(keys, step) + nonce + sealed
     if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
         raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
@@ -196,7 +180,7 @@ def unseal(keys, datagram):
     if not hmac.compare_digest(mac, datagram_mac(keys, body)):
         return None
     nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
-    return exclusive_or(sealed, keystream(keys['enc'], nonce, len(sealed)))
+    return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
 
 
 def pack_address(address):
@@ -259,13 +243,6 @@ def decode_service(value):
     return service
 
 
-def only_one(values, what):
-    """None or the single value: these items may not be repeated."""
-    if len(values) > 1:
-        raise KnockError('malformed: %d %ss' % (len(values), what))
-    return values[0] if values else None
-
-
 def decode_plain(plain):
     """A Request from the bytes of encode_plain(), read strictly; KnockError if anything is off."""
     if len(plain) < PLAIN.size:
@@ -277,17 +254,17 @@ def decode_plain(plain):
     if any(kind > SIGNATURE_ITEM for kind, _, _ in items):
         raise KnockError('malformed: an item of unknown type')
     services = tuple(decode_service(value) for kind, value, _ in items if kind == PORTS_ITEM)
-    action = only_one([value for kind, value, _ in items if kind == ACTION_ITEM], 'action')
-    signed = only_one([entry for entry in items if entry[0] == SIGNATURE_ITEM], 'signature')
-    if len(set(services)) < len(services):
-        raise KnockError('malformed: a port range twice')
+    actions = [value.decode('latin-1') for kind, value, _ in items if kind == ACTION_ITEM]
+    signed = [entry for entry in items if entry[0] == SIGNATURE_ITEM]
+    if len(set(services)) < len(services) or len(actions) > 1:
+        raise KnockError('malformed: a port range twice, or two actions')
+    action = actions[0] if actions else None
     if (OPS[op] == 'run') != (action is not None) or (services and action is not None):
         raise KnockError('malformed: an action belongs to run, and nothing else does')
-    action = None if action is None else action.decode('latin-1')
     if action is not None and not ACTION.match(action):
         raise KnockError('malformed: the name of the action')
     return Request(OPS[op], time, unpack_address(source), seconds, services, action,
-                   signed and signed[1], plain[:signed[2]] if signed else plain)
+                   signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
 
 
 def syn_token(keys, step):
@@ -520,7 +497,9 @@ def command(text):
     return shlex.split(text)
 
 
-MONTH, DECOYS = 31 * 86400, 1000        # seconds; hidden TCP ports that may have a decoy
+MONTH = 31 * 86400              # seconds
+NEVER = 1 << 62                 # ms
+DECOYS = 1000                   # hidden TCP ports that may have one
 YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
           'no': False, 'false': False, 'off': False, '0': False}
 read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
@@ -554,7 +533,7 @@ CLIENT_KEYS = {
     'require_source': (read_yes, False),
     'any_source': (read_yes, False),
     'expires': (matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
-                         'a date; write 2027-01-31 or 2027-01-31 18:00', expiry), None),
+                         'a date; write 2027-01-31 or 2027-01-31 18:00', expiry), NEVER),
     'code': (read_yes, False),
     'paper': (matching(r'\d{1,10}:\d{1,3}', 'SHEET:COUNT; let knockd.py paper NAME write it',
                        sheet_and_count), None),
@@ -617,15 +596,6 @@ def read_client(name, entries, server, complain):
     return Client(name=name, keys=keys, fingerprint=keys and fingerprint(keys), **values)
 
 
-def read_action_section(name, entries, complain):
-    """The argv of an action."""
-    if not ACTION.match(name):
-        complain('action', '%r is not 1 to 32 of a-z 0-9 _ -' % name)
-    if 'run' not in entries:
-        complain('run', 'missing; write the command, as: run = /sbin/reboot')
-    return read_section(ACTION_KEYS, entries, complain)['run']
-
-
 def read_server(entries, complain):
     """The values of [server]."""
     values = read_section(SERVER_KEYS, entries, complain)
@@ -655,7 +625,9 @@ def parse_config(text, path):
     for section, entries in sections.items():
         kind, _, name = section.partition(' ')
         if kind == 'action':
-            actions[name] = read_action_section(name, entries, complain_in(section))
+            if not ACTION.match(name) or 'run' not in entries:
+                complain_in(section)('run', 'missing, or %r is not 1 to 32 of a-z 0-9 _ -' % name)
+            actions[name] = read_section(ACTION_KEYS, entries, complain_in(section))['run']
         elif kind == 'client':
             client = clients[name] = read_client(name, entries, server, complain_in(section))
             if secrets.setdefault(client.secret, name) != name and client.secret:
@@ -674,13 +646,16 @@ def parse_config(text, path):
 
 
 def sections_of(text):
-    """[(section or None, its lines)]: the text of a config in its parts, nothing left out."""
+    """[(section or None, its lines)]: the text of a config in its parts, nothing left out.
+
+    Comments right above a section belong to it."""
     parts = [(None, [])]
-    for line in text.splitlines(True):
-        header = re.match(r'\[([^]]+)\]', line)
+    for block in re.findall(r'(?:[#;].*\n)*.*\n?', text):
+        lines = re.findall(r'.*\n|.+', block)
+        header = lines and re.match(r'\[([^]]+)\]', lines[-1])
         if header:
             parts.append((header.group(1), []))
-        parts[-1][1].append(line)
+        parts[-1][1].extend(lines)
     return parts
 
 
@@ -701,14 +676,13 @@ def with_key(text, section, key, value):
     parts = sections_of(text)
     for name, lines in parts:
         if name == section:
-            lines[1:] = ['%s = %s\n' % (key, value)] + [
-                line for line in lines[1:] if not re.match(r'%s\s*=' % key, line)]
+            lines[:] = [line for line in lines if not re.match(r'%s\s*=' % key, line)]
+            lines.insert(1 + [line[0] for line in lines].index('['), '%s = %s\n' % (key, value))
     return ''.join(line for _, lines in parts for line in lines)
 
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
 SPENT_LIMIT = 1000
-NEVER = 1 << 62
 
 
 class Ledger:
@@ -722,18 +696,8 @@ class Ledger:
         self.keys = {}          # fingerprint: {'floor': ms, 'spent': {id: ms}, 'paper': [s, n]}
         self.lines = {}         # the same as JSON, kept so that a write costs one key's encoding
 
-    @classmethod
-    def empty(cls, server_id):
-        """For a server that has never run: nothing can have been spent yet."""
-        return cls(server_id)
-
-    @classmethod
-    def quarantined(cls, server_id, now, window):
-        """For a lost ledger: refuses all that may have been accepted before it was lost."""
-        return cls(server_id, now + window + 2000)
-
     def quarantine(self, now, window):
-        """Again, after a forward step of the clock."""
+        """For a lost ledger: refuses all that may have been accepted before it was lost."""
         self.floor = max(self.floor, now + window + 2000)
 
     def latest(self):
@@ -1017,14 +981,10 @@ class Sequences:
         for attempt in attempts if not explained else ():
             attempt.strikes += 1
         if attempts:
-            self.keep(source, attempts)
-        return [attempt.token for attempt in explained if attempt.done == now]
-
-    def keep(self, source, attempts):
-        more = any(attempt.taken > 1 for attempt in attempts)
-        self.sources[more][source] = attempts
+            self.sources[any(attempt.taken > 1 for attempt in attempts)][source] = attempts
         if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
             (self.sources[0] or self.sources[1]).popitem(last=False)
+        return [attempt.token for attempt in explained if attempt.done == now]
 
 
 class Codes:
@@ -1155,13 +1115,14 @@ def judge(packet, now, state):
         return known
     knock = wanted(known, state.config)
     reason = (stamp_flaw(knock, now.wall, state.config.window) or
-              expiry_flaw(knock.client, now.wall) or
+              ('expired' if now.wall >= knock.client.expires else None) or
               source_flaw(knock) or
               scope_flaw(knock) or
               ledger_flaw(knock, state.ledger) or
-              pace_flaw(knock, now, state))
-    if reason == 'replay' and is_copy(knock, packet.source, now, state):
-        return Decision('copy', None, knock)
+              (None if state.knocks.spend(knock.client.name, now.mono // 1000) else 'too fast'))
+    source, when = state.honoured.get((knock.client.fingerprint, knock.knock_id), (None, 0))
+    if reason == 'replay' and source == packet.source and now.mono - when <= COPY_TIME:
+        return Decision('copy', None, knock)        # the network's duplicate
     return Decision('refused', reason, knock) if reason else \
         Decision(knock.request.op, None, knock)
 
@@ -1219,10 +1180,6 @@ def stamp_flaw(knock, now, window):
     return None if fits else 'clock %+ds' % round((time - now) / 1000)
 
 
-def expiry_flaw(client, now):
-    return 'expired' if client.expires is not None and now >= client.expires else None
-
-
 def source_flaw(knock):
     """Whoever names a source must come from it, unless the config trusts him with any."""
     named, client = knock.request.source, knock.client
@@ -1253,22 +1210,13 @@ def ledger_flaw(knock, ledger):
                           knock.paper)
 
 
-def pace_flaw(knock, now, state):
-    return None if state.knocks.spend(knock.client.name, now.mono // 1000) else 'too fast'
-
-
-def is_copy(knock, source, now, state):
-    """Is this the network's duplicate of what was honoured a moment ago?"""
-    known, when = state.honoured.get((knock.client.fingerprint, knock.knock_id), (None, 0))
-    return known == source and now.mono - when <= COPY_TIME
-
-
 # --- firewall text: nft commands out of addresses and integers, nothing else --------------------
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
 FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
-LIVING_HOURS = 12               # for connections that were there before the table was
+LIVING_TIME = 'timeout 12h'     # for connections that were there before the table was
 # What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
-Box = collections.namedtuple('Box', 'decoys tcp udp')       # decoys: {hidden port: closed port}
+# decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
+Box = collections.namedtuple('Box', 'decoys tcp udp labels')
 ANSWERS = {
     'drop': ['drop'],
     'reset': ['meta l4proto tcp reject with tcp reset', 'reject'],
@@ -1288,19 +1236,13 @@ table inet knockd {
   ct state established,related return
   fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop
   fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check
-%(direct)s }
+  tcp dport @decoys delete @asked4 { ip saddr . tcp sport . tcp dport }
+  tcp dport @decoys delete @asked6 { ip6 saddr . tcp sport . tcp dport }
+ }
  chain check {
 %(check)s
  }
- chain pass {
-  meta mark set meta mark | 0x%(mark)08x accept
- }
-%(restore)s}
-'''
-DIRECT = '''  tcp dport @decoys delete @asked4 { ip saddr . tcp sport . tcp dport }
-  tcp dport @decoys delete @asked6 { ip6 saddr . tcp sport . tcp dport }
-'''       # who asks a decoy itself gets its own answer
-RESTORE = ''' chain answer {
+ chain answer {
   type filter hook output priority -301; policy accept;
   tcp sport @decoys tcp flags & rst == rst jump restore
  }
@@ -1310,42 +1252,14 @@ RESTORE = ''' chain answer {
  }
  chain label {
   tcp sport set tcp sport map @real
-  ip6 flowlabel != 0 @nh,16,16 set jhash ip6 daddr . tcp dport . tcp sport mod 0xffffffff seed 0x%08x
- }
+%(label)s }
+}
 '''
-# The label: Linux makes it from both ports, so the decoy's own would tell who is whose (RFC 6437).
-# Nothing is deleted from asked by what a hidden port is sent, and 100 ms is a tenth of the kernel's
-# garbage collection: dead elements of one key stay few, for more than 16 of them refuse another.
-ASKED = ''' map decoy {
-  type inet_service : inet_service
-  elements = { %s }
- }
- map real {
-  type inet_service : inet_service
-  elements = { %s }
- }
- set decoys {
-  type inet_service
-  elements = { %s }
- }
- set asked4 {
-  type ipv4_addr . inet_service . inet_service
-  flags dynamic,timeout
-  timeout 100ms
-  size 65535
- }
- set asked6 {
-  type ipv6_addr . inet_service . inet_service
-  flags dynamic,timeout
-  timeout 100ms
-  size 65535
- }
+# Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC 6437). The
+# upper 16 bits of a hash take the place of the lower 16 of its 20.
+LABEL = '''  ip6 flowlabel != 0 @nh,16,16 set \
+jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %d
 '''
-
-
-def seconds_left(opening, now):
-    """Whole seconds, never more than are left."""
-    return (opening.expires - now.mono) // 1000
 
 
 def nft_opening(opening, now=None):
@@ -1353,35 +1267,37 @@ def nft_opening(opening, now=None):
     protocol = format_service(Service(opening.proto, 1, 1)).partition('/')[0]
     key = '%s . %s . %d' % (opening.source, protocol, opening.port)
     return key if now is None else '%s timeout %ds comment "%s"' % (
-        key, seconds_left(opening, now), opening.client)
+        key, (opening.expires - now.mono) // 1000, opening.client)
 
 
-def nft_set(name, kind, flags, elements, rest=''):
-    """A set with its elements, in the words of nft."""
-    listed = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
-    return ' set %s {\n  type %s\n  flags %s\n%s%s }\n' % (name, kind, flags, rest, listed)
-
-
-def of_version(version, things, address):
-    return [thing for thing in things if address(thing).version == version]
+def nft_set(name, kind, rest, elements):
+    """A set or a map with its elements, in the words of nft."""
+    listed = ['elements = { %s }' % ', '.join(elements)] if elements else []
+    return ' %s {\n%s }\n' % (name, ''.join('  %s\n' % line for line in ['type ' + kind] + rest
+                                            + listed))
 
 
 def nft_sets(config, box, openings, living, now):
-    hidden = [format_service(service).replace('/', ' . ') for service in sorted(set(config.hide))]
-    text = nft_set('hidden', 'inet_proto . inet_service', 'interval', hidden, '  auto-merge\n')
-    for version, (_, kind) in FAMILIES.items():
-        opened = of_version(version, openings, lambda opening: opening.source)
-        text += nft_set('open%d' % version, kind + ' . inet_proto . inet_service', 'timeout',
-                        [nft_opening(opening, now) for opening in opened])
-        known = of_version(version, living, lambda connection: connection[0])
-        text += nft_set('living%d' % version, kind + ' . inet_service . inet_service', 'timeout',
-                        ['%s . %d . %d' % connection for connection in known],
-                        '  timeout %dh\n' % LIVING_HOURS)
+    """Every set. Nothing deletes from asked when a hidden port is asked, and 100 ms is a tenth of
+    the kernel's garbage collection: of dead elements, more than 16 with one key refuse the next."""
     pairs = sorted(box.decoys.items())
-    asked = ASKED % (', '.join('%d : %d' % pair for pair in pairs),
-                     ', '.join('%d : %d' % pair[::-1] for pair in pairs),
-                     ', '.join(str(decoy) for _, decoy in pairs)) if pairs else ''
-    return (text + asked).rstrip('\n')
+    text = nft_set('set hidden', 'inet_proto . inet_service', ['flags interval', 'auto-merge'], [
+        format_service(service).replace('/', ' . ') for service in sorted(set(config.hide))])
+    for name, elements in (('decoy', pairs), ('real', [pair[::-1] for pair in pairs])):
+        text += nft_set('map ' + name, 'inet_service : inet_service', [],
+                        ['%d : %d' % element for element in elements])
+    text += nft_set('set decoys', 'inet_service', [], ['%d' % decoy for _, decoy in pairs])
+    for version, (_, kind) in FAMILIES.items():
+        opened = [opening for opening in openings if opening.source.version == version]
+        known = [connection for connection in living if connection[0].version == version]
+        ports = ' . inet_service . inet_service'
+        text += nft_set('set open%d' % version, kind + ' . inet_proto . inet_service',
+                        ['flags timeout'], [nft_opening(opening, now) for opening in opened])
+        text += nft_set('set living%d' % version, kind + ports, ['flags timeout', LIVING_TIME],
+                        ['%s . %d . %d' % connection for connection in known])
+        text += nft_set('set asked%d' % version, kind + ports,
+                        ['flags dynamic,timeout', 'timeout 100ms', 'size 65535'], [])
+    return text.rstrip('\n')
 
 
 def nft_box(box):
@@ -1390,9 +1306,9 @@ def nft_box(box):
     ICMP error would quote the decoy, so there the guard gives the box's verdict itself."""
     lines = ['ct state invalid tcp flags & (ack | rst) != 0 return'] if box.tcp is None else []
     if box.decoys and box.tcp in (None, 'drop', TCP_RESET):
-        lines += ['tcp dport set tcp dport map @decoy',
-                  'update @asked4 { ip saddr . tcp sport . tcp dport } accept',
-                  'update @asked6 { ip6 saddr . tcp sport . tcp dport } accept']
+        lines += ['meta nfproto ipv%d tcp dport set tcp dport map @decoy update @asked%d '
+                  '{ %s saddr . tcp sport . tcp dport } accept' % (version, version, family)
+                  for version, (family, _) in FAMILIES.items()]
     lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
     return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
 
@@ -1401,31 +1317,27 @@ def nft_ruleset(config, box, openings, living, now):
     """The whole table, replacing the one that may be there, in one transaction."""
     check = []
     for version, (family, _) in FAMILIES.items():
-        check.append('%s saddr . meta l4proto . th dport @open%d goto pass' % (family, version))
+        check.append('%s saddr . meta l4proto . th dport @open%d meta mark set meta mark | 0x%08x '
+                     'accept' % (family, version, config.mark))
         check.append('%s saddr . tcp sport . tcp dport @living%d return' % (family, version))
     check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
     sets = nft_sets(config, box, openings, living, now)
+    secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
+    seed = struct.unpack_from('>I', hmac_sha256(secret, b'flow label'))[0]
     return TABLE % {
         'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
         'flush': '\n'.join('flush %s inet knockd %s' % kind_and_name
                            for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
         'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
-        'check': '\n'.join('  ' + line for line in check), 'mark': config.mark,
-        'direct': DIRECT if box.decoys else '',
-        'restore': RESTORE % label_seed(config) if box.decoys else ''}
-
-
-def label_seed(config):
-    """32 bits that stay the same and that no stranger knows."""
-    marks = ' '.join(client.fingerprint for client in config.clients.values())
-    return int(hmac_sha256(marks.encode('ascii'), b'flow label').hex()[:8], 16)
+        'check': '\n'.join('  ' + line for line in check),
+        'label': LABEL % seed if box.labels else ''}
 
 
 def nft_change(verb, openings, now=None):
     """add or delete elements of the open sets."""
     text = ''
     for version in FAMILIES:
-        chosen = of_version(version, openings, lambda opening: opening.source)
+        chosen = [opening for opening in openings if opening.source.version == version]
         if chosen:
             text += '%s element inet knockd open%d { %s }\n' % (
                 verb, version, ', '.join(nft_opening(opening, now) for opening in chosen))
@@ -1469,10 +1381,7 @@ def missing_accepts(config, ruleset):
 TCP_RESET = 'reject with tcp reset'
 VERDICTS = {    # as nft -j lists them: as we write them
     'drop': 'drop', 'reject': 'reject', 'tcp reset': TCP_RESET, 'port-unreachable': 'reject',
-    'admin-prohibited': 'reject with icmpx type admin-prohibited',
-    'host-unreachable': 'reject with icmpx type host-unreachable',
-    'no-route': 'reject with icmpx type no-route'}
-UNREMARKABLE = ('counter', 'log', 'comment')
+    'admin-prohibited': 'reject with icmpx type admin-prohibited'}
 
 
 def closing_verdict(chains, name, protocol):
@@ -1480,7 +1389,7 @@ def closing_verdict(chains, name, protocol):
 
     Only rules without a condition count, and those whose condition is the protocol."""
     for statements in chains.get(name, ()):
-        statements = [each for each in statements if not set(each) & set(UNREMARKABLE)]
+        statements = [each for each in statements if not set(each) & {'counter', 'log'}]
         if statements and statements[0].get('match', {}).get('left') == {'meta': {
                 'key': 'l4proto'}} and statements[0]['match']['right'] == protocol:
             statements = statements[1:]
@@ -1499,7 +1408,7 @@ def box_policy(ruleset, protocol):
     """The verdict of this box's own input chains on a protocol's closed ports."""
     chains, verdicts = {}, []
     for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
-        chains.setdefault(chain_of(rule), []).append(rule['expr'])
+        chains.setdefault(chain_of(rule), []).append(rule.get('expr', ()))
     for chain in (entry['chain'] for entry in ruleset if 'chain' in entry):
         if chain.get('hook') == 'input' and chain['table'] != 'knockd':
             name = chain['family'], chain['table'], chain['name']
@@ -1518,12 +1427,13 @@ def pick_decoys(config, ruleset, listening, ephemeral):
     free = (port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
             if not (port in listening or port in named or ephemeral[0] <= port <= ephemeral[1] or
                     covered(Service(6, port, port), config.hide)))
-    return dict(zip(hidden_tcp(config), free))
-
-
-def hidden_tcp(config):
-    return sorted({port for service in config.hide if service.proto == PROTOCOLS['tcp']
-                   for port in range(service.low, service.high + 1)})
+    hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
+              for port in range(service.low, service.high + 1)}
+    decoys = dict(zip(sorted(hidden), free))
+    if len(decoys) < len(hidden):
+        raise KnockError('this box has no %d free TCP ports for decoys; write answer = drop'
+                         % len(hidden))
+    return decoys
 
 
 def parse_connections(text):
@@ -1565,6 +1475,7 @@ SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packe
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
 RECEIVE_BUFFER = 4 << 20
 SOCKET_PAIRS = 8
+FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 
 
@@ -1778,7 +1689,8 @@ def open_ledger(file, config, now):
     try:
         return file.load(config.id), False
     except (OSError, ValueError, KnockError) as error:
-        ledger = Ledger.quarantined(config.id, now.wall, config.window)
+        ledger = Ledger(config.id)
+        ledger.quarantine(now.wall, config.window)
         reason = 'missing' if isinstance(error, FileNotFoundError) else str(error)
         log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (
             reason, time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1)),
@@ -1806,14 +1718,15 @@ class Firewall:
         ruleset = self.ruleset()
         ephemeral = [int(port) for port in
                      read_file('/proc/sys/net/ipv4/ip_local_port_range').split()]
+        reflects = os.path.exists(FLOWLABEL_REFLECT) and int(read_file(FLOWLABEL_REFLECT)) & 2
         self.box = Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
-                       box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'))
+                       box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
 
     def text(self, now):
         """What load() applies."""
         living = living_connections(all_connections(), self.config.hide)
         openings = [opening for opening in self.openings.values()
-                    if seconds_left(opening, now) > 0]
+                    if opening.expires - now.mono >= 1000]
         return nft_ruleset(self.config, self.box, openings, living, now)
 
     def load(self, now):
@@ -2213,7 +2126,9 @@ class Daemon:
                 self.firewall.close(self.firewall.chosen(knock), now)
             else:
                 action = knock.request.action
-                perform(action, self.config.actions[action], facts_of(knock))
+                perform(action, self.config.actions[action], {
+                    'KNOCK_CLIENT': knock.client.name, 'KNOCK_SOURCE': str(knock.source),
+                    'KNOCK_PORTS': '', 'KNOCK_SECONDS': str(knock.seconds)})
         except KnockError as error:
             log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
                 3)
@@ -2251,16 +2166,12 @@ def config_stamp(path):
 
 
 def clock_doubt(config, ledger, now):
-    """Why the clock cannot be right, or None."""
-    times = {'the config was written': config.path, 'the ledger was written': config.ledger,
-             'this script was written': globals().get('lean_from', config.path)}
-    times = {what: status[0] // 1000000 for what, status in
-             ((what, config_stamp(path)) for what, path in times.items()) if status}
-    times['the last accepted knock'] = ledger.latest() - config.window
-    for what, time_ms in times.items():
-        if now < time_ms - 1000:
-            return '%s UTC is before %s, %s' % (day(now), what, day(time_ms))
-    return None
+    """Why the clock cannot be right, or None: something of ours is from a later time."""
+    paths = config.path, config.ledger, globals().get('lean_from', config.path)
+    latest = max([stamp[0] // 1000000 for stamp in map(config_stamp, paths) if stamp] +
+                 [ledger.latest() - config.window])
+    return '%s UTC is before %s, the time of a file or a knock of ours' % (
+        day(now), day(latest)) if now < latest - 1000 else None
 
 
 def count(number, what):
@@ -2285,12 +2196,6 @@ def ready_line(config, box):
     answer = ' via decoy %s' % ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else ''
     return 'ready: hiding %s; %s; nft; answer %s%s' % (
         format_services(config.hide), count(len(config.clients), 'client'), config.answer, answer)
-
-
-def facts_of(knock):
-    """What an action or a hook learns, in its environment."""
-    return {'KNOCK_CLIENT': knock.client.name, 'KNOCK_SOURCE': str(knock.source),
-            'KNOCK_PORTS': format_services(knock.services), 'KNOCK_SECONDS': str(knock.seconds)}
 
 
 def honour_line(decision, began, ended):
@@ -2336,19 +2241,19 @@ def go_lean():
         '"lean_from": %r})' % (reader, os.path.abspath(__file__))] + sys.argv[1:])
 
 
-def first_config(path, hide, name, host, options=()):
+def first_config(path, hide, host, name, entries):
     """The first config and an empty ledger: nothing of this server's id can be spent yet."""
     hidden = parse_services(hide)
     server = [('id', os.urandom(8).hex()), ('hide', format_services(hidden))]
     server += [('host', read_host(host))] if host else []
     text = with_section('', 'server', server)
-    text = with_section(text, 'client ' + read_name(name), client_entries(options))
+    text = with_section(text, 'client ' + read_name(name), entries)
     config = parse_config(text, os.path.abspath(path))
     file = LedgerFile(config.ledger)
     file.take()
     try:
         os.makedirs(os.path.dirname(config.path), 0o700, exist_ok=True)
-        file.save(Ledger.empty(config.id))
+        file.save(Ledger(config.id))
         replace_file(config.path, text.encode('utf-8'))
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
@@ -2357,32 +2262,33 @@ def first_config(path, hide, name, host, options=()):
 
 def guess_host():
     """The address that this box would use towards the world; connecting UDP sends nothing."""
-    for family, target in ((socket.AF_INET, '192.0.2.1'), (socket.AF_INET6, '2001:db8::1')):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as sock:
-                sock.connect((target, 9))
-                return sock.getsockname()[0]
+            sock.connect(('192.0.2.1', 9))
+            return sock.getsockname()[0]
         except OSError:
-            continue
-    return socket.gethostname()
+            return socket.gethostname()
 
 
 def client_line(config, client, via='udp'):
-    """The client's knock:// line, and one for the phone if it may use codes."""
+    """The client's knock:// line, and if it may use codes one for the phone, as authenticator apps
+    read it (the Key Uri Format of Google Authenticator)."""
     line = format_uri(Address(client.name, client.secret, config.host or guess_host(), config.port,
                               config.id, via, client.default, False))
-    return line + '\n' + phone_line(config, client) if client.code else line
+    phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
+    return line + (phone % (client.name, config.host or config.id, encode_base32(
+        code_key(client.keys))) if client.code else '')
 
 
-def phone_line(config, client):
-    """What an authenticator app reads: the Key Uri Format of Google Authenticator."""
-    return 'otpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30' \
-        % (client.name, config.host or config.id, encode_base32(code_key(client.keys)))
-
-
-def edit_config(path, text):
-    """Writes a changed config, if it is a good one, and wakes the daemon."""
+def edit_config(path, text, section, entries):
+    """Writes a changed config, if it is a good one in which just that section has just these
+    entries (None: is gone), and wakes the daemon."""
     config = parse_config(text, os.path.abspath(path))
+    sections = ini_sections(read_file(path), path)
+    sections.pop(section, None)
+    sections.update({section: entries} if entries else {})
+    if dict(ini_sections(text, path)) != dict(sections):
+        raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
     try:
         replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
     except OSError as error:
@@ -2420,7 +2326,8 @@ def command_run(args):
                              '--client NAME' % args.config, 2)
         if find_program('nft') is None:
             raise missing('nft', 'nftables')
-        first_config(args.config, args.hide, args.client, args.host)
+        first_config(args.config, args.hide, args.host, args.client,
+                     [('secret', encode_secret(os.urandom(32)))])
         config = read_config(args.config)
         print(client_line(config, config.clients[args.client]), flush=True)
     config = read_config(args.config)
@@ -2446,24 +2353,22 @@ def command_add(args):
     if not os.path.exists(args.config):
         if not args.allow:
             raise KnockError('%s is not there; --allow tcp/22 would make it' % args.config, 2)
-        first_config(args.config, args.allow, args.name, args.host, client_options(args))
+        first_config(args.config, args.allow, args.host, args.name, client_options(args))
         config = read_config(args.config)
     else:
         config = read_config(args.config)
         if args.name in config.clients:
             raise KnockError('there is a client %s already; remove it first' % args.name)
-        config = edit_config(args.config, with_section(
-            read_file(args.config), 'client ' + args.name, client_entries(client_options(args))))
+        section, entries = 'client ' + args.name, client_options(args)
+        config = edit_config(args.config, with_section(read_file(args.config), section, entries),
+                             section, dict(entries))
     print(client_line(config, config.clients[args.name]))
 
 
-def client_entries(options):
-    return [('secret', encode_secret(os.urandom(32)))] + list(options)
-
-
 def client_options(args):
-    """The entries of a client's section out of the options of `add`."""
-    options = [('allow', args.allow), ('default', args.default), ('expires', args.expires),
+    """The entries of a client's section out of the options of `add`, with a new secret."""
+    options = [('secret', encode_secret(os.urandom(32))), ('allow', args.allow),
+               ('default', args.default), ('expires', args.expires),
                ('open_for', args.seconds), ('code', 'yes' if args.code else None),
                ('ssh_key', args.ssh_key and read_file(args.ssh_key).strip()),
                ('may_run', args.may_run)]
@@ -2486,8 +2391,10 @@ def command_paper(args):
     except (OSError, ValueError, KnockError):
         floor = 0
     sheet = max(int(time.time()), floor + 1, (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, with_key(read_file(args.config), 'client ' + args.name, 'paper',
-                                      '%d:%d' % (sheet, args.number)))
+    text, section = read_file(args.config), 'client ' + args.name
+    entries = dict(ini_sections(text, args.config)[section],
+                   paper='%d:%d' % (sheet, args.number))
+    edit_config(args.config, with_key(text, section, 'paper', entries['paper']), section, entries)
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2502,61 +2409,54 @@ def command_list(args):
     try:
         ledger = LedgerFile(config.ledger).load(config.id)
     except (OSError, ValueError, KnockError):
-        ledger = Ledger.empty(config.id)
+        ledger = Ledger(config.id)
     rows = [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')]
     for client in config.clients.values():
         spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
         rows.append((client.name, format_services(client.allow), day(client.expires),
-                     day(max(spent.values())) if spent else 'never'))
+                     day(max(spent.values(), default=NEVER))))
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def day(time_ms):
-    return 'never' if time_ms is None else \
+    return 'never' if time_ms == NEVER else \
         time.strftime('%Y-%m-%d %H:%M', time.gmtime(time_ms // 1000))
 
 
 def command_remove(args):
     config = read_config(args.config)
     find_client(config, args.name)
-    edit_config(args.config, without_section(read_file(args.config), 'client ' + args.name))
+    section = 'client ' + args.name
+    edit_config(args.config, without_section(read_file(args.config), section), section, None)
     print('removed %s' % args.name)
 
 
 # --- command line --------------------------------------------------------------------------------
-def option(*names, **settings):
-    return names, settings
-
-
-CLIENT_NAME = option('name', metavar='NAME')
+CLIENT_NAME = ('name', dict(metavar='NAME'))
 COMMANDS = (    # name, function, what it does, its arguments
-    ('run', command_run, 'guard the ports, in the foreground; without a config, --hide and '
-     '--client make one', [
-         option('--hide', metavar='SERVICES', help='for a first try: what to hide, as tcp/22'),
-         option('--client', metavar='NAME', help='for a first try: the first client'),
-         option('--host', metavar='HOST', help='what clients call this server'),
-         option('-v', '--verbose', action='store_true', help='say more')]),
+    ('run', command_run, 'guard the ports, in the foreground', [
+        ('--hide', dict(metavar='SERVICES', help='without a config: what to hide, as tcp/22')),
+        ('--client', dict(metavar='NAME', help='without a config: the first client')),
+        ('--host', dict(metavar='HOST', help='without a config: what clients call this server')),
+        ('-v --verbose', dict(action='store_true', help='say more'))]),
     ('check', command_check, 'read the config and say all that is wrong with it', []),
     ('rules', command_rules, 'print exactly what would be given to nft', []),
     ('add', command_add, 'make a client and print its knock:// line', [
         CLIENT_NAME,
-        option('--allow', metavar='SERVICES', help='what it may open; otherwise all that is '
-               'hidden'),
-        option('--default', metavar='SERVICES', help='what a knock opens that names nothing'),
-        option('--expires', metavar='DATE', help='2027-01-31, to the end of that day (UTC)'),
-        option('--code', action='store_true', help='may knock by hand, with a phone'),
-        option('--ssh-key', metavar='FILE', help='a public key that must sign its knocks'),
-        option('--may-run', metavar='ACTIONS', help='the actions that it may run'),
-        option('--for', dest='seconds', metavar='TIME', help='how long it opens: 30s, 5m'),
-        option('--host', metavar='HOST', help='for the very first: what clients call this server')
-    ]),
+        ('--allow', dict(metavar='SERVICES', help='what it may open; without it, all')),
+        ('--default', dict(metavar='SERVICES', help='what a knock opens that names nothing')),
+        ('--expires', dict(metavar='DATE', help='2027-01-31, to the end of that day (UTC)')),
+        ('--code', dict(action='store_true', help='may knock by hand, with a phone')),
+        ('--ssh-key', dict(metavar='FILE', help='a public key that must sign its knocks')),
+        ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
+        ('--for', dict(dest='seconds', metavar='TIME', help='how long it opens: 30s, 5m')),
+        ('--host', dict(metavar='HOST', help='without a config: what clients call this server'))]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, option('--via', choices=CARRIERS, default='udp', help='how it shall knock')]),
+        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
-        CLIENT_NAME, option('-n', dest='number', metavar='N', type=int, default=10,
-                            help='how many; 10')]),
+        CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
     ('list', command_list, 'all clients, and when each last knocked', []),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
@@ -2570,20 +2470,17 @@ def command_line():
                         default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
     parser.add_argument('--version', action='version', version='knockd.py ' + __version__)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+    commands.required = True        # an argument of add_subparsers() since 3.7
     for name, function, description, options in COMMANDS:
         command = commands.add_parser(name, help=description, description=description)
         command.set_defaults(function=function)
         for names, settings in options:
-            command.add_argument(*names, **settings)
+            command.add_argument(*names.split(), **settings)
     return parser
 
 
 def main(argv=None):
-    parser = command_line()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_usage(sys.stderr)
-        return 2
+    args = command_line().parse_args(argv)
     try:
         args.function(args)
     except KnockError as error:
