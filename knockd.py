@@ -569,6 +569,16 @@ def read_section(keys, entries, complain):
     return values
 
 
+def merged(services):
+    """The same ports in ranges that neither overlap nor touch: nft refuses an overlap."""
+    ranges = []
+    for service in sorted(services):
+        if ranges and service.proto == ranges[-1].proto and service.low <= ranges[-1].high + 1:
+            service = Service(service.proto, ranges[-1].low, max(service.high, ranges.pop().high))
+        ranges.append(service)
+    return ranges
+
+
 def covered(wanted, allowed):
     """Is this service inside one of those?"""
     return any(wanted.proto == service.proto and
@@ -779,8 +789,7 @@ JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0
 PACKET_TYPE = 0xfffff004        # linux/filter.h: SKF_AD_OFF + SKF_AD_PKTTYPE
 PACKET_HOST = 0                 # linux/if_packet.h
 WHOLE_PACKET = 0x40000
-FILTER_LIMIT = 4096             # linux/bpf_common.h: BPF_MAXINSNS
-FILTER_TAGS = 2000              # what surely fits: 1.8 instructions a tag at worst, and the head
+FILTER_TAGS = 2000              # fits BPF_MAXINSNS, 4,096: 1.8 instructions a tag at worst
 LEAF = 8
 
 
@@ -934,7 +943,8 @@ def parse_syn(version, frame):
 SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
 SOURCES_LIMIT = 4096
 STRIKES = 10
-CODE_TIME, CODE_TRIES, CODE_SLEEP, QUIET = 60000, 3, 120, 3600000
+CODE_TIME, CODE_TRIES, CODE_SLEEP = 60000, 3, 120       # ms, wrong tries, steps
+QUIET = 6 * 3600000             # ms; one hour would give a patient guesser 0.3 % a year
 
 
 class Attempt:
@@ -992,7 +1002,7 @@ class Codes:
 
     def __init__(self):
         self.held = collections.OrderedDict()       # source: [first port, when, last second port]
-        self.step, self.wrong, self.nap, self.asleep, self.last_wrong = 0, 0, 1, 0, 0
+        self.wrong, self.nap, self.asleep, self.last_wrong = 0, 1, 0, 0
 
     def awake(self, now):
         return step_of(now) >= self.asleep
@@ -1014,13 +1024,13 @@ class Codes:
         return None
 
     def fail(self, now):
-        """A wrong try; the third of a step puts the carrier to sleep, each time for longer."""
+        """A wrong try; the third, in whatever step, puts the carrier to sleep, ever longer."""
         if now - max(self.last_wrong, self.asleep * STEP) > QUIET:
-            self.nap = 1
-        self.wrong = self.wrong + 1 if step_of(now) == self.step else 1
-        self.step, self.last_wrong = step_of(now), now
+            self.succeed()
+        self.wrong, self.last_wrong = self.wrong + 1, now
         if self.wrong >= CODE_TRIES:
-            self.asleep, self.nap = self.step + 1 + self.nap, min(2 * self.nap, CODE_SLEEP)
+            self.asleep, self.nap = step_of(now) + 1 + self.nap, min(2 * self.nap, CODE_SLEEP)
+            self.wrong = 0
             self.held.clear()
 
     def succeed(self):
@@ -1029,6 +1039,7 @@ class Codes:
 
 # --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
 MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND = 200, 5, 2
+SYNS_A_SECOND = 20000
 COPY_TIME = 2000                # ms within which the network may deliver a knock twice
 
 
@@ -1213,15 +1224,19 @@ def ledger_flaw(knock, ledger):
 # --- firewall text: nft commands out of addresses and integers, nothing else --------------------
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
 FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
+TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
 LIVING_TIME = 'timeout 12h'     # for connections that were there before the table was
 # What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
 # decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
 Box = collections.namedtuple('Box', 'decoys tcp udp labels')
+TCP_RESET = 'reject with tcp reset'
+VERDICTS = {    # as nft -j lists them: as we write them
+    'accept': None, 'drop': 'drop', 'reject': 'reject', 'port-unreachable': 'reject',
+    'tcp reset': TCP_RESET, 'admin-prohibited': 'reject with icmpx type admin-prohibited'}
 ANSWERS = {
     'drop': ['drop'],
-    'reset': ['meta l4proto tcp reject with tcp reset', 'reject'],
-    'prohibited': ['reject with icmpx type admin-prohibited'],
-}
+    'reset': ['meta l4proto tcp ' + TCP_RESET, 'reject'],
+    'prohibited': ['reject with icmpx type admin-prohibited']}
 # Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
 TABLE = '''table inet knockd {
 %(empty)s
@@ -1282,7 +1297,7 @@ def nft_sets(config, box, openings, living, now):
     the kernel's garbage collection: of dead elements, more than 16 with one key refuse the next."""
     pairs = sorted(box.decoys.items())
     text = nft_set('set hidden', 'inet_proto . inet_service', ['flags interval', 'auto-merge'], [
-        format_service(service).replace('/', ' . ') for service in sorted(set(config.hide))])
+        format_service(service).replace('/', ' . ') for service in merged(config.hide)])
     for name, elements in (('decoy', pairs), ('real', [pair[::-1] for pair in pairs])):
         text += nft_set('map ' + name, 'inet_service : inet_service', [],
                         ['%d : %d' % element for element in elements])
@@ -1378,14 +1393,8 @@ def missing_accepts(config, ruleset):
     return [chain for chain in config.accept_in if chain not in ours]
 
 
-TCP_RESET = 'reject with tcp reset'
-VERDICTS = {    # as nft -j lists them: as we write them
-    'drop': 'drop', 'reject': 'reject', 'tcp reset': TCP_RESET, 'port-unreachable': 'reject',
-    'admin-prohibited': 'reject with icmpx type admin-prohibited'}
-
-
 def closing_verdict(chains, name, protocol):
-    """What a chain does with every packet of a protocol: None or one of VERDICTS.
+    """What a chain does with every packet of a protocol: None or a key of VERDICTS.
 
     Only rules without a condition count, and those whose condition is the protocol."""
     for statements in chains.get(name, ()):
@@ -1397,9 +1406,8 @@ def closing_verdict(chains, name, protocol):
         if kind in ('jump', 'goto'):
             verdict = closing_verdict(chains, name[:2] + (detail['target'],), protocol)
         else:
-            detail = detail or {}
-            verdict = VERDICTS.get(detail.get('expr') or detail.get('type') or kind)
-        if verdict or kind == 'accept':
+            verdict = (detail or {}).get('expr') or (detail or {}).get('type') or kind
+        if verdict in VERDICTS:
             return verdict
     return None
 
@@ -1412,9 +1420,8 @@ def box_policy(ruleset, protocol):
     for chain in (entry['chain'] for entry in ruleset if 'chain' in entry):
         if chain.get('hook') == 'input' and chain['table'] != 'knockd':
             name = chain['family'], chain['table'], chain['name']
-            verdicts.append(closing_verdict(chains, name, protocol) or
-                            VERDICTS.get(chain['policy']))
-    return next(filter(None, verdicts), None)
+            verdicts.append(closing_verdict(chains, name, protocol) or chain.get('policy'))
+    return next(filter(None, map(VERDICTS.get, verdicts)), None)
 
 
 def pick_decoys(config, ruleset, listening, ephemeral):
@@ -1423,10 +1430,14 @@ def pick_decoys(config, ruleset, listening, ephemeral):
         return {}
     foreign = [entry for entry in ruleset
                if 'knockd' not in (list(entry.values())[0] or {}).values()]
-    named = {int(number) for number in re.findall(r'\b\d{1,5}\b', json.dumps(foreign))}
-    free = (port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
+    rules = json.dumps(foreign)
+    named = {int(number) for number in re.findall(r'\b\d{1,5}\b', rules)}
+    ranges = [(int(low), int(high)) for low, high in
+              re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
+    free = [port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
             if not (port in listening or port in named or ephemeral[0] <= port <= ephemeral[1] or
-                    covered(Service(6, port, port), config.hide)))
+                    covered(Service(6, port, port), config.hide))]
+    free.sort(key=lambda port: sum(low <= port <= high for low, high in ranges))
     hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
               for port in range(service.low, service.high + 1)}
     decoys = dict(zip(sorted(hidden), free))
@@ -1450,9 +1461,6 @@ def parse_connections(text):
         source = getattr(source, 'ipv4_mapped', None) or source
         connections.append((source, int(port, 16), int(local.split(':')[1], 16), int(state, 16)))
     return connections
-
-
-TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
 
 
 def living_connections(connections, hide):
@@ -1875,6 +1883,8 @@ def receive(sock, limit=256):
         except BlockingIOError:
             return
         except OSError as error:        # ENETDOWN: an interface went away, the others did not
+            if error.errno == errno.EBADF:
+                return                  # a smaller filter needs fewer sockets: this one is closed
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
 
@@ -1892,9 +1902,6 @@ def is_own(address, interface):
 
 
 # --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
-SYNS_A_SECOND = 20000
-
-
 class Daemon:
     """One process, one thread; it holds the ledger's lock, the sockets and what is open."""
 
@@ -1987,27 +1994,21 @@ class Daemon:
         self.sequences.expect(self.known.values())
         self.muted &= set(state.tags)
         self.listen()
-        self.look_at_clock(now)
+        doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
+        if bool(doubt) != bool(self.doubt):
+            log('clock: %s' % (self.doubt or 'plausible again'), 4)
 
     def listen(self):
         config = self.config
         self.datagrams.load(set(self.state.tags) - self.muted, lambda version, tokens:
                             datagram_filter(version, config.carriers, config.port, tokens))
-        ports = None if self.asleep else SEQUENCE_PORTS['ports'] if self.known else \
+        ports = SEQUENCE_PORTS['ports'] if self.known else \
             SEQUENCE_PORTS['code'] if self.state.codes else None
         if ports or self.state.syns:
             self.syns.load(self.state.syns, lambda version, tokens:
-                           syn_filter(version, ports, tokens))
+                           syn_filter(version, None if self.asleep else ports, tokens))
         else:
             self.syns.attach([], None)
-
-    def look_at_clock(self, now):
-        """Says when the clock cannot be right, and when it can again."""
-        doubt = clock_doubt(self.config, self.state.ledger, now.wall)
-        if bool(doubt) != bool(self.doubt):
-            log('clock: ' + (doubt + ': only paper knocks count until it is set; type: date -s, or '
-                             'let NTP do it' if doubt else 'plausible again'), 4)
-        self.doubt = doubt
 
     def reload(self, now):
         """A bad config is reported and the old one stays in force."""
@@ -2028,7 +2029,7 @@ class Daemon:
         self.config, self.state.config, self.firewall = config, config, firewall
         self.sequences, self.known = Sequences(), {}    # theirs were the clients of before
         self.turn(now)
-        log('config reloaded: %s' % count(len(config.clients), 'client'))
+        log('config reloaded: ' + clients_line(config))
 
     def read(self, version, sock, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
@@ -2170,12 +2171,13 @@ def clock_doubt(config, ledger, now):
     paths = config.path, config.ledger, globals().get('lean_from', config.path)
     latest = max([stamp[0] // 1000000 for stamp in map(config_stamp, paths) if stamp] +
                  [ledger.latest() - config.window])
-    return '%s UTC is before %s, the time of a file or a knock of ours' % (
-        day(now), day(latest)) if now < latest - 1000 else None
+    return '%s UTC is before %s, the time of a file or a knock of ours: only paper knocks count ' \
+        'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
+        if now < latest - 1000 else None
 
 
-def count(number, what):
-    return '%d %s%s' % (number, what, '' if number == 1 else 's')
+def clients_line(config):
+    return '%d client%s' % (len(config.clients), '' if len(config.clients) == 1 else 's')
 
 
 def openings_of(knock, now):
@@ -2195,7 +2197,7 @@ def ready_line(config, box):
     decoys = sorted(box.decoys.values())
     answer = ' via decoy %s' % ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else ''
     return 'ready: hiding %s; %s; nft; answer %s%s' % (
-        format_services(config.hide), count(len(config.clients), 'client'), config.answer, answer)
+        format_services(config.hide), clients_line(config), config.answer, answer)
 
 
 def honour_line(decision, began, ended):
