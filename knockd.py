@@ -692,7 +692,7 @@ def with_key(text, section, key, value):
 
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
-SPENT_LIMIT = 1000
+SPENT_LIMIT, VOID = 1000, 1 << 32         # ids a key; above every number of a sheet
 
 
 class Ledger:
@@ -1474,15 +1474,13 @@ def living_connections(connections, hide):
 # --- edges: clock, log, files, commands, sockets ------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (('apt-get', 'apt-get install'), ('opkg', 'opkg install'), ('apk', 'apk add'),
-            ('dnf', 'dnf install'), ('yum', 'yum install'), ('zypper', 'zypper install'),
-            ('pacman', 'pacman -S'), ('emerge', 'emerge'), ('xbps-install', 'xbps-install'))
+            ('dnf', 'dnf install'), ('zypper', 'zypper install'), ('pacman', 'pacman -S'))
 ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
 BALLAST = 65536                 # bytes given up when the disk is full, so that a knock still fits
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
 SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
-RECEIVE_BUFFER = 4 << 20
-SOCKET_PAIRS = 8
+RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
 FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 
@@ -1532,8 +1530,9 @@ def run(argv, text='', seconds=10, facts=None, descriptors=()):
     try:
         process = subprocess.Popen(
             [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C'), cwd='/',
-            close_fds=True, pass_fds=descriptors, start_new_session=True)
+            stderr=subprocess.PIPE if facts is None else subprocess.STDOUT, cwd='/',
+            env=dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C'), close_fds=True,
+            pass_fds=descriptors, start_new_session=True)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
     try:
@@ -1544,8 +1543,9 @@ def run(argv, text='', seconds=10, facts=None, descriptors=()):
         process.communicate()
         raise KnockError('%s took longer than %d s' % (' '.join(argv), seconds))
     if process.returncode:
-        complaint = errors.decode('ascii', 'replace').strip().splitlines() or ['no reason given']
-        raise KnockError('%s failed (%d): %s' % (' '.join(argv), process.returncode, complaint[0]))
+        said = (errors or output).decode('utf-8', 'replace').strip() or 'no reason given'
+        raise KnockError('%s failed (%d): %s' % (
+            ' '.join(argv), process.returncode, said.splitlines()[0] if facts is None else said))
     return output.decode('utf-8', 'replace')
 
 
@@ -1699,6 +1699,9 @@ def open_ledger(file, config, now):
     except (OSError, ValueError, KnockError) as error:
         ledger = Ledger(config.id)
         ledger.quarantine(now.wall, config.window)
+        for client in config.clients.values():      # a sheet may be younger than a wrong clock
+            if client.paper:
+                ledger.record(client.fingerprint, '', 0, 0, (client.paper[0], VOID))
         reason = 'missing' if isinstance(error, FileNotFoundError) else str(error)
         log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (
             reason, time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1)),
@@ -1938,8 +1941,10 @@ class Daemon:
             for descriptor in list(datagrams) + list(syns):
                 poll.register(descriptor, select.POLLIN)
             ready = {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
-            if signals in ready:
-                self.heed(os.read(signals, 64))
+            for number in os.read(signals, 64) if signals in ready else ():
+                self.stopping |= number != signal.SIGHUP
+                if number == signal.SIGHUP:
+                    self.reload(moment())
             for descriptor in ready & set(datagrams):
                 self.read(*datagrams[descriptor], hear=self.hear_datagram)
             for descriptor in ready & set(syns):        # last: a flood of them delays no datagram
@@ -1951,13 +1956,6 @@ class Daemon:
         """Milliseconds until the next step begins, or a muted tag may be heard again."""
         step = STEP - (now.wall + self.config.window) % STEP
         return min(step, max(0, self.unmute - now.mono) if self.unmute else step) + 1
-
-    def heed(self, numbers):
-        for number in numbers:
-            if number == signal.SIGHUP:
-                self.reload(moment())
-            else:
-                self.stopping = True
 
     def watch(self, now):
         """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
@@ -2052,6 +2050,7 @@ class Daemon:
         if syn is None or interface in ('lo',) + self.config.trust:
             return None
         if syn.destination not in self.own:
+            self.own = self.own if len(self.own) < SOURCES_LIMIT else {}
             self.own[syn.destination] = is_own(syn.destination, interface)
         return self.touch(syn, now) if self.own[syn.destination] else None
 

@@ -1,0 +1,113 @@
+"""Carrier `code`: eight digits from a phone, typed as two ports."""
+
+import re
+
+import carriers
+import pytest
+
+SETTINGS = 'carriers = udp, icmp, syn, ports, code'
+
+
+@pytest.fixture(scope='module')
+def house(wire, tmp_path_factory):
+    clients = {name + family: 'code = yes' for name in ('phone', 'again', 'wrong', 'old')
+               for family in '46'}
+    with carriers.housing(wire, tmp_path_factory, SETTINGS, nocode4='', nocode6='',
+                          **clients) as made:
+        yield made
+
+
+def name_for(name, address):
+    return name + ('6' if ':' in address else '4')
+
+
+def phone_secret(house, client):
+    """The base32 secret out of the otpauth:// line of `show`."""
+    shown = house.do('show', client)
+    assert shown.code == 0, shown.err
+    line = [line for line in shown.out.splitlines() if line.startswith('otpauth://totp/')][0]
+    assert 'algorithm=SHA1' in line and 'digits=8' in line and 'period=30' in line
+    return re.search(r'[?&]secret=([A-Z2-7]+)(?:&|\Z)', line).group(1)
+
+
+def oath_code(house, wire, client, when='now'):
+    """What a phone shows."""
+    return wire.client.must(carriers.tool('oathtool'), '--totp=sha1', '-d', '8', '-b', '-N', when,
+                            phone_secret(house, client)).strip()
+
+
+def type_code(namespace, address, code):
+    """Two calls of nc, as somebody would do by hand."""
+    for port in (10000 + int(code[:4]), 20000 + int(code[4:])):
+        namespace.run(carriers.tool('nc'), '-z', '-w', '1', address, str(port))
+
+
+def test_oathtool_computes_the_code_that_knock_prints(wire, house, address):
+    client = name_for('phone', address)
+    carriers.fresh_step(2)
+    assert house.shown(client, address, 'code')[0] == oath_code(house, wire, client)
+
+
+def test_two_calls_of_nc_with_the_code_of_oathtool_open_the_door(wire, house, address):
+    client = name_for('phone', address)
+    assert not house.opened(wire.client, client, address)
+    type_code(wire.client, address, oath_code(house, wire, client))
+    assert house.opens(wire.client, client, address), house.text()
+    assert not house.opened(wire.stranger, client, address)
+    assert ' tcp/%d 30s code ' % house.doors[client] in house.says('open %s ' % client)
+
+
+def test_a_code_that_was_seen_opens_nothing(wire, house, address):
+    """At once, and from another address; a replay is no wrong try either."""
+    client = name_for('again', address)
+    code = oath_code(house, wire, client)
+    type_code(wire.client, address, code)
+    house.says('open %s ' % client)
+    for _ in range(4):
+        type_code(wire.stranger, address, code)
+    house.says('refused %s %s replay' % (client, wire.stranger.addresses[':' in address]))
+    assert not house.opened(wire.stranger, client, address)
+    assert house.count('open %s ' % client) == 1
+
+
+def test_the_code_of_two_steps_ago_opens_nothing(wire, house, address):
+    client = name_for('old', address)
+    carriers.fresh_step()
+    type_code(wire.client, address, oath_code(house, wire, client, '60 seconds ago'))
+    assert house.settled_shut(wire.client, client, address)
+    type_code(wire.client, address, oath_code(house, wire, client, '30 seconds ago'))
+    assert house.opens(wire.client, client, address), house.text()
+
+
+def test_who_may_not_use_codes_opens_nothing(wire, house, address):
+    client = name_for('nocode', address)
+    assert 'otpauth' not in house.do('show', client).out
+    type_code(wire.client, address, house.shown(client, address, 'code')[0])
+    assert house.settled_shut(wire.client, client, address)
+
+
+def test_after_three_wrong_tries_codes_sleep_and_udp_works_all_the_while(
+        wire, tmp_path_factory, address):
+    clients = {'first': 'code = yes', 'last': 'code = yes', 'other': '', 'ports': ''}
+    with carriers.housing(wire, tmp_path_factory, SETTINGS, **clients) as house:
+        carriers.fresh_step(4)
+        codes = {name: oath_code(house, wire, name) for name in ('first', 'last')}
+        for number in range(2):
+            type_code(wire.stranger, address, '%04d%04d' % (9000 + number, 1))
+        type_code(wire.client, address, codes['first'])
+        assert house.opens(wire.client, 'first', address), 'two wrong tries do no harm'
+        for number in range(3):
+            type_code(wire.stranger, address, '%04d%04d' % (9000 + number, 2))
+        type_code(wire.client, address, codes['last'])
+        assert house.settled_shut(wire.client, 'last', address)
+        assert wire.client.knock('--open', 'tcp/%d' % house.doors['other'],
+                                 house.uri('other', address)).code == 0
+        carriers.touch_all(wire.client, address, house.shown('ports', address, 'ports'))
+        assert house.opens(wire.client, 'ports', address), 'the ports do not sleep with it'
+
+
+def test_codes_that_are_off_open_nothing(wire, tmp_path_factory, address):
+    """The default carriers have no `code`, whatever the client's section says."""
+    with carriers.housing(wire, tmp_path_factory, anna='code = yes') as house:
+        type_code(wire.client, address, house.shown('anna', address, 'code')[0])
+        assert house.settled_shut(wire.client, 'anna', address)

@@ -1,0 +1,245 @@
+"""Boxes with a firewall of their own, the other answers, trusted interfaces, no nft."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from network import CLOSED, HIDDEN, HIDDEN_UDP, KNOCKD, environment, until
+
+DEBIAN = '''
+table inet filter {
+    chain input {
+        type filter hook input priority 0; policy drop;
+        ct state established,related accept
+        iif lo accept
+        meta l4proto { icmp, ipv6-icmp } accept
+        tcp dport 8080 accept
+    }
+    chain forward { type filter hook forward priority 0; policy drop; }
+    chain output { type filter hook output priority 0; policy accept; }
+}
+'''
+
+
+@pytest.fixture
+def dropping_box(wire):
+    """Debian's example: what is not allowed is dropped."""
+    wire.server.nft(DEBIAN)
+    with wire.server.listen(8080):
+        yield
+
+
+def test_a_dropping_box_opens_and_closes(wire, dropping_box, daemon, address):
+    knockd = daemon('accept_in = inet filter input', anna='')
+    assert not wire.client.connects(address)
+    assert wire.client.knock('--open', 'tcp/2222', '--for', '1',
+                             knockd.uri('anna', address)).code == 0
+    assert wire.client.connects(address)
+    assert not wire.stranger.connects(address)
+    assert wire.client.connects(address, 8080), 'the box still does what it did'
+    assert until(lambda: not wire.client.connects(address), 5)
+
+
+def test_a_dropping_box_closes_on_time_without_the_daemon(wire, dropping_box, daemon):
+    knockd = daemon('accept_in = inet filter input', anna='')
+    address = wire.server.addresses[0]
+    assert wire.client.knock('--open', 'tcp/2222', '--for', '1',
+                             knockd.uri('anna', address)).code == 0
+    knockd.kill()
+    assert wire.client.connects(address)
+    assert until(lambda: not wire.client.connects(address), 5)
+
+
+def test_a_dropping_box_that_names_no_chain_stays_closed(wire, dropping_box, daemon):
+    """An accept in our table cannot override its drop: so the line in its own chain is needed."""
+    knockd = daemon(anna='')
+    address = wire.server.addresses[0]
+    wire.client.knock('--open', 'tcp/2222', '--wait', '0', knockd.uri('anna', address))
+    knockd.says('open anna')
+    line = 'meta mark & 0x40000000 == 0x40000000 accept'
+    if not wire.client.connects(address):
+        wire.server.nft('insert rule inet filter input ' + line)
+        assert wire.client.reaches(address)
+
+
+def test_one_rule_stands_in_the_boxs_chain_however_often_the_daemon_starts(wire, dropping_box,
+                                                                           daemon):
+    knockd = daemon('accept_in = inet filter input', anna='')
+    knockd.kill()
+    knockd.start()
+    knockd.stop()
+    knockd.start()
+    chain = wire.server.must('nft', 'list', 'chain', 'inet', 'filter', 'input')
+    assert len(re.findall('mark & 0x40000000 == 0x40000000 accept', chain)) == 1
+    assert '0x40000000' in chain.split('ct state')[0], 'at the head'
+
+
+def test_a_mark_of_ones_own_choice(wire, dropping_box, daemon):
+    knockd = daemon('accept_in = inet filter input\nmark = 0x00200000', anna='')
+    address = wire.server.addresses[0]
+    assert wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address)).code == 0
+    assert wire.client.connects(address)
+    assert '0x00200000' in wire.server.must('nft', 'list', 'chain', 'inet', 'filter', 'input')
+
+
+def test_answer_drop_answers_nothing(wire, daemon, address):
+    knockd = daemon('answer = drop', anna='')
+    with wire.capture(wire.server) as capture:
+        assert wire.client.socket_error(address, HIDDEN).__name__ in ('timeout', 'TimeoutError')
+        wire.client.send(b'anybody?', address, HIDDEN_UDP)
+        assert wire.client.socket_error(address, CLOSED) is ConnectionRefusedError
+        assert len([packet for packet in capture.packets(address) if packet[0] >> 4 == 4
+                    or packet[6] == 6]) == 1, 'the reset of the closed port, nothing else'
+    assert wire.client.knock('--open', 'tcp/2222', '--for', '1',
+                             knockd.uri('anna', address)).code == 0
+    assert wire.client.connects(address)
+    assert not wire.stranger.connects(address)
+    assert until(lambda: not wire.client.connects(address), 5)
+
+
+def test_answer_box_refuses_at_once_on_an_accepting_box(wire, daemon, address):
+    daemon()
+    assert wire.client.socket_error(address, HIDDEN) is ConnectionRefusedError
+
+
+def test_a_trusted_interface_needs_no_knock(wire, daemon):
+    daemon('trust = eth0')
+    for address in wire.server.addresses:
+        assert wire.stranger.connects(address)
+
+
+def test_the_box_itself_needs_no_knock(wire, daemon):
+    daemon()
+    for address in wire.server.addresses + ('127.0.0.1', '::1'):
+        assert wire.server.connects(address)
+
+
+def test_other_ports_are_left_alone(wire, daemon, address):
+    with wire.server.listen(8080):
+        daemon()
+        assert wire.stranger.connects(address, 8080)
+
+
+def test_other_tables_are_left_alone(wire, daemon):
+    wire.server.nft(DEBIAN)
+    before = wire.server.must('nft', 'list', 'table', 'inet', 'filter')
+    knockd = daemon()
+    knockd.stop()
+    after = wire.server.must('nft', 'list', 'table', 'inet', 'filter')
+    assert [line for line in after.splitlines() if 'meta mark' not in line] == before.splitlines()
+
+
+def test_a_forwarded_port_is_hidden_too(wire, daemon):
+    """DNAT as Docker does it: what stands behind is reached only after a knock."""
+    address = wire.server.addresses[0]
+    wire.server.nft('''table ip nat {
+        chain prerouting {
+            type nat hook prerouting priority -100;
+            tcp dport 8088 dnat to 10.9.0.1:8080
+        }
+    }
+    ''')
+    with wire.server.listen(8080):
+        assert wire.client.connects(address, 8088)
+        knockd = daemon('hide = tcp/8088', anna='allow = tcp/8088', fence='allow = tcp/8088')
+        assert not wire.client.connects(address, 8088)
+        assert wire.client.knock('--open', 'tcp/8088', knockd.uri('anna', address)).code == 0
+        assert wire.client.connects(address, 8088)
+        assert not wire.stranger.connects(address, 8088)
+
+
+def wherever(program):
+    """Every place where this system keeps a program."""
+    folders = environment()['PATH'].split(':')
+    return sorted({path for path in (os.path.join(folder, program) for folder in folders)
+                   if os.path.exists(path)})
+
+
+def test_without_nft_one_line_names_the_command_that_installs_it(wire, daemon):
+    knockd = daemon()
+    knockd.kill()
+    hide = ''.join('mount --bind /dev/null %s; ' % path for path in wherever('nft'))
+    done = wire.server.run('unshare', '-m', 'sh', '-c', hide + 'exec "$@"', 'sh', sys.executable,
+                           KNOCKD, '--config', knockd.config, 'run', timeout=10)
+    assert done.code == 1
+    how = 'apt-get install nftables' if wherever('apt-get') else 'nftables'
+    assert re.match(r'knockd: nft [^\n]*%s\n$' % how, done.err)
+
+
+# --- an ssh session ------------------------------------------------------------------------------
+@pytest.fixture
+def ssh_session(wire, tmp_path):
+    """A function that opens an ssh session to the hidden port and gives its two ends."""
+    for program in ('sshd', 'ssh', 'ssh-keygen'):
+        if not wherever(program):
+            pytest.skip('no %s here' % program)
+    server = SecureShell(wire, tmp_path)
+    yield server
+    server.close()
+
+
+class SecureShell:
+    """sshd on port 2223 as an ordinary user (root of a namespace cannot separate privileges)."""
+
+    def __init__(self, wire, folder):
+        self.wire, self.folder, self.processes = wire, str(folder), []
+        for key in ('host', 'user'):
+            wire.server.must('ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', self.path(key))
+        with open(self.path('passwd'), 'w') as out:
+            out.write('root:x:0:0::/:/bin/sh\nsomebody:x:1000:1000::%s:/bin/sh\n' % self.folder)
+        with open(self.path('config'), 'w') as out:
+            out.write('Port 2223\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nUsePAM no\n'
+                      'PidFile none\nPasswordAuthentication no\n'
+                      % (self.path('host'), self.path('user.pub')))
+        self.server = self.start(wire.server, wherever('sshd')[0], '-D', '-e', '-f',
+                                 self.path('config'))
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def start(self, namespace, *argv):
+        """Starts a program as user 1000 with a passwd file that knows him."""
+        script = ('mount --bind %s /etc/passwd && exec unshare -U --map-user=1000 '
+                  '--map-group=1000 "$@"' % self.path('passwd'))
+        with open(self.path('log-' + namespace.name), 'ab') as log:
+            process = subprocess.Popen(
+                namespace.command('unshare', '-m', 'sh', '-c', script, 'sh', *argv),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment())
+        self.processes.append(process)
+        return process
+
+    def connect(self, address):
+        return self.start(self.wire.client, 'ssh', '-F', 'none', '-i', self.path('user'), '-p',
+                          '2223', '-o', 'StrictHostKeyChecking=no', '-o',
+                          'UserKnownHostsFile=/dev/null', 'somebody@' + address, 'cat')
+
+    def close(self):
+        for process in reversed(self.processes):
+            process.stdin.close()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def echoes(session, word):
+    session.stdin.write(word + b'\n')
+    session.stdin.flush()
+    return session.stdout.readline() == word + b'\n'
+
+
+def test_an_ssh_session_from_before_the_daemon_lives_on(wire, daemon, ssh_session):
+    address = wire.server.addresses[0]
+    assert wire.client.reaches(address, 2223)
+    session = ssh_session.connect(address)
+    assert echoes(session, b'before')
+    knockd = daemon('hide = tcp/2223, tcp/2229', anna='allow = tcp/2223')
+    assert not wire.client.connects(address, 2223)
+    assert echoes(session, b'after')
+    assert wire.client.knock('--open', 'tcp/2223', '--for', '1',
+                             knockd.uri('anna', address)).code == 0
+    second = ssh_session.connect(address)
+    assert echoes(second, b'opened')
+    assert until(lambda: not wire.client.connects(address, 2223), 5)
+    assert echoes(second, b'closed') and echoes(session, b'still')

@@ -1,0 +1,391 @@
+"""The config: a line for everything that is wrong, all at once; edits that keep the rest."""
+import os
+import random
+
+import pytest
+
+import knockd
+
+SECRET = knockd.encode_secret(bytes(range(32)))
+OTHER = knockd.encode_secret(bytes(range(1, 33)))
+SERVER = '[server]\nid = home\nhide = tcp/22, udp/51820, tcp/8000-8010\n'
+CLIENT = '[client anna]\nsecret = %s\n' % SECRET
+PATH = '/etc/knockd/knockd.ini'
+
+
+def parse(text):
+    return knockd.parse_config(text, PATH)
+
+
+def problems(text):
+    """The lines of the error, without the file's name, which each must begin with."""
+    with pytest.raises(knockd.KnockError) as caught:
+        parse(text)
+    assert caught.value.status == 2
+    lines = str(caught.value).split('\n')
+    assert all(line.startswith(PATH + ': ') for line in lines), lines
+    return [line[len(PATH) + 2:] for line in lines]
+
+
+def places(text):
+    """Where the problems are: '[section] key' each."""
+    return [line.partition(': ')[0] for line in problems(text)]
+
+
+def ports(services):
+    return [knockd.format_service(service) for service in services]
+
+
+# --- values -------------------------------------------------------------------------------------
+def test_what_is_not_said_is_as_the_design_says():
+    config = parse(SERVER + CLIENT)
+    assert (config.path, config.id, config.answer, config.window) == (PATH, 'home', 'box', 60000)
+    assert (config.open_for, config.max_open_for) == (30000, 3600000)
+    assert (config.port, config.accept_in, config.trust, config.mark) == (None, (), (), 1 << 30)
+    assert ports(config.hide) == ['tcp/22', 'udp/51820', 'tcp/8000-8010']
+    anna = config.clients['anna']
+    assert anna.allow == anna.default == config.hide
+    assert (anna.open_for, anna.require_source, anna.any_source) == (None, False, False)
+    assert anna.expires is None or anna.expires >= 1 << 42, 'the time of no knock is that late'
+    assert anna.keys == knockd.derive_keys(bytes(range(32)), 'home')
+    assert anna.fingerprint == anna.keys['ledger'].hex()[:16]
+
+
+def test_every_key_is_read():
+    config = parse('''# comment
+[server]
+id = Office-1.a_b
+hide = tcp/22,udp/53
+answer = drop
+window = 2m
+open_for = 1h
+max_open_for = 1d
+carriers = icmp
+port = 62201
+firewall = nft
+accept_in = inet filter input, ip filter INPUT
+trust = lan0, wg-home
+mark = 0x00010000
+ledger = /var/lib/knockd/ledger.json
+host = example.org
+; another
+[client a.B-c_9]
+secret = %s
+allow = tcp/22
+default =
+open_for = 90
+require_source = YES
+any_source = off
+expires = 2027-01-31
+''' % SECRET.lower())
+    assert config[1:2] + config[3:7] == ('Office-1.a_b', 'drop', 120000, 3600000, 86400000)
+    assert (config.carriers, config.port, config.firewall) == (('icmp',), 62201, 'nft')
+    assert config.accept_in == (('inet', 'filter', 'input'), ('ip', 'filter', 'INPUT'))
+    assert (config.trust, config.mark) == (('lan0', 'wg-home'), 65536)
+    assert (config.ledger, config.host) == ('/var/lib/knockd/ledger.json', 'example.org')
+    client = config.clients['a.B-c_9']
+    assert (ports(client.allow), client.default, client.open_for) == (['tcp/22'], (), 90000)
+    assert (client.require_source, client.any_source) == (True, False)
+    assert client.secret == bytes(range(32))
+
+
+@pytest.mark.parametrize('text,expected', [
+    ('1', 1000), ('59', 59000), ('30s', 30000), ('5m', 300000), ('0600', 600000), ('10 m', 600000)])
+def test_times_take_a_unit_and_a_bare_number_is_seconds(text, expected):
+    assert parse(SERVER + 'window = %s\n' % text).window == expected
+
+
+@pytest.mark.parametrize('text', ['', '0', '601', '11m', '1h', '-5', '1.5', '30 sec', '5M', 's',
+                                  '1 0', '0x10', '\u0663', '9' * 20])
+def test_other_times_are_problems(text):
+    assert places(SERVER + 'window = %s\n' % text) == ['[server] window']
+
+
+@pytest.mark.parametrize('text,expected', [
+    # date -u -d '2027-02-01' +%s and so on: the end of a day is the begin of the next
+    ('2027-01-31', 1801440000000), ('2027-12-31', 1830297600000), ('2028-02-29', 1835481600000),
+    ('2027-01-31 18:00', 1801418400000), ('2027-01-31 00:00', 1801353600000)])
+def test_expiry_dates_are_utc_and_last_to_the_end_of_the_day(text, expected):
+    assert parse(SERVER + CLIENT + 'expires = %s\n' % text).clients['anna'].expires == expected
+
+
+@pytest.mark.parametrize('zone', ['America/New_York', 'Pacific/Kiritimati', 'UTC'])
+def test_expiry_does_not_depend_on_the_time_zone(zone, monkeypatch):
+    import time
+    monkeypatch.setenv('TZ', zone)
+    time.tzset()
+    try:
+        assert parse(SERVER + CLIENT + 'expires = 2027-01-31\n').clients['anna'].expires == \
+            1801440000000
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize('text', ['', 'never', '2027-02-30', '2027-13-01', '27-01-31', '2027/01/31',
+                                  '2027-01-31 24:00', '2027-01-31T18:00', '0000-01-01',
+                                  '2027-01-31 18:00:00', '2027-1-31'])
+def test_other_dates_are_problems(text):
+    assert places(SERVER + CLIENT + 'expires = %s\n' % text) == ['[client anna] expires']
+
+
+@pytest.mark.parametrize('bit', range(32))
+def test_a_mark_is_any_one_bit(bit):
+    assert parse(SERVER + 'mark = 0x%x\n' % (1 << bit)).mark == 1 << bit
+    assert parse(SERVER + 'mark = 0x%08X\n' % (1 << bit)).mark == 1 << bit
+
+
+# --- problems -----------------------------------------------------------------------------------
+@pytest.mark.parametrize('line', [
+    'answer = maybe', 'answer = box, drop', 'mark = 0', 'mark = 0x0', 'mark = 0x3', 'mark = 7',
+    'mark = 0x100000000', 'port = 0', 'port = 65536', 'port = http', 'port = 1-2', 'port = 2_2', 'port = +22',
+    'carriers = tcp', 'firewall = pf', 'trust = a b', 'trust = "eth0"', 'trust = eth0 }',
+    'trust = aaaaaaaaaaaaaaaa', 'accept_in = filter input', 'accept_in = inet filter',
+    'accept_in = inet filter input; flush', 'accept_in = bridge filter input',
+    'accept_in = inet  filter input', 'ledger = ledger.json', 'host = a b', 'host = a@b',
+    'host = a/b', 'open_for = 2h', 'max_open_for = 32d', 'unknown = 1', 'on = 1'])
+def test_a_wrong_value_is_one_problem_at_its_key(line):
+    assert places(SERVER + line + '\n') == ['[server] ' + line.partition(' ')[0]]
+
+
+@pytest.mark.parametrize('line', [
+    'allow = tcp/23', 'allow = tcp/22-23', 'allow = tcp/22,tcp/0', 'allow = icmp/1',
+    'allow = tcp/22,', 'default = tcp/23', 'open_for = 0', 'require_source = perhaps',
+    'any_source =', 'expires = soon', 'hide = tcp/22', 'window = 5'])
+def test_a_wrong_value_of_a_client_is_one_problem_at_its_key(line):
+    assert set(places(SERVER + CLIENT + line + '\n')) == {'[client anna] ' + line.partition(' ')[0]}
+
+
+@pytest.mark.parametrize('secret', [
+    '', SECRET[:-1], SECRET + 'A', SECRET[:-1] + '1', SECRET[:-1] + '=', SECRET[:-1] + 'B',
+    SECRET[:20] + '\u0130' + SECRET[21:]], ids=range(7))
+def test_a_secret_with_a_slip_is_a_problem(secret):
+    text = SERVER + '[client anna]\nsecret = %s\n' % secret
+    assert places(text) == ['[client anna] secret']
+    if secret:
+        assert secret[:20] not in problems(text)[0], 'an error message is no place for a secret'
+
+
+def test_everything_that_is_wrong_is_told_at_once():
+    assert places('''
+[server]
+hide = tcp/22
+window = 1h
+answer = maybe
+[client anna]
+secret = short
+allow = tcp/23
+[client bert]
+nonsense = 1
+[network]
+a = 1
+''') == ['[server] window', '[server] answer', '[server] id', '[client anna] secret',
+         '[client anna] allow', '[client bert] nonsense', '[client bert] secret', '[network]']
+
+
+def test_an_unknown_key_is_told_with_those_that_are_known():
+    line, = problems(SERVER + 'hidden = tcp/22\n')
+    assert line.startswith('[server] hidden: unknown key') and 'hide' in line
+
+
+@pytest.mark.parametrize('name', ['', ' ', 'a b', 'a/b', 'x' * 65, 'ann\u00e4', 'a"b', 'a]b'])
+def test_a_client_needs_a_name_that_is_safe_everywhere(name):
+    try:
+        config = parse(SERVER + CLIENT.replace('anna', name))
+    except knockd.KnockError:
+        return
+    assert list(config.clients) == ['a'], 'what configparser makes of a bracket'
+
+
+@pytest.mark.parametrize('server_id', ['', 'a b', 'a/b', 'x' * 65, '\u00e4', 'a"b'])
+def test_an_id_is_safe_everywhere(server_id):
+    assert places('[server]\nid = %s\nhide = tcp/22\n' % server_id) == ['[server] id']
+
+
+@pytest.mark.parametrize('secret', [SECRET, SECRET.lower(), '-'.join((SECRET[:26], SECRET[26:]))])
+def test_two_clients_with_one_secret_are_a_problem_however_it_is_written(secret):
+    line, = problems(SERVER + CLIENT + '[client bert]\nsecret = %s\n' % secret)
+    assert line.startswith('[client bert] secret: ') and 'anna' in line and SECRET not in line
+
+
+@pytest.mark.parametrize('text', [
+    'id = home\n', '[server\nid = home\n', SERVER + 'nonsense\n', SERVER + SERVER,
+    SERVER + 'id = again\n', SERVER + CLIENT + CLIENT, SERVER + 'window: 5\n'])
+def test_what_is_no_ini_file_is_one_problem_in_one_line(text):
+    with pytest.raises(knockd.KnockError) as caught:
+        parse(text)
+    assert caught.value.status == 2
+    assert PATH in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('text', ['', '[server]\n', '[client anna]\n', '[other]\n', '[]\n'])
+def test_an_empty_config_is_a_problem_and_no_traceback(text):
+    with pytest.raises(knockd.KnockError):
+        parse(text)
+
+
+def test_what_must_be_there_is_missed_by_name():
+    assert places('[server]\nid = home\n') == ['[server] hide']
+    assert places('[server]\nhide = tcp/22\n') == ['[server] id']
+    assert places(SERVER + '[client anna]\n') == ['[client anna] secret']
+
+
+def test_values_over_several_lines_stay_in_one_line_of_a_problem():
+    assert len(problems(SERVER + 'host = a\n b\n c\n')) == 1
+    assert ports(parse('[server]\nid = a\nhide = tcp/22,\n  udp/53\n').hide) == ['tcp/22',
+                                                                                'udp/53']
+
+
+def test_a_percent_sign_is_only_a_percent_sign():
+    assert places(SERVER + 'host = %(id)s\n') == ['[server] host']
+
+
+def test_no_text_makes_the_parser_raise_anything_else():
+    chance = random.Random(5)
+    pieces = SERVER.split('\n') + CLIENT.split('\n') + [
+        '[', ']', '=', ' = ', '\n', '\n ', '\0', '\ud800', '%', '#', ';', '[server]', '[client a]',
+        'window = 5', 'expires = 2027-01-31', 'tcp/', '\x85', '\u2028', '[client b]', 'mark = 0x1']
+    for _ in range(4000):
+        text = ''.join(chance.choice(pieces) + chance.choice(('\n', '\n', '', ' '))
+                       for _ in range(chance.randrange(12)))
+        try:
+            parse(text)
+        except knockd.KnockError as error:
+            assert str(error)
+
+
+# --- edits --------------------------------------------------------------------------------------
+COMMENTED = '''# The gate of the house.
+[server]
+id = home
+hide = tcp/22, udp/51820,
+    tcp/8000-8010
+; hide more one day
+
+# My own laptop
+[client anna]
+secret = %s
+# holidays are over
+allow = tcp/22
+
+# Anna's old phone
+[client anna-2]
+secret = %s
+''' % (SECRET, OTHER)
+
+
+def test_a_section_is_appended_and_the_rest_kept():
+    changed = knockd.with_section(COMMENTED, 'client bert', [('secret', 'x'), ('allow', 'tcp/22')])
+    assert changed == COMMENTED + '\n[client bert]\nsecret = x\nallow = tcp/22\n'
+
+
+@pytest.mark.parametrize('text', ['', '\n', '\n\n \n'])
+def test_the_first_section_begins_the_file(text):
+    assert knockd.with_section(text, 'server', [('id', 'a')]) == '[server]\nid = a\n'
+
+
+def test_a_section_is_appended_to_a_file_without_a_last_line_end():
+    assert knockd.with_section('[a]\nb = 1', 'c', [('d', '2')]) == '[a]\nb = 1\n\n[c]\nd = 2\n'
+
+
+def test_a_section_is_taken_out_and_its_namesakes_and_comments_are_kept():
+    changed = knockd.without_section(COMMENTED, 'client anna')
+    assert '[client anna]' not in changed and SECRET not in changed
+    for kept in ('# The gate', '; hide more', '    tcp/8000-8010', '[client anna-2]', OTHER):
+        assert kept in changed
+    assert "# Anna's old phone\n[client anna-2]\n" in changed, \
+        'what stands above the next section belongs to that'
+    assert list(parse(changed).clients) == ['anna-2']
+
+
+def test_the_last_section_is_taken_out():
+    changed = knockd.without_section(COMMENTED, 'client anna-2')
+    assert changed.endswith("# Anna's old phone\n") or changed.endswith('allow = tcp/22\n')
+    assert list(parse(changed).clients) == ['anna']
+
+
+@pytest.mark.parametrize('section', ['client', 'client ann', 'client Anna', 'anna', 'client anna '])
+def test_a_section_that_is_not_there_takes_nothing_out(section):
+    assert knockd.without_section(COMMENTED, section) == COMMENTED
+
+
+def test_adding_and_removing_again_restores_the_file():
+    changed = knockd.with_section(COMMENTED, 'client bert', [('secret', 'x')])
+    assert knockd.without_section(changed, 'client bert') == COMMENTED
+
+
+def test_edits_change_what_they_say_and_nothing_else():
+    """Random files: what configparser reads afterwards is what it read before, less or plus one."""
+    chance, compared = random.Random(6), 0
+    lines = ['[server]', '[client a]', '[client ab]', '[client a]x', 'id = 1', 'hide = tcp/22,',
+             '  tcp/23', '# [client a]', '; x', '', ' # y', 'k = [client a]',
+             'l = 1\n\t[client a]', 'a = \u2028[client ab]']
+    for _ in range(3000):
+        chosen = [chance.choice(lines) for _ in range(chance.randrange(2, 12))]
+        text = '\n'.join(chosen) + chance.choice(('\n', ''))
+        try:
+            before = knockd.ini_sections(text, PATH)
+        except knockd.KnockError:
+            continue
+        compared += 1
+        after = knockd.ini_sections(knockd.without_section(text, 'client a'), PATH)
+        before.pop('client a', None)
+        assert after == before, text
+        added = knockd.ini_sections(knockd.with_section(text, 'client z', [('b', 'c')]), PATH)
+        assert added.pop('client z') == {'b': 'c'}
+        assert added == knockd.ini_sections(text, PATH), text
+    assert compared > 300
+
+
+# --- the commands that edit ---------------------------------------------------------------------
+@pytest.fixture
+def path(tmp_path):
+    made = str(tmp_path / 'knockd.ini')
+    with open(made, 'w') as file:
+        file.write(COMMENTED.replace('[server]\n', '[server]\nledger = %s/ledger.json\n'
+                                     'host = gate\n' % tmp_path))
+    os.chmod(made, 0o600)
+    return made
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def test_add_appends_and_remove_takes_out(path, capsys):
+    before = read(path)
+    assert knockd.main(['--config', path, 'add', 'bert', '--allow', 'tcp/22', '--for', '5m',
+                        '--expires', '2027-01-31']) == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith('knock://bert:') and '@gate?id=home&open=tcp/22' in line
+    bert = knockd.read_config(path).clients['bert']
+    assert (bert.open_for, ports(bert.allow), bert.expires) == (300000, ['tcp/22'], 1801440000000)
+    assert knockd.parse_uri(line).secret == bert.secret
+    assert read(path).startswith(before) and os.stat(path).st_mode & 0o777 == 0o600
+    assert knockd.main(['--config', path, 'remove', 'bert']) == 0
+    assert read(path) == before
+
+
+def test_remove_never_says_it_did_what_it_did_not(path, capsys):
+    """configparser takes an indented header for one where no key came before it."""
+    with open(path, 'w') as file:
+        file.write('# all\n  [client anna]\n  secret = %s\n%s' % (SECRET, SERVER))
+    status = knockd.main(['--config', path, 'remove', 'anna'])
+    gone = 'anna' not in knockd.read_config(path).clients
+    assert (status == 0) == gone == ('removed' in capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('arguments,status', [
+    (['add', 'anna'], 1), (['add', 'bert', '--allow', 'tcp/23'], 2), (['add', 'b b'], 2),
+    (['add', 'bert', '--expires', 'soon'], 2), (['add', 'bert', '--for', '9'], 0),
+    (['remove', 'bert'], 1), (['show', 'bert'], 1),
+    (['add', 'bert', '--allow', 'tcp/22\n[client carl]\nallow = tcp/22'], 2)])
+def test_an_edit_that_would_break_the_config_changes_nothing(path, capsys, arguments, status):
+    before = read(path)
+    assert knockd.main(['--config', path] + arguments) == status
+    said = capsys.readouterr()
+    assert (read(path) != before) == (status == 0)
+    if status:
+        assert said.out == '' and all(line.startswith('knockd: ')
+                                      for line in said.err.splitlines())

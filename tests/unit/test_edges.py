@@ -1,0 +1,626 @@
+"""What touches the world: files that are whole or not there, the lock, a full disk, commands,
+sockets that fail. Real files, processes and a real full disk; faults are put in by hand."""
+import errno
+import ipaddress
+import os
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+
+import knockd
+
+TOP = os.path.dirname(os.path.abspath(knockd.__file__))
+CONFIG = '[server]\nid = home\nhide = tcp/22\nledger = %s/ledger.json\n'
+SECRET = knockd.encode_secret(bytes(range(32)))
+
+
+def read(path):
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def write(path, data, mode=0o600):
+    with open(path, 'wb') as file:
+        file.write(data)
+    os.chmod(path, mode)
+    return path
+
+
+def empty_ledger():
+    return knockd.parse_ledger('{"knockd": 1, "id": "home", "floor": 0, "keys": {}}', 'home')
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What was logged."""
+    told = []
+    monkeypatch.setattr(knockd, 'log', lambda text, level=6: told.append(text))
+    return told
+
+
+# --- replace_file -------------------------------------------------------------------------------
+@pytest.fixture
+def calls(monkeypatch):
+    """The order of fsync and rename, and what could be read at each moment."""
+    made = []
+    fsync, rename = os.fsync, os.rename
+
+    def watched_fsync(descriptor):
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        made.append(('fsync', 'folder' if folder else os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    def watched_rename(source, target):
+        made.append(('rename', os.path.basename(target), read(source)))
+        rename(source, target)
+    monkeypatch.setattr(os, 'fsync', watched_fsync)
+    monkeypatch.setattr(os, 'rename', watched_rename)
+    return made
+
+
+def test_a_file_is_synced_then_renamed_then_its_folder_is_synced(tmp_path, calls):
+    path = write(str(tmp_path / 'file'), b'before')
+    knockd.replace_file(path, b'after!!')
+    assert calls == [('fsync', 7), ('rename', 'file', b'after!!'), ('fsync', 'folder')]
+    assert read(path) == b'after!!' and os.listdir(str(tmp_path)) == ['file']
+
+
+def test_a_new_file_is_closed_to_others(tmp_path):
+    old = os.umask(0)
+    try:
+        knockd.replace_file(str(tmp_path / 'file'), b'secret')
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(os.stat(str(tmp_path / 'file')).st_mode) == 0o600
+
+
+@pytest.mark.parametrize('fails', ['fsync', 'rename'])
+def test_a_failure_leaves_the_file_as_it_was(tmp_path, monkeypatch, fails):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    path = write(str(tmp_path / 'file'), b'before')
+    monkeypatch.setattr(os, fails, refuse)
+    with pytest.raises(OSError):
+        knockd.replace_file(path, b'after')
+    assert read(path) == b'before' and os.listdir(str(tmp_path)) == ['file']
+
+
+def test_a_failure_to_sync_the_folder_is_a_failure(tmp_path, monkeypatch):
+    """The rename may not be on disk then, so nothing may be opened for it."""
+    fsync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, 'Input/output error')
+        fsync(descriptor)
+    monkeypatch.setattr(os, 'fsync', refuse)
+    with pytest.raises(OSError):
+        knockd.replace_file(str(tmp_path / 'file'), b'after')
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    victim, path = write(str(tmp_path / 'victim'), b'dear'), str(tmp_path / 'file')
+    os.symlink(victim, path + '.new')
+    with pytest.raises(OSError):
+        knockd.replace_file(path, b'after')
+    assert read(victim) == b'dear'
+    knockd.replace_file(path, b'after')
+    assert read(path) == b'after' and read(victim) == b'dear'
+
+
+def test_what_a_crash_left_behind_is_no_obstacle(tmp_path):
+    path = str(tmp_path / 'file')
+    write(path + '.new', b'a longer text than the one that is written now')
+    knockd.replace_file(path, b'short')
+    assert read(path) == b'short'
+
+
+# --- the ledger's file --------------------------------------------------------------------------
+@pytest.fixture
+def ledger_file(tmp_path):
+    made = knockd.LedgerFile(str(tmp_path / 'state' / 'ledger.json'))
+    made.take()
+    yield made
+    os.close(made.lock)
+
+
+HOLD = '''
+import sys
+sys.path.insert(0, %r)
+import knockd
+knockd.LedgerFile(%r).take()
+print('held', flush=True)
+sys.stdin.read()
+'''
+
+
+def holder(path):
+    """Another process that holds the lock until it is killed."""
+    process = subprocess.Popen([sys.executable, '-c', HOLD % (TOP, path)], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b'held\n'
+    return process
+
+
+def end(process):
+    process.kill()
+    process.communicate()
+
+
+def test_two_daemons_do_not_share_a_ledger(tmp_path):
+    path = str(tmp_path / 'ledger.json')
+    process = holder(path)
+    try:
+        assert read(path + '.lock').strip() == b'%d' % process.pid
+        with pytest.raises(knockd.KnockError, match='another knockd.py') as caught:
+            knockd.LedgerFile(path).take()
+        assert caught.value.status == 1
+        assert read(path + '.lock').strip() == b'%d' % process.pid, 'who failed wrote nothing'
+    finally:
+        end(process)
+    after = knockd.LedgerFile(path)
+    after.take()                            # kill -9 leaves no lock behind
+    assert read(path + '.lock').strip() == b'%d' % os.getpid()
+    os.close(after.lock)
+
+
+def test_the_lock_is_held_for_the_life_of_the_process(ledger_file):
+    ledger_file.save(knockd.Ledger('home'))
+    with pytest.raises(knockd.KnockError):
+        knockd.LedgerFile(ledger_file.path).take()
+
+
+def test_a_program_that_we_start_does_not_inherit_the_lock(ledger_file):
+    assert not os.get_inheritable(ledger_file.lock)
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+    victim, path = write(str(tmp_path / 'victim'), b'dear'), str(tmp_path / 'ledger.json')
+    os.symlink(victim, path + '.lock')
+    with pytest.raises(knockd.KnockError):
+        knockd.LedgerFile(path).take()
+    assert read(victim) == b'dear'
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    write(str(tmp_path / 'file'), b'')
+    with pytest.raises(knockd.KnockError, match=r'ledger\.json\.lock: \w+'):
+        knockd.LedgerFile(str(tmp_path / 'file' / 'ledger.json')).take()
+
+
+def test_ledger_lock_and_folder_are_closed_to_others(ledger_file):
+    ledger_file.save(knockd.Ledger('home'))
+    ledger_file.keep_ballast()
+    folder = os.path.dirname(ledger_file.path)
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    names = sorted(os.listdir(folder))
+    assert names == ['ledger.json', 'ledger.json.ballast', 'ledger.json.lock']
+    for name in names:
+        assert stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode) == 0o600
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize('make', [
+    None, os.mkdir, make_fifo,
+    lambda path: os.symlink(path, path), lambda path: write(path, b'\xff\xfe'),
+    lambda path: write(path, b'x' * 300000)],
+    ids=['missing', 'folder', 'pipe', 'loop', 'bytes', 'junk'])
+def test_whatever_lies_there_the_daemon_starts_and_refuses(tmp_path, lines, make):
+    config = knockd.parse_config(CONFIG % tmp_path, '/x')
+    if make:
+        make(config.ledger)
+    file = knockd.LedgerFile(config.ledger)
+    ledger = knockd.open_ledger(file, config, knockd.Moment(1700000000000, 0))[0]
+    assert ledger.refusal('0' * 16, 'aa', 1700000062000) is not None
+    assert lines and lines[0].startswith('quarantine: ledger ')
+
+
+# --- a full disk --------------------------------------------------------------------------------
+class FullDisk:
+    """Stands in for replace_file(): full until the ballast is gone, or for ever."""
+
+    def __init__(self, monkeypatch, file, number=errno.ENOSPC, for_ever=False):
+        self.ballast, self.number, self.for_ever = file.path + '.ballast', number, for_ever
+        self.tries, self.replace = 0, knockd.replace_file
+        file.keep_ballast()
+        assert os.path.getsize(self.ballast) == 65536
+        monkeypatch.setattr(knockd, 'replace_file', self.write)
+
+    def write(self, path, data):
+        self.tries += 1
+        if self.for_ever or os.path.exists(self.ballast):
+            raise OSError(self.number, os.strerror(self.number))
+        self.replace(path, data)
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_costs_the_ballast_and_the_knock_is_written(ledger_file, monkeypatch, number):
+    disk = FullDisk(monkeypatch, ledger_file, number)
+    ledger_file.save(knockd.Ledger('home'))
+    assert disk.tries == 2 and not os.path.exists(disk.ballast)
+    assert ledger_file.load('home').floor == 0
+
+
+def test_a_disk_that_stays_full_is_an_error_after_one_more_try(ledger_file, monkeypatch):
+    disk = FullDisk(monkeypatch, ledger_file, for_ever=True)
+    with pytest.raises(OSError):
+        ledger_file.save(knockd.Ledger('home'))
+    assert disk.tries == 2
+    with pytest.raises(OSError):
+        ledger_file.save(knockd.Ledger('home'))
+    assert disk.tries == 3, 'the ballast is gone: nothing to try'
+
+
+def test_another_error_costs_no_ballast(ledger_file, monkeypatch):
+    disk = FullDisk(monkeypatch, ledger_file, errno.EROFS)
+    with pytest.raises(OSError):
+        ledger_file.save(knockd.Ledger('home'))
+    assert disk.tries == 1 and os.path.exists(disk.ballast)
+
+
+def test_ballast_is_made_once_and_made_again(ledger_file):
+    path = ledger_file.path + '.ballast'
+    ledger_file.keep_ballast()
+    first = read(path)
+    ledger_file.keep_ballast()
+    assert read(path) == first and len(first) == 65536
+    assert len(set(first)) > 200, 'zeros may be stored as nothing'
+    os.unlink(path)
+    ledger_file.keep_ballast()
+    assert len(read(path)) == 65536
+
+
+def test_no_room_for_the_ballast_is_no_error(ledger_file, monkeypatch):
+    FullDisk(monkeypatch, ledger_file, for_ever=True)
+    os.unlink(ledger_file.path + '.ballast')
+    ledger_file.keep_ballast()
+    assert not os.path.exists(ledger_file.path + '.ballast')
+
+
+FILL = '''
+import os, sys
+sys.path.insert(0, %r)
+import knockd
+
+EMPTY = '{"knockd": 1, "id": "home", "floor": 0, "keys": {}}'
+
+def fill():
+    with open('filler', 'ab', buffering=0) as file:
+        try:
+            while True:
+                file.write(b'x' * 4096)
+        except OSError:
+            pass
+
+def ledger_with(count):
+    ledger = knockd.Ledger('home')
+    for number in range(count):
+        ledger.record('0' * 16, '%%032x' %% number, 1700000000000, 60000)
+    return ledger
+
+def saved(count):
+    try:
+        file.save(ledger_with(count))
+    except OSError as error:
+        return error.strerror
+    return len(file.load('home').keys['0' * 16]['spent'])
+
+file = knockd.LedgerFile(os.getcwd() + '/ledger.json')
+file.take()
+file.keep_ballast()
+print(saved(10))
+fill()
+print(saved(500), os.path.exists('ledger.json.ballast'))
+fill()
+print(saved(900), len(file.load('home').keys['0' * 16]['spent']))
+os.unlink('filler')
+file.keep_ballast()
+print(saved(900), os.path.exists('ledger.json.ballast'))
+'''
+
+
+def test_on_a_disk_that_is_really_full(tmp_path):
+    """A file system of 256 KiB in a namespace of its own."""
+    if not shutil.which('unshare'):
+        pytest.skip('unshare is not there')
+    script = write(str(tmp_path / 'fill.py'), (FILL % TOP).encode())
+    disk = str(tmp_path / 'disk')
+    os.mkdir(disk)
+    process = subprocess.Popen(
+        ['unshare', '-Urm', 'sh', '-e', '-c', 'mount -t tmpfs -o size=256k none "$0"; cd "$0"; '
+         'exec "$1" -B "$2"', disk, sys.executable, script],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, errors = process.communicate()
+    if b'unshare' in errors or b'mount' in errors:
+        pytest.skip(errors.decode().strip())
+    assert said.decode().splitlines() == [
+        '10', '500 False', 'No space left on device 500', '900 True'], errors
+
+
+# --- the config's file --------------------------------------------------------------------------
+def config_file(folder, mode):
+    return write(str(folder / 'knockd.ini'), (CONFIG % folder).encode(), mode)
+
+
+@pytest.mark.parametrize('mode', [0o600, 0o400, 0o640, 0o700])
+def test_a_config_that_is_closed_to_others_is_read(tmp_path, mode):
+    assert knockd.read_config(config_file(tmp_path, mode)).id == 'home'
+
+
+@pytest.mark.parametrize('mode', [0o644, 0o604, 0o602, 0o601, 0o660, 0o620, 0o666, 0o777])
+def test_a_config_that_is_open_to_others_is_refused_with_the_cure(tmp_path, mode):
+    path = config_file(tmp_path, mode)
+    with pytest.raises(knockd.KnockError, match='chmod 600 ' + path) as caught:
+        knockd.read_config(path)
+    assert caught.value.status == 2
+
+
+def test_a_config_of_somebody_else_is_refused(tmp_path, monkeypatch):
+    path = config_file(tmp_path, 0o600)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    else:
+        monkeypatch.setattr(os, 'geteuid', lambda: os.getuid() + 1)
+    with pytest.raises(knockd.KnockError, match='belongs to user') as caught:
+        knockd.read_config(path)
+    assert caught.value.status == 2
+
+
+def test_a_config_that_is_not_there_or_a_folder_is_one_sentence(tmp_path):
+    for path in (str(tmp_path / 'none.ini'), str(tmp_path)):
+        with pytest.raises(knockd.KnockError) as caught:
+            knockd.read_config(path)
+        assert caught.value.status == 2 and str(caught.value).startswith(path + ': ')
+
+
+def test_a_changed_config_is_noticed_however_it_was_changed(tmp_path):
+    path, stamps = config_file(tmp_path, 0o600), []
+
+    def note(time):
+        os.utime(path, ns=(time, time))
+        stamps.append(knockd.config_stamp(path))
+    note(1)
+    with open(path, 'a') as file:
+        file.write('#')
+    note(1)
+    knockd.replace_file(path, read(path))
+    note(1)
+    note(2)
+    os.unlink(path)
+    stamps.append(knockd.config_stamp(path))
+    assert len(set(stamps)) == 5 and stamps[4] is None
+
+
+# --- commands -----------------------------------------------------------------------------------
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A function that makes a program; no others are found."""
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    monkeypatch.setattr(knockd, 'SEARCH_PATH', str(folder))
+
+    def make(name, text):
+        write(str(folder / name), ('#!/bin/sh\n%s\n' % text).encode(), 0o755)
+    return make
+
+
+@pytest.mark.parametrize('manager,command', [
+    ('apt-get', 'apt-get install nftables'), ('opkg', 'opkg install nftables'),
+    ('apk', 'apk add nftables'), ('dnf', 'dnf install nftables'),
+    ('pacman', 'pacman -S nftables'), ('zypper', 'zypper install nftables')])
+def test_a_missing_nft_is_told_with_what_to_type_here(programs, manager, command):
+    programs(manager, '')
+    with pytest.raises(knockd.KnockError) as caught:
+        knockd.run(['nft', '-f', '-'], 'flush ruleset')
+    assert str(caught.value) == 'nft is not installed; type: ' + command
+    assert caught.value.status == 1
+
+
+def test_without_a_package_manager_the_package_is_named(programs):
+    with pytest.raises(knockd.KnockError, match='^nft is not installed; .*nftables$'):
+        knockd.run(['nft', '-f', '-'])
+
+
+def test_a_program_that_may_not_be_run_is_not_found(programs, tmp_path):
+    programs('nft', 'echo never')
+    os.chmod(str(tmp_path / 'bin' / 'nft'), 0o644)
+    with pytest.raises(knockd.KnockError, match='not installed'):
+        knockd.run(['nft'])
+
+
+def test_a_command_gets_its_text_and_a_clean_environment(programs, monkeypatch):
+    monkeypatch.setenv('LD_PRELOAD', '')
+    monkeypatch.setenv('NFT_SURPRISE', '1')
+    programs('nft', 'pwd; echo "$# $1 $2"; /bin/cat; /usr/bin/env')
+    said = knockd.run(['nft', '-f', 'a b; $HOME'], 'add\n').splitlines()
+    assert said[:3] == ['/', '2 -f a b; $HOME', 'add']
+    names = {line.partition('=')[0] for line in said[3:]}
+    assert names <= {'PATH', 'LC_ALL', 'PWD', 'SHLVL', 'OLDPWD', '_'}
+
+
+def test_a_failure_says_command_status_and_complaint(programs):
+    programs('nft', 'echo "Error: no" >&2; echo "more" >&2; exit 3')
+    with pytest.raises(knockd.KnockError) as caught:
+        knockd.run(['nft', '-f', '-'])
+    assert str(caught.value) == 'nft -f - failed (3): Error: no'
+
+
+def test_a_failure_without_words_is_one_line_too(programs):
+    programs('nft', 'exit 1')
+    with pytest.raises(knockd.KnockError, match=r'^nft failed \(1\): .+$'):
+        knockd.run(['nft'])
+
+
+def test_a_command_that_hangs_is_ended_with_all_it_started(programs, tmp_path):
+    programs('nft', '/bin/sleep 60 & echo $! > %s/pid; wait' % tmp_path)
+    began = time.monotonic()
+    with pytest.raises(knockd.KnockError, match='took longer than'):
+        knockd.run(['nft'], seconds=0.5)
+    assert time.monotonic() - began < 20
+    pid = int(read(str(tmp_path / 'pid')))
+    for _ in range(1000):
+        if not is_alive(pid):
+            break
+        time.sleep(0.01)
+    assert not is_alive(pid)
+
+
+def is_alive(pid):
+    """Neither gone nor a zombie that nobody has asked for yet."""
+    try:
+        with open('/proc/%d/stat' % pid) as file:
+            return file.read().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
+
+
+def test_output_that_is_no_utf8_is_no_traceback(programs):
+    programs('nft', "printf 'a\\377b'")
+    assert knockd.run(['nft']) == 'a\ufffdb'
+    programs('nft', "printf 'a\\377b' >&2; exit 1")
+    with pytest.raises(knockd.KnockError):
+        knockd.run(['nft'])
+
+
+def test_a_program_that_cannot_be_started_is_one_sentence(programs, tmp_path):
+    write(str(tmp_path / 'bin' / 'nft'), b'\x7fELFnonsense', 0o755)
+    with pytest.raises(knockd.KnockError):
+        knockd.run(['nft'])
+
+
+# --- the log ------------------------------------------------------------------------------------
+def test_no_byte_of_a_stranger_reaches_a_terminal(capsys, monkeypatch):
+    monkeypatch.delenv('JOURNAL_STREAM', raising=False)
+    knockd.log('a\x1b[31m\nb\x00\x7f\x85\u2028\ud800z')
+    assert capsys.readouterr().err == 'a?[31m?b?????z\n'
+
+
+def test_the_journal_learns_the_level(capsys, monkeypatch):
+    monkeypatch.setenv('JOURNAL_STREAM', '9:1')
+    knockd.log('full', 3)
+    assert capsys.readouterr().err == '<3>full\n'
+
+
+def test_a_log_that_nobody_reads_stops_nothing(monkeypatch):
+    class Broken:
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
+    monkeypatch.setattr(sys, 'stderr', Broken())
+    knockd.log('anything')
+
+
+# --- sockets ------------------------------------------------------------------------------------
+class Scripted:
+    """A socket that answers recvfrom() with these, one after the other."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def fileno(self):
+        return 5
+
+    def recvfrom(self, size):
+        answer = self.answers.pop(0) if self.answers else BlockingIOError(11, 'again')
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, ('eth0', 2048, 0, 1, b'')
+
+
+def frames(*answers, **limits):
+    return [frame for frame, _ in knockd.receive(Scripted(*answers), **limits)]
+
+
+@pytest.mark.parametrize('number', [errno.ENETDOWN, errno.ENOBUFS])
+def test_an_interface_that_goes_away_ends_no_daemon(number):
+    assert frames(b'a', OSError(number, 'gone'), b'b') == [b'a', b'b']
+
+
+def test_an_error_that_is_not_understood_is_not_hidden():
+    with pytest.raises(OSError):
+        frames(b'a', OSError(errno.EINVAL, 'what'))
+
+
+def test_one_turn_reads_a_bounded_number_of_frames():
+    assert frames(*[b'x'] * 1000) == [b'x'] * 256
+    assert frames(*[b'x'] * 1000, limit=3) == [b'x'] * 3
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch, lines):
+    """A Daemon whose packet sockets are local; senders holds the other ends, named."""
+    text = CONFIG % tmp_path + '[client anna]\nsecret = %s\n' % SECRET
+    senders = []
+
+    def local_socket(protocol):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        theirs.bind('\0knock-%d-%d' % (os.getpid(), len(senders)))
+        ours.setblocking(False)
+        senders.append(theirs)
+        return ours
+    monkeypatch.setattr(knockd, 'packet_socket', local_socket)
+    monkeypatch.setattr(knockd.Capture, 'drops', lambda capture: 0)
+    config = knockd.parse_config(text, str(tmp_path / 'knockd.ini'))
+    made = knockd.Daemon(config)
+    made.state = knockd.State(config, knockd.Ledger('home'))
+    made.turn(knockd.moment())
+    made.senders = senders
+    yield made
+    for capture in (made.datagrams, made.syns):
+        for _, sock in capture.sockets().values():
+            sock.close()
+    for sock in senders:
+        sock.close()
+
+
+def test_a_frame_that_breaks_us_is_told_and_the_next_is_read(daemon, lines):
+    heard = []
+
+    def hear(version, frame, interface, now):
+        heard.append(frame)
+        raise ZeroDivisionError('a\nb')
+    daemon.read(4, Scripted(b'a', b'b'), hear)
+    assert heard == [b'a', b'b']
+    assert len(lines) == 2 and all(line.startswith('internal error') for line in lines)
+
+
+def test_a_flood_of_syns_puts_sequences_to_sleep_and_not_the_daemon(daemon, lines):
+    """The sockets that are being read are closed then."""
+    daemon.pace = knockd.Budget(10)
+    syn = struct.pack('>BBHHHBBH4s4sHHIIBBHHH', 0x45, 0, 40, 0, 0, 64, 6, 0, bytes([192, 0, 2, 1]),
+                      bytes([127, 0, 0, 1]), 40000, 5000, 0, 0, 0x50, 2, 0, 0, 0)
+    descriptor, (version, sock) = min(daemon.syns.sockets().items())
+    sender = [each for each in daemon.senders if each.getsockname() == sock.getpeername()][0]
+    sender.setblocking(False)
+    try:
+        for _ in range(30):
+            sender.send(syn)
+    except BlockingIOError:
+        pass                                # net.unix.max_dgram_qlen is 10 on many systems
+    daemon.pace.used, daemon.pace.second = {'syn': 5}, int(time.monotonic())
+    daemon.read(version, sock, daemon.hear_syn)
+    if not daemon.asleep:                   # the second has changed under way
+        daemon.sleep(knockd.moment())
+    assert daemon.asleep and len(lines) == 1 and 'SYNs a second' in lines[0]
+    daemon.read(version, sock, daemon.hear_syn)         # poll() named it before it was closed
+
+
+def test_own_addresses_are_told_from_others():
+    assert knockd.is_own(ipaddress.ip_address('127.0.0.1'), 'lo')
+    assert not knockd.is_own(ipaddress.ip_address('203.0.113.9'), 'lo')
+    assert not knockd.is_own(ipaddress.ip_address('2001:db8::9'), 'lo')
+
+
+def test_the_clock_is_read_in_milliseconds():
+    wall, mono = time.time() * 1000, time.monotonic() * 1000
+    now = knockd.moment()
+    assert isinstance(now.wall, int) and isinstance(now.mono, int)
+    assert abs(now.wall - wall) < 5000 and abs(now.mono - mono) < 5000

@@ -1,0 +1,182 @@
+"""Nothing is ever honoured twice: random lives of the daemon against a model (ledger_model.py).
+
+The walks have teeth: with each mistake that DESIGN 4 names built in, they find a double use.
+"""
+import collections
+
+import pytest
+
+import knockd
+from ledger_model import EMPTY, KEYS, Broken, Sent, World
+
+
+def walk(seed, patch, flaw='', runs=8, events=60):
+    world = World(seed, patch, flaw)
+    try:
+        world.walk(runs, events)
+    finally:
+        world.close()
+    return world.counts
+
+
+@pytest.fixture(autouse=True)
+def quick_tags(monkeypatch):
+    """The tags of the same few keys, computed once: most of a walk's time otherwise."""
+    known, tag_at = {}, knockd.tag_at
+
+    def remembered(keys, step):
+        place = (keys['tag'], step)
+        if place not in known:
+            known[place] = tag_at(keys, step)
+        return known[place]
+    monkeypatch.setattr(knockd, 'tag_at', remembered)
+
+
+@pytest.mark.parametrize('first', range(0, 80, 20))
+def test_nothing_is_honoured_twice_and_what_is_due_is_honoured(first, monkeypatch):
+    counts = collections.Counter()
+    for seed in range(first, first + 20):
+        counts += walk(seed, monkeypatch)
+    assert counts['honoured'] > 120 and counts['due'] > 60, counts
+    assert counts['replays that the clock lets through'] > 600, counts
+
+
+# --- what the walks have found, step by step ----------------------------------------------------
+@pytest.fixture
+def world(monkeypatch):
+    made = World(0, monkeypatch)
+    made.text = EMPTY
+    yield made
+    made.close()
+
+
+def honour_once(world):
+    """A knock from a clock that is ahead, honoured; then the ledger is lost."""
+    ahead = Sent(0, world.wall + 55000, knockd.seal(KEYS[0], bytes(16), knockd.encode_plain(
+        knockd.Request('open', world.wall + 55000, None, 0, (), None, None, None)),
+        (world.wall + 55000) // 30000), 0)
+    world.live_through(lambda world: world.deliver([ahead]))
+    assert world.counts['honoured'] == 1
+    world.text = None
+    return ahead
+
+
+def test_a_clock_that_was_set_is_noticed_before_the_next_knock_is_judged(world):
+    """What wakes the daemon after the step is the replay itself."""
+    ahead, right = honour_once(world), world.truth
+    world.wall -= 30000
+
+    def set_right_and_replay(world):
+        world.set_clock(max(right, world.truth))
+        return world.deliver([ahead])
+    world.live_through(set_right_and_replay)
+    assert world.counts['honoured'] == 1
+
+
+def test_a_step_forward_counts_whatever_steps_back_came_before(world):
+    ahead = honour_once(world)
+    world.wall -= 50000
+    world.live_through(
+        lambda world: world.set_clock(world.wall - 3600000),
+        lambda world: world.tick(50000),
+        lambda world: world.set_clock(world.wall + 3600500),
+        lambda world: world.deliver([ahead]))
+    assert world.counts['honoured'] == 1
+
+
+def test_a_second_quarantine_outlives_the_process(world):
+    ahead = honour_once(world)
+    world.wall -= 30000
+    world.live_through(lambda world: world.set_clock(world.truth))
+    world.live_through(lambda world: world.deliver([ahead]))
+    assert world.counts['honoured'] == 1
+
+
+def test_what_was_written_before_a_crash_is_spent(world):
+    ahead = honour_once(world)
+    world.text = EMPTY
+    world.model.honoured.clear()
+
+    def crash_after_the_write(world):
+        world.crash = 'after the write'
+        return world.deliver([ahead])
+    world.live_through(crash_after_the_write)
+    world.live_through(lambda world: world.deliver([ahead]))
+    assert world.counts['honoured'] == 1, 'the crash has cost a knock, and no more'
+
+
+def test_what_was_not_written_before_a_crash_is_not_honoured_either(world):
+    ahead = honour_once(world)
+    world.text = EMPTY
+    world.model.honoured.clear()
+
+    def crash_before_the_write(world):
+        world.crash = 'before the write'
+        return world.deliver([ahead])
+    world.live_through(crash_before_the_write)
+    assert world.counts['honoured'] == 1
+    world.live_through(lambda world: world.deliver([ahead]), lambda world: world.deliver([ahead]))
+    assert world.counts['honoured'] == 2, 'once, now'
+
+
+# --- the walks find every mistake ---------------------------------------------------------------
+def floor_of_the_current_window(ledger, mark, knock_id, time, window, paper=None):
+    """record() that computes the floor anew: it falls when the window grows."""
+    key = ledger.keys.get(mark, {'spent': {}})
+    floor = time - (2 * window + 60000)
+    spent = {known: when for known, when in list(key['spent'].items()) + [(knock_id, time)]
+             if when >= floor}
+    ledger.put(mark, {'floor': max(0, floor), 'spent': spent, 'paper': [0, 0]})
+
+
+def forgetting_by_age(ledger, mark, knock_id, time, window, paper=None):
+    """record() that forgets what is older than the window, floor or no floor."""
+    key = ledger.keys.get(mark, {'spent': {}})
+    spent = {known: when for known, when in key['spent'].items() if when >= time - window}
+    ledger.put(mark, {'floor': 0, 'spent': dict(spent, **{knock_id: time}), 'paper': [0, 0]})
+
+
+def text_without_floor(ledger):
+    """text() of a quarantine that is kept in memory alone."""
+    return '{"knockd": 1, "id": "%s", "floor": 0, "keys": {%s}}' % (
+        ledger.server_id, ', '.join(ledger.lines.values()))
+
+
+def without_key_floor(ledger, mark, knock_id, time, paper=None):
+    """refusal() that looks at the ids alone."""
+    spent = ledger.keys.get(mark, {'spent': {}})['spent']
+    return 'replay' if knock_id in spent or time <= ledger.floor else None
+
+
+def without_file_floor(ledger, mark, knock_id, time, paper=None):
+    """refusal() without a quarantine."""
+    key = ledger.keys.get(mark, {'spent': {}, 'floor': 0})
+    return 'replay' if knock_id in key['spent'] or time < key['floor'] else None
+
+
+MISTAKES = [
+    ('entries by name', None, None),
+    ('add makes a ledger', None, None),
+    ('written later', None, None),
+    ('floor of the current window', 'record', floor_of_the_current_window),
+    ('ids forgotten by age', 'record', forgetting_by_age),
+    ('quarantine kept in memory alone', 'text', text_without_floor),
+    ('no second quarantine', 'quarantine', lambda ledger, now, window: None),
+    ('no look at the floor of the key', 'refusal', without_key_floor),
+    ('no look at the floor of the file', 'refusal', without_file_floor),
+]
+
+
+@pytest.mark.parametrize('flaw,method,mistake', MISTAKES, ids=[each[0] for each in MISTAKES])
+def test_a_walk_finds(flaw, method, mistake, monkeypatch):
+    if method:
+        monkeypatch.setattr(knockd.Ledger, method, mistake)
+    with pytest.raises(Broken, match='^honoured twice'):
+        for seed in range(20, 20 + 40):
+            walk(seed, monkeypatch, flaw)
+
+
+def test_a_walk_finds_a_knock_that_should_have_been_honoured(monkeypatch):
+    monkeypatch.setattr(knockd.Ledger, 'refusal', lambda ledger, *knock: 'replay')
+    with pytest.raises(Broken, match='^not honoured'):
+        walk(0, monkeypatch)
