@@ -497,8 +497,7 @@ def command(text):
     return shlex.split(text)
 
 
-MONTH = 31 * 86400              # seconds
-NEVER = 1 << 62                 # ms
+MONTH, NEVER = 31 * 86400, 1 << 62      # seconds, ms
 DECOYS = 1000                   # hidden TCP ports that may have one
 YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
           'no': False, 'false': False, 'off': False, '0': False}
@@ -941,8 +940,7 @@ def parse_syn(version, frame):
 
 # --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
 SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
-SOURCES_LIMIT = 4096
-STRIKES = 10
+SOURCES_LIMIT, STRIKES = 4096, 10
 CODE_TIME, CODE_TRIES, CODE_SLEEP = 60000, 3, 120       # ms, wrong tries, steps
 QUIET = 6 * 3600000             # ms; one hour would give a patient guesser 0.3 % a year
 
@@ -971,7 +969,7 @@ class Sequences:
     """Who has touched which ports in order; those with one port are forgotten first."""
 
     def __init__(self):
-        self.first = {}         # first port: [Token]
+        self.first, self.explained = {}, False      # first port: [Token]; the last SYN made sense
         self.sources = collections.OrderedDict(), collections.OrderedDict()     # one port, more
 
     def expect(self, tokens):
@@ -990,6 +988,7 @@ class Sequences:
                 explained.append(attempts[-1])
         for attempt in attempts if not explained else ():
             attempt.strikes += 1
+        self.explained = bool(explained)
         if attempts:
             self.sources[any(attempt.taken > 1 for attempt in attempts)][source] = attempts
         if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
@@ -2065,6 +2064,8 @@ class Daemon:
             for token in self.sequences.touch(syn.source, syn.port, now.mono):
                 self.handle(Packet('paper' if token.paper else 'ports', syn.source, None, token),
                             now)
+            if self.sequences.explained:
+                return                          # half of no code
         token = self.codes.touch(syn.source, syn.port, now.mono, self.state.codes)
         if token and self.handle(Packet('code', syn.source, None, token), now):
             self.codes.succeed()

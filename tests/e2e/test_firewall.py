@@ -31,21 +31,29 @@ def dropping_box(wire):
         yield
 
 
-def test_a_dropping_box_opens_and_closes(wire, dropping_box, daemon, address):
+def open_both(wire, knockd, *options):
+    """Opens HIDDEN over both families; returns the addresses."""
+    for address in wire.server.addresses:
+        done = wire.client.knock('--open', 'tcp/2222', *(options + (knockd.uri('anna', address),)))
+        assert done.code == 0, done.err + knockd.text()
+    return wire.server.addresses
+
+
+def test_a_dropping_box_opens_and_closes(wire, dropping_box, daemon):
     knockd = daemon('accept_in = inet filter input', anna='')
-    assert not wire.client.connects(address)
-    assert wire.client.knock('--open', 'tcp/2222', '--for', '1',
-                             knockd.uri('anna', address)).code == 0
-    assert wire.client.connects(address)
-    assert not wire.stranger.connects(address)
-    assert wire.client.connects(address, 8080), 'the box still does what it did'
-    assert until(lambda: not wire.client.connects(address), 5)
+    assert not any(wire.client.connects(address) for address in wire.server.addresses)
+    for address in open_both(wire, knockd, '--for', '2'):
+        assert wire.client.connects(address)
+        assert not wire.stranger.connects(address)
+        assert wire.client.connects(address, 8080), 'the box still does what it did'
+    for address in wire.server.addresses:
+        assert until(lambda at=address: not wire.client.connects(at), 5)
 
 
 def test_a_dropping_box_closes_on_time_without_the_daemon(wire, dropping_box, daemon):
     knockd = daemon('accept_in = inet filter input', anna='')
     address = wire.server.addresses[0]
-    assert wire.client.knock('--open', 'tcp/2222', '--for', '1',
+    assert wire.client.knock('--open', 'tcp/2222', '--for', '2',
                              knockd.uri('anna', address)).code == 0
     knockd.kill()
     assert wire.client.connects(address)
@@ -85,18 +93,22 @@ def test_a_mark_of_ones_own_choice(wire, dropping_box, daemon):
 
 
 def test_answer_drop_answers_nothing(wire, daemon, address):
-    knockd = daemon('answer = drop', anna='')
+    daemon('answer = drop')
     with wire.capture(wire.server) as capture:
         assert wire.client.socket_error(address, HIDDEN).__name__ in ('timeout', 'TimeoutError')
         wire.client.send(b'anybody?', address, HIDDEN_UDP)
         assert wire.client.socket_error(address, CLOSED) is ConnectionRefusedError
         assert len([packet for packet in capture.packets(address) if packet[0] >> 4 == 4
                     or packet[6] == 6]) == 1, 'the reset of the closed port, nothing else'
-    assert wire.client.knock('--open', 'tcp/2222', '--for', '1',
-                             knockd.uri('anna', address)).code == 0
-    assert wire.client.connects(address)
-    assert not wire.stranger.connects(address)
-    assert until(lambda: not wire.client.connects(address), 5)
+
+
+def test_answer_drop_opens_and_closes(wire, daemon):
+    knockd = daemon('answer = drop', anna='')
+    for address in open_both(wire, knockd, '--for', '2'):
+        assert wire.client.connects(address)
+        assert not wire.stranger.connects(address)
+    for address in wire.server.addresses:
+        assert until(lambda at=address: not wire.client.connects(at), 5)
 
 
 def test_answer_box_refuses_at_once_on_an_accepting_box(wire, daemon, address):
@@ -237,7 +249,7 @@ def test_an_ssh_session_from_before_the_daemon_lives_on(wire, daemon, ssh_sessio
     knockd = daemon('hide = tcp/2223, tcp/2229', anna='allow = tcp/2223')
     assert not wire.client.connects(address, 2223)
     assert echoes(session, b'after')
-    assert wire.client.knock('--open', 'tcp/2223', '--for', '1',
+    assert wire.client.knock('--open', 'tcp/2223', '--for', '3',
                              knockd.uri('anna', address)).code == 0
     second = ssh_session.connect(address)
     assert echoes(second, b'opened')

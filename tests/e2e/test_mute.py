@@ -6,7 +6,10 @@ import sys
 import time
 
 import carriers
+import pytest
 from network import TOP, environment, until
+
+pytestmark = pytest.mark.kernel
 
 FLOOD = os.path.join(TOP, 'tests', 'bench', 'flood.py')
 RATE, SECONDS, CROWD = 100000, 3, 80

@@ -65,8 +65,8 @@ def test_close_from_another_address_leaves_the_opening_alone(wire, knockd, visit
 
 def test_a_second_knock_prolongs_the_opening(wire, knockd, visitor):
     address = wire.server.addresses[0]
-    opens(wire, knockd, visitor, address, '--for', '1')
-    opens(wire, knockd, visitor, address, '--for', '60', '--wait', '0')
+    for seconds in (1, 60):
+        wire.client.send(knockd.datagram(visitor, seconds=seconds), address)
     knockd.says('open %s 10.9.0.2 tcp/2222 60s' % visitor)
     first_would_end = time.monotonic() + 1.2
     while time.monotonic() < first_would_end:
@@ -75,8 +75,8 @@ def test_a_second_knock_prolongs_the_opening(wire, knockd, visitor):
 
 
 def test_an_established_connection_outlives_the_opening(wire, services, knockd, visitor, address):
-    opens(wire, knockd, visitor, address, '--for', '1')
-    with wire.client.connection(address, HIDDEN) as connection, \
+    wire.client.send(knockd.datagram(visitor, seconds=1), address)
+    with until(lambda: wire.client.connection(address, HIDDEN), 5) as connection, \
             accept(services[HIDDEN], connection) as end:
         assert until(lambda: not wire.client.connects(address), 5)
         assert alive(connection, end)
@@ -104,7 +104,7 @@ def answers_datagrams(wire, service, address):
 
 def test_a_knock_opens_a_udp_port(wire, services, knockd, visitor, address):
     assert not answers_datagrams(wire, services['udp'], address)
-    assert wire.client.knock('--open', 'udp/5182', '--for', '1', '--wait', '0',
+    assert wire.client.knock('--open', 'udp/5182', '--for', '2', '--wait', '0',
                              knockd.uri(visitor, address)).code == 0
     knockd.says('open ' + visitor)
     assert answers_datagrams(wire, services['udp'], address)

@@ -9,6 +9,8 @@ import pytest
 
 import knockd
 
+pytestmark = pytest.mark.kernel
+
 STEP, YEAR = 30000, 365 * 86400000
 MANY = 3 * 10 ** 6              # no need to count on: it has failed by then
 VALID_CODES, ALL_CODES = 3, 10 ** 8     # T - 1, T, T + 1
