@@ -1016,10 +1016,10 @@ class Codes:
             self.held[source] = [port, now, last if port == first else None]
             if len(self.held) > SOURCES_LIMIT:
                 self.held.popitem(last=False)
-        elif first is not None and now - when <= CODE_TIME and port != last:
-            self.held[source][2] = port             # a copy of this SYN is not another try
+        elif first is not None and now - when <= CODE_TIME:
+            self.held[source][2] = port
             token = codes.get('%04d%04d' % (first - 10000, port - 20000))
-            return token or self.fail(now)
+            return token or (self.fail(now) if port != last else None)      # a copy is no try
         return None
 
     def fail(self, now):
@@ -1028,8 +1028,8 @@ class Codes:
             self.succeed()
         self.wrong, self.last_wrong = self.wrong + 1, now
         if self.wrong >= CODE_TRIES:
-            self.asleep, self.nap = step_of(now) + 1 + self.nap, min(2 * self.nap, CODE_SLEEP)
-            self.wrong = 0
+            self.asleep = step_of(now) + 1 + self.nap
+            self.wrong, self.nap = 0, min(2 * self.nap, CODE_SLEEP)
             self.held.clear()
 
     def succeed(self):

@@ -176,7 +176,7 @@ def test_a_knock_that_names_its_own_source_opens(wire, knockd):
 
 def test_any_source_opens_for_the_address_that_is_named(wire, knockd):
     address = wire.server.addresses[0]
-    done = wire.client.knock('--source', '10.9.0.3', '--for', '1', '--wait', '0',
+    done = wire.client.knock('--source', '10.9.0.3', '--for', '2', '--wait', '0',
                              knockd.uri('agent', address))
     assert done.code == 0, done.err
     assert wire.stranger.reaches(address), knockd.text()
@@ -195,7 +195,7 @@ def test_the_same_refusal_is_logged_once(wire, knockd):
 def test_after_all_this_the_daemon_still_opens(wire, knockd):
     address = wire.server.addresses[0]
     with wire.capture(wire.client) as capture:
-        done = wire.client.knock('--open', 'tcp/2229', '--for', '1', knockd.uri('fence', address))
+        done = wire.client.knock('--open', 'tcp/2229', '--for', '3', knockd.uri('fence', address))
         assert done.code == 0, done.err
         assert capture.packets('10.9.0.2')
     assert wire.client.connects(address, HIDDEN_TOO)

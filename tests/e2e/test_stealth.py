@@ -243,7 +243,7 @@ def test_closed_ports_answer_at_all(wire, address):
 
 
 def test_a_port_looks_closed_again_after_an_opening(wire, knockd, visitor, address):
-    wire.client.send(knockd.datagram(visitor, seconds=1), address)
+    wire.client.send(knockd.datagram(visitor, seconds=2), address)
     assert wire.client.reaches(address)
     assert until(lambda: not wire.client.connects(address), 5)
     assert differences(wire, address, HIDDEN, CLOSED) == {}
