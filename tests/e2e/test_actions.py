@@ -141,7 +141,7 @@ def test_an_action_that_leaves_a_service_behind_does_not_hold_its_place(told):
         "print('started')"
     before = knockd.threading.active_count()
     knockd.perform('service', [sys.executable, '-c', left], {})
-    assert until(lambda: knockd.threading.active_count() == before, 2.5), told
+    assert until(lambda: knockd.threading.active_count() <= before, 3), told
 
 
 def test_the_limit_is_thirty_seconds():
