@@ -655,9 +655,7 @@ def parse_config(text, path):
 
 
 def sections_of(text):
-    """[(section or None, its lines)]: the text of a config in its parts, nothing left out.
-
-    Comments right above a section belong to it."""
+    """[(section or None, its lines)]: all of a config; comments right above a section are its."""
     parts = [(None, [])]
     for block in re.findall(r'(?:[#;].*\n)*.*\n?', text):
         lines = re.findall(r'.*\n|.+', block)
@@ -969,7 +967,7 @@ class Sequences:
     """Who has touched which ports in order; those with one port are forgotten first."""
 
     def __init__(self):
-        self.first, self.explained = {}, False      # first port: [Token]; the last SYN made sense
+        self.first, self.explained = {}, False      # first port: [Token]; did the last SYN go on?
         self.sources = collections.OrderedDict(), collections.OrderedDict()     # one port, more
 
     def expect(self, tokens):
@@ -988,7 +986,7 @@ class Sequences:
                 explained.append(attempts[-1])
         for attempt in attempts if not explained else ():
             attempt.strikes += 1
-        self.explained = bool(explained)
+        self.explained = any(attempt.taken > 1 for attempt in explained)
         if attempts:
             self.sources[any(attempt.taken > 1 for attempt in attempts)][source] = attempts
         if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
@@ -1539,7 +1537,9 @@ def run(argv, text='', seconds=10, facts=None, descriptors=()):
             text if isinstance(text, bytes) else text.encode('ascii'), timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+            pipe.close()                # what left the session may hold the other ends for ever
+        process.wait()
         raise KnockError('%s took longer than %d s' % (' '.join(argv), seconds))
     if process.returncode:
         said = (errors or output).decode('utf-8', 'replace').strip() or 'no reason given'
@@ -1994,6 +1994,7 @@ class Daemon:
         doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
         if bool(doubt) != bool(self.doubt):
             log('clock: %s' % (self.doubt or 'plausible again'), 4)
+            self.codes = Codes()        # its wrong tries may have been our clock's
 
     def listen(self):
         config = self.config
@@ -2283,8 +2284,7 @@ def client_line(config, client, via='udp'):
 
 
 def edit_config(path, text, section, entries):
-    """Writes a changed config, if it is a good one in which just that section has just these
-    entries (None: is gone), and wakes the daemon."""
+    """Writes a good config in which just that section is made of just these entries, or gone."""
     config = parse_config(text, os.path.abspath(path))
     sections = ini_sections(read_file(path), path)
     sections.pop(section, None)

@@ -134,7 +134,6 @@ def test_an_action_ends_at_its_limit_with_all_it_started(told, tmp_path):
     assert not until(lambda: os.path.exists(late), 1)
 
 
-@pytest.mark.xfail(strict=True, reason='it waits for whoever holds the output, 30 s at most')
 def test_an_action_that_leaves_a_service_behind_does_not_hold_its_place(told):
     """`run = /etc/init.d/x start`: the service keeps the output open, the action is over."""
     left = "import os, time\nif os.fork() == 0:\n os.setsid()\n time.sleep(4)\n os._exit(0)\n" \

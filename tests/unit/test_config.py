@@ -138,8 +138,9 @@ def test_a_mark_is_any_one_bit(bit):
 # --- problems -----------------------------------------------------------------------------------
 @pytest.mark.parametrize('line', [
     'answer = maybe', 'answer = box, drop', 'mark = 0', 'mark = 0x0', 'mark = 0x3', 'mark = 7',
-    'mark = 0x100000000', 'port = 0', 'port = 65536', 'port = http', 'port = 1-2', 'port = 2_2', 'port = +22',
-    'carriers = tcp', 'firewall = pf', 'trust = a b', 'trust = "eth0"', 'trust = eth0 }',
+    'mark = 0x100000000', 'port = 0', 'port = 65536', 'port = http', 'port = 1-2',
+    'port = 2_2', 'port = +22', 'carriers = tcp', 'firewall = pf', 'trust = a b',
+    'trust = "eth0"', 'trust = eth0 }',
     'trust = aaaaaaaaaaaaaaaa', 'accept_in = filter input', 'accept_in = inet filter',
     'accept_in = inet filter input; flush', 'accept_in = bridge filter input',
     'accept_in = inet  filter input', 'ledger = ledger.json', 'host = a b', 'host = a@b',
@@ -245,7 +246,7 @@ def test_no_text_makes_the_parser_raise_anything_else():
     pieces = SERVER.split('\n') + CLIENT.split('\n') + [
         '[', ']', '=', ' = ', '\n', '\n ', '\0', '\ud800', '%', '#', ';', '[server]', '[client a]',
         'window = 5', 'expires = 2027-01-31', 'tcp/', '\x85', '\u2028', '[client b]', 'mark = 0x1']
-    for _ in range(4000):
+    for _ in range(2000):
         text = ''.join(chance.choice(pieces) + chance.choice(('\n', '\n', '', ' '))
                        for _ in range(chance.randrange(12)))
         try:
@@ -320,7 +321,7 @@ def test_edits_change_what_they_say_and_nothing_else():
     lines = ['[server]', '[client a]', '[client ab]', '[client a]x', 'id = 1', 'hide = tcp/22,',
              '  tcp/23', '# [client a]', '; x', '', ' # y', 'k = [client a]',
              'l = 1\n\t[client a]', 'a = \u2028[client ab]']
-    for _ in range(3000):
+    for _ in range(1500):
         chosen = [chance.choice(lines) for _ in range(chance.randrange(2, 12))]
         text = '\n'.join(chosen) + chance.choice(('\n', ''))
         try:
@@ -334,7 +335,7 @@ def test_edits_change_what_they_say_and_nothing_else():
         added = knockd.ini_sections(knockd.with_section(text, 'client z', [('b', 'c')]), PATH)
         assert added.pop('client z') == {'b': 'c'}
         assert added == knockd.ini_sections(text, PATH), text
-    assert compared > 300
+    assert compared > 150
 
 
 # --- the commands that edit ---------------------------------------------------------------------
