@@ -76,7 +76,7 @@ def test_a_second_knock_in_one_step_takes_the_next_step(wire, house, address):
     assert until(lambda: not house.opened(wire.client, client, address))
     done = wire.client.knock('--via', 'ports', uri)
     assert done.code == 0, done.err + house.text()
-    assert house.count('open %s ' % client) == 2
+    assert until(lambda: house.count('open %s ' % client) == 2)
 
 
 def test_the_ports_in_another_order_open_nothing(wire, house, address):
