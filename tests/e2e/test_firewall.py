@@ -204,6 +204,7 @@ class SecureShell:
         with open(self.path('config'), 'w') as out:
             out.write('Port 2223\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nUsePAM no\n'
                       'PidFile none\nPasswordAuthentication no\n'
+                      'ClientAliveInterval 2\nClientAliveCountMax 2\n'      # nobody stays behind
                       % (self.path('host'), self.path('user.pub')))
         self.server = self.start(wire.server, wherever('sshd')[0], '-D', '-e', '-f',
                                  self.path('config'))
