@@ -497,8 +497,7 @@ def command(text):
     return shlex.split(text)
 
 
-MONTH, NEVER = 31 * 86400, 1 << 62      # seconds, ms
-DECOYS = 1000                   # hidden TCP ports that may have one
+MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
           'no': False, 'false': False, 'off': False, '0': False}
 read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
@@ -1403,7 +1402,8 @@ def closing_verdict(chains, name, protocol):
         if kind in ('jump', 'goto'):
             verdict = closing_verdict(chains, name[:2] + (detail['target'],), protocol)
         else:
-            verdict = (detail or {}).get('expr') or (detail or {}).get('type') or kind
+            named = detail.get('expr') or detail.get('type') if isinstance(detail, dict) else None
+            verdict = named or kind
         if verdict in VERDICTS:
             return verdict
     return None
