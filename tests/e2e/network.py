@@ -234,14 +234,16 @@ class Namespace:
             send(packet)
 
     def sockets(self):
-        """What listens or is open in here, as the kernel tells; a packet socket is not listed."""
+        """What listens in here, as the kernel tells; a packet socket is not listed."""
         tables = {}
         for table in ('tcp', 'tcp6', 'udp', 'udp6', 'udplite', 'udplite6', 'raw', 'raw6', 'icmp',
                       'icmp6'):
             path = '/proc/%d/net/%s' % (self.pid, table)
             if os.path.exists(path):
                 with open(path) as lines:
-                    tables[table] = sorted(line.split()[1:4] for line in lines)
+                    tables[table] = sorted(
+                        line.split()[1:4] for line in lines
+                        if not table.startswith('tcp') or line.split()[3] == '0A')      # LISTEN
         return tables
 
 

@@ -111,27 +111,10 @@ def test_answer_drop_opens_and_closes(wire, daemon):
         assert until(lambda at=address: not wire.client.connects(at), 5)
 
 
-def test_answer_box_refuses_at_once_on_an_accepting_box(wire, daemon, address):
-    daemon()
-    assert wire.client.socket_error(address, HIDDEN) is ConnectionRefusedError
-
-
 def test_a_trusted_interface_needs_no_knock(wire, daemon):
     daemon('trust = eth0')
     for address in wire.server.addresses:
         assert wire.stranger.connects(address)
-
-
-def test_the_box_itself_needs_no_knock(wire, daemon):
-    daemon()
-    for address in wire.server.addresses + ('127.0.0.1', '::1'):
-        assert wire.server.connects(address)
-
-
-def test_other_ports_are_left_alone(wire, daemon, address):
-    with wire.server.listen(8080):
-        daemon()
-        assert wire.stranger.connects(address, 8080)
 
 
 def test_other_tables_are_left_alone(wire, daemon):

@@ -161,3 +161,17 @@ def test_a_knock_may_go_to_any_udp_port(wire, knockd, visitor, port):
     with wire.capture(wire.client) as capture:
         opens(wire, knockd, visitor, wire.server.addresses[0], '--port', str(port))
         assert len(capture.datagrams(port)) == 1
+
+
+def test_a_hidden_port_refuses_at_once_on_an_accepting_box(wire, knockd, address):
+    assert wire.client.socket_error(address, HIDDEN) is ConnectionRefusedError
+
+
+def test_the_box_itself_needs_no_knock(wire, knockd):
+    for address in wire.server.addresses + ('127.0.0.1', '::1'):
+        assert wire.server.connects(address)
+
+
+def test_other_ports_are_left_alone(wire, knockd, address):
+    with wire.server.listen(8080):
+        assert wire.stranger.connects(address, 8080)

@@ -1,5 +1,6 @@
 """The daemon opens no listening socket and sends nothing: promise 1."""
 
+import pytest
 from network import accept, alive, header_size, protocol_of, until
 
 HIDDEN = 2222
@@ -74,20 +75,29 @@ def test_the_daemon_is_as_silent_on_a_box_that_drops(wire, daemon):
     assert from_server == []
 
 
-def test_a_connection_from_before_the_daemon_lives_on(wire, services, daemon, address):
-    with wire.client.connection(address, HIDDEN) as connection, \
-            accept(services[HIDDEN], connection) as end:
-        knockd = daemon(anna='')
-        assert not wire.client.connects(address)
-        assert alive(connection, end)
-        knockd.kill()
-        assert alive(connection, end)
+@pytest.fixture
+def connections(wire, services):
+    """One connection to the hidden port over each family: (client's end, server's end)."""
+    ends = []
+    for address in wire.server.addresses:
+        ends.append(wire.client.connection(address, HIDDEN))
+        ends.append(accept(services[HIDDEN], ends[-1]))
+    yield list(zip(ends[::2], ends[1::2]))
+    for end in ends:
+        end.close()
 
 
-def test_a_connection_from_before_the_daemon_ends_in_order(wire, services, daemon, address):
-    with wire.client.connection(address, HIDDEN) as connection, \
-            accept(services[HIDDEN], connection) as end:
-        daemon(anna='')
+def test_connections_from_before_the_daemon_live_on(wire, connections, daemon):
+    knockd = daemon(anna='')
+    assert not any(wire.client.connects(address) for address in wire.server.addresses)
+    assert all(alive(*ends) for ends in connections)
+    knockd.kill()
+    assert all(alive(*ends) for ends in connections)
+
+
+def test_connections_from_before_the_daemon_end_in_order(connections, daemon):
+    daemon(anna='')
+    for connection, end in connections:
         end.shutdown(1)
         assert connection.recv(10) == b'', 'the end, not a reset'
         connection.sendall(b'last words')
