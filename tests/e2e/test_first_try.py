@@ -124,7 +124,7 @@ def test_every_address_of_a_name_is_knocked(wire, knockd, visitor, named_box, op
 def test_every_datagram_has_ports_of_its_own(wire, knockd, visitor):
     wrong = knockd.uri(visitor, wire.server.addresses[0], secret=bytes(32))
     with wire.capture(wire.client) as capture:
-        assert wire.client.knock('--open', 'tcp/2222', '--wait', '3', wrong).code == 1
+        assert wire.client.knock('--open', 'tcp/2222', '--wait', '2', wrong).code == 1
         packets = [packet for packet in capture.packets('10.9.0.2') if packet[9] == 17]
     assert len(packets) >= 2, 'it knocks again once a second'
     assert len({packet[20:22] for packet in packets}) == len(packets)
