@@ -73,7 +73,6 @@ Request = collections.namedtuple(
 Service = collections.namedtuple('Service', 'proto low high')
 Address = collections.namedtuple('Address', 'name secret host port server_id via services once')
 
-
 class KnockError(Exception):
     """What a user can cause, said in a sentence. status: 1 could not, 2 usage or config."""
 
@@ -81,11 +80,9 @@ class KnockError(Exception):
         super().__init__(message)
         self.status = status
 
-
 def hmac_sha256(key, message):
     """RFC 4231."""
     return hmac.new(key, message, hashlib.sha256).digest()
-
 
 def hkdf_expand(key, info, length):
     """RFC 5869, 2.3."""
@@ -95,14 +92,11 @@ def hkdf_expand(key, info, length):
         output += block
     return output[:length]
 
-
 def encode_base32(data):
     """RFC 4648, upper case, without padding."""
     return base64.b32encode(data).decode('ascii').rstrip('=')
 
-
 encode_secret = encode_base32           # 32 bytes as 52 characters
-
 
 def decode_secret(text):
     """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
@@ -115,7 +109,6 @@ def decode_secret(text):
         raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
     return secret
 
-
 def derive_keys(secret, server_id):
     """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
     root = hmac_sha256(b'knock/1', secret)              # HKDF-Extract: RFC 5869, 2.2
@@ -123,29 +116,23 @@ def derive_keys(secret, server_id):
     return {label: hkdf_expand(root, b'knock/1 ' + label.encode('ascii') + tail, 32)
             for label in LABELS}
 
-
 def fingerprint(keys):
     """What the ledger calls a key: 16 hex digits that tell nothing about it."""
     return keys['ledger'].hex()[:16]
 
-
 be64 = struct.Struct('>Q').pack
-
 
 def step_of(time):
     """T, the number of the step that holds this millisecond."""
     return time // STEP
 
-
 def window_steps(now, window):
     """The steps whose tokens may be accepted now; both in milliseconds."""
     return range(max(0, step_of(now - window)), step_of(now + window) + 1)
 
-
 def tag_at(keys, step):
     """The 8 bytes that begin every datagram of this client in this step."""
     return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
-
 
 def keystream(key, nonce, length):
     """Block i is HMAC(key, nonce || be32(i)), i from 0; plain XOR this is sealed, and back."""
@@ -153,11 +140,9 @@ def keystream(key, nonce, length):
     stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
     return stream[:length]
 
-
 def datagram_mac(keys, body):
     """The MAC over tag || nonce || sealed."""
     return hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-
 
 def seal(keys, nonce, plain, step):
     """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
@@ -167,7 +152,6 @@ def seal(keys, nonce, plain, step):
         raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
     return body + datagram_mac(keys, body)
 
-
 def unseal(keys, datagram):
     """The plain bytes of a datagram, or None if its MAC does not hold."""
     body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
@@ -176,14 +160,12 @@ def unseal(keys, datagram):
     nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
     return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
 
-
 def pack_address(address):
     """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d; all zero for None."""
     if address is None:
         return bytes(16)
     prefix = bytes(10) + b'\xff\xff' if address.version == 4 else b''
     return prefix + address.packed
-
 
 def unpack_address(packed):
     """The reverse of pack_address(); an IPv4 address comes back as one."""
@@ -192,10 +174,8 @@ def unpack_address(packed):
     address = ipaddress.IPv6Address(packed)
     return address.ipv4_mapped or address
 
-
 def item(kind, value):
     return struct.pack('>BH', kind, len(value)) + value
-
 
 def encode_plain(request, padding=b''):
     """version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zero padding."""
@@ -208,7 +188,6 @@ def encode_plain(request, padding=b''):
     if request.signature is not None:
         parts.append(item(SIGNATURE_ITEM, request.signature))
     return b''.join(parts) + padding
-
 
 def decode_items(plain):
     """The items as (type, value, where the item begins); raises KnockError on any flaw."""
@@ -226,7 +205,6 @@ def decode_items(plain):
         raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
     return items
 
-
 def decode_service(value):
     """The value of an item of type 1: proto u8 || low u16 || high u16."""
     if len(value) != 5:
@@ -235,7 +213,6 @@ def decode_service(value):
     if service.proto not in PROTOCOLS.values() or not 0 < service.low <= service.high:
         raise KnockError('malformed: port range %d/%d-%d' % service)
     return service
-
 
 def decode_plain(plain):
     """A Request from the bytes of encode_plain(), read strictly; KnockError if anything is off."""
@@ -260,11 +237,9 @@ def decode_plain(plain):
     return Request(OPS[op], time, unpack_address(source), seconds, services, action,
                    signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
 
-
 def syn_token(keys, step):
     """seq(4) || ack(4) || window(2) of the SYN that asks for the client's default."""
     return hmac_sha256(keys['syn'], be64(step))[:10]
-
 
 def port_sequence(key, prefix):
     """Six different ports from 1024 up, out of HMAC(key, prefix || be32(i)), i = 0, 1, ..."""
@@ -279,16 +254,13 @@ def port_sequence(key, prefix):
                 return tuple(ports)
         block += 1
 
-
 def step_ports(keys, step):
     """The knock of carrier `ports`: TCP ports to touch in this order."""
     return port_sequence(keys['ports'], be64(step))
 
-
 def paper_ports(keys, sheet, number):
     """The one-time sequence `number` (from 1) of a printed sheet."""
     return port_sequence(keys['ports'], b'paper' + struct.pack('>II', sheet, number))
-
 
 def hotp(key, counter, digits):
     """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation."""
@@ -296,21 +268,17 @@ def hotp(key, counter, digits):
     number = struct.unpack_from('>I', mac, mac[19] & 15)[0] & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
 
-
 def code_key(keys):
     """What the phone gets: 20 bytes from which nothing else can be derived."""
     return keys['code'][:20]
-
 
 def code_at(keys, step):
     """RFC 6238, eight digits: what the phone shows in this step."""
     return hotp(code_key(keys), step, 8)
 
-
 def code_ports(code):
     """The two ports that carry a code of eight digits."""
     return 10000 + int(code[:4]), 20000 + int(code[4:])
-
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
@@ -323,22 +291,18 @@ def parse_service(text):
     shown = repr(text) if len(text) < 17 else 'this'    # a longer one may hold a secret
     raise KnockError('%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010' % shown, 2)
 
-
 def format_service(service):
     name = {number: name for name, number in PROTOCOLS.items()}[service.proto]
     high = '-%d' % service.high if service.high > service.low else ''
     return '%s/%d%s' % (name, service.low, high)
-
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
     services = [parse_service(part) for part in text.split(',')] if text.strip() else []
     return tuple(collections.OrderedDict.fromkeys(services))
 
-
 def format_services(services):
     return ','.join(format_service(service) for service in services)
-
 
 def parse_seconds(text):
     """30, 30s, 5m, 2h, 1d: whole seconds."""
@@ -347,17 +311,14 @@ def parse_seconds(text):
         raise KnockError('%r is not a time; write 30s, 5m or 2h' % text.strip(), 2)
     return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
 
-
 def unquote(text):
     """RFC 3986, 2.1: %XX is a byte."""
     raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: bytes([int(match.group(1), 16)]),
                  text.encode('utf-8', 'surrogatepass'))
     return raw.decode('utf-8', 'replace')
 
-
 URI = re.compile(r'knock://([^:@/?]+):([^:@/?]+)@(\[[^][/?@]+\]|[^][:/?@]+)(?::([0-9]{1,5}))?'
                  r'/?\?([^#]*)\Z', re.ASCII)
-
 
 def parse_query(text):
     """The part behind the question mark, each key once, none unknown."""
@@ -369,7 +330,6 @@ def parse_query(text):
                              'each once at most, and nothing else', 2)
         query[key] = unquote(value)
     return query
-
 
 def parse_uri(text):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
@@ -391,7 +351,6 @@ def parse_uri(text):
     return Address(name, decode_secret(secret), host, int(port) if port else None,
                    query['id'], via, parse_services(query.get('open', '')), once == '1')
 
-
 def format_uri(address):
     """The reverse of parse_uri()."""
     host = address.host.replace('%', '%25')
@@ -412,14 +371,12 @@ TOUCH_PAUSE = 0.15                      # for the answer of a touched port
 NAT64 = ipaddress.IPv6Network('64:ff9b::/96')           # RFC 6052
 Target = collections.namedtuple('Target', 'family address')     # address as sockets take it
 
-
 def knock_request(args, address, now, source):
     """What the command line wants, as a Request of this millisecond."""
     services = parse_services(args.open) if args.open else \
         () if args.close or args.run else address.services
     op = 'run' if args.run else 'close' if args.close else 'open'
     return Request(op, now, source, args.seconds, services, args.run, None, None)
-
 
 def knock_datagram(keys, server_id, request, random, sign):
     """A fresh datagram of random length; sign(message) makes its signature, or is None."""
@@ -432,17 +389,14 @@ def knock_datagram(keys, server_id, request, random, sign):
     padding = bytes(random(1)[0] % (PADDING_LIMIT + 1))[:max(0, room)]
     return seal(keys, nonce, plain + padding, step)
 
-
 def step_for(now, attempt):
     """A step serves once: this one, then the next, then the one before."""
     return step_of(now) + (0, 1, -1)[attempt % 3]
-
 
 def sequence(via, keys, step, paper):
     """The ports to touch, in order."""
     return {'ports': lambda: step_ports(keys, step), 'paper': lambda: paper,
             'code': lambda: code_ports(code_at(keys, step))}[via]()
-
 
 def checksum(data):
     """RFC 1071."""
@@ -450,7 +404,6 @@ def checksum(data):
     while total >> 16:
         total = (total & 0xffff) + (total >> 16)
     return ~total & 0xffff
-
 
 def echo_request(version, data, sequence_number):
     """RFC 792, RFC 4443; the kernel fills in ICMPv6 checksums, and the identifier of a ping."""
@@ -461,7 +414,6 @@ def echo_request(version, data, sequence_number):
         header = struct.pack('>BBHHH', kind, 0, checksum(padded), sequence_number, 1)
     return header + data
 
-
 def tcp_syn(source, destination, ports, token):
     """RFC 9293: a SYN whose sequence, acknowledgement and window are the token."""
     def header(check):
@@ -469,7 +421,6 @@ def tcp_syn(source, destination, ports, token):
                            check, 0)
     pseudo = source.packed + destination.packed + struct.pack('>HH', 6, 20)
     return header(checksum(pseudo + header(0)))
-
 
 def probed_port(services, once):
     """The TCP port that shows whether it worked; None where nothing can, or a probe would harm."""
@@ -488,22 +439,18 @@ def resolve(host, family):
         raise KnockError('%s: %s' % (host, error.strerror or error))
     return [Target(entry[0], entry[4]) for entry in found]
 
-
 def with_port(target, port):
     return (target.address[0], port) + tuple(target.address[2:])
-
 
 def bare(target):
     """The address without its zone."""
     return target.address[0].partition('%')[0]
-
 
 def own_address(target):
     """The address this machine sends from towards a target; connecting UDP sends nothing."""
     with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
         sock.connect(with_port(target, 9))
         return ipaddress.ip_address(sock.getsockname()[0].partition('%')[0])
-
 
 def translated(target):
     """Does a NAT64 stand between? Its prefix is well known, or this network's own (RFC 7050)."""
@@ -514,7 +461,6 @@ def translated(target):
     except OSError:
         pass                    # no such name here: no NAT64
     return any(ipaddress.ip_address(bare(target)) in prefix for prefix in prefixes)
-
 
 def source_to_name(target):
     """Our own address, if the server will see it too: then a captured knock is worth nothing
@@ -527,24 +473,20 @@ def source_to_name(target):
         return None
     return own
 
-
 def random_port():
     """A high port that nobody can expect."""
     return 1024 + int.from_bytes(os.urandom(4), 'big') % (65536 - 1024)
-
 
 def send_udp(target, port, datagram):
     """From a new source port each time: a kernel may hand over two of one flow as one."""
     with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
         sock.sendto(datagram, with_port(target, port))
 
-
 def raw_socket(target, protocol, why):
     try:
         return socket.socket(target.family, socket.SOCK_RAW, protocol)
     except PermissionError:
         raise KnockError('%s; run it as root (CAP_NET_RAW), or use --via udp' % why)
-
 
 def send_echo(target, port, datagram):
     """As a ping: without privilege where net.ipv4.ping_group_range lets this group."""
@@ -558,7 +500,6 @@ def send_echo(target, port, datagram):
     with sock:
         sock.sendto(echo_request(version, datagram, port), with_port(target, 0))
 
-
 def send_syn(target, port, token):
     """One bare SYN; the kernel will answer for us if the server should reply."""
     with raw_socket(target, socket.IPPROTO_TCP, 'a SYN of our own needs a raw socket') as sock:
@@ -566,14 +507,12 @@ def send_syn(target, port, token):
         sock.sendto(tcp_syn(source, destination, (random_port(), port), token),
                     with_port(target, 0))
 
-
 def touch(target, port):
     """One SYN to a closed port, and time for its answer, so that the next comes later."""
     sock = begin_connect(target, port)
     if sock:
         ready_sockets([sock], TOUCH_PAUSE)
         sock.close()
-
 
 def sign_with(keyfile):
     """A function that signs as ssh-keygen does; the agent and FIDO keys work as with ssh."""
@@ -593,12 +532,10 @@ def sign_with(keyfile):
         return base64.b64decode(''.join(armored.splitlines()[1:-1]))
     return sign
 
-
 def say(args, text, level=0):
     """For people: on a terminal, or where -v asks for it."""
     if not args.quiet and (args.verbose or level == 0 and sys.stderr.isatty()):
         print('knock: ' + text, file=sys.stderr, flush=True)
-
 
 def knock_once(args, address, keys, target, attempt):
     """One fresh knock to one target."""
@@ -618,7 +555,6 @@ def knock_once(args, address, keys, target, attempt):
         touch(target, port)
     return 'touched %s at %s' % (' '.join(map(str, ports)), target.address[0])
 
-
 def knock_all(args, address, keys, targets, attempt):
     """Every target, but sequences only where a connect would go first; KnockError if none."""
     failures, chosen = [], targets if args.via in ('udp', 'icmp', 'syn') else targets[:1]
@@ -630,7 +566,6 @@ def knock_all(args, address, keys, targets, attempt):
     if len(failures) == len(chosen):
         raise failures[0]
 
-
 def ready_sockets(pending, seconds):
     """Those that have connected or failed; select() of nothing is an error on Windows."""
     if not pending:
@@ -638,7 +573,6 @@ def ready_sockets(pending, seconds):
         return []
     _, connected, failed = select.select([], pending, pending, seconds)
     return connected + failed
-
 
 def begin_connect(target, port):
     """A socket that is connecting, or None."""
@@ -648,7 +582,6 @@ def begin_connect(target, port):
         return sock
     sock.close()
     return None
-
 
 def wait_open(targets, port, seconds, knock_again):
     """The first target whose port accepts, or None when the time is up.
@@ -688,7 +621,6 @@ def read_target(args):
     address = parse_uri(args.target)
     return address, derive_keys(address.secret, address.server_id)
 
-
 def read_paper():
     """The next line of the sheet, typed."""
     print('the six ports of the next line of the sheet: ', end='', file=sys.stderr, flush=True)
@@ -696,7 +628,6 @@ def read_paper():
     if len(ports) != 6 or any(not 1023 < int(port) < 65536 for port in ports):
         raise KnockError('these are not six ports from 1024 to 65535', 2)
     return [int(port) for port in ports]
-
 
 def show(args, address, keys):
     """What would be sent, for people and other tools."""
@@ -712,7 +643,6 @@ def show(args, address, keys):
         print(syn_token(keys, step).hex())
     else:
         print(' '.join(map(str, sequence(args.via, keys, step, args.paper))))
-
 
 def knock(args, began):
     """Knocks, and sees that it worked where that can be seen."""
@@ -740,7 +670,6 @@ def knock(args, began):
                          % (port, address.host, args.wait))
     return say(args, 'open in %d ms' % ((time.monotonic() - began) * 1000))
 
-
 def option_value(read):
     """An argparse type out of a function that raises KnockError."""
     def value(text):
@@ -750,16 +679,13 @@ def option_value(read):
             raise argparse.ArgumentTypeError(str(error))
     return value
 
-
 def duration(text):
     if parse_seconds(text) > 65535:
         raise KnockError('%r is longer than 65535 s' % text)
     return parse_seconds(text)
 
-
 def port_number(text):
     return parse_service('udp/' + text).low
-
 
 def command_line():
     parser = argparse.ArgumentParser(
@@ -792,7 +718,6 @@ def command_line():
     parser.add_argument('--version', action='version', version='knock.py ' + __version__)
     return parser
 
-
 def main(argv=None):
     began = time.monotonic()
     args = command_line().parse_args(argv)
@@ -808,7 +733,6 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 1
     return 0
-
 
 if __name__ == '__main__':
     sys.exit(main())

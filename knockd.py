@@ -79,7 +79,6 @@ Request = collections.namedtuple(
 Service = collections.namedtuple('Service', 'proto low high')
 Address = collections.namedtuple('Address', 'name secret host port server_id via services once')
 
-
 class KnockError(Exception):
     """What a user can cause, said in a sentence. status: 1 could not, 2 usage or config."""
 
@@ -87,11 +86,9 @@ class KnockError(Exception):
         super().__init__(message)
         self.status = status
 
-
 def hmac_sha256(key, message):
     """RFC 4231."""
     return hmac.new(key, message, hashlib.sha256).digest()
-
 
 def hkdf_expand(key, info, length):
     """RFC 5869, 2.3."""
@@ -101,14 +98,11 @@ def hkdf_expand(key, info, length):
         output += block
     return output[:length]
 
-
 def encode_base32(data):
     """RFC 4648, upper case, without padding."""
     return base64.b32encode(data).decode('ascii').rstrip('=')
 
-
 encode_secret = encode_base32           # 32 bytes as 52 characters
-
 
 def decode_secret(text):
     """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
@@ -121,7 +115,6 @@ def decode_secret(text):
         raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
     return secret
 
-
 def derive_keys(secret, server_id):
     """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
     root = hmac_sha256(b'knock/1', secret)              # HKDF-Extract: RFC 5869, 2.2
@@ -129,29 +122,23 @@ def derive_keys(secret, server_id):
     return {label: hkdf_expand(root, b'knock/1 ' + label.encode('ascii') + tail, 32)
             for label in LABELS}
 
-
 def fingerprint(keys):
     """What the ledger calls a key: 16 hex digits that tell nothing about it."""
     return keys['ledger'].hex()[:16]
 
-
 be64 = struct.Struct('>Q').pack
-
 
 def step_of(time):
     """T, the number of the step that holds this millisecond."""
     return time // STEP
 
-
 def window_steps(now, window):
     """The steps whose tokens may be accepted now; both in milliseconds."""
     return range(max(0, step_of(now - window)), step_of(now + window) + 1)
 
-
 def tag_at(keys, step):
     """The 8 bytes that begin every datagram of this client in this step."""
     return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
-
 
 def keystream(key, nonce, length):
     """Block i is HMAC(key, nonce || be32(i)), i from 0; plain XOR this is sealed, and back."""
@@ -159,11 +146,9 @@ def keystream(key, nonce, length):
     stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
     return stream[:length]
 
-
 def datagram_mac(keys, body):
     """The MAC over tag || nonce || sealed."""
     return hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-
 
 def seal(keys, nonce, plain, step):
     """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
@@ -173,7 +158,6 @@ def seal(keys, nonce, plain, step):
         raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
     return body + datagram_mac(keys, body)
 
-
 def unseal(keys, datagram):
     """The plain bytes of a datagram, or None if its MAC does not hold."""
     body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
@@ -182,14 +166,12 @@ def unseal(keys, datagram):
     nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
     return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
 
-
 def pack_address(address):
     """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d; all zero for None."""
     if address is None:
         return bytes(16)
     prefix = bytes(10) + b'\xff\xff' if address.version == 4 else b''
     return prefix + address.packed
-
 
 def unpack_address(packed):
     """The reverse of pack_address(); an IPv4 address comes back as one."""
@@ -198,10 +180,8 @@ def unpack_address(packed):
     address = ipaddress.IPv6Address(packed)
     return address.ipv4_mapped or address
 
-
 def item(kind, value):
     return struct.pack('>BH', kind, len(value)) + value
-
 
 def encode_plain(request, padding=b''):
     """version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zero padding."""
@@ -214,7 +194,6 @@ def encode_plain(request, padding=b''):
     if request.signature is not None:
         parts.append(item(SIGNATURE_ITEM, request.signature))
     return b''.join(parts) + padding
-
 
 def decode_items(plain):
     """The items as (type, value, where the item begins); raises KnockError on any flaw."""
@@ -232,7 +211,6 @@ def decode_items(plain):
         raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
     return items
 
-
 def decode_service(value):
     """The value of an item of type 1: proto u8 || low u16 || high u16."""
     if len(value) != 5:
@@ -241,7 +219,6 @@ def decode_service(value):
     if service.proto not in PROTOCOLS.values() or not 0 < service.low <= service.high:
         raise KnockError('malformed: port range %d/%d-%d' % service)
     return service
-
 
 def decode_plain(plain):
     """A Request from the bytes of encode_plain(), read strictly; KnockError if anything is off."""
@@ -266,11 +243,9 @@ def decode_plain(plain):
     return Request(OPS[op], time, unpack_address(source), seconds, services, action,
                    signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
 
-
 def syn_token(keys, step):
     """seq(4) || ack(4) || window(2) of the SYN that asks for the client's default."""
     return hmac_sha256(keys['syn'], be64(step))[:10]
-
 
 def port_sequence(key, prefix):
     """Six different ports from 1024 up, out of HMAC(key, prefix || be32(i)), i = 0, 1, ..."""
@@ -285,16 +260,13 @@ def port_sequence(key, prefix):
                 return tuple(ports)
         block += 1
 
-
 def step_ports(keys, step):
     """The knock of carrier `ports`: TCP ports to touch in this order."""
     return port_sequence(keys['ports'], be64(step))
 
-
 def paper_ports(keys, sheet, number):
     """The one-time sequence `number` (from 1) of a printed sheet."""
     return port_sequence(keys['ports'], b'paper' + struct.pack('>II', sheet, number))
-
 
 def hotp(key, counter, digits):
     """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation."""
@@ -302,21 +274,17 @@ def hotp(key, counter, digits):
     number = struct.unpack_from('>I', mac, mac[19] & 15)[0] & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
 
-
 def code_key(keys):
     """What the phone gets: 20 bytes from which nothing else can be derived."""
     return keys['code'][:20]
-
 
 def code_at(keys, step):
     """RFC 6238, eight digits: what the phone shows in this step."""
     return hotp(code_key(keys), step, 8)
 
-
 def code_ports(code):
     """The two ports that carry a code of eight digits."""
     return 10000 + int(code[:4]), 20000 + int(code[4:])
-
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
@@ -329,22 +297,18 @@ def parse_service(text):
     shown = repr(text) if len(text) < 17 else 'this'    # a longer one may hold a secret
     raise KnockError('%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010' % shown, 2)
 
-
 def format_service(service):
     name = {number: name for name, number in PROTOCOLS.items()}[service.proto]
     high = '-%d' % service.high if service.high > service.low else ''
     return '%s/%d%s' % (name, service.low, high)
-
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
     services = [parse_service(part) for part in text.split(',')] if text.strip() else []
     return tuple(collections.OrderedDict.fromkeys(services))
 
-
 def format_services(services):
     return ','.join(format_service(service) for service in services)
-
 
 def parse_seconds(text):
     """30, 30s, 5m, 2h, 1d: whole seconds."""
@@ -353,17 +317,14 @@ def parse_seconds(text):
         raise KnockError('%r is not a time; write 30s, 5m or 2h' % text.strip(), 2)
     return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
 
-
 def unquote(text):
     """RFC 3986, 2.1: %XX is a byte."""
     raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: bytes([int(match.group(1), 16)]),
                  text.encode('utf-8', 'surrogatepass'))
     return raw.decode('utf-8', 'replace')
 
-
 URI = re.compile(r'knock://([^:@/?]+):([^:@/?]+)@(\[[^][/?@]+\]|[^][:/?@]+)(?::([0-9]{1,5}))?'
                  r'/?\?([^#]*)\Z', re.ASCII)
-
 
 def parse_query(text):
     """The part behind the question mark, each key once, none unknown."""
@@ -375,7 +336,6 @@ def parse_query(text):
                              'each once at most, and nothing else', 2)
         query[key] = unquote(value)
     return query
-
 
 def parse_uri(text):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
@@ -396,7 +356,6 @@ def parse_uri(text):
             raise KnockError('the knock:// line has no valid %s' % part, 2)
     return Address(name, decode_secret(secret), host, int(port) if port else None,
                    query['id'], via, parse_services(query.get('open', '')), once == '1')
-
 
 def format_uri(address):
     """The reverse of parse_uri()."""
@@ -443,15 +402,12 @@ def matching(pattern, form, convert=str):
             raise KnockError('%.60r is not %s' % (text, form))
     return read
 
-
 def listing(read):
     """A reader of such texts with commas between them."""
     return lambda text: tuple(read(part.strip()) for part in text.split(',') if part.strip())
 
-
 def choice(*names):
     return matching('|'.join(names), 'one of: ' + ', '.join(names))
-
 
 def milliseconds(low, high):
     """A reader of times from low to high seconds."""
@@ -461,7 +417,6 @@ def milliseconds(low, high):
         return parse_seconds(text) * 1000
     return read
 
-
 def within(low, high):
     """A conversion to an integer that refuses what lies outside."""
     def convert(text):
@@ -470,13 +425,11 @@ def within(low, high):
         return int(text)
     return convert
 
-
 def one_bit(text):
     mark = int(text, 16)
     if not mark or mark & (mark - 1):
         raise ValueError
     return mark
-
 
 def expiry(text):
     """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as milliseconds."""
@@ -485,17 +438,14 @@ def expiry(text):
                               tzinfo=datetime.timezone.utc)
     return int(begin.timestamp() + (0 if ':' in text else 86400)) * 1000
 
-
 def sheet_and_count(text):
     sheet, count = text.split(':')
     return within(1, (1 << 32) - 1)(sheet), within(1, 999)(count)
-
 
 def command(text):
     """An argument list in the quoting of a shell; no shell ever sees it."""
     import shlex                # late: few configs have one
     return shlex.split(text)
-
 
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
@@ -542,7 +492,6 @@ CLIENT_KEYS = {
 ACTION_KEYS = {'run': (matching('/.+', 'a command that begins with an absolute path', command),
                        None)}
 
-
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
     ini = configparser.RawConfigParser(delimiters=('=',), comment_prefixes=('#', ';'),
@@ -552,7 +501,6 @@ def ini_sections(text, path):
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
     return collections.OrderedDict((name, dict(ini.items(name))) for name in ini.sections())
-
 
 def read_section(keys, entries, complain):
     """The values of one section by its table of keys; what is wrong goes to complain(key, why)."""
@@ -566,7 +514,6 @@ def read_section(keys, entries, complain):
             complain(key, str(error))
     return values
 
-
 def merged(services):
     """The same ports in ranges that neither overlap nor touch: nft refuses an overlap."""
     ranges = []
@@ -576,12 +523,10 @@ def merged(services):
         ranges.append(service)
     return ranges
 
-
 def covered(wanted, allowed):
     """Is this service inside one of those?"""
     return any(wanted.proto == service.proto and
                service.low <= wanted.low and wanted.high <= service.high for service in allowed)
-
 
 def read_client(name, entries, server, complain):
     """A Client from its section; its keys are None if they cannot be made."""
@@ -603,7 +548,6 @@ def read_client(name, entries, server, complain):
         if values['secret'] and server['id'] else None
     return Client(name=name, keys=keys, fingerprint=keys and fingerprint(keys), **values)
 
-
 def read_server(entries, complain):
     """The values of [server]."""
     values = read_section(SERVER_KEYS, entries, complain)
@@ -618,7 +562,6 @@ def read_server(entries, complain):
     if values['open_for'] > values['max_open_for']:
         complain('open_for', 'longer than max_open_for')
     return values
-
 
 def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
@@ -652,7 +595,6 @@ def parse_config(text, path):
         server['ledger'] = path.rpartition('/')[0] + '/ledger.json'
     return Config(path=path, clients=clients, actions=actions, **server)
 
-
 def sections_of(text):
     """[(section or None, its lines)]: all of a config; comments right above a section are its."""
     parts = [(None, [])]
@@ -664,18 +606,15 @@ def sections_of(text):
         parts[-1][1].extend(lines)
     return parts
 
-
 def with_section(text, section, entries):
     """The text with a section appended."""
     lines = ['[%s]' % section] + ['%s = %s' % entry for entry in entries]
     return (text.rstrip('\n') + '\n\n' if text.strip() else '') + '\n'.join(lines) + '\n'
 
-
 def without_section(text, section):
     """The text without that section; comments and order of the rest are kept."""
     return ''.join(line for name, lines in sections_of(text) if name != section
                    for line in lines).rstrip('\n') + '\n'
-
 
 def with_key(text, section, key, value):
     """The text with that key of a section set."""
@@ -689,7 +628,6 @@ def with_key(text, section, key, value):
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
 SPENT_LIMIT, VOID = 1000, 1 << 32         # ids a key; above every number of a sheet
-
 
 class Ledger:
     """{"knockd": 1, "id": server id, "floor": ms, "keys": {FP: {"floor", "spent", "paper"}}}
@@ -747,13 +685,11 @@ class Ledger:
             spent = {known: when for known, when in spent.items() if when >= floor}
         self.put(mark, {'floor': floor, 'spent': spent, 'paper': key['paper']})
 
-
 def whole(number, what):
     """A number out of a ledger: an integer that a time can be."""
     if type(number) is not int or not 0 <= number < NEVER:
         raise KnockError('the ledger has %s %.40r' % (what, number))
     return number
-
 
 def parse_ledger(text, server_id):
     """A Ledger from its text; KnockError if it is damaged or another server's."""
@@ -788,7 +724,6 @@ WHOLE_PACKET = 0x40000
 FILTER_TAGS = 2000              # fits BPF_MAXINSNS, 4,096: 1.8 instructions a tag at worst
 LEAF = 8
 
-
 def token_tree(tokens):
     """A balanced tree over sorted 32-bit tokens in the accumulator.
 
@@ -804,7 +739,6 @@ def token_tree(tokens):
         return [(JGE, len(left), 0, tokens[half])] + left + right
     return [(JGE, 0, 1, tokens[half]), (JUMP, 0, 0, len(left))] + left + right
 
-
 def link(program):
     """Names of places become offsets; a bare string is a place, None is the next instruction."""
     places, code = {}, []
@@ -819,7 +753,6 @@ def link(program):
             places[target] - here - 1
     return [(operation, offset(here, yes), offset(here, no), offset(here, number))
             for here, (operation, yes, no, number) in enumerate(code)]
-
 
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
 # A = the protocol. What they refuse, and the parser below in the same words: other versions,
@@ -843,7 +776,6 @@ HEADS = {4: HEAD4, 6: HEAD6}
 ECHO = {4: (1, 8), 6: (58, 128)}        # RFC 792, RFC 4443: protocol and type of an echo request
 TRANSPORT = 8                           # bytes of a UDP header, and of an echo request's
 
-
 def datagram_filter(version, carriers, port, tokens):
     """The program for one socket: knock/1 datagrams whose first 32 bits are among the tokens.
 
@@ -864,10 +796,8 @@ def datagram_filter(version, carriers, port, tokens):
     tree = [(RETURN, 0, 0, WHOLE_PACKET)] if tokens is None else token_tree(sorted(tokens))
     return link(HEADS[version] + body) + tree
 
-
 SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}     # where their SYNs go
 SYN_FLAGS, SYN = 0x17, 0x02     # RFC 9293: of FIN, SYN, RST and ACK nothing but SYN
-
 
 def syn_filter(version, ports, tokens):
     """The program for SYNs: to a port in this range (or None), or with one of these tokens.
@@ -893,14 +823,12 @@ def parse_ip4(frame):
         return None
     return ipaddress.IPv4Address(frame[12:16]), frame[9], frame[header:total]
 
-
 def parse_ip6(frame):
     """As parse_ip4(), RFC 8200; a packet with extension headers is none of ours."""
     length = int.from_bytes(frame[4:6], 'big')
     if len(frame) < 40 + length or len(frame) < 40 or frame[0] >> 4 != 6:
         return None
     return ipaddress.IPv6Address(frame[8:24]), frame[6], frame[40:40 + length]
-
 
 def parse_packet(version, frame, carriers, port):
     """A Packet if these bytes may be a knock/1 datagram, else None. Never raises."""
@@ -921,7 +849,6 @@ def parse_packet(version, frame, carriers, port):
         return None
     return Packet(carrier, source, target, body[TRANSPORT:length])
 
-
 def parse_syn(version, frame):
     """A Syn, or None if these bytes are anything else. RFC 9293."""
     parsed = (parse_ip4 if version == 4 else parse_ip6)(frame)
@@ -941,7 +868,6 @@ SOURCES_LIMIT, STRIKES = 4096, 10
 CODE_TIME, CODE_TRIES, CODE_SLEEP = 60000, 3, 120       # ms, wrong tries, steps
 QUIET = 6 * 3600000             # ms; one hour would give a patient guesser 0.3 % a year
 
-
 class Attempt:
     """One sequence that a source has begun."""
 
@@ -960,7 +886,6 @@ class Attempt:
             self.done = now if self.taken == len(ports) else None
             return True
         return port in ports[:self.taken]
-
 
 class Sequences:
     """Who has touched which ports in order; those with one port are forgotten first."""
@@ -991,7 +916,6 @@ class Sequences:
         if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
             (self.sources[0] or self.sources[1]).popitem(last=False)
         return [attempt.token for attempt in explained if attempt.done == now]
-
 
 class Codes:
     """The carrier `code`: pairs of ports, and the sleep after wrong ones (DESIGN 3.5)."""
@@ -1038,7 +962,6 @@ MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND = 200, 5, 2
 SYNS_A_SECOND = 20000
 COPY_TIME = 2000                # ms within which the network may deliver a knock twice
 
-
 class Budget:
     """At most so many of a thing a second, each thing for itself."""
 
@@ -1052,7 +975,6 @@ class Budget:
         self.used[thing] = self.used.get(thing, 0) + 1 + besides
         return self.used[thing] <= self.limit
 
-
 class State:
     """What the judge knows besides the packet: the config, the tokens, the ledger, the budgets."""
 
@@ -1064,22 +986,18 @@ class State:
         self.signatures = Budget(SIGNATURES_A_SECOND)
         self.honoured = {}      # (fingerprint, knock id): (source, mono), while copies may follow
 
-
 def loaded_steps(config, now):
     """Every step that can be valid now, and the one after: so a tick leaves no gap."""
     steps = window_steps(now, config.window)
     return range(steps.start, steps.stop + 1)
-
 
 def valid_tags(config, now):
     """{tag: (client, step)}"""
     return {tag_at(client.keys, step): (client, step) for client in config.clients.values()
             for step in loaded_steps(config, now)}
 
-
 def step_token(client, carrier, step, ports=()):
     return Token(client, step, '%s:%d' % (carrier, step), None, ports)
-
 
 def valid_syns(config, now):
     """{seq || ack || window: Token}"""
@@ -1087,13 +1005,11 @@ def valid_syns(config, now):
             for client in config.clients.values() if 'syn' in config.carriers
             for step in loaded_steps(config, now)}
 
-
 def valid_codes(config, now):
     """{eight digits: Token}: three steps, whatever the window."""
     return {code_at(client.keys, step): step_token(client, 'code', step)
             for client in config.clients.values() if client.code and 'code' in config.carriers
             for step in range(max(0, step_of(now) - 1), step_of(now) + 3)}
-
 
 def valid_sequences(config, now, known):
     """Every Token of a port sequence; known holds those of the last time by id and client."""
@@ -1110,7 +1026,6 @@ def valid_sequences(config, now, known):
                 client, 0, 'paper:%d:%d' % (sheet, number), (sheet, number),
                 paper_ports(client.keys, sheet, number))
     return tokens
-
 
 def judge(packet, now, state):
     """The order of judgement: tag, MAC, strict parse; stamp, expiry, source, scope, ledger, pace.
@@ -1133,7 +1048,6 @@ def judge(packet, now, state):
     return Decision('refused', reason, knock) if reason else \
         Decision(knock.request.op, None, knock)
 
-
 def read_datagram(packet, now, state):
     """A Knock out of a datagram whose tag is known and whose MAC holds, or a Decision."""
     tag = packet.payload[:TAG_SIZE]
@@ -1155,14 +1069,12 @@ def read_datagram(packet, now, state):
         + packet.payload[:TAG_SIZE + NONCE_SIZE] + request.signed
     return knock._replace(request=request._replace(signed=signed))
 
-
 def read_token(packet):
     """A Knock out of a token that had no room for a request: it asks for the default."""
     token = packet.payload
     request = Request('open', token.step * STEP, None, 0, (), None, None, None)
     return Knock(token.client, packet.carrier, packet.source, token.knock_id, token.step,
                  token.paper, request, (), 0)
-
 
 def wanted(knock, config):
     """The knock with what it asks for: services, seconds, and the address it is for."""
@@ -1173,7 +1085,6 @@ def wanted(knock, config):
     source = request.source if request.source and client.any_source else knock.source
     return knock._replace(services=services, source=source,
                           seconds=min(request.seconds or default, longest))
-
 
 def stamp_flaw(knock, now, window):
     """A datagram names its millisecond, a token its step, a paper knock needs no clock."""
@@ -1186,7 +1097,6 @@ def stamp_flaw(knock, now, window):
         fits = knock.paper is not None or step in window_steps(now, window)
     return None if fits else 'clock %+ds' % round((time - now) / 1000)
 
-
 def source_flaw(knock):
     """Whoever names a source must come from it, unless the config trusts him with any."""
     named, client = knock.request.source, knock.client
@@ -1195,7 +1105,6 @@ def source_flaw(knock):
     if named != knock.source or named.is_multicast or named.is_loopback or named.is_unspecified:
         return 'source %s' % named
     return None
-
 
 def scope_flaw(knock):
     request, client = knock.request, knock.client
@@ -1208,7 +1117,6 @@ def scope_flaw(knock):
     if request.op == 'open' and not knock.services:
         return 'not allowed anything'
     return None
-
 
 def ledger_flaw(knock, ledger):
     if knock.client.ssh_key and knock.request.signature is None:
@@ -1272,7 +1180,6 @@ LABEL = '''  ip6 flowlabel != 0 @nh,16,16 set \
 jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %d
 '''
 
-
 def nft_opening(opening, now=None):
     """The element of an opening; without now, what names it for a deletion."""
     protocol = format_service(Service(opening.proto, 1, 1)).partition('/')[0]
@@ -1280,13 +1187,11 @@ def nft_opening(opening, now=None):
     return key if now is None else '%s timeout %ds comment "%s"' % (
         key, (opening.expires - now.mono) // 1000, opening.client)
 
-
 def nft_set(name, kind, rest, elements):
     """A set or a map with its elements, in the words of nft."""
     listed = ['elements = { %s }' % ', '.join(elements)] if elements else []
     return ' %s {\n%s }\n' % (name, ''.join('  %s\n' % line for line in ['type ' + kind] + rest
                                             + listed))
-
 
 def nft_sets(config, box, openings, living, now):
     """Every set. Nothing deletes from asked when a hidden port is asked, and 100 ms is a tenth of
@@ -1310,7 +1215,6 @@ def nft_sets(config, box, openings, living, now):
                         ['flags dynamic,timeout', 'timeout 100ms', 'size 65535'], [])
     return text.rstrip('\n')
 
-
 def nft_box(box):
     """What makes a hidden port answer like every closed port of this box: its TCP goes to a
     closed decoy port of its own, and the reset that may come back gets the real port again. An
@@ -1322,7 +1226,6 @@ def nft_box(box):
                   for version, (family, _) in FAMILIES.items()]
     lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
     return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
-
 
 def nft_ruleset(config, box, openings, living, now):
     """The whole table, replacing the one that may be there, in one transaction."""
@@ -1343,7 +1246,6 @@ def nft_ruleset(config, box, openings, living, now):
         'check': '\n'.join('  ' + line for line in check),
         'label': LABEL % seed if box.labels else ''}
 
-
 def nft_change(verb, openings, now=None):
     """add or delete elements of the open sets."""
     text = ''
@@ -1354,22 +1256,18 @@ def nft_change(verb, openings, now=None):
                 verb, version, ', '.join(nft_opening(opening, now) for opening in chosen))
     return text
 
-
 def nft_open(openings, known, now):
     """Opens; what is open already is replaced: adding alone extends only on new kernels."""
     old = [opening for opening in openings if opening[1:4] in known]
     return nft_change('add', old) + nft_change('delete', old) + nft_change('add', openings, now)
 
-
 def nft_close(openings):
     """Closes; adding first, for deleting what has just expired would be an error."""
     return nft_change('add', openings) + nft_change('delete', openings)
 
-
 def nft_accept(chain, mark):
     """One rule at the head of a chain that would drop what the guard lets through."""
     return 'insert rule %s meta mark & 0x%08x == 0x%08x accept\n' % (' '.join(chain), mark, mark)
-
 
 def is_accept(rule, mark):
     """Is this rule, as nft -j lists it, the one of nft_accept()?"""
@@ -1377,17 +1275,14 @@ def is_accept(rule, mark):
         {'match': {'op': '==', 'left': {'&': [{'meta': {'key': 'mark'}}, mark]}, 'right': mark}},
         {'accept': None}]
 
-
 def chain_of(entry):
     return entry.get('family'), entry.get('table'), entry.get('chain')
-
 
 def missing_accepts(config, ruleset):
     """The chains of accept_in that lack our rule."""
     ours = {chain_of(entry['rule']) for entry in ruleset
             if 'rule' in entry and is_accept(entry['rule'], config.mark)}
     return [chain for chain in config.accept_in if chain not in ours]
-
 
 def closing_verdict(chains, name, protocol):
     """What a chain does with every packet of a protocol: None or a key of VERDICTS.
@@ -1408,7 +1303,6 @@ def closing_verdict(chains, name, protocol):
             return verdict
     return None
 
-
 def box_policy(ruleset, protocol):
     """The verdict of this box's own input chains on a protocol's closed ports."""
     chains, verdicts = {}, []
@@ -1419,7 +1313,6 @@ def box_policy(ruleset, protocol):
             name = chain['family'], chain['table'], chain['name']
             verdicts.append(closing_verdict(chains, name, protocol) or chain.get('policy'))
     return next(filter(None, map(VERDICTS.get, verdicts)), None)
-
 
 def pick_decoys(config, ruleset, listening, ephemeral):
     """{hidden TCP port: one that nothing on this box knows: no listener, rule, outgoing}"""
@@ -1443,7 +1336,6 @@ def pick_decoys(config, ruleset, listening, ephemeral):
                          % len(hidden))
     return decoys
 
-
 def parse_connections(text):
     """[(remote address, remote port, local port, state)] of /proc/net/tcp or tcp6.
 
@@ -1458,7 +1350,6 @@ def parse_connections(text):
         source = getattr(source, 'ipv4_mapped', None) or source
         connections.append((source, int(port, 16), int(local.split(':')[1], 16), int(state, 16)))
     return connections
-
 
 def living_connections(connections, hide):
     """Those to a hidden port that are there already, once each."""
@@ -1481,10 +1372,8 @@ RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
 FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 
-
 def moment():
     return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
-
 
 def log(text, level=6):
     """One line on standard error; journald takes a syslog level in front."""
@@ -1495,11 +1384,9 @@ def log(text, level=6):
     except OSError:
         pass                    # nobody reads the log: no reason to stop guarding
 
-
 def printable(text):
     """No byte of a stranger's reaches a terminal or a log as anything but plain text."""
     return re.sub(r'[^\x20-\x7e]', '?', text)
-
 
 def find_program(name):
     for folder in SEARCH_PATH.split(':'):
@@ -1508,14 +1395,12 @@ def find_program(name):
             return path
     return None
 
-
 def missing(program, package):
     """The error for a program that is not there, with what to type on this system."""
     for manager, command in PACKAGES:
         if find_program(manager):
             return KnockError('%s is not installed; type: %s %s' % (program, command, package))
     return KnockError('%s is not installed; install the package %s' % (program, package))
-
 
 def run(argv, text='', seconds=10, facts=None, descriptors=()):
     """The one place that executes a command; its output, or a KnockError with its complaint.
@@ -1547,7 +1432,6 @@ def run(argv, text='', seconds=10, facts=None, descriptors=()):
             ' '.join(argv), process.returncode, said.splitlines()[0] if facts is None else said))
     return output.decode('utf-8', 'replace')
 
-
 def perform(name, argv, facts):
     """An action in a thread of its own: nobody waits for it; its output goes to the log.
 
@@ -1563,14 +1447,12 @@ def perform(name, argv, facts):
         raise KnockError('%d actions run already' % ACTIONS_AT_ONCE)
     threading.Thread(target=work, daemon=True).start()
 
-
 def pipe_with(data):
     """A descriptor from which a child reads these few bytes; no file is made."""
     reader, writer = os.pipe()
     os.write(writer, data)
     os.close(writer)
     return reader
-
 
 def verify_signature(client, request):
     """KnockError unless this client's ssh_key made the signature (PROTOCOL.sshsig)."""
@@ -1585,7 +1467,6 @@ def verify_signature(client, request):
         for descriptor in pipes:
             os.close(descriptor)
 
-
 def check_programs(config):
     """What this box must have for this config; KnockError if it has not."""
     if any(client.ssh_key for client in config.clients.values()):
@@ -1596,14 +1477,12 @@ def check_programs(config):
                 raise KnockError('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
                                  % (config.path, error), 2)
 
-
 def read_file(path):
     try:
         with open(path, encoding='utf-8', errors='surrogateescape') as file:
             return file.read()
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
-
 
 def replace_file(path, data):
     """The file is either as it was or as it shall be, and on disk when this returns. OSError."""
@@ -1628,7 +1507,6 @@ def replace_file(path, data):
     finally:
         os.close(folder)
 
-
 def read_config(path):
     """The Config in a file that belongs to root or us and is closed to others."""
     try:
@@ -1643,7 +1521,6 @@ def read_config(path):
     if status.st_mode & 0o027:
         raise KnockError('%s is open to others; type: chmod 600 %s' % (path, path), 2)
     return parse_config(text, os.path.abspath(path))
-
 
 class LedgerFile:
     """The ledger's file, its lock for this process's life, and the ballast beside it."""
@@ -1690,7 +1567,6 @@ class LedgerFile:
             except OSError:
                 pass            # still full: the next step tries again
 
-
 def open_ledger(file, config, now):
     """(the Ledger, whether it is under quarantine); never a reason to stop."""
     try:
@@ -1710,7 +1586,6 @@ def open_ledger(file, config, now):
     except OSError as error:
         log('the ledger cannot be written: %s: %s' % (file.path, error.strerror), 3)
     return ledger, True
-
 
 class Firewall:
     """The kernel's table as we want it: applied by one nft command a change."""
@@ -1790,24 +1665,20 @@ class Firewall:
                 (not knock.services or
                  covered(Service(opening.proto, opening.port, opening.port), knock.services))]
 
-
 def all_connections():
     """Of both families; a kernel without IPv6 has no tcp6."""
     paths = ['/proc/net/tcp', '/proc/net/tcp6']
     return [connection for path in paths if os.path.exists(path)
             for connection in parse_connections(read_file(path))]
 
-
 def listening_ports():
     return {entry[2] for entry in all_connections() if entry[3] == TCP_LISTEN}
-
 
 def attach_filter(sock, program):
     """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter; }."""
     code = array.array('B', b''.join(struct.pack('@HBBI', *line) for line in program))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
                     struct.pack('@HL', len(program), code.buffer_info()[0]))
-
 
 def packet_socket(protocol):
     """Every interface, from the IP header on, nothing of what this box sends."""
@@ -1821,7 +1692,6 @@ def packet_socket(protocol):
     except PermissionError:     # in a container; net.core.rmem_max is the limit then
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     return sock
-
 
 class Capture:
     """Pairs of packet sockets, each with the filter for its share of the tokens."""
@@ -1866,7 +1736,6 @@ class Capture:
         return sum(struct.unpack('@II', sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
                    for pair in self.pairs for _, sock in pair)
 
-
 def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
     """The tokens of each socket pair; [None] if they are more than all pairs hold.
 
@@ -1875,7 +1744,6 @@ def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
     if count > limit:
         return [None]
     return [[token for token in tokens if token % count == share] for share in range(count)]
-
 
 def receive(sock, limit=256):
     """The frames that wait in a packet socket, each with its (interface, ...), up to a limit."""
@@ -1889,7 +1757,6 @@ def receive(sock, limit=256):
                 return                  # a smaller filter needs fewer sockets: this one is closed
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
-
 
 def is_own(address, interface):
     """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
@@ -2157,7 +2024,6 @@ class Daemon:
         self.refusals[kind] = (now.mono, 0)
         log(line + (' (%d more before)' % more if more else ''), 5)
 
-
 def config_stamp(path):
     """Changes when the file does; None while it is not there."""
     try:
@@ -2165,7 +2031,6 @@ def config_stamp(path):
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
-
 
 def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None: something of ours is from a later time."""
@@ -2176,10 +2041,8 @@ def clock_doubt(config, ledger, now):
         'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
         if now < latest - 1000 else None
 
-
 def clients_line(config):
     return '%d client%s' % (len(config.clients), '' if len(config.clients) == 1 else 's')
-
 
 def openings_of(knock, now):
     """One opening a port."""
@@ -2187,19 +2050,16 @@ def openings_of(knock, now):
     return [Opening(knock.client.name, knock.source, service.proto, port, expires)
             for service in knock.services for port in range(service.low, service.high + 1)]
 
-
 def still_allowed(opening, config):
     client = config.clients.get(opening.client)
     return client is not None and covered(
         Service(opening.proto, opening.port, opening.port), client.allow)
-
 
 def ready_line(config, box):
     decoys = sorted(box.decoys.values())
     answer = ' via decoy %s' % ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else ''
     return 'ready: hiding %s; %s; nft; answer %s%s' % (
         format_services(config.hide), clients_line(config), config.answer, answer)
-
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -2224,7 +2084,6 @@ def signal_pipe():
         signal.signal(number, lambda *_: None)
     return reader
 
-
 def go_lean():
     """Compiling this file leaves 5 MB of garbage that CPython never gives back: the daemon goes on
     in a fresh interpreter, same process, that only loads the compiled code."""
@@ -2242,7 +2101,6 @@ def go_lean():
     os.execv(sys.executable, [sys.executable] + flags + [
         '-c', 'import marshal; exec(marshal.load(open(%d, "rb")), {"__name__": "__main__", '
         '"lean_from": %r})' % (reader, os.path.abspath(__file__))] + sys.argv[1:])
-
 
 def first_config(path, hide, host, name, entries):
     """The first config and an empty ledger: nothing of this server's id can be spent yet."""
@@ -2262,7 +2120,6 @@ def first_config(path, hide, host, name, entries):
         raise KnockError('%s: %s' % (path, error.strerror))
     os.close(file.lock)
 
-
 def guess_host():
     """The address that this box would use towards the world; connecting UDP sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -2272,7 +2129,6 @@ def guess_host():
         except OSError:
             return socket.gethostname()
 
-
 def client_line(config, client, via='udp'):
     """The client's knock:// line, and if it may use codes one for the phone, as authenticator apps
     read it (the Key Uri Format of Google Authenticator)."""
@@ -2281,7 +2137,6 @@ def client_line(config, client, via='udp'):
     phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
     return line + (phone % (client.name, config.host or config.id, encode_base32(
         code_key(client.keys))) if client.code else '')
-
 
 def edit_config(path, text, section, entries):
     """Writes a good config in which just that section is made of just these entries, or gone."""
@@ -2298,7 +2153,6 @@ def edit_config(path, text, section, entries):
     wake_daemon(config)
     return config
 
-
 def wake_daemon(config):
     """SIGHUP to whoever holds the ledger's lock, if anybody does."""
     try:
@@ -2312,13 +2166,11 @@ def wake_daemon(config):
             raise KnockError('written, but the daemon could not be told: %s; it looks for itself '
                              'within 30 s' % error)
 
-
 def find_client(config, name):
     if name not in config.clients:
         raise KnockError('there is no client %r in %s; there are: %s'
                          % (name, config.path, ', '.join(config.clients) or 'none'))
     return config.clients[name]
-
 
 def command_run(args):
     go_lean()
@@ -2336,18 +2188,15 @@ def command_run(args):
     check_programs(config)
     Daemon(config, args.verbose).loop(signal_pipe())
 
-
 def command_check(args):
     check_programs(read_config(args.config))
     print('configuration OK')
-
 
 def command_rules(args):
     config = read_config(args.config)
     firewall, now = Firewall(config), moment()
     firewall.look()
     print(firewall.text(now) + firewall.accepts(), end='')
-
 
 def command_add(args):
     if NAME.match(args.name) is None:
@@ -2366,7 +2215,6 @@ def command_add(args):
                              section, dict(entries))
     print(client_line(config, config.clients[args.name]))
 
-
 def client_options(args):
     """The entries of a client's section out of the options of `add`, with a new secret."""
     options = [('secret', encode_secret(os.urandom(32))), ('allow', args.allow),
@@ -2376,11 +2224,9 @@ def client_options(args):
                ('may_run', args.may_run)]
     return [(key, text) for key, text in options if text]
 
-
 def command_show(args):
     config = read_config(args.config)
     print(client_line(config, find_client(config, args.name), args.via))
-
 
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
@@ -2404,7 +2250,6 @@ def command_paper(args):
         print('%3d  %s' % (number, ' '.join(
             '%5d' % port for port in paper_ports(client.keys, sheet, number))))
 
-
 def command_list(args):
     """A line a client: name, what it may open, until when it may, when it last did."""
     config = read_config(args.config)
@@ -2421,11 +2266,9 @@ def command_list(args):
     for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
-
 def day(time_ms):
     return 'never' if time_ms == NEVER else \
         time.strftime('%Y-%m-%d %H:%M', time.gmtime(time_ms // 1000))
-
 
 def command_remove(args):
     config = read_config(args.config)
@@ -2463,7 +2306,6 @@ COMMANDS = (    # name, function, what it does, its arguments
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
-
 def command_line():
     parser = argparse.ArgumentParser(
         prog='knockd.py', description='Hides services until an authentic knock arrives.',
@@ -2480,7 +2322,6 @@ def command_line():
             command.add_argument(*names.split(), **settings)
     return parser
 
-
 def main(argv=None):
     args = command_line().parse_args(argv)
     try:
@@ -2493,7 +2334,6 @@ def main(argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     return 0
-
 
 if __name__ == '__main__':
     sys.exit(main())

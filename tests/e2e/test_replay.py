@@ -89,7 +89,8 @@ def test_replay_right_after_kill_and_restart_opens_nothing_elsewhere(wire, daemo
     knockd = daemon(anna='')
     address = wire.server.addresses[0]
     with wire.capture(wire.client) as capture:
-        assert wire.client.knock('--port', '40000', knockd.uri('anna', address)).code == 0
+        assert wire.client.knock('--port', '40000', '--open', 'tcp/2222',       # and sees it open
+                                 knockd.uri('anna', address)).code == 0
         knockd.kill()
         payload = capture.datagrams(40000)[0]
     knockd.start()
