@@ -378,15 +378,16 @@ Syn = collections.namedtuple('Syn', 'source destination port token')
 Token = collections.namedtuple('Token', 'client step knock_id paper ports')
 Knock = collections.namedtuple(
     'Knock', 'client carrier source knock_id step paper request services seconds')
-Opening = collections.namedtuple('Opening', 'client source proto port expires')     # ms, mono
+# source: a network, as a rule of one address. expires: milliseconds since boot.
+Opening = collections.namedtuple('Opening', 'client source proto port once expires')
 # What judge() says: verdict is junk, mute, copy, refused, open, close or run.
 Decision = collections.namedtuple('Decision', 'verdict reason knock')
 Config = collections.namedtuple(
     'Config', 'path id hide answer window open_for max_open_for carriers port firewall accept_in '
     'trust mark ledger host clients actions')
 Client = collections.namedtuple(
-    'Client', 'name secret keys fingerprint allow default open_for require_source any_source '
-    'expires code paper ssh_key may_run')
+    'Client', 'name secret keys fingerprint allow default open_for once require_source any_source '
+    'expires code paper ssh_key may_run prefix4 prefix6')
 JUNK, MUTE = Decision('junk', None, None), Decision('mute', None, None)
 
 
@@ -465,8 +466,9 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there
     'port': (matching(r'\d{1,5}', 'a port from 1 to 65535', within(1, 65535)), None),
     'firewall': (choice('auto', 'nft'), 'auto'),
     'accept_in': (listing(matching(
-        '(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
-        'a chain; write for example inet filter input', lambda text: tuple(text.split(' ')))), ()),
+        'auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
+        'auto or a chain; write for example inet filter input',
+        lambda text: tuple(text.split(' ')))), (('auto',),)),
     'trust': (listing(matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')), ()),
     'mark': (matching('0[xX][0-9A-Fa-f]{1,8}', 'one bit; write for example 0x40000000', one_bit),
              0x40000000),
@@ -478,6 +480,7 @@ CLIENT_KEYS = {
     'allow': (parse_services, None),
     'default': (parse_services, None),
     'open_for': (milliseconds(1, MONTH), None),
+    'once': (read_yes, False),
     'require_source': (read_yes, False),
     'any_source': (read_yes, False),
     'expires': (matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
@@ -488,6 +491,8 @@ CLIENT_KEYS = {
     'ssh_key': (matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
                          lambda text: ' '.join(text.split()[:2])), None),
     'may_run': (listing(read_action), ()),
+    'prefix4': (matching(r'\d{1,2}', 'a prefix length from 8 to 32', within(8, 32)), 32),
+    'prefix6': (matching(r'\d{1,3}', 'a prefix length from 32 to 128', within(32, 128)), 128),
 }
 ACTION_KEYS = {'run': (matching('/.+', 'a command that begins with an absolute path', command),
                        None)}
@@ -1127,7 +1132,7 @@ def ledger_flaw(knock, ledger):
 
 # --- firewall text: nft commands out of addresses and integers, nothing else --------------------
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
-FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
+FAMILIES, BITS = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}, {4: 32, 6: 128}
 TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
 LIVING_TIME = 'timeout 12h'     # for connections that were there before the table was
 # What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
@@ -1180,12 +1185,23 @@ LABEL = '''  ip6 flowlabel != 0 @nh,16,16 set \
 jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %d
 '''
 
+def open_set(version, length, once):
+    """open4 holds hosts, open4_24 networks of that length, once4 what lets one connection in."""
+    suffix = '' if length == BITS[version] else '_%d' % length
+    return '%s%d%s' % ('once' if once else 'open', version, suffix)
+
+def open_sets(config):
+    """[(version, prefix length, once)]: hosts, and what else some client's section asks for."""
+    asked = {(4, client.prefix4, client.once) for client in config.clients.values()} | \
+        {(6, client.prefix6, client.once) for client in config.clients.values()}
+    return sorted(asked | {(version, BITS[version], False) for version in FAMILIES})
+
 def nft_opening(opening, now=None):
     """The element of an opening; without now, what names it for a deletion."""
     protocol = format_service(Service(opening.proto, 1, 1)).partition('/')[0]
-    key = '%s . %s . %d' % (opening.source, protocol, opening.port)
-    return key if now is None else '%s timeout %ds comment "%s"' % (
-        key, (opening.expires - now.mono) // 1000, opening.client)
+    key = '%s . %s . %d' % (opening.source.network_address, protocol, opening.port)
+    return key if now is None else '%s timeout %dms comment "%s"' % (
+        key, opening.expires - now.mono, opening.client)
 
 def nft_set(name, kind, rest, elements):
     """A set or a map with its elements, in the words of nft."""
@@ -1204,16 +1220,41 @@ def nft_sets(config, box, openings, living, now):
                         ['%d : %d' % element for element in elements])
     text += nft_set('set decoys', 'inet_service', [], ['%d' % decoy for _, decoy in pairs])
     for version, (_, kind) in FAMILIES.items():
-        opened = [opening for opening in openings if opening.source.version == version]
         known = [connection for connection in living if connection[0].version == version]
         ports = ' . inet_service . inet_service'
-        text += nft_set('set open%d' % version, kind + ' . inet_proto . inet_service',
-                        ['flags timeout'], [nft_opening(opening, now) for opening in opened])
         text += nft_set('set living%d' % version, kind + ports, ['flags timeout', LIVING_TIME],
                         ['%s . %d . %d' % connection for connection in known])
         text += nft_set('set asked%d' % version, kind + ports,
                         ['flags dynamic,timeout', 'timeout 100ms', 'size 65535'], [])
-    return text.rstrip('\n')
+    return text + nft_open_sets(config, openings, now).rstrip('\n')
+
+def nft_open_sets(config, openings, now):
+    """The sets of openings. Those of `once` carry a limit an element, which the kernel spends on
+    the first new connection; begun knows that one's SYN when it comes again."""
+    text, opened = '', grouped(openings)
+    for version, length, once in open_sets(config):
+        name, kind = open_set(version, length, once), FAMILIES[version][1]
+        text += nft_set('set ' + name, kind + ' . inet_proto . inet_service', ['flags timeout'] + (
+            ['limit rate 1/week burst 1 packets'] if once else []),
+            [nft_opening(opening, now) for opening in opened.get(name, ())])
+        if once:
+            text += nft_set('set begun%s' % name[4:], kind + ' . inet_service . inet_proto . '
+                            'inet_service', ['flags dynamic,timeout', 'timeout 1m', 'size 1024'],
+                            [])
+    return text
+
+def nft_lookup(version, length, once, mark):
+    """The lines that let the openings of one set by. Networks are looked up by the masked source:
+    interval sets refuse overlaps, and a host inside a network."""
+    family, name = FAMILIES[version][0], open_set(version, length, once)
+    mask = '' if length == BITS[version] else ' & %s' % ipaddress.ip_network(
+        ('::' if version == 6 else '0.0.0.0', length)).netmask
+    begun = '%s saddr . th sport . meta l4proto . th dport' % family
+    marked = 'meta mark set meta mark | 0x%08x accept' % mark
+    opened = '%s saddr%s . meta l4proto . th dport @%s ' % (family, mask, name)
+    return [opened + marked] if not once else [
+        '%s @begun%s %s' % (begun, name[4:], marked),
+        'ct state new %sadd @begun%s { %s } %s' % (opened, name[4:], begun, marked)]
 
 def nft_box(box):
     """What makes a hidden port answer like every closed port of this box: its TCP goes to a
@@ -1229,11 +1270,10 @@ def nft_box(box):
 
 def nft_ruleset(config, box, openings, living, now):
     """The whole table, replacing the one that may be there, in one transaction."""
-    check = []
-    for version, (family, _) in FAMILIES.items():
-        check.append('%s saddr . meta l4proto . th dport @open%d meta mark set meta mark | 0x%08x '
-                     'accept' % (family, version, config.mark))
-        check.append('%s saddr . tcp sport . tcp dport @living%d return' % (family, version))
+    check = [line for version, length, once in open_sets(config)
+             for line in nft_lookup(version, length, once, config.mark)]
+    check += ['%s saddr . tcp sport . tcp dport @living%d return' % (family, version)
+              for version, (family, _) in FAMILIES.items()]
     check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
     sets = nft_sets(config, box, openings, living, now)
     secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
@@ -1248,17 +1288,22 @@ def nft_ruleset(config, box, openings, living, now):
 
 def nft_change(verb, openings, now=None):
     """add or delete elements of the open sets."""
-    text = ''
-    for version in FAMILIES:
-        chosen = [opening for opening in openings if opening.source.version == version]
-        if chosen:
-            text += '%s element inet knockd open%d { %s }\n' % (
-                verb, version, ', '.join(nft_opening(opening, now) for opening in chosen))
-    return text
+    return ''.join('%s element inet knockd %s { %s }\n' % (
+        verb, name, ', '.join(nft_opening(opening, now) for opening in chosen))
+        for name, chosen in grouped(openings).items())
+
+def grouped(openings):
+    """{set: its openings}"""
+    sets = collections.OrderedDict()
+    for opening in openings:
+        name = open_set(opening.source.version, opening.source.prefixlen, opening.once)
+        sets.setdefault(name, []).append(opening)
+    return sets
 
 def nft_open(openings, known, now):
-    """Opens; what is open already is replaced: adding alone extends only on new kernels."""
-    old = [opening for opening in openings if opening[1:4] in known]
+    """Opens; what is open already is replaced: adding alone extends only on new kernels, and
+    never lets another connection through `once`."""
+    old = [opening for opening in openings if opening[1:5] in known]
     return nft_change('add', old) + nft_change('delete', old) + nft_change('add', openings, now)
 
 def nft_close(openings):
@@ -1276,13 +1321,52 @@ def is_accept(rule, mark):
         {'accept': None}]
 
 def chain_of(entry):
-    return entry.get('family'), entry.get('table'), entry.get('chain')
+    return entry.get('family'), entry.get('table'), entry.get('chain', entry.get('name'))
 
-def missing_accepts(config, ruleset):
-    """The chains of accept_in that lack our rule."""
-    ours = {chain_of(entry['rule']) for entry in ruleset
-            if 'rule' in entry and is_accept(entry['rule'], config.mark)}
-    return [chain for chain in config.accept_in if chain not in ours]
+def rules_by_chain(ruleset):
+    """{(family, table, chain): [the statements of each rule]}"""
+    chains = {}
+    for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
+        chains.setdefault(chain_of(rule), []).append(rule.get('expr', ()))
+    return chains
+
+def base_chains(ruleset, hooks):
+    """{(family, table, chain): policy} of the filters on these hooks that are not ours."""
+    return {chain_of(chain): chain.get('policy')
+            for chain in (entry['chain'] for entry in ruleset if 'chain' in entry)
+            if chain.get('hook') in hooks and chain['table'] != 'knockd'}
+
+def closing_chains(ruleset):
+    """Chains that may drop what the guard lets by, but those of a table that its owner has locked
+    (NFT_TABLE_F_OWNER, as firewalld's)."""
+    rules = rules_by_chain(ruleset)
+    tables = [entry['table'] for entry in ruleset if 'table' in entry]
+    locked = [(table['family'], table['name']) for table in tables
+              if 'owner' in table.get('flags', ())]
+    return [name for name, policy in base_chains(ruleset, ('input', 'forward')).items()
+            if name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6') and
+            any((closing_verdict(rules, name, protocol) or policy) not in (None, 'accept')
+                for protocol in PROTOCOLS)]
+
+def accept_changes(config, ruleset):
+    """Commands that leave our rule once in each chain that needs it, and nowhere else. A chain that
+    is not there yet gets it when it comes."""
+    wanted = closing_chains(ruleset) if ('auto',) in config.accept_in else []
+    wanted += [chain for chain in config.accept_in if chain not in wanted and
+               any(chain_of(entry['chain']) == chain for entry in ruleset if 'chain' in entry)]
+    text = ''
+    for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
+        if is_accept(rule, config.mark) and chain_of(rule) in wanted:
+            wanted.remove(chain_of(rule))
+        elif is_accept(rule, config.mark) and rule['table'] != 'knockd':
+            text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
+    return text + ''.join(nft_accept(chain, config.mark) for chain in wanted)
+
+def own_entries(ruleset):
+    """Our table without what differs from listing to listing."""
+    return re.sub(r'"handle": \d+', '', json.dumps([
+        entry for entry in ruleset for value in entry.values()
+        if 'knockd' in (value.get('table'), value.get('name'))]))
 
 def closing_verdict(chains, name, protocol):
     """What a chain does with every packet of a protocol: None or a key of VERDICTS.
@@ -1305,13 +1389,9 @@ def closing_verdict(chains, name, protocol):
 
 def box_policy(ruleset, protocol):
     """The verdict of this box's own input chains on a protocol's closed ports."""
-    chains, verdicts = {}, []
-    for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
-        chains.setdefault(chain_of(rule), []).append(rule.get('expr', ()))
-    for chain in (entry['chain'] for entry in ruleset if 'chain' in entry):
-        if chain.get('hook') == 'input' and chain['table'] != 'knockd':
-            name = chain['family'], chain['table'], chain['name']
-            verdicts.append(closing_verdict(chains, name, protocol) or chain.get('policy'))
+    rules = rules_by_chain(ruleset)
+    verdicts = [closing_verdict(rules, name, protocol) or policy
+                for name, policy in base_chains(ruleset, ('input',)).items()]
     return next(filter(None, map(VERDICTS.get, verdicts)), None)
 
 def pick_decoys(config, ruleset, listening, ephemeral):
@@ -1320,7 +1400,7 @@ def pick_decoys(config, ruleset, listening, ephemeral):
         return {}
     foreign = [entry for entry in ruleset
                if 'knockd' not in (list(entry.values())[0] or {}).values()]
-    rules = json.dumps(foreign)
+    rules = re.sub(r'"handle": \d+', '', json.dumps(foreign))
     named = {int(number) for number in re.findall(r'\b\d{1,5}\b', rules)}
     ranges = [(int(low), int(high)) for low, high in
               re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
@@ -1370,6 +1450,9 @@ SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packe
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
 RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
 FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
+NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
+ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
+COALESCE = 10                   # ms: one reload of a firewall is many changes
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 
 def moment():
@@ -1591,64 +1674,67 @@ class Firewall:
     """The kernel's table as we want it: applied by one nft command a change."""
 
     def __init__(self, config, openings=()):
-        self.config, self.box = config, None
-        self.openings = dict(openings)          # (source, proto, port): Opening
+        self.config, self.box, self.loaded = config, None, None
+        self.openings = dict(openings)          # (source, proto, port, once): Opening
 
     def ruleset(self):
-        """Everything but the elements of sets, as nft -j tells it."""
-        return json.loads(run(['nft', '-j', '-t', 'list', 'ruleset']))['nftables']
+        """Everything but counters and the elements of sets, as nft -j tells it."""
+        return json.loads(run(['nft', '-j', '-s', '-t', 'list', 'ruleset']))['nftables']
 
-    def look(self):
-        """Chooses the decoy for the box as it is now."""
-        ruleset = self.ruleset()
+    def look(self, ruleset):
+        """The box as it is now, decoys chosen."""
         ephemeral = [int(port) for port in
                      read_file('/proc/sys/net/ipv4/ip_local_port_range').split()]
         reflects = os.path.exists(FLOWLABEL_REFLECT) and int(read_file(FLOWLABEL_REFLECT)) & 2
-        self.box = Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
-                       box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
+        return Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
+                   box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
 
     def text(self, now):
         """What load() applies."""
         living = living_connections(all_connections(), self.config.hide)
-        openings = [opening for opening in self.openings.values()
-                    if opening.expires - now.mono >= 1000]
+        openings = [opening for opening in self.openings.values() if opening.expires > now.mono]
         return nft_ruleset(self.config, self.box, openings, living, now)
 
     def load(self, now):
         """Puts the whole table in force, openings with the time they have left."""
-        self.look()
+        ruleset = self.ruleset()
+        self.box = self.look(ruleset)
         text = self.text(now)
         try:
             run(['nft', '-f', '-'], text)
         except KnockError:      # another version's table may be in the way
             run(['nft', '-f', '-'], 'table inet knockd\ndelete table inet knockd\n' + text)
-        if self.config.accept_in:
-            run(['nft', '-f', '-'], self.accepts())
+        accepts = accept_changes(self.config, ruleset)
+        if accepts:
+            run(['nft', '-f', '-'], accepts)
+        self.loaded = own_entries(self.ruleset()), self.box
 
-    def accepts(self):
-        """The rules that accept_in still lacks."""
-        return ''.join(nft_accept(chain, self.config.mark)
-                       for chain in missing_accepts(self.config, self.ruleset()))
+    def mend(self, now):
+        """Loads everything again if something of ours is gone, or the box has changed."""
+        ruleset = self.ruleset()
+        whole = (own_entries(ruleset), self.look(ruleset)) == self.loaded and \
+            not accept_changes(self.config, ruleset)
+        if not whole:
+            self.load(now)
+        return not whole
 
-    def tend(self, now):
-        """Once a step: forgets what has expired; another decoy if somebody listens on ours."""
+    def forget(self, now):
+        """What has expired: the kernel has closed it."""
         self.openings = {key: opening for key, opening in self.openings.items()
                          if opening.expires > now.mono}
-        if listening_ports() & set(self.box.decoys.values()):
-            self.load(now)
 
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
-        known = {key: self.openings[key] for key in (opening[1:4] for opening in openings)
+        known = {key: self.openings[key] for key in (opening[1:5] for opening in openings)
                  if key in self.openings and self.openings[key].expires > now.mono}
         longest = [opening._replace(expires=max(
-            opening.expires, known.get(opening[1:4], opening).expires)) for opening in openings]
-        self.openings.update((opening[1:4], opening) for opening in longest)
+            opening.expires, known.get(opening[1:5], opening).expires)) for opening in openings]
+        self.openings.update((opening[1:5], opening) for opening in longest)
         self.apply(nft_open(longest, known, now), now)
 
     def close(self, openings, now):
         for opening in openings:
-            self.openings.pop(opening[1:4], None)
+            self.openings.pop(opening[1:5], None)
         if openings:
             self.apply(nft_close(openings), now)
 
@@ -1661,9 +1747,14 @@ class Firewall:
     def chosen(self, knock):
         """The openings that a knock's `close` means: its own, from its own address."""
         return [opening for opening in self.openings.values()
-                if (opening.client, opening.source) == (knock.client.name, knock.source) and
+                if (opening.client, opening.source) == (knock.client.name, widened(knock)) and
                 (not knock.services or
                  covered(Service(opening.proto, opening.port, opening.port), knock.services))]
+
+def widened(knock):
+    """The network that a knock is for: its address alone, unless the client's section says more."""
+    length = knock.client.prefix4 if knock.source.version == 4 else knock.client.prefix6
+    return ipaddress.ip_network((knock.source, length), strict=False)
 
 def all_connections():
     """Of both families; a kernel without IPv6 has no tcp6."""
@@ -1673,6 +1764,28 @@ def all_connections():
 
 def listening_ports():
     return {entry[2] for entry in all_connections() if entry[3] == TCP_LISTEN}
+
+def ruleset_events():
+    """A socket that becomes readable when anybody changes the ruleset."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
+    sock.setblocking(False)
+    return sock
+
+def ruleset_changed(events):
+    """Reads what waits: was there more than set elements, which change with every knock?"""
+    changed = False
+    while True:
+        try:
+            data = events.recv(65536)
+        except BlockingIOError:
+            return changed
+        except OSError:                 # ENOBUFS: more changes than the socket could hold
+            return True
+        while data:
+            length, kind = struct.unpack_from('=IH', data)      # linux/netlink.h: struct nlmsghdr
+            changed |= kind & 0xff not in ELEMENT_EVENTS
+            data = data[length + 3 & ~3:]
 
 def attach_filter(sock, program):
     """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter; }."""
@@ -1782,6 +1895,7 @@ class Daemon:
         self.sequences, self.codes, self.known = Sequences(), Codes(), {}
         self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
         self.muted, self.unmute, self.stopping = set(), None, False
+        self.events, self.mend_at = None, None      # what tells of changes; when to look
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
         self.stamp = self.steps = self.state = self.lost = self.doubt = None
 
@@ -1792,6 +1906,7 @@ class Daemon:
         ledger, lost = open_ledger(self.file, self.config, now)
         self.lost = now.wall - now.mono if lost else None
         self.state = State(self.config, ledger)
+        self.events = ruleset_events()
         self.firewall.load(now)
         self.turn(now)
         self.file.keep_ballast()
@@ -1803,6 +1918,7 @@ class Daemon:
         while not self.stopping:
             poll = select.poll()
             poll.register(signals, select.POLLIN)
+            poll.register(self.events, select.POLLIN)
             datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
             for descriptor in list(datagrams) + list(syns):
                 poll.register(descriptor, select.POLLIN)
@@ -1815,13 +1931,16 @@ class Daemon:
                 self.read(*datagrams[descriptor], hear=self.hear_datagram)
             for descriptor in ready & set(syns):        # last: a flood of them delays no datagram
                 self.read(*syns[descriptor], hear=self.hear_syn)
+            if self.events.fileno() in ready and ruleset_changed(self.events):
+                self.mend_at = self.mend_at or moment().mono + COALESCE
             self.watch(moment())
         log('stopped; what is hidden stays hidden, until you type: nft delete table inet knockd')
 
     def patience(self, now):
-        """Milliseconds until the next step begins, or a muted tag may be heard again."""
-        step = STEP - (now.wall + self.config.window) % STEP
-        return min(step, max(0, self.unmute - now.mono) if self.unmute else step) + 1
+        """Milliseconds until the next step begins, a muted tag may be heard again, or the
+        firewall wants a look."""
+        due = [at - now.mono for at in (self.unmute, self.mend_at) if at is not None]
+        return max(0, min([STEP - (now.wall + self.config.window) % STEP] + due)) + 1
 
     def watch(self, now):
         """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
@@ -1834,10 +1953,20 @@ class Daemon:
                 self.reload(now)
             self.turn(now)
             self.file.keep_ballast()
-            try:
-                self.firewall.tend(now)
-            except KnockError as error:
-                log('firewall: %s' % error, 3)
+            self.firewall.forget(now)
+            self.mend_at = now.mono
+        if self.mend_at is not None and now.mono >= self.mend_at:
+            self.mend(now)
+
+    def mend(self, now):
+        """After somebody's change of the ruleset, and once a step."""
+        self.mend_at = None
+        try:
+            if self.firewall.mend(now):
+                self.tell(('', 'mend'), 'firewall: something of ours was gone or the box has '
+                          'changed; loaded again', now)
+        except KnockError as error:
+            self.tell(('', 'firewall'), 'firewall: %s' % error, now)
 
     def look_for_step(self, now):
         """After a lost ledger, a forward step of the clock could make old knocks good again."""
@@ -2047,7 +2176,8 @@ def clients_line(config):
 def openings_of(knock, now):
     """One opening a port."""
     expires = now.mono + knock.seconds * 1000
-    return [Opening(knock.client.name, knock.source, service.proto, port, expires)
+    client, source = knock.client, widened(knock)
+    return [Opening(client.name, source, service.proto, port, client.once, expires)
             for service in knock.services for port in range(service.low, service.high + 1)]
 
 def still_allowed(opening, config):
@@ -2133,7 +2263,7 @@ def client_line(config, client, via='udp'):
     """The client's knock:// line, and if it may use codes one for the phone, as authenticator apps
     read it (the Key Uri Format of Google Authenticator)."""
     line = format_uri(Address(client.name, client.secret, config.host or guess_host(), config.port,
-                              config.id, via, client.default, False))
+                              config.id, via, client.default, client.once))
     phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
     return line + (phone % (client.name, config.host or config.id, encode_base32(
         code_key(client.keys))) if client.code else '')
@@ -2194,9 +2324,10 @@ def command_check(args):
 
 def command_rules(args):
     config = read_config(args.config)
-    firewall, now = Firewall(config), moment()
-    firewall.look()
-    print(firewall.text(now) + firewall.accepts(), end='')
+    firewall = Firewall(config)
+    ruleset = firewall.ruleset()
+    firewall.box = firewall.look(ruleset)
+    print(firewall.text(moment()) + accept_changes(config, ruleset), end='')
 
 def command_add(args):
     if NAME.match(args.name) is None:

@@ -41,7 +41,8 @@ def test_what_is_not_said_is_as_the_design_says():
     config = parse(SERVER + CLIENT)
     assert (config.path, config.id, config.answer, config.window) == (PATH, 'home', 'box', 60000)
     assert (config.open_for, config.max_open_for) == (30000, 3600000)
-    assert (config.port, config.accept_in, config.trust, config.mark) == (None, (), (), 1 << 30)
+    assert (config.port, config.accept_in, config.trust, config.mark) == (
+        None, (('auto',),), (), 1 << 30)
     assert ports(config.hide) == ['tcp/22', 'udp/51820', 'tcp/8000-8010']
     anna = config.clients['anna']
     assert anna.allow == anna.default == config.hide

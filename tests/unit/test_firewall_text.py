@@ -21,8 +21,15 @@ trust = lan
 [client anna]
 secret = ''' + SECRET
 NOW = knockd.Moment(1700000000000, 5000000)
-ANNA4 = knockd.Opening('anna', ipaddress.ip_address('203.0.113.5'), 6, 22, NOW.mono + 30000)
-BERT6 = knockd.Opening('b.e-r_T', ipaddress.ip_address('2001:db8::5'), 17, 51820, NOW.mono + 7999)
+
+
+def opening(client, source, *rest, once=False, left=30000):
+    return knockd.Opening(client, ipaddress.ip_network(source), *rest, once=once,
+                          expires=NOW.mono + left)
+
+
+ANNA4 = opening('anna', '203.0.113.5', 6, 22)
+BERT6 = opening('b.e-r_T', '2001:db8::5', 17, 51820, left=7999)
 LIVING = [(ipaddress.ip_address('198.51.100.7'), 50000, 22),
           (ipaddress.ip_address('2001:db8::7'), 50001, 8000)]
 
@@ -31,9 +38,9 @@ STABLE = '''
  set hidden { type inet_proto . inet_service; flags interval; auto-merge;
   elements = { tcp . 22, tcp . 8000-8010, udp . 51820 } }
  set open4 { type ipv4_addr . inet_proto . inet_service; flags timeout;
-  elements = { 203.0.113.5 . tcp . 22 timeout 30s comment "anna" } }
+  elements = { 203.0.113.5 . tcp . 22 timeout 30000ms comment "anna" } }
  set open6 { type ipv6_addr . inet_proto . inet_service; flags timeout;
-  elements = { 2001:db8::5 . udp . 51820 timeout 7s comment "b.e-r_T" } }
+  elements = { 2001:db8::5 . udp . 51820 timeout 7999ms comment "b.e-r_T" } }
  set living4 { type ipv4_addr . inet_service . inet_service; flags timeout; timeout 12h;
   elements = { 198.51.100.7 . 50000 . 22 } }
  set living6 { type ipv6_addr . inet_service . inet_service; flags timeout; timeout 12h;
@@ -46,8 +53,8 @@ GUARD = [
     'fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check']
 CHECK = [
     'ip saddr . meta l4proto . th dport @open4 meta mark set meta mark | 0x40000000 accept',
-    'ip saddr . tcp sport . tcp dport @living4 return',
     'ip6 saddr . meta l4proto . th dport @open6 meta mark set meta mark | 0x40000000 accept',
+    'ip saddr . tcp sport . tcp dport @living4 return',
     'ip6 saddr . tcp sport . tcp dport @living6 return']
 ALIVE = 'ct state invalid tcp flags & (ack | rst) != 0 return'
 # What a packet gets that is neither open nor living: answer, what the box does itself, the end of
@@ -217,7 +224,7 @@ def loaded(text):
 @pytest.mark.parametrize('lines,policy,text', VARIANTS, ids=range(len(VARIANTS)))
 def test_the_kernel_takes_it_and_every_change(lines, policy, text):
     table, openings = ruleset(lines, policy, text=text), [ANNA4, BERT6]
-    known = {opening[1:4]: opening for opening in openings}
+    known = {opening[1:5]: opening for opening in openings}
     in_namespace(''.join(map(loaded, [
         table, table, knockd.nft_open(openings, {}, NOW), knockd.nft_open(openings, known, NOW),
         knockd.nft_close(openings), knockd.nft_close(openings)])))
@@ -228,7 +235,7 @@ def test_the_kernel_knows_what_is_open_and_forgets_what_is_not():
     longer = ANNA4._replace(expires=NOW.mono + 900000)
     first, empty = ruleset('answer = box'), ruleset('answer = drop', openings=(), living=())
     said = in_namespace(loaded(first) + listing +
-                        loaded(knockd.nft_open([longer], {ANNA4[1:4]: ANNA4}, NOW)) + listing +
+                        loaded(knockd.nft_open([longer], {ANNA4[1:5]: ANNA4}, NOW)) + listing +
                         loaded(knockd.nft_close([longer])) + listing +
                         loaded(knockd.nft_open([ANNA4], {}, NOW)) + listing +
                         loaded(empty) + listing).split('---')
@@ -240,9 +247,9 @@ def test_the_kernel_knows_what_is_open_and_forgets_what_is_not():
 
 
 # --- changes ------------------------------------------------------------------------------------
-OPEN4 = 'add element inet knockd open4 { 203.0.113.5 . tcp . 22 timeout 30s comment "anna" }\n'
+OPEN4 = 'add element inet knockd open4 { 203.0.113.5 . tcp . 22 timeout 30000ms comment "anna" }\n'
 OPEN6 = ('add element inet knockd open6 '
-         '{ 2001:db8::5 . udp . 51820 timeout 7s comment "b.e-r_T" }\n')
+         '{ 2001:db8::5 . udp . 51820 timeout 7999ms comment "b.e-r_T" }\n')
 ADD4 = 'add element inet knockd open4 { 203.0.113.5 . tcp . 22 }\n'
 
 
@@ -252,16 +259,16 @@ def test_an_opening_is_added_with_its_time_and_its_client():
 
 
 def test_the_kernel_never_gets_more_time_than_is_left():
-    for left, seconds in ((30999, 30), (30000, 30), (29999, 29), (1000, 1)):
+    for left in (30999, 30000, 29999, 1):
         text = knockd.nft_open([ANNA4._replace(expires=NOW.mono + left)], {}, NOW)
-        assert ' timeout %ds ' % seconds in text
+        assert ' timeout %dms ' % left in text
 
 
 def test_what_is_open_is_extended_by_add_delete_add():
-    assert knockd.nft_open([ANNA4], {ANNA4[1:4]: ANNA4}, NOW) == \
+    assert knockd.nft_open([ANNA4], {ANNA4[1:5]: ANNA4}, NOW) == \
         ADD4 + ADD4.replace('add', 'delete') + OPEN4
     other = ANNA4._replace(port=8000)
-    assert knockd.nft_open([ANNA4], {other[1:4]: other}, NOW) == OPEN4
+    assert knockd.nft_open([ANNA4], {other[1:5]: other}, NOW) == OPEN4
 
 
 def test_an_opening_is_closed_by_add_delete_so_that_an_expired_one_is_no_error():
@@ -272,7 +279,7 @@ def test_an_opening_is_closed_by_add_delete_so_that_an_expired_one_is_no_error()
 def test_several_ports_are_one_command():
     more = ANNA4._replace(port=8000)
     assert knockd.nft_open([ANNA4, more], {}, NOW) == OPEN4.replace(
-        ' }', ', 203.0.113.5 . tcp . 8000 timeout 30s comment "anna" }')
+        ' }', ', 203.0.113.5 . tcp . 8000 timeout 30000ms comment "anna" }')
 
 
 def test_the_rule_for_foreign_chains_is_exactly_the_mark():
@@ -316,7 +323,7 @@ def test_no_value_of_the_config_reaches_nft_as_anything_but_a_value(key):
         text = knockd.nft_ruleset(config, NOTHING, [], [], NOW)
         if config.answer == 'drop':
             assert skeleton(text).replace(', ', '') == plain.replace(', ', '')
-        for chain in config.accept_in:
+        for chain in set(config.accept_in) - {('auto',)}:
             assert re.match(r'insert rule (inet|ip|ip6) [A-Za-z0-9_.-]+ [A-Za-z0-9_.-]+ meta mark '
                             r'& 0x[0-9a-f]{8} == 0x[0-9a-f]{8} accept\n\Z',
                             knockd.nft_accept(chain, config.mark))
@@ -414,11 +421,75 @@ def test_our_accept_is_known_again_and_nothing_else_is():
 
 def test_only_the_chains_that_lack_our_rule_get_it():
     config = make_config('accept_in = inet filter input, ip filter INPUT, inet filter forward')
-    listing = [META, chain(), rule(*ACCEPT), rule(*ACCEPT, family='ip6', chain='INPUT'),
-               rule(ACCEPT[0], {'drop': None}, chain='forward')]
-    assert knockd.missing_accepts(config, listing) == [('ip', 'filter', 'INPUT'),
-                                                       ('inet', 'filter', 'forward')]
-    assert knockd.missing_accepts(make_config(), listing) == []
+    listing = [META, chain(), chain(family='ip', name='INPUT'), chain(name='forward'),
+               rule(*ACCEPT), rule(ACCEPT[0], {'drop': None}, chain='forward')]
+    end = ' meta mark & 0x40000000 == 0x40000000 accept\n'
+    assert knockd.accept_changes(config, listing) == (
+        'insert rule ip filter INPUT' + end + 'insert rule inet filter forward' + end)
+    assert knockd.accept_changes(config, listing[:2]) == 'insert rule inet filter input' + end, \
+        'a chain that is not there gets it when it comes'
+
+
+def test_our_rule_goes_from_where_it_is_twice_or_no_more_wanted():
+    config = make_config('accept_in = inet filter input')
+    listing = [chain(), rule(*ACCEPT, handle=7), rule(*ACCEPT, handle=8),
+               rule(*ACCEPT, handle=9, family='ip6', chain='INPUT'), rule(*ACCEPT, table='knockd')]
+    assert knockd.accept_changes(config, listing) == (
+        'delete rule inet filter input handle 8\ndelete rule ip6 filter INPUT handle 9\n')
+
+
+@pytest.mark.parametrize('listing,chains', [
+    ([META, chain('accept')], []),
+    ([chain('drop')], ['inet filter input']),
+    ([chain('drop', hook='forward', name='forward')], ['inet filter forward']),
+    ([chain('drop', hook='output')], []),
+    ([chain('drop', hook='prerouting')], []),
+    ([chain('drop', family='bridge')], []),
+    ([chain('drop', table='knockd')], []),
+    ([chain('accept'), rule({'reject': {'type': 'icmpx', 'expr': 'admin-prohibited'}})],
+     ['inet filter input']),
+    ([chain('drop'), rule({'accept': None})], []),
+    ([chain('drop'), {'table': {'family': 'inet', 'name': 'filter', 'flags': ['owner']}}], []),
+    ([chain('drop', family='ip', name='INPUT'), chain('drop', family='ip6', name='INPUT')],
+     ['ip filter INPUT', 'ip6 filter INPUT']),
+], ids=range(11))
+def test_auto_finds_the_chains_that_drop_what_the_guard_lets_by(listing, chains):
+    end = ' meta mark & 0x40000000 == 0x40000000 accept\n'
+    assert knockd.accept_changes(make_config(), listing) == ''.join(
+        'insert rule %s%s' % (name, end) for name in chains)
+    assert knockd.accept_changes(make_config('accept_in ='), listing) == ''
+
+
+ONCE = BASE + '''
+once = yes
+prefix4 = 24
+[client bert]
+prefix6 = 64
+secret = ''' + knockd.encode_secret(bytes(range(1, 33)))
+
+
+def test_once_and_networks_have_sets_of_their_own_only_where_a_client_asks():
+    text = knockd.nft_ruleset(make_config(text=ONCE), NOTHING, [
+        opening('anna', '203.0.113.0/24', 6, 22, once=True),
+        opening('bert', '2001:db8::/64', 6, 22)], [], NOW)
+    assert re.findall(r'set ((?:open|once|begun)\w+) \{', text.split('flush table')[1]) == [
+        'once4_24', 'begun4_24', 'open4', 'open6_64', 'open6', 'once6', 'begun6']
+    assert 'elements = { 203.0.113.0 . tcp . 22 timeout 30000ms comment "anna" }' in text
+    assert ('ct state new ip saddr & 255.255.255.0 . meta l4proto . th dport @once4_24 '
+            'add @begun4_24 { ip saddr . th sport . meta l4proto . th dport } '
+            'meta mark set meta mark | 0x40000000 accept\n') in text
+    assert 'ip6 saddr & ffff:ffff:ffff:ffff:: . meta l4proto . th dport @open6_64 meta' in text
+    assert 'once' not in knockd.nft_ruleset(make_config(), NOTHING, [], [], NOW)
+
+
+def test_the_kernel_takes_once_and_networks():
+    openings = [opening('anna', '203.0.113.0/24', 6, 22, once=True),
+                opening('bert', '2001:db8::/64', 6, 22), ANNA4._replace(once=True), ANNA4]
+    table = knockd.nft_ruleset(make_config(text=ONCE.replace('prefix4 = 24', '')), NOTHING,
+                               openings[1:], [], NOW)
+    wide = knockd.nft_ruleset(make_config(text=ONCE), NOTHING, openings[:2], [], NOW)
+    in_namespace(''.join(map(loaded, [table, table, wide, wide, knockd.nft_open(
+        openings[:2], {openings[0][1:5]: openings[0]}, NOW), knockd.nft_close(openings[:2])])))
 
 
 DROP, COUNTER = {'drop': None}, {'counter': {'packets': 0, 'bytes': 0}}

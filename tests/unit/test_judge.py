@@ -429,7 +429,7 @@ def daemon(state, monkeypatch):
 
 def test_the_ledger_is_on_disk_before_the_firewall_opens(daemon, state):
     daemon.handle(knock(state), at())
-    assert daemon.file.calls == ['save', 'open 203.0.113.5/22']
+    assert daemon.file.calls == ['save', 'open 203.0.113.5/32/22']
     assert len(daemon.lines) == 1
     assert daemon.lines[0].startswith('open anna 203.0.113.5 tcp/22 30s udp skew +0.0s ')
 
@@ -458,7 +458,7 @@ def test_a_copy_is_silent_for_two_seconds(daemon, state):
     packet = knock(state)
     for mono in (0, 0, 1, 2000):
         daemon.handle(packet, at(mono=mono))
-    assert daemon.file.calls == ['save', 'open 203.0.113.5/22'] and len(daemon.lines) == 1
+    assert daemon.file.calls == ['save', 'open 203.0.113.5/32/22'] and len(daemon.lines) == 1
     daemon.handle(packet, at(mono=2001))
     assert daemon.lines[1:] == ['refused anna 203.0.113.5 replay']
 
@@ -489,7 +489,7 @@ def test_the_copy_of_a_knock_for_another_source_is_silent_too(daemon, state):
     packet = knock(state, 'trusted', source='203.0.113.99', services=[SSH])
     for _ in range(2):
         daemon.handle(packet, at())
-    assert daemon.file.calls == ['save', 'open 203.0.113.99/22']
+    assert daemon.file.calls == ['save', 'open 203.0.113.99/32/22']
     assert len(daemon.lines) == 1, daemon.lines
 
 
