@@ -624,3 +624,28 @@ def test_the_clock_is_read_in_milliseconds():
     now = knockd.moment()
     assert isinstance(now.wall, int) and isinstance(now.mono, int)
     assert abs(now.wall - wall) < 5000 and abs(now.mono - mono) < 5000
+
+
+# --- what the kernel tells of the ruleset -------------------------------------------------------
+def message(kind, size=20):
+    """linux/netlink.h: struct nlmsghdr; the subsystem nf_tables is 10 in the upper byte."""
+    return struct.pack('=IHHII', size, 10 << 8 | kind, 0, 1, 2).ljust(size + 3 & ~3, b'\0')
+
+
+@pytest.mark.parametrize('kinds,changed', [
+    ([12, 15], False), ([14, 12, 15], False), ([15], False), ([], False),
+    ([8, 15], True), ([2, 15], True), ([12, 12, 3, 15], True), ([6, 15], True), ([11, 15], True)])
+def test_only_what_is_more_than_set_elements_is_a_change(kinds, changed):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        ours.setblocking(False)
+        for kind in kinds:
+            theirs.send(message(kind) + message(15, 37))
+        assert knockd.ruleset_changed(ours) is changed
+
+
+def test_changes_that_the_socket_could_not_hold_are_a_change():
+    class Overrun:
+        def recv(self, _):
+            raise OSError(errno.ENOBUFS, 'No buffer space available')
+    assert knockd.ruleset_changed(Overrun())

@@ -1,0 +1,129 @@
+"""`once`: an opening lets one new connection in, and the kernel counts. Networks: prefix4, prefix6."""
+
+import ipaddress
+import os
+import struct
+import time
+
+import pytest
+from network import HIDDEN, checksum, ip_packet, pseudo_header, until
+
+pytestmark = pytest.mark.kernel
+PAIRS = 5000
+COUNTER = '''table inet count {
+    chain input { type filter hook input priority 10; policy accept;
+        tcp dport 2222 tcp flags & (syn | ack) == syn counter
+    }
+}
+'''
+
+
+def counted(wire):
+    """How many SYNs came through to the service."""
+    chain = wire.server.must('nft', 'list', 'chain', 'inet', 'count', 'input')
+    return int(chain.split('packets ')[1].split()[0])
+
+
+def syn(source, target, port, sequence=1):
+    head = struct.pack('!HHIIBBHHH', port, HIDDEN, sequence, 0, 5 << 4, 2, 64240, 0, 0)
+    check = checksum(pseudo_header(source, target, 6, len(head)) + head)
+    return ip_packet(source, target, 6, head[:16] + struct.pack('!H', check) + head[18:])
+
+
+def open_once(wire, knockd, address):
+    """Knocks without a probe, which would be the one connection."""
+    before = knockd.count('open anna ')
+    assert wire.client.knock('--open', 'tcp/2222', '--wait', '0',
+                             knockd.uri('anna', address)).code == 0
+    knockd.says('open anna ', before + 1)
+
+
+def test_one_connection_gets_in_and_lives_and_the_next_needs_a_knock(wire, daemon, address):
+    knockd = daemon(anna='once = yes')
+    for _ in range(2):
+        open_once(wire, knockd, address)
+        with wire.client.connection(address, HIDDEN) as connection:
+            assert not wire.client.connects(address)
+            connection.sendall(b'still there')
+    assert knockd.do('show', 'anna').out.strip().endswith('once=1')
+
+
+def test_the_one_connection_may_send_its_syn_again(wire, daemon, address):
+    knockd = daemon(anna='once = yes')
+    wire.server.nft(COUNTER)
+    open_once(wire, knockd, address)
+    source = wire.client.addresses[':' in address]
+    for _ in range(3):
+        wire.client.inject(syn(source, address, 50001))
+    wire.client.inject(syn(source, address, 50002))
+    knockd.settle(wire.client)
+    assert counted(wire) == 3
+    wire.server.nft('delete table inet count')
+
+
+def test_a_second_knock_arms_it_again_even_when_it_was_used(wire, daemon):
+    knockd = daemon(anna='once = yes')
+    address = wire.server.addresses[0]
+    for _ in range(3):
+        open_once(wire, knockd, address)
+        assert wire.client.connects(address)
+        assert not wire.client.connects(address)
+
+
+def test_a_reload_of_the_firewall_gives_at_most_what_a_fresh_knock_would(wire, daemon):
+    knockd = daemon(anna='once = yes')
+    address = wire.server.addresses[0]
+    open_once(wire, knockd, address)
+    wire.server.nft('flush ruleset')
+    knockd.says('loaded again')
+    assert wire.client.connects(address)
+    assert not wire.client.connects(address)
+
+
+def spray(wire, target, sources, port, start):
+    """A child that sends a SYN from every source at the agreed time; its process id."""
+    packets = [syn(source, target, port) for source in sources]
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            with wire.client.raw_sender(target) as send:
+                while time.monotonic() < start:
+                    pass
+                for packet in packets:
+                    send(packet)
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def test_of_two_syns_at_the_same_moment_one_gets_in(wire, daemon):
+    """Two processes, a pair of SYNs from each of so many sources: not one more than sources."""
+    knockd = daemon('answer = drop', anna='once = yes')
+    target = wire.server.addresses[1]
+    first = int(ipaddress.ip_address('fd00:9::1:0'))
+    sources = [str(ipaddress.ip_address(first + number)) for number in range(PAIRS)]
+    wire.server.nft(COUNTER + ''.join(
+        'add element inet knockd once6 { %s . tcp . 2222 timeout 60s }\n' % source
+        for source in sources))
+    start = time.monotonic() + 0.5
+    children = [spray(wire, target, sources, port, start) for port in (50001, 50002)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    knockd.settle(wire.client)
+    assert until(lambda: counted(wire) >= PAIRS, 2) and counted(wire) == PAIRS
+    wire.server.nft('delete table inet count')
+
+
+def test_a_network_opens_for_all_of_it_and_for_nobody_else(wire, daemon):
+    """10.9.0.2 knocks with prefix4 = 31: 10.9.0.3, the stranger, shares it; not so with 32."""
+    knockd = daemon(anna='prefix4 = 31\nprefix6 = 127', bert='')
+    for address in wire.server.addresses:
+        assert not wire.stranger.connects(address)
+        assert wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address)).code == 0
+        assert wire.stranger.connects(address)
+        wire.client.send(knockd.datagram('anna', op='close'), address)
+        assert until(lambda at=address: not wire.stranger.connects(at), 5)
+        assert wire.client.knock('--open', 'tcp/2222', knockd.uri('bert', address)).code == 0
+        assert not wire.stranger.connects(address)
+    assert wire.server.must('nft', 'list', 'set', 'inet', 'knockd', 'open4_31')
