@@ -1239,7 +1239,7 @@ def nft_open_sets(config, openings, now):
             [nft_opening(opening, now) for opening in opened.get(name, ())])
         if once:
             text += nft_set('set begun%s' % name[4:], kind + ' . inet_service . inet_proto . '
-                            'inet_service', ['flags dynamic,timeout', 'timeout 1m', 'size 1024'],
+                            'inet_service', ['flags dynamic,timeout', 'timeout 1m', 'size 65535'],
                             [])
     return text
 

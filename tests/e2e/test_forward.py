@@ -44,12 +44,10 @@ def inside(wire):
             addr add 10.8.0.{1}/24 dev {0}
             addr add fd00:8::{1}/64 dev {0} nodad\n'''.format(device, number))
     finish_checksums(member, 'eth0')
-    member.must('ip', '-b', '-', stdin='''
-        route add default via 10.8.0.1
-        -6 route add default via fd00:8::1\n''')
-    wire.client.must('ip', '-b', '-', stdin='''
-        route add 10.8.0.0/24 via 10.9.0.1
-        -6 route add fd00:8::/64 via fd00:9::1\n''')
+    for namespace, route in ((member, 'default via 10.8.0.1'), (member, 'default via fd00:8::1'),
+                             (wire.client, '10.8.0.0/24 via 10.9.0.1'),
+                             (wire.client, 'fd00:8::/64 via fd00:9::1')):
+        namespace.must('ip', '-6' if '::' in route else '-4', 'route', 'add', *route.split())
     wire.server.set(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
     yield member
     wire.server.set(ipv4__ip_forward=0, ipv6__conf__all__forwarding=0)

@@ -19,6 +19,7 @@ def plug(wire):
 
 def unplug(wire):
     wire.server.must('ip', 'link', 'del', 'late')
+    wire.client.must('ip', 'neigh', 'flush', 'all')         # it comes back with another MAC
 
 
 def opens_at(wire, knockd, addresses):
