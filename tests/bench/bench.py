@@ -230,18 +230,20 @@ def told(daemon):
 
 @contextlib.contextmanager
 def flood(bench, rate, seconds, prefix=''):
-    """Junk from the stranger to the server; yields the process."""
+    """Junk from the stranger to the server, by a sender a core: one alone is the bottleneck."""
+    senders = os.cpu_count() or 1
     with bench.wire.stranger.make_socket(network.socket.AF_INET,
                                          network.socket.SOCK_DGRAM) as sender:
-        process = subprocess.Popen(
+        processes = [subprocess.Popen(
             [sys.executable, os.path.join(HERE, 'flood.py'), str(sender.fileno()), SERVER,
-             str(rate), str(seconds), prefix], pass_fds=[sender.fileno()],
-            stdout=subprocess.PIPE)
+             str(rate / senders), str(seconds), prefix], pass_fds=[sender.fileno()],
+            stdout=subprocess.PIPE) for _ in range(senders)]
     try:
-        yield process
+        yield processes
     finally:
-        process.kill()
-        process.communicate()
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 # --- issue 2: knock to open, start to open, junk -------------------------------------------------
