@@ -1177,13 +1177,17 @@ table inet knockd {
  chain label {
   tcp sport set tcp sport map @real
 %(label)s }
-}
+%(labels)s}
 '''
-# Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC 6437). The
-# upper 16 bits of a hash take the place of the lower 16 of its 20.
-LABEL = '''  ip6 flowlabel != 0 @nh,16,16 set \
-jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %d
+# Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC 6437). nft
+# writes whole bytes: 16 bits of a hash go there as they are, the upper 4 by one of 16 chains.
+LABEL = '''  ip6 flowlabel 0 return
+  @nh,16,16 set jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %d
+  jhash ip6 daddr . tcp dport . tcp sport mod 16 seed %d vmap { %s }
 '''
+LABELS_GO = ', '.join('%d : goto label%d' % (number, number) for number in range(16))
+LABEL_CHAINS = ''.join(' chain label%d {\n  @nh,12,4 set %d\n }\n' % (number, number)
+                       for number in range(16))
 
 def open_set(version, length, once):
     """open4 holds hosts, open4_24 networks of that length, once4 what lets one connection in."""
@@ -1277,14 +1281,15 @@ def nft_ruleset(config, box, openings, living, now):
     check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
     sets = nft_sets(config, box, openings, living, now)
     secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
-    seed = struct.unpack_from('>I', hmac_sha256(secret, b'flow label'))[0]
+    seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
     return TABLE % {
         'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
         'flush': '\n'.join('flush %s inet knockd %s' % kind_and_name
                            for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
         'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
         'check': '\n'.join('  ' + line for line in check),
-        'label': LABEL % seed if box.labels else ''}
+        'label': LABEL % (seeds + (LABELS_GO,)) if box.labels else '',
+        'labels': LABEL_CHAINS if box.labels else ''}
 
 def nft_change(verb, openings, now=None):
     """add or delete elements of the open sets."""
