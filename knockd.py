@@ -166,83 +166,6 @@ def unseal(keys, datagram):
     nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
     return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
 
-def pack_address(address):
-    """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d; all zero for None."""
-    if address is None:
-        return bytes(16)
-    prefix = bytes(10) + b'\xff\xff' if address.version == 4 else b''
-    return prefix + address.packed
-
-def unpack_address(packed):
-    """The reverse of pack_address(); an IPv4 address comes back as one."""
-    if packed == bytes(16):
-        return None
-    address = ipaddress.IPv6Address(packed)
-    return address.ipv4_mapped or address
-
-def item(kind, value):
-    return struct.pack('>BH', kind, len(value)) + value
-
-def encode_plain(request, padding=b''):
-    """version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zero padding."""
-    op = {name: number for number, name in OPS.items()}[request.op]
-    parts = [PLAIN.pack(PLAIN_VERSION, op, request.time, pack_address(request.source),
-                        request.seconds)]
-    parts += [item(PORTS_ITEM, struct.pack('>BHH', *service)) for service in request.services]
-    if request.action is not None:
-        parts.append(item(ACTION_ITEM, request.action.encode('ascii')))
-    if request.signature is not None:
-        parts.append(item(SIGNATURE_ITEM, request.signature))
-    return b''.join(parts) + padding
-
-def decode_items(plain):
-    """The items as (type, value, where the item begins); raises KnockError on any flaw."""
-    items, offset = [], PLAIN.size
-    while offset < len(plain) and plain[offset]:
-        kind, length = plain[offset], int.from_bytes(plain[offset + 1:offset + 3], 'big')
-        value = plain[offset + 3:offset + 3 + length]
-        if len(plain) < offset + 3 or len(value) < length:
-            raise KnockError('malformed: an item overruns the knock')
-        if items and items[-1][0] == SIGNATURE_ITEM:
-            raise KnockError('malformed: an item follows the signature')
-        items.append((kind, value, offset))
-        offset += 3 + length
-    if any(plain[offset:]) or len(plain) - offset > PADDING_LIMIT:
-        raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
-    return items
-
-def decode_service(value):
-    """The value of an item of type 1: proto u8 || low u16 || high u16."""
-    if len(value) != 5:
-        raise KnockError('malformed: a port range of %d bytes' % len(value))
-    service = Service(*struct.unpack('>BHH', value))
-    if service.proto not in PROTOCOLS.values() or not 0 < service.low <= service.high:
-        raise KnockError('malformed: port range %d/%d-%d' % service)
-    return service
-
-def decode_plain(plain):
-    """A Request from the bytes of encode_plain(), read strictly; KnockError if anything is off."""
-    if len(plain) < PLAIN.size:
-        raise KnockError('malformed: %d bytes' % len(plain))
-    version, op, time, source, seconds = PLAIN.unpack_from(plain)
-    if version != PLAIN_VERSION or op not in OPS or time >= 1 << 42:
-        raise KnockError('malformed: version %d, op %d, time %d' % (version, op, time))
-    items = decode_items(plain)
-    if any(kind > SIGNATURE_ITEM for kind, _, _ in items):
-        raise KnockError('malformed: an item of unknown type')
-    services = tuple(decode_service(value) for kind, value, _ in items if kind == PORTS_ITEM)
-    actions = [value.decode('latin-1') for kind, value, _ in items if kind == ACTION_ITEM]
-    signed = [entry for entry in items if entry[0] == SIGNATURE_ITEM]
-    if len(set(services)) < len(services) or len(actions) > 1:
-        raise KnockError('malformed: a port range twice, or two actions')
-    action = actions[0] if actions else None
-    if (OPS[op] == 'run') != (action is not None) or (services and action is not None):
-        raise KnockError('malformed: an action belongs to run, and nothing else does')
-    if action is not None and not ACTION.match(action):
-        raise KnockError('malformed: the name of the action')
-    return Request(OPS[op], time, unpack_address(source), seconds, services, action,
-                   signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
-
 def syn_token(keys, step):
     """seq(4) || ack(4) || window(2) of the SYN that asks for the client's default."""
     return hmac_sha256(keys['syn'], be64(step))[:10]
@@ -317,57 +240,6 @@ def parse_seconds(text):
         raise KnockError('%r is not a time; write 30s, 5m or 2h' % text.strip(), 2)
     return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
 
-def unquote(text):
-    """RFC 3986, 2.1: %XX is a byte."""
-    raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: bytes([int(match.group(1), 16)]),
-                 text.encode('utf-8', 'surrogatepass'))
-    return raw.decode('utf-8', 'replace')
-
-URI = re.compile(r'knock://([^:@/?]+):([^:@/?]+)@(\[[^][/?@]+\]|[^][:/?@]+)(?::([0-9]{1,5}))?'
-                 r'/?\?([^#]*)\Z', re.ASCII)
-
-def parse_query(text):
-    """The part behind the question mark, each key once, none unknown."""
-    query = {}
-    for pair in text.split('&'):
-        key, _, value = pair.partition('=')
-        if key in query or key not in ('id', 'via', 'open', 'once'):    # which may be the secret
-            raise KnockError('behind its ? a knock:// line has id, via, open and once, '
-                             'each once at most, and nothing else', 2)
-        query[key] = unquote(value)
-    return query
-
-def parse_uri(text):
-    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
-    match = URI.match(text.strip())
-    if not match:
-        raise KnockError('this is not a knock:// line; it looks like '
-                         'knock://NAME:SECRET@HOST?id=SERVERID', 2)
-    name, secret, host = [unquote(part) for part in
-                          (match.group(1), match.group(2), match.group(3).strip('[]'))]
-    port, query = match.group(4), parse_query(match.group(5))
-    via, once = query.get('via', 'udp'), query.get('once', '0')
-    problems = [(not NAME.match(name), 'name'), (not NAME.match(query.get('id', '')), 'id'),
-                (port and not 0 < int(port) < 65536, 'port'), (via not in CARRIERS, 'via'),
-                (once not in ('0', '1'), 'once'),
-                (not re.match(r'[A-Za-z0-9._:%-]{1,255}\Z', host, re.ASCII), 'host')]
-    for wrong, part in problems:
-        if wrong:
-            raise KnockError('the knock:// line has no valid %s' % part, 2)
-    return Address(name, decode_secret(secret), host, int(port) if port else None,
-                   query['id'], via, parse_services(query.get('open', '')), once == '1')
-
-def format_uri(address):
-    """The reverse of parse_uri()."""
-    host = address.host.replace('%', '%25')
-    host = '[%s]' % host if ':' in host else host
-    port = ':%d' % address.port if address.port else ''
-    query = ['id=' + address.server_id]
-    query += ['via=' + address.via] if address.via != 'udp' else []
-    query += ['open=' + format_services(address.services)] if address.services else []
-    query += ['once=1'] if address.once else []
-    return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
-                                      '&'.join(query))
 # --- end of the part shared with knock.py --------------------------------------------------------
 
 # --- types: values that the sections below hand to each other -----------------------------------
@@ -865,6 +737,62 @@ def parse_syn(version, frame):
     destination = frame[16:20] if version == 4 else frame[24:40]
     return Syn(source, ipaddress.ip_address(destination), int.from_bytes(segment[2:4], 'big'),
                segment[4:12] + segment[14:16])
+
+def unpack_address(packed):
+    """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d, or all zero for none."""
+    if packed == bytes(16):
+        return None
+    address = ipaddress.IPv6Address(packed)
+    return address.ipv4_mapped or address
+
+def decode_items(plain):
+    """The items as (type, value, where the item begins); raises KnockError on any flaw."""
+    items, offset = [], PLAIN.size
+    while offset < len(plain) and plain[offset]:
+        kind, length = plain[offset], int.from_bytes(plain[offset + 1:offset + 3], 'big')
+        value = plain[offset + 3:offset + 3 + length]
+        if len(plain) < offset + 3 or len(value) < length:
+            raise KnockError('malformed: an item overruns the knock')
+        if items and items[-1][0] == SIGNATURE_ITEM:
+            raise KnockError('malformed: an item follows the signature')
+        items.append((kind, value, offset))
+        offset += 3 + length
+    if any(plain[offset:]) or len(plain) - offset > PADDING_LIMIT:
+        raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
+    return items
+
+def decode_service(value):
+    """The value of an item of type 1: proto u8 || low u16 || high u16."""
+    if len(value) != 5:
+        raise KnockError('malformed: a port range of %d bytes' % len(value))
+    service = Service(*struct.unpack('>BHH', value))
+    if service.proto not in PROTOCOLS.values() or not 0 < service.low <= service.high:
+        raise KnockError('malformed: port range %d/%d-%d' % service)
+    return service
+
+def decode_plain(plain):
+    """A Request from version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zeros,
+    read strictly; KnockError if anything is off."""
+    if len(plain) < PLAIN.size:
+        raise KnockError('malformed: %d bytes' % len(plain))
+    version, op, time, source, seconds = PLAIN.unpack_from(plain)
+    if version != PLAIN_VERSION or op not in OPS or time >= 1 << 42:
+        raise KnockError('malformed: version %d, op %d, time %d' % (version, op, time))
+    items = decode_items(plain)
+    if any(kind > SIGNATURE_ITEM for kind, _, _ in items):
+        raise KnockError('malformed: an item of unknown type')
+    services = tuple(decode_service(value) for kind, value, _ in items if kind == PORTS_ITEM)
+    actions = [value.decode('latin-1') for kind, value, _ in items if kind == ACTION_ITEM]
+    signed = [entry for entry in items if entry[0] == SIGNATURE_ITEM]
+    if len(set(services)) < len(services) or len(actions) > 1:
+        raise KnockError('malformed: a port range twice, or two actions')
+    action = actions[0] if actions else None
+    if (OPS[op] == 'run') != (action is not None) or (services and action is not None):
+        raise KnockError('malformed: an action belongs to run, and nothing else does')
+    if action is not None and not ACTION.match(action):
+        raise KnockError('malformed: the name of the action')
+    return Request(OPS[op], time, unpack_address(source), seconds, services, action,
+                   signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
 
 
 # --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
@@ -2264,6 +2192,17 @@ def guess_host():
         except OSError:
             return socket.gethostname()
 
+def format_uri(address):
+    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
+    host = address.host.replace('%', '%25')
+    host = '[%s]' % host if ':' in host else host
+    port = ':%d' % address.port if address.port else ''
+    query = ['id=' + address.server_id]
+    query += ['via=' + address.via] if address.via != 'udp' else []
+    query += ['open=' + format_services(address.services)] if address.services else []
+    query += ['once=1'] if address.once else []
+    return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
+                                      '&'.join(query))
 def client_line(config, client, via='udp'):
     """The client's knock:// line, and if it may use codes one for the phone, as authenticator apps
     read it (the Key Uri Format of Google Authenticator)."""

@@ -5,7 +5,7 @@ import re
 import stat
 import sys
 
-import knock
+import knockd as script
 import pytest
 from network import HIDDEN, KNOCK, KNOCKD, Daemon, environment, until
 
@@ -157,8 +157,8 @@ def test_a_public_address_is_named_by_itself(wire, knockd, visitor, own, others,
         for member, address in ((wire.client, own), (wire.server, others)):
             if named:
                 member.must('ip', 'address', 'delete', address + '/24', 'dev', 'eth0')
-    keys = knock.derive_keys(knockd.secrets[visitor], knockd.server_id)
-    source = knock.decode_plain(knock.unseal(keys, payload)).source
+    keys = script.derive_keys(knockd.secrets[visitor], knockd.server_id)
+    source = script.decode_plain(script.unseal(keys, payload)).source
     assert (source and str(source)) == named
 
 

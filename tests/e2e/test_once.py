@@ -1,4 +1,4 @@
-"""`once`: an opening lets one new connection in, and the kernel counts. Networks: prefix4, prefix6."""
+"""`once`: an opening lets one new connection in, and the kernel counts. And prefix4, prefix6."""
 
 import ipaddress
 import os

@@ -16,6 +16,7 @@ import signal
 import struct
 
 import knockd
+from knock import encode_plain
 
 SECRETS = [bytes([number]) * 32 for number in (1, 2, 3)]
 KEYS = [knockd.derive_keys(secret, 'home') for secret in SECRETS]
@@ -144,6 +145,7 @@ class World:
                 ('ready_line', lambda *_: 'ready'),
                 ('read_config', lambda path: self.config()), ('select', Select(self)),
                 ('config_stamp', lambda path: (0, self.edition)), ('is_own', lambda *_: True),
+                ('ruleset_events', Quiet),
                 ('LedgerFile', lambda path: File(self)), ('Firewall', lambda *_: Firewall(self)),
                 ('Capture', lambda limit: Sockets(self, SOCKETS[limit > 1]))):
             patch.setattr(knockd, name, played)
@@ -264,7 +266,7 @@ class World:
                                  None, None)
         return Sent(owner, time, knockd.seal(
             KEYS[owner], chance.getrandbits(128).to_bytes(16, 'big'),
-            knockd.encode_plain(request), step), 0)
+            encode_plain(request), step), 0)
 
     def deliver(self, knocks):
         """Each waits in the socket for its kind."""

@@ -3,6 +3,7 @@
 import ipaddress
 import struct
 
+import knock
 import knockd
 import pytest
 
@@ -85,7 +86,7 @@ def test_the_wire_is_the_same_on_every_machine(machine):
                              None, None)
     plain = bytes.fromhex('01 01 000001a2008d7400'.replace(' ', '') + '00' * 16
                           + '001e 01 0005 06 0016 0017'.replace(' ', ''))
-    assert knockd.encode_plain(request) == plain
+    assert knock.encode_plain(request) == plain
     assert knockd.decode_plain(plain)._replace(signed=None) == request
     keys = knockd.derive_keys(bytes(range(32)), 'home')
     datagram = knockd.seal(keys, bytes(16), plain, 59843520)

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+import knock
 import knockd
 
 SECRET = knockd.encode_secret(bytes(range(32)))
@@ -363,7 +364,7 @@ def test_add_appends_and_remove_takes_out(path, capsys):
     assert line.startswith('knock://bert:') and '@gate?id=home&open=tcp/22' in line
     bert = knockd.read_config(path).clients['bert']
     assert (bert.open_for, ports(bert.allow), bert.expires) == (300000, ['tcp/22'], 1801440000000)
-    assert knockd.parse_uri(line).secret == bert.secret
+    assert knock.parse_uri(line).secret == bert.secret
     assert read(path).startswith(before) and os.stat(path).st_mode & 0o777 == 0o600
     assert knockd.main(['--config', path, 'remove', 'bert']) == 0
     assert read(path) == before

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+import knock
 import knockd
 
 KEYS = knockd.derive_keys(bytes(range(32)), 'server')
@@ -24,7 +25,7 @@ def make_request(op='open', source=None, seconds=0, services=(), action=None, si
 
 
 def plain_of(*arguments, **fields):
-    return knockd.encode_plain(make_request(*arguments, **fields))
+    return knock.encode_plain(make_request(*arguments, **fields))
 
 
 def is_refused(plain):
@@ -62,31 +63,31 @@ def test_every_request_survives_writing_sealing_opening_and_reading():
         request = random_request(chance)
         padding = bytes(chance.randint(0, 63))
         nonce = bytes(chance.getrandbits(8) for _ in range(16))
-        plain = knockd.encode_plain(request, padding)
+        plain = knock.encode_plain(request, padding)
         datagram = knockd.seal(KEYS, nonce, plain, STEP)
         assert len(datagram) == 40 + len(plain)
         assert knockd.unseal(KEYS, datagram) == plain
         read = knockd.decode_plain(plain)
         assert read._replace(signed=None) == request
-        assert knockd.encode_plain(read, padding) == plain
-        before = knockd.encode_plain(request._replace(signature=None))
+        assert knock.encode_plain(read, padding) == plain
+        before = knock.encode_plain(request._replace(signature=None))
         assert read.signed == (plain if request.signature is None else before)
 
 
 def test_an_ipv4_source_is_read_as_ipv4_and_zero_as_none():
     mapped = make_request(source=ipaddress.ip_address('::ffff:192.0.2.7'))
-    plain = knockd.encode_plain(mapped)
+    plain = knock.encode_plain(mapped)
     assert knockd.decode_plain(plain).source == ipaddress.ip_address('192.0.2.7')
     assert plain == plain_of(source=ipaddress.ip_address('192.0.2.7'))
     assert knockd.decode_plain(plain_of()).source is None
-    assert knockd.pack_address(None) == bytes(16) == plain_of()[10:26]
+    assert knock.pack_address(None) == bytes(16) == plain_of()[10:26]
 
 
 def test_the_limits_of_every_number_are_readable():
     widest = make_request(seconds=65535, time=(1 << 42) - 1,
                           services=[knockd.Service(6, 1, 65535), knockd.Service(17, 65535, 65535)])
-    assert knockd.decode_plain(knockd.encode_plain(widest))._replace(signed=None) == widest
-    assert is_refused(knockd.encode_plain(widest._replace(time=1 << 42)))
+    assert knockd.decode_plain(knock.encode_plain(widest))._replace(signed=None) == widest
+    assert is_refused(knock.encode_plain(widest._replace(time=1 << 42)))
 
 
 def test_an_empty_signature_is_not_the_same_as_none():
@@ -176,7 +177,7 @@ def test_every_character_outside_the_alphabet_of_actions_is_refused():
 def test_a_flipped_bit_of_the_plain_bytes_never_reads_as_the_same_request():
     request = make_request(source=ipaddress.ip_address('2001:db8::7'), services=[SSH, VPN],
                            signature=b's' * 20)
-    plain = knockd.encode_plain(request, bytes(3))
+    plain = knock.encode_plain(request, bytes(3))
     whole = knockd.decode_plain(plain)
     for flipped in every_flip(plain):
         if not is_refused(flipped):
@@ -195,11 +196,11 @@ def test_noise_is_refused_or_is_the_one_spelling_of_what_it_says():
     chance = random.Random(2)
     read = 0
     for _ in range(4000):
-        plain = mutated(chance, knockd.encode_plain(random_request(chance),
+        plain = mutated(chance, knock.encode_plain(random_request(chance),
                                                     bytes(chance.randint(0, 63))))
         if not is_refused(plain):
             read += 1
-            again = knockd.encode_plain(knockd.decode_plain(plain))
+            again = knock.encode_plain(knockd.decode_plain(plain))
             assert plain.startswith(again)
             assert plain[len(again):] in [bytes(length) for length in range(64)]
     assert 400 < read < 3600            # both answers were really seen

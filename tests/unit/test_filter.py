@@ -13,6 +13,7 @@ import sys
 
 import pytest
 
+import knock
 import knockd
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -418,7 +419,7 @@ def test_a_filter_of_the_promised_size_fits_for_every_number_of_tokens():
 
 def test_the_prefix_of_a_real_tag_passes_and_that_of_another_server_does_not(kernel):
     keys = [knockd.derive_keys(bytes(range(32)), server) for server in ('here', 'there')]
-    plain = knockd.encode_plain(knockd.Request('open', 1700000000123, None, 0, (), None, None,
+    plain = knock.encode_plain(knockd.Request('open', 1700000000123, None, 0, (), None, None,
                                                None))
     frames = [ip4(udp(knockd.seal(key, bytes(16), plain, 56666666))) for key in keys]
     tags = {int.from_bytes(knockd.tag_at(keys[0], step)[:4], 'big')

@@ -4,6 +4,7 @@ import ipaddress
 import pytest
 
 import knockd
+from knock import encode_plain
 
 SECRETS = {name: knockd.encode_secret(bytes([number]) * 32)
            for number, name in enumerate(('anna', 'bert', 'careful', 'trusted', 'short'))}
@@ -64,7 +65,7 @@ def knock(state, name='anna', op='open', time=WALL, step=None, source=None, seco
     Nonces.count += 1
     request = knockd.Request(op, time, source and ipaddress.ip_address(source), seconds,
                              tuple(services), action, None, None)
-    plain = knockd.encode_plain(request) if plain is None else plain
+    plain = encode_plain(request) if plain is None else plain
     keys = state.config.clients[name].keys if key is None else key
     sealed = knockd.seal(keys, Nonces.count.to_bytes(16, 'big'), plain,
                          time // 30000 if step is None else step)
@@ -144,7 +145,7 @@ def test_the_tag_of_one_client_and_the_mac_of_another_is_junk(state):
 def test_a_malformed_knock_is_refused_by_name_and_asks_nothing_else(state, monkeypatch):
     monkeypatch.setattr(knockd, 'stamp_flaw', forbidden)
     monkeypatch.setattr(state.ledger, 'refusal', forbidden)
-    plain = knockd.encode_plain(knockd.Request('open', WALL, None, 0, (), None, None, None))
+    plain = encode_plain(knockd.Request('open', WALL, None, 0, (), None, None, None))
     verdict, reason = said(state, knock(state, plain=b'\2' + plain[1:]))
     assert verdict == 'refused' and reason.startswith('malformed: ')
 

@@ -3,11 +3,12 @@ import random
 
 import pytest
 
+import knock
 import knockd
 
 SECRET = bytes(range(32))
 TEXT = 'AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQTCQKRMFYYDENBWHA5DYPQ'
-SHORTEST = knockd.Address('laptop', SECRET, 'h', None, 'id', 'udp', (), False)
+SHORTEST = knock.Address('laptop', SECRET, 'h', None, 'id', 'udp', (), False)
 LINE = 'knock://laptop:%s@h?id=id' % TEXT
 
 
@@ -17,8 +18,8 @@ def line(name='laptop', secret=TEXT, host='h', query='id=id'):
 
 def refusal(text):
     """What parse_uri() says against a line: a sentence that gives nothing of the secret away."""
-    with pytest.raises(knockd.KnockError) as caught:
-        knockd.parse_uri(text)
+    with pytest.raises(knock.KnockError) as caught:
+        knock.parse_uri(text)
     message = str(caught.value)
     assert caught.value.status == 2
     assert message and len(message.splitlines()) == 1 and message.isprintable()
@@ -34,7 +35,7 @@ def tells_the_secret(message):
 
 # --- reading ------------------------------------------------------------------------------------
 def test_the_shortest_line_has_the_defaults():
-    assert knockd.parse_uri(LINE) == SHORTEST
+    assert knock.parse_uri(LINE) == SHORTEST
 
 
 @pytest.mark.parametrize('text, changes', [
@@ -68,7 +69,7 @@ def test_the_shortest_line_has_the_defaults():
     (' \t' + LINE + '\r\n', dict()),
 ])
 def test_what_a_line_means(text, changes):
-    assert knockd.parse_uri(text) == SHORTEST._replace(**changes)
+    assert knock.parse_uri(text) == SHORTEST._replace(**changes)
 
 
 # --- refusing -----------------------------------------------------------------------------------
@@ -145,8 +146,8 @@ def test_what_is_written_is_read_back():
     for _ in range(400):
         address = random_address(chance)
         text = knockd.format_uri(address)
-        assert knockd.parse_uri(text) == address
-        assert knockd.format_uri(knockd.parse_uri(text)) == text
+        assert knock.parse_uri(text) == address
+        assert knockd.format_uri(knock.parse_uri(text)) == text
         assert text.isprintable() and ' ' not in text and text.startswith('knock://')
 
 
@@ -160,7 +161,7 @@ def random_address(chance):
                           'fe80::%x%%%s' % (chance.getrandbits(16), word(letters, 15))])
     ports = [sorted(chance.randint(1, 65535) for _ in 'ab') for _ in range(chance.randint(0, 4))]
     services = tuple(knockd.Service(chance.choice((6, 17)), low, high) for low, high in ports)
-    return knockd.Address(
+    return knock.Address(
         word(letters, 64), bytes(chance.getrandbits(8) for _ in range(32)), host,
         chance.choice([None, chance.randint(1, 65535)]), word(letters, 64),
         chance.choice(knockd.CARRIERS), services, chance.choice([True, False]))
@@ -179,12 +180,12 @@ def test_noise_is_a_knock_error_or_a_line_that_can_be_written_again():
     for _ in range(3000):
         text = mutated(chance, chance.choice([LINE, full]))
         try:
-            address = knockd.parse_uri(text)
-        except knockd.KnockError:
+            address = knock.parse_uri(text)
+        except knock.KnockError:
             refusal(text)
             outcomes[False] += 1
         else:
-            assert knockd.parse_uri(knockd.format_uri(address)) == address
+            assert knock.parse_uri(knockd.format_uri(address)) == address
             outcomes[True] += 1
     assert outcomes[True] > 20 and outcomes[False] > 2000       # both were really seen
 

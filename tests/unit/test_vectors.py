@@ -15,6 +15,7 @@ import subprocess
 
 import pytest
 
+import knock
 import knockd
 
 VECTORS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'vectors')
@@ -153,7 +154,7 @@ def test_codes_and_their_ports_are_those_of_the_vectors(case):
 # --- datagrams ----------------------------------------------------------------------------------
 @pytest.mark.parametrize('case', DATAGRAMS['accepted'], ids=label)
 def test_a_request_becomes_the_datagram_of_the_vectors(case):
-    plain = knockd.encode_plain(request_of(case), bytes(case['padding']))
+    plain = knock.encode_plain(request_of(case), bytes(case['padding']))
     assert plain.hex() == case['plain']
     nonce, datagram = unhex(case['nonce']), unhex(case['datagram'])
     assert knockd.keystream(LAPTOP['enc'], nonce, len(plain)).hex() == case['keystream']
@@ -188,7 +189,7 @@ def test_the_signature_covers_server_tag_nonce_and_what_stands_before_it(case):
 # --- lines --------------------------------------------------------------------------------------
 @pytest.mark.parametrize('case', LINES['canonical'] + LINES['forgiven'], ids=label)
 def test_a_line_of_the_vectors_is_read(case):
-    assert knockd.parse_uri(case['line']) == address_of(case)
+    assert knock.parse_uri(case['line']) == address_of(case)
 
 
 @pytest.mark.parametrize('case', LINES['canonical'], ids=label)
