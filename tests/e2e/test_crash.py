@@ -2,7 +2,10 @@
 
 import time
 
+import pytest
 from network import CLOSED, HIDDEN, accept, alive, until
+
+pytestmark = pytest.mark.kernel
 
 
 def open_both(wire, knockd, *options):

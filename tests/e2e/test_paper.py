@@ -62,6 +62,7 @@ def test_ten_are_printed_and_each_opens_once(wire, house, address):
     assert opens_nothing(house, wire.stranger, address, *sheet.values())
 
 
+@pytest.mark.kernel
 def test_a_number_voids_those_above_it_and_a_restart_forgets_nothing(wire, house, address):
     sheet = sheet_of(house)
     assert opens_by(house, wire.client, address, sheet[3])
@@ -73,6 +74,7 @@ def test_a_number_voids_those_above_it_and_a_restart_forgets_nothing(wire, house
     assert opens_by(house, wire.client, address, sheet[4])
 
 
+@pytest.mark.kernel
 def test_a_captured_line_opens_nothing_from_another_address_while_it_is_typed(
         wire, house, address):
     sheet = sheet_of(house)
@@ -94,6 +96,7 @@ def test_a_new_sheet_voids_the_old_one(wire, house, address):
     assert opens_by(house, wire.client, address, new[1])
 
 
+@pytest.mark.kernel
 def test_an_old_sheet_put_back_into_the_config_opens_nothing_again(wire, house, address):
     sheet_of(house)
     with open(house.config) as config:
@@ -113,6 +116,7 @@ def test_an_old_sheet_put_back_into_the_config_opens_nothing_again(wire, house, 
     assert 'replay' in house.says('refused anna ')
 
 
+@pytest.mark.kernel
 def test_a_lost_ledger_voids_the_sheet(wire, house, address):
     sheet = sheet_of(house)
     assert opens_by(house, wire.client, address, sheet[1])
@@ -124,6 +128,7 @@ def test_a_lost_ledger_voids_the_sheet(wire, house, address):
     assert opens_by(house, wire.client, address, sheet_of(house)[1])
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize('clock', ('@1999-12-31 23:59:59', '@2035-05-05 05:05:05'))
 def test_the_sheet_opens_whatever_the_clock_of_the_server_says(wire, tmp_path_factory, clock):
     address = wire.server.addresses[0]
@@ -140,6 +145,7 @@ def test_the_sheet_opens_whatever_the_clock_of_the_server_says(wire, tmp_path_fa
         assert opens_nothing(house, wire.stranger, address, *[sheet[n] for n in (1, 2, 3)])
 
 
+@pytest.mark.kernel
 def test_a_ledger_lost_while_the_clock_is_wrong_voids_the_sheet_too(wire, tmp_path_factory):
     address = wire.server.addresses[0]
     with carriers.housing(wire, tmp_path_factory, kind=carriers.FakedTime, anna='') as house:
