@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """knock.py opens a service that knockd.py hides: one UDP packet, then the port answers you alone.
 
-    knock.py 'knock://laptop:SECRET@server.example?id=...'      opens, and waits until it is seen
-    ssh me@server.example
+    knock.py save                   asks for the server's knock:// line; keeps it by the name in it
+    knock.py laptop                 opens, and waits until it is seen
+    knock.py --keep laptop -- ssh me@server.example
+    ssh -o ProxyCommand='knock.py --proxy %p laptop' me@server.example
+    knock.py --print=sh laptop      a line of shell for a machine without Python
 
 The packet is encrypted and authenticated with a key that only you and the server have, names this
 moment, and is worth nothing once the server has seen it. See README.md for the bytes.
@@ -20,7 +23,6 @@ import errno
 import os
 import select
 import socket
-import subprocess
 import time
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
@@ -240,6 +242,15 @@ def parse_seconds(text):
 FIRST_PAUSE, LAST_PAUSE = 0.005, 0.25   # seconds between two connects that probe the port
 KNOCK_PAUSE = 1.0                       # seconds between two knocks
 TOUCH_PAUSE = 0.15                      # for the answer of a touched port
+FIRST_SYN = 0.9                         # kernels send a SYN again after a second (RFC 6298)
+BLIND_PAUSE = 0.5                       # before COMMAND, where nothing shows that it is open
+KEEP_PAUSE = 5                          # between two knocks of --keep, unless --for says more
+CHUNK = 1 << 18                         # bytes that --proxy carries at once
+SAVED = re.compile(r'(?!save\Z)[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z', re.ASCII)
+HOST = re.compile(r'[A-Za-z0-9._:%-]{1,255}\Z', re.ASCII)      # as in a knock:// line
+CONNECTING = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
+SEEN = {'refused': 'it refuses as a closed port does; the log of knockd.py there may say why',
+        'silent': 'it is silent: the host is down, or a firewall drops what comes'}
 NAT64 = ipaddress.IPv6Network('64:ff9b::/96')           # RFC 6052
 Target = collections.namedtuple('Target', 'family address')     # address as sockets take it
 
@@ -307,8 +318,7 @@ def parse_uri(text):
 
 def knock_request(args, address, now, source):
     """What the command line wants, as a Request of this millisecond."""
-    services = parse_services(args.open) if args.open else \
-        () if args.close or args.run else address.services
+    services = args.open or (() if args.close or args.run else address.services)
     op = 'run' if args.run else 'close' if args.close else 'open'
     return Request(op, now, source, args.seconds, services, args.run, None, None)
 
@@ -334,19 +344,17 @@ def sequence(via, keys, step, paper):
 
 def checksum(data):
     """RFC 1071."""
-    total = sum(struct.unpack('>%dH' % (len(data) // 2), data + b'\0' * (len(data) % 2)))
+    data += b'\0' * (len(data) % 2)
+    total = sum(struct.unpack('>%dH' % (len(data) // 2), data))
     while total >> 16:
         total = (total & 0xffff) + (total >> 16)
     return ~total & 0xffff
 
 def echo_request(version, data, sequence_number):
     """RFC 792, RFC 4443; the kernel fills in ICMPv6 checksums, and the identifier of a ping."""
-    kind = 8 if version == 4 else 128
-    header = struct.pack('>BBHHH', kind, 0, 0, sequence_number, 1)
-    if version == 4:
-        padded = header + data + b'\0' * (len(data) % 2)
-        header = struct.pack('>BBHHH', kind, 0, checksum(padded), sequence_number, 1)
-    return header + data
+    def header(check):
+        return struct.pack('>BBHHH', 8 if version == 4 else 128, 0, check, sequence_number, 1)
+    return header(checksum(header(0) + data)) + data
 
 def tcp_syn(source, destination, ports, token):
     """RFC 9293: a SYN whose sequence, acknowledgement and window are the token."""
@@ -361,6 +369,48 @@ def probed_port(services, once):
     ports = [service.low for service in services if service.proto == PROTOCOLS['tcp']]
     return ports[0] if ports and not once else None
 
+def stun_address(answer, request):
+    """XOR-MAPPED-ADDRESS (RFC 5389, 15.2) of the answer to this request, or None."""
+    if answer[:2] != b'\x01\x01' or answer[4:20] != request[4:20]:
+        return None
+    offset = 20
+    while offset + 4 <= len(answer):
+        kind, length = struct.unpack_from('>HH', answer, offset)
+        value = answer[offset + 8:offset + 4 + length]      # behind a zero, family and port
+        if kind == 0x20 and len(value) in (4, 16):
+            return ipaddress.ip_address(bytes(map(operator.xor, value, request[4:20])))
+        offset += 4 + length + -length % 4
+    return None
+
+def sntp_time(answer, request):
+    """The seconds since 1970 in a server's answer (RFC 4330, 4 and 5), or None."""
+    if len(answer) < 48 or answer[0] & 7 != 4 or not answer[1] or answer[24:32] != request[40:]:
+        return None                 # no server, not synchronised (stratum 0), or not for us
+    return (int.from_bytes(answer[40:44], 'big') - 2208988800) % (1 << 32)     # since 1900
+
+def http_time(answer):
+    """The seconds since 1970 in the Date of an answer (RFC 9110, 5.6.7), or None."""
+    import datetime
+    match = re.search(rb'\ndate: *(\w+, \d+ \w+ \d+ \d+:\d+:\d+) GMT', answer, re.IGNORECASE)
+    try:
+        date = datetime.datetime.strptime(match.group(1).decode('ascii'), '%a, %d %b %Y %H:%M:%S')
+        return (date - datetime.datetime(1970, 1, 1)).total_seconds()
+    except (AttributeError, ValueError):
+        return None
+
+def shell_datagram(host, port, datagram):
+    """A line of shell that sends it; tail writes once, and one write is one datagram."""
+    text, size = ''.join('\\%03o' % byte for byte in datagram), DATAGRAM_LIMIT
+    return ("k='%s'; bash -c \"printf '$k' | tail -c %d >/dev/udp/%s/%d\" 2>/dev/null || "
+            'printf "$k" | tail -c %d | nc -u -w1 %s %d' % (text, size, host, port,
+                                                           size, host, port))
+
+def shell_touches(host, ports):
+    """A line of shell that touches ports, one a second: a silent one must not hold up the next."""
+    return ('(for p in %s; do if command -v nc; then nc -w1 %s $p; else bash -c ": '
+            '>/dev/tcp/%s/$p"; fi & sleep 1; done) </dev/null >/dev/null 2>&1'
+            % (' '.join(map(str, ports)), host, host))
+
 
 # --- edges: names, sockets, the clock ------------------------------------------------------------
 def resolve(host, family):
@@ -370,7 +420,7 @@ def resolve(host, family):
     except UnicodeEncodeError:
         raise KnockError('%r is not ASCII; write its xn-- form' % host, 2)
     except OSError as error:
-        raise KnockError('%s: %s' % (host, error.strerror or error))
+        raise KnockError('%s: name not found (%s)' % (host, error.strerror or error))
     return [Target(entry[0], entry[4]) for entry in found]
 
 def with_port(target, port):
@@ -397,8 +447,7 @@ def translated(target):
     return any(ipaddress.ip_address(bare(target)) in prefix for prefix in prefixes)
 
 def source_to_name(target):
-    """Our own address, if the server will see it too: then a captured knock is worth nothing
-    from anywhere else. None behind NAT."""
+    """Our own address, if the server sees it too: a captured knock is worth nothing elsewhere."""
     try:
         own = own_address(target)
     except OSError:
@@ -406,6 +455,45 @@ def source_to_name(target):
     if not own.is_global or own.version == 6 and translated(target):
         return None
     return own
+
+def ask(target, kind, port, question):
+    """What a server answers to a few bytes; none if it does not, twice."""
+    for seconds in (0.5, 1):
+        with socket.socket(target.family, kind) as sock:
+            sock.settimeout(seconds)
+            try:
+                sock.connect(with_port(target, port))
+                sock.sendall(question)
+                return sock.recv(4096)
+            except OSError:
+                pass
+    return b''
+
+def find_sources(source, families):
+    """{family: the address to name}; a STUN server says which it sees (RFC 5389)."""
+    if not isinstance(source, tuple):
+        return dict.fromkeys(families, source)
+    (host, port), found = source, {}
+    request = b'\0\1\0\0\x21\x12\xa4\x42' + os.urandom(12)     # Binding, length, cookie (6)
+    for target in resolve(host, socket.AF_UNSPEC):
+        if target.family in families and not found.get(target.family):
+            answer = ask(target, socket.SOCK_DGRAM, port, request)
+            found[target.family] = stun_address(answer, request)
+    if not any(found.values()):
+        raise KnockError('%s does not say which address it sees' % host)
+    return found
+
+def clock_words(host):
+    """How far this clock is from a host's, asked by SNTP and then of its web server."""
+    question = b'\x23' + bytes(39) + os.urandom(8)          # version 4, client
+    for target in resolve(host, socket.AF_UNSPEC):
+        theirs = sntp_time(ask(target, socket.SOCK_DGRAM, 123, question), question) or \
+            http_time(ask(target, socket.SOCK_STREAM, 80, b'HEAD / HTTP/1.0\r\n\r\n'))
+        if theirs:
+            ahead = round(time.time() - theirs)
+            return 'this clock is %d s %s that of %s' % (
+                abs(ahead), 'behind' if ahead < 0 else 'ahead of', host)
+    return '%s does not tell the time' % host
 
 def random_port():
     """A high port that nobody can expect."""
@@ -443,42 +531,46 @@ def send_syn(target, port, token):
 
 def touch(target, port):
     """One SYN to a closed port, and time for its answer, so that the next comes later."""
-    sock = begin_connect(target, port)
-    if sock:
-        ready_sockets([sock], TOUCH_PAUSE)
+    begun = begin_connects([target], port)
+    ready_sockets(begun, TOUCH_PAUSE)
+    for sock in begun:
         sock.close()
 
-def sign_with(keyfile):
-    """A function that signs as ssh-keygen does; the agent and FIDO keys work as with ssh."""
-    import base64
+def start_process(argv, **options):
+    """The one place where a program starts; it gets the descriptors we were given."""
+    import subprocess
+    return subprocess.Popen(argv, close_fds=False, **options)
 
-    def sign(message):
-        try:
-            process = subprocess.Popen(
-                ['ssh-keygen', '-Y', 'sign', '-f', keyfile, '-n', 'knock'],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        except OSError as error:
-            raise KnockError('ssh-keygen: %s' % error.strerror)
-        armored, complaint = [text.decode('ascii', 'replace')
-                              for text in process.communicate(message)]
-        if process.returncode:
-            raise KnockError('ssh-keygen cannot sign with %s: %s' % (keyfile, complaint.strip()))
-        return base64.b64decode(''.join(armored.splitlines()[1:-1]))
-    return sign
+def ssh_sign(keyfile, message):
+    """Signs as ssh-keygen does; the agent and FIDO keys work as with ssh."""
+    process = start_process(['ssh-keygen', '-Y', 'sign', '-f', keyfile, '-n', 'knock'],
+                            stdin=-1, stdout=-1, stderr=-1)             # subprocess.PIPE
+    armored, complaint = [text.decode('ascii', 'replace') for text in process.communicate(message)]
+    if process.returncode:
+        raise KnockError('ssh-keygen cannot sign with %s: %s' % (keyfile, complaint.strip()))
+    return base64.b64decode(''.join(armored.splitlines()[1:-1]))
 
-def say(args, text, level=0):
+def fresh_datagram(args, address, keys, now, source):
+    sign = args.sign and (lambda message: ssh_sign(args.sign, message))
+    return knock_datagram(keys, address.server_id, knock_request(args, address, now, source),
+                          os.urandom, sign)
+
+def tell(text, end='\n'):
+    """A line for people; on a terminal it covers one that had no end."""
+    line = '\r%-78s' if sys.stderr.isatty() else '%s'
+    print(line % ('knock: ' + text), end=end, file=sys.stderr, flush=True)
+
+def say(args, text, level=0, end='\n'):
     """For people: on a terminal, or where -v asks for it."""
     if not args.quiet and (args.verbose or level == 0 and sys.stderr.isatty()):
-        print('knock: ' + text, file=sys.stderr, flush=True)
+        tell(text, end)
 
 def knock_once(args, address, keys, target, attempt):
     """One fresh knock to one target."""
     now, port = int(time.time() * 1000), args.port or address.port or random_port()
     if args.via in ('udp', 'icmp'):
-        source = args.source or source_to_name(target)
-        datagram = knock_datagram(keys, address.server_id,
-                                  knock_request(args, address, now, source), os.urandom,
-                                  args.sign and sign_with(args.sign))
+        source = args.sources.get(target.family) or source_to_name(target)
+        datagram = fresh_datagram(args, address, keys, now, source)
         {'udp': send_udp, 'icmp': send_echo}[args.via](target, port, datagram)
         return '%d bytes to %s port %d' % (len(datagram), target.address[0], port)
     if args.via == 'syn':
@@ -504,169 +596,334 @@ def ready_sockets(pending, seconds):
     """Those that have connected or failed; select() of nothing is an error on Windows."""
     if not pending:
         time.sleep(seconds)
-        return []
+        return set()
     _, connected, failed = select.select([], pending, pending, seconds)
-    return connected + failed
+    return set(connected + failed)
 
-def begin_connect(target, port):
-    """A socket that is connecting, or None."""
-    sock = socket.socket(target.family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    if sock.connect_ex(with_port(target, port)) in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
-        return sock
-    sock.close()
-    return None
+def begin_connects(targets, port):
+    """The sockets that are connecting."""
+    begun = []
+    for target in targets:
+        sock = socket.socket(target.family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        begun.append(sock)
+        if sock.connect_ex(with_port(target, port)) not in CONNECTING:
+            begun.pop().close()
+    return begun
 
-def wait_open(targets, port, seconds, knock_again):
-    """The first target whose port accepts, or None when the time is up.
-
-    Earlier connects stay while new ones begin: their answer may be a slow network's."""
-    began, pause, pending, attempt = time.monotonic(), FIRST_PAUSE, {}, 0
-    probe_at, knock_at = began, began + KNOCK_PAUSE
+def open_port(targets, port, seconds, knock_again):
+    """Knocks until the port accepts: (that connection or None, what was seen). A connect goes out
+    before the first knock: if that one is accepted, there was nothing to open. All of them stay
+    while new ones begin: their answer may be a slow network's."""
+    start, attempt, pause, seen = time.monotonic(), 0, FIRST_PAUSE, 'silent'
+    pending = begin_connects(targets, port)
+    early = set(pending)
     try:
+        knock_again(attempt)
+        probe_at = began = time.monotonic()
+        knock_at = began + KNOCK_PAUSE
         while time.monotonic() < began + seconds:
             if time.monotonic() >= knock_at:
                 attempt += 1
                 knock_again(attempt)
                 knock_at, pause = time.monotonic() + KNOCK_PAUSE, FIRST_PAUSE
             if time.monotonic() >= probe_at:
-                pending.update((begin_connect(target, port), target) for target in targets)
-                pending.pop(None, None)
+                pending += begin_connects(targets, port)
                 pause = min(1.3 * pause, LAST_PAUSE)
                 probe_at = time.monotonic() + pause
             until = min(probe_at, knock_at, began + seconds) - time.monotonic()
-            for sock in ready_sockets(list(pending), max(0, until)):
-                if sock in pending and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                    return pending[sock]
-                if pending.pop(sock, None):
-                    sock.close()
-        return None
+            for sock in ready_sockets(pending, max(0, until)):
+                pending.remove(sock)
+                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if error == 0:
+                    before = sock in early and time.monotonic() < start + FIRST_SYN
+                    return sock, 'open already' if before else 'open'
+                sock.close()
+                seen = 'refused' if error == errno.ECONNREFUSED else seen
+        return None, seen
     finally:
         for sock in pending:
             sock.close()
+
+def pipe(sock):
+    """Standard input to the service, what it says to standard output; each way ends by itself."""
+    import threading
+    sock.setblocking(True)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)      # ssh asks for it, as we do
+
+    def upload():
+        try:
+            for data in iter(lambda: os.read(0, CHUNK), b''):
+                sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass                    # the service is gone, which the other way will see
+    thread = threading.Thread(target=upload, daemon=True)
+    thread.start()
+    try:
+        for data in iter(lambda: sock.recv(CHUNK), b''):
+            while data:
+                data = data[os.write(1, data):]
+        os.close(1)
+        thread.join()
+    except BrokenPipeError:
+        pass                        # nobody listens any more
+
+def run_command(args, knock_again):
+    """The exit code of COMMAND, or 128 + n when signal n ended it, as in a shell."""
+    import signal
+    import subprocess
+    process = start_process(args.command)
+
+    def pass_on(number, _):
+        if number != signal.SIGINT or not os.isatty(0):     # a terminal tells the whole group
+            process.send_signal(number)
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
+        signal.signal(number, pass_on)
+    while True:
+        try:
+            status = process.wait((args.seconds / 2 or KEEP_PAUSE) if args.keep else None)
+            return status if status >= 0 else 128 - status
+        except subprocess.TimeoutExpired:
+            try:
+                knock_again()
+            except KnockError as error:         # the network may come back
+                say(args, str(error), 1)
+
+
+# --- edges: saved lines --------------------------------------------------------------------------
+def config_folder():
+    home = os.environ.get('APPDATA') if os.name == 'nt' else None
+    return os.path.join(home or os.path.expanduser('~/.config'), 'knock')
+
+def refuse_open(path, mode):
+    """Windows keeps others out of %APPDATA% by itself, and has no such modes."""
+    if os.name != 'nt' and os.stat(path).st_mode & 0o077:
+        raise KnockError('%s is open to others; type: chmod %o %s' % (path, mode, path), 2)
+
+def saved_line(name):
+    path = os.path.join(config_folder(), name)
+    try:
+        refuse_open(config_folder(), 0o700)
+        refuse_open(path, 0o600)
+        with open(path, encoding='ascii', errors='replace') as lines:
+            return lines.read()
+    except OSError as error:
+        raise KnockError('%s: %s; knock.py save %s keeps a line by that name'
+                         % (path, error.strerror, name), 2)
+
+def standard_line():
+    with open(0, 'rb', closefd=False) as lines:
+        return lines.readline().decode('ascii', 'replace')
+
+def ask_line():
+    """Typed unseen at the terminal, as standard input may be this script: curl ... | python3."""
+    import getpass
+    try:
+        if os.name != 'nt':
+            open('/dev/tty').close()
+        return getpass.getpass('the knock:// line (it stays unseen): ')
+    except OSError:
+        return standard_line()                  # no terminal: from another program, then
+
+def save(argv):
+    """knock.py save [NAME]: keeps the line that standard input gives, or somebody types."""
+    line = not os.isatty(0) and standard_line() or ask_line()
+    address = parse_uri(line)
+    name, folder = argv[0] if argv else address.name, config_folder()
+    if len(argv) > 1 or not SAVED.match(name):
+        raise KnockError('knock.py save [NAME] takes one name of letters, digits and ._-', 2)
+    os.makedirs(folder, 0o700, exist_ok=True)
+    refuse_open(folder, 0o700)
+    path = os.path.join(folder, name)
+    if not argv and os.path.exists(path):
+        raise KnockError('%s is there already; to replace it: knock.py save %s' % (path, name))
+    import tempfile
+    descriptor, new = tempfile.mkstemp(dir=folder, prefix='.')          # 0600
+    with open(descriptor, 'w') as out:
+        out.write(line.strip() + '\n')
+    os.replace(new, path)
+    if sys.stderr.isatty():
+        tell('saved; it opens with: knock.py ' + name)
 
 
 # --- command line --------------------------------------------------------------------------------
 def read_target(args):
     """(Address, its keys) of TARGET; paper knocks need no more than a host."""
-    if args.via == 'paper' and not args.target.startswith('knock:'):
-        return Address('', b'', args.target, None, '', 'paper', parse_services(args.open or ''),
-                       False), {}
-    address = parse_uri(args.target)
+    text = os.environ.get('KNOCK_URI') if args.target is None else args.target
+    if text is None:
+        raise KnockError('where to? Give a saved name, a knock:// line or -, or set $KNOCK_URI', 2)
+    if args.target == '-':
+        text = ask_line()
+    elif SAVED.match(text) and (
+            args.via != 'paper' or os.path.exists(os.path.join(config_folder(), text))):
+        text = saved_line(text)
+    elif text == args.target and text.startswith('knock:'):
+        say(args, 'others on this machine can see a secret on the command line; '
+            'knock.py save keeps it')
+    if args.via == 'paper' and HOST.match(text):
+        return Address('', b'', text, None, '', 'paper', (), False), {}
+    address = parse_uri(text)
     return address, derive_keys(address.secret, address.server_id)
 
 def read_paper():
     """The next line of the sheet, typed."""
     print('the six ports of the next line of the sheet: ', end='', file=sys.stderr, flush=True)
-    ports = re.findall('[0-9]+', sys.stdin.readline())[-6:]
+    ports = re.findall('[0-9]+', standard_line())[-6:]
     if len(ports) != 6 or any(not 1023 < int(port) < 65536 for port in ports):
         raise KnockError('these are not six ports from 1024 to 65535', 2)
     return [int(port) for port in ports]
 
 def show(args, address, keys):
-    """What would be sent, for people and other tools."""
+    """What would be sent: for people and other tools, or as a line of shell that sends it."""
     now = int(time.time() * 1000)
-    step = step_of(now)
+    step, ports = step_of(now), args.paper
     if args.via in ('udp', 'icmp'):
-        request = knock_request(args, address, now, args.source)
-        print(knock_datagram(keys, address.server_id, request, os.urandom,
-                             args.sign and sign_with(args.sign)).hex())
-    elif args.via == 'code':
-        print('%s  (%d s left)' % (code_at(keys, step), (STEP - now % STEP) // 1000))
+        families = [args.family] if args.family else [socket.AF_INET, socket.AF_INET6]
+        sources = list(filter(None, find_sources(args.source, families).values()))
+        datagram = fresh_datagram(args, address, keys, now, sources[0] if sources else None)
+        shown, port = datagram.hex(), args.port or address.port or random_port()
     elif args.via == 'syn':
-        print(syn_token(keys, step).hex())
+        shown = syn_token(keys, step).hex()
     else:
-        print(' '.join(map(str, sequence(args.via, keys, step, args.paper))))
+        ports = sequence(args.via, keys, step, args.paper)
+        shown = ' '.join(map(str, ports))
+        if args.via == 'code':
+            shown = '%s  (%d s left)' % (code_at(keys, step), (STEP - now % STEP) // 1000)
+    if args.show == 'sh':
+        if args.via in ('icmp', 'syn'):
+            raise KnockError('no shell can send --via %s' % args.via, 2)
+        shown = shell_touches(address.host, ports) if ports else \
+            shell_datagram(address.host, port, datagram)
+    print(shown)
+
+def check_options(args):
+    """What argparse cannot know."""
+    if args.run and not ACTION.match(args.run):
+        raise KnockError('%r is not the name of an action' % args.run, 2)
+    if args.via not in ('udp', 'icmp') and (
+            args.run or args.close or args.sign or args.source or args.keep):
+        raise KnockError('--via %s has no room for --run, --close, --sign, --source, --keep'
+                         % args.via, 2)
+    if args.proxy and (args.command or args.run or args.close or not args.wait):
+        raise KnockError('--proxy goes without COMMAND, --run, --close and --wait 0', 2)
+    if args.keep and not args.command:
+        raise KnockError('--keep goes with a COMMAND: knock.py --keep NAME -- COMMAND ...', 2)
+
+def diagnosis(args, address, targets, port, seen):
+    """What can be known from here about a port that did not open."""
+    words = ['tcp/%d at %s did not open within %d s' % (port, address.host, args.wait), SEEN[seen]]
+    if args.time_check:
+        words.append(clock_words(args.time_check))
+    named = [args.sources.get(target.family) or source_to_name(target) for target in targets]
+    if args.via in ('udp', 'icmp') and not any(named):
+        words.append('no source is named, which a server may demand: see --source')
+    return '; '.join(words)
 
 def knock(args, began):
-    """Knocks, and sees that it worked where that can be seen."""
-    args.via = args.via or (parse_uri(args.target).via if ':' in args.target else 'udp')
+    """Knocks, sees that it worked where that can be seen, and does what is to follow."""
     address, keys = read_target(args)
-    if (args.run or args.close or args.sign or args.source) and args.via not in ('udp', 'icmp'):
-        raise KnockError('--via %s has no room for --run, --close, --sign, --source' % args.via, 2)
+    args.via = args.via or address.via
+    check_options(args)
     args.paper = read_paper() if args.via == 'paper' else None
+    if args.proxy:
+        args.open = args.open or (Service(PROTOCOLS['tcp'], args.proxy, args.proxy),)
     if args.show:
-        return show(args, address, keys)
-    targets = resolve(address.host, args.family)
-    if args.source:
-        family = socket.AF_INET if args.source.version == 4 else socket.AF_INET6
-        targets = [target for target in targets if target.family == family] or targets
-    knock_all(args, address, keys, targets, 0)
-    services = parse_services(args.open) if args.open else address.services
-    port = None if args.close or args.run or not args.wait else \
-        probed_port(services, address.once)
-    if port is None:
-        return say(args, 'sent to %s' % address.host)
-    found = wait_open(targets, port, args.wait, lambda attempt: args.via == 'paper' or knock_all(
-        args, address, keys, targets, attempt))
-    if found is None:
-        raise KnockError('tcp/%d at %s did not open within %d s'
-                         % (port, address.host, args.wait))
-    return say(args, 'open in %d ms' % ((time.monotonic() - began) * 1000))
+        return show(args, address, keys) or 0
+    targets = resolve(address.host, args.family or socket.AF_UNSPEC)
+    if args.source and not isinstance(args.source, tuple):
+        targets = [target for target in targets
+                   if (target.family == socket.AF_INET) == (args.source.version == 4)] or targets
+    args.sources = find_sources(args.source, {target.family for target in targets})
 
-def option_value(read):
-    """An argparse type out of a function that raises KnockError."""
-    def value(text):
-        try:
-            return read(text)
-        except (KnockError, ValueError) as error:
-            raise argparse.ArgumentTypeError(str(error))
-    return value
+    def knock_again(attempt=0):
+        if not args.proxy and not args.verbose:
+            say(args, 'knock %d at %s' % (attempt + 1, address.host), end='')
+        if not attempt or args.via != 'paper':          # a line of the sheet is spent
+            knock_all(args, address, keys, targets, attempt)
+    port = None if args.close or args.run or not args.wait else \
+        args.proxy or probed_port(args.open or address.services, address.once)
+    if port is None:
+        knock_again()
+        say(args, 'sent to %s; whether it worked cannot be seen from here' % address.host)
+        time.sleep(BLIND_PAUSE if args.command and args.wait else 0)
+    else:
+        sock, seen = open_port(targets, port, args.wait, knock_again)
+        if sock is None:
+            raise KnockError(diagnosis(args, address, targets, port, seen))
+        say(args, 'open in %d ms' % ((time.monotonic() - began) * 1000) if seen == 'open' else
+            'tcp/%d answered even before the knock: it was open already, or is not hidden' % port,
+            1 if args.proxy else 0)
+        with sock:
+            if args.proxy:
+                pipe(sock)
+    return run_command(args, knock_again) if args.command else 0
 
 def duration(text):
     if parse_seconds(text) > 65535:
-        raise KnockError('%r is longer than 65535 s' % text)
+        raise KnockError('%r is longer than 65535 s' % text, 2)
     return parse_seconds(text)
 
 def port_number(text):
     return parse_service('udp/' + text).low
 
+def source_address(text):
+    """An address, or host and port of a STUN server."""
+    match = re.match(r'stun:(\[.+\]|[^:]+)(?::(\d{1,5}))?\Z', text, re.ASCII)
+    return (match.group(1).strip('[]'), int(match.group(2) or 3478)) if match else \
+        ipaddress.ip_address(text)
+
 def command_line():
     parser = argparse.ArgumentParser(
-        prog='knock.py', description='Opens what knockd.py hides, for your address alone.',
-        epilog="Example: knock.py --open tcp/22 'knock://laptop:...@server.example?id=...'")
-    parser.add_argument('target', metavar='TARGET', help='the knock:// line')
-    parser.add_argument('--open', metavar='SERVICES', help='what to open, as tcp/22,udp/51820; '
-                        'otherwise what the line or the server says')
-    parser.add_argument('--run', metavar='ACTION', help='run an action of the server instead')
-    parser.add_argument('--via', choices=CARRIERS, help='how the knock travels: udp (as a rule), '
-                        'icmp and syn (may need root), ports, code and paper (closed TCP ports)')
-    parser.add_argument('--sign', metavar='KEYFILE', help='sign it with an SSH key')
-    parser.add_argument('--print', dest='show', action='store_true',
-                        help='show the ports, the code or the datagram instead of sending')
-    parser.add_argument('--close', action='store_true', help='close what you opened')
-    parser.add_argument('--for', dest='seconds', metavar='TIME', type=option_value(duration),
-                        default=0, help='how long it stays open: 30s, 5m')
-    parser.add_argument('--port', metavar='N', type=option_value(port_number),
-                        help='the UDP port to knock at; any port will do, so a random one')
-    parser.add_argument('--source', metavar='ADDRESS', type=option_value(ipaddress.ip_address),
-                        help='the address that the server will see you come from')
-    parser.add_argument('-4', dest='family', action='store_const', const=socket.AF_INET,
-                        default=socket.AF_UNSPEC, help='IPv4 only')
-    parser.add_argument('-6', dest='family', action='store_const', const=socket.AF_INET6,
-                        help='IPv6 only')
-    parser.add_argument('--wait', metavar='TIME', type=option_value(duration), default=5,
-                        help='how long to try until the TCP port answers; 0: just send')
-    parser.add_argument('-q', '--quiet', action='store_true', help='errors only')
-    parser.add_argument('-v', '--verbose', action='store_true', help='each datagram, too')
-    parser.add_argument('--version', action='version', version='knock.py ' + __version__)
+        prog='knock.py', usage='knock.py [options] TARGET [-- COMMAND ...]\n'
+        '       knock.py save [NAME] < FILE', description=__doc__, add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('target', metavar='TARGET', nargs='?', help='the name of a saved line, a '
+                        'knock:// line, or - to be asked for one; otherwise $KNOCK_URI')
+    add = parser.add_argument_group('what to ask for').add_argument
+    add('--open', metavar='SERVICES', type=parse_services, help='as tcp/22,udp/51820')
+    add('--for', dest='seconds', metavar='TIME', type=duration, default=0, help='how long: 30s, 5m')
+    add('--close', action='store_true', help='close what you opened')
+    add('--run', metavar='ACTION', help='run an action of the server instead')
+    add('--sign', metavar='KEYFILE', help='sign it with an SSH key')
+    add('--source', metavar='ADDRESS', type=source_address,
+        help='the address that the server will see; stun:HOST asks a STUN server for it')
+    add = parser.add_argument_group('how to knock').add_argument
+    add('--via', choices=CARRIERS, help='udp (as a rule), icmp and syn (may need root), ports, '
+        'code and paper (closed TCP ports)')
+    add('--port', metavar='N', type=port_number, help='the UDP port; any will do')
+    add('-4', dest='family', action='store_const', const=socket.AF_INET, help='IPv4 only')
+    add('-6', dest='family', action='store_const', const=socket.AF_INET6, help='IPv6 only')
+    add('--wait', metavar='TIME', type=duration, default=5, help='how long to try; 0: just send')
+    add('--time-check', metavar='HOST', help='compare clocks if it does not open (SNTP, HTTP)')
+    add = parser.add_argument_group('what then').add_argument
+    add('--proxy', metavar='PORT', type=port_number, help='connect there and pipe, for ssh')
+    add('--keep', action='store_true', help='knock again and again while COMMAND runs')
+    add('--print', dest='show', action='store_true', help='show it instead of sending')
+    add('--print=sh', dest='show', action='store_const', const='sh', help='as a line of shell')
+    add('-q', '--quiet', action='store_true', help='errors only')
+    add('-v', '--verbose', action='store_true', help='each datagram, too')
+    add('-h', '--help', action='help', help='this')
+    add('--version', action='version', version='knock.py ' + __version__)
     return parser
 
 def main(argv=None):
-    began = time.monotonic()
-    args = command_line().parse_args(argv)
+    began, argv = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
+    end = argv.index('--') if '--' in argv else len(argv)
     try:
-        if args.open:
-            parse_services(args.open)
-        if args.run and not ACTION.match(args.run):
-            raise KnockError('%r is not the name of an action' % args.run, 2)
-        knock(args, began)
+        if argv[:1] == ['save']:
+            return save(argv[1:]) or 0
+        args = command_line().parse_args(argv[:end])
+        args.command = argv[end + 1:]
+        return knock(args, began)
     except KnockError as error:
-        print('knock: %s' % error, file=sys.stderr)
+        tell(str(error))
         return error.status
-    except KeyboardInterrupt:
+    except OSError as error:                    # a file, a COMMAND or a connection that fails
+        tell(': '.join(filter(None, [error.filename, error.strerror or str(error)])))
         return 1
-    return 0
+    except (KeyboardInterrupt, EOFError):
+        return 1
 
 if __name__ == '__main__':
     sys.exit(main())
