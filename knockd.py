@@ -399,7 +399,7 @@ def matching(pattern, form, convert=str):
                 raise ValueError
             return convert(text)
         except ValueError:
-            raise KnockError('%.60r is not %s' % (text, form))
+            raise KnockError('%.60r is not %s' % (text, form), 2)
     return read
 
 def listing(read):
@@ -453,10 +453,11 @@ YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
 read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
 read_host = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address')
 read_action = matching('[a-z0-9_-]{1,32}', '1 to 32 of a-z 0-9 _ -')
+read_command = matching('/.+', 'a command that begins with an absolute path', command)
 read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
-SERVER_KEYS = {     # key: how it is read, what it is if it is not there
-    'id': (read_name, None),
-    'hide': (parse_services, ()),
+SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what to do then
+    'id': (read_name, None, 'any name that no other server of yours has'),
+    'hide': (parse_services, (), 'write for example: hide = tcp/22'),
     'answer': (choice('box', 'drop', 'reset', 'prohibited'), 'box'),
     'window': (milliseconds(1, 600), 60000),
     'open_for': (milliseconds(1, MONTH), 30000),
@@ -474,7 +475,7 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there
     'host': (read_host, None),
 }
 CLIENT_KEYS = {
-    'secret': (decode_secret, None),
+    'secret': (decode_secret, None, 'make one with: knockd.py add NAME'),
     'allow': (parse_services, None),
     'default': (parse_services, None),
     'open_for': (milliseconds(1, MONTH), None),
@@ -489,8 +490,7 @@ CLIENT_KEYS = {
                          lambda text: ' '.join(text.split()[:2])), None),
     'may_run': (listing(read_action), ()),
 }
-ACTION_KEYS = {'run': (matching('/.+', 'a command that begins with an absolute path', command),
-                       None)}
+ACTION_KEYS = {'run': (read_command, (), 'write for example: run = /sbin/reboot')}
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
@@ -504,7 +504,7 @@ def ini_sections(text, path):
 
 def read_section(keys, entries, complain):
     """The values of one section by its table of keys; what is wrong goes to complain(key, why)."""
-    values = {key: default for key, (_, default) in keys.items()}
+    values = {key: default for key, (_, default, *_) in keys.items()}
     for key, text in entries.items():
         try:
             if key not in keys:
@@ -512,6 +512,9 @@ def read_section(keys, entries, complain):
             values[key] = keys[key][0](text.strip())
         except KnockError as error:
             complain(key, str(error))
+    for key, (_, _, *advice) in keys.items():
+        if advice and key not in entries:
+            complain(key, 'missing; ' + advice[0])
     return values
 
 def merged(services):
@@ -533,16 +536,10 @@ def read_client(name, entries, server, complain):
     values = read_section(CLIENT_KEYS, entries, complain)
     if not NAME.match(name):
         complain('client', '%r is not 1 to 64 of A-Z a-z 0-9 . _ -' % name)
-    if 'secret' not in entries:
-        complain('secret', 'missing; make one with: knockd.py add NAME')
-    if values['allow'] is None:
-        values['allow'] = server['hide']
-    if values['default'] is None:
-        values['default'] = values['allow']
-    for key, outer, where in (('allow', server['hide'], 'hide'), ('default', values['allow'],
-                                                                  'allow')):
+    for key, where, outer in (('allow', 'hide', server), ('default', 'allow', values)):
+        values[key] = outer[where] if values[key] is None else values[key]
         for service in values[key]:
-            if outer and not covered(service, outer):
+            if outer[where] and not covered(service, outer[where]):
                 complain(key, '%s is not in %s' % (format_service(service), where))
     keys = derive_keys(values['secret'], server['id']) \
         if values['secret'] and server['id'] else None
@@ -551,10 +548,6 @@ def read_client(name, entries, server, complain):
 def read_server(entries, complain):
     """The values of [server]."""
     values = read_section(SERVER_KEYS, entries, complain)
-    if values['id'] is None and 'id' not in entries:
-        complain('id', 'missing; any name that no other server of yours has')
-    if not values['hide'] and 'hide' not in entries:
-        complain('hide', 'missing; write for example: hide = tcp/22')
     tcp = sum(high - low + 1 for proto, low, high in values['hide'] if proto == PROTOCOLS['tcp'])
     if values['answer'] == 'box' and tcp > DECOYS:
         complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
@@ -576,8 +569,8 @@ def parse_config(text, path):
     for section, entries in sections.items():
         kind, _, name = section.partition(' ')
         if kind == 'action':
-            if not ACTION.match(name) or 'run' not in entries:
-                complain_in(section)('run', 'missing, or %r is not 1 to 32 of a-z 0-9 _ -' % name)
+            if not ACTION.match(name):
+                complain_in(section)('action', '%r is not 1 to 32 of a-z 0-9 _ -' % name)
             actions[name] = read_section(ACTION_KEYS, entries, complain_in(section))['run']
         elif kind == 'client':
             client = clients[name] = read_client(name, entries, server, complain_in(section))
@@ -596,14 +589,12 @@ def parse_config(text, path):
     return Config(path=path, clients=clients, actions=actions, **server)
 
 def sections_of(text):
-    """[(section or None, its lines)]: all of a config; comments right above a section are its."""
-    parts = [(None, [])]
+    """[(section or None, its text)]: all of a config; comments right above a section are its."""
+    parts = [(None, '')]
     for block in re.findall(r'(?:[#;].*\n)*.*\n?', text):
-        lines = re.findall(r'.*\n|.+', block)
-        header = lines and re.match(r'\[([^]]+)\]', lines[-1])
-        if header:
-            parts.append((header.group(1), []))
-        parts[-1][1].extend(lines)
+        header = re.match(r'(?:[#;].*\n)*\[([^]]+)\]', block)
+        name, before = (header.group(1), '') if header else parts.pop()
+        parts.append((name, before + block))
     return parts
 
 def with_section(text, section, entries):
@@ -613,17 +604,14 @@ def with_section(text, section, entries):
 
 def without_section(text, section):
     """The text without that section; comments and order of the rest are kept."""
-    return ''.join(line for name, lines in sections_of(text) if name != section
-                   for line in lines).rstrip('\n') + '\n'
+    return ''.join(part for name, part in sections_of(text) if name != section).rstrip('\n') + '\n'
 
 def with_key(text, section, key, value):
     """The text with that key of a section set."""
-    parts = sections_of(text)
-    for name, lines in parts:
-        if name == section:
-            lines[:] = [line for line in lines if not re.match(r'%s\s*=' % key, line)]
-            lines.insert(1 + [line[0] for line in lines].index('['), '%s = %s\n' % (key, value))
-    return ''.join(line for _, lines in parts for line in lines)
+    def edited(part):
+        part = re.sub(r'(?m)^%s[ \t]*=.*\n?' % key, '', part)
+        return re.sub(r'(?m)^\[.*$', r'\g<0>\n%s = %s' % (key, value), part, 1)
+    return ''.join(edited(part) if name == section else part for name, part in sections_of(text))
 
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
@@ -2112,13 +2100,11 @@ def first_config(path, hide, host, name, entries):
     config = parse_config(text, os.path.abspath(path))
     file = LedgerFile(config.ledger)
     file.take()
-    try:
-        os.makedirs(os.path.dirname(config.path), 0o700, exist_ok=True)
-        file.save(Ledger(config.id))
-        replace_file(config.path, text.encode('utf-8'))
-    except OSError as error:
-        raise KnockError('%s: %s' % (path, error.strerror))
+    os.makedirs(os.path.dirname(config.path), 0o700, exist_ok=True)
+    file.save(Ledger(config.id))
+    replace_file(config.path, text.encode('utf-8'))
     os.close(file.lock)
+    return config
 
 def guess_host():
     """The address that this box would use towards the world; connecting UDP sends nothing."""
@@ -2138,18 +2124,23 @@ def client_line(config, client, via='udp'):
     return line + (phone % (client.name, config.host or config.id, encode_base32(
         code_key(client.keys))) if client.code else '')
 
-def edit_config(path, text, section, entries):
-    """Writes a good config in which just that section is made of just these entries, or gone."""
+def edit_config(path, section, **entries):
+    """Writes a good config in which just these entries of just that section are new; without any,
+    in which it is gone."""
+    text = read_file(path)
+    sections = ini_sections(text, path)
+    known = sections.pop(section, {})
+    if not entries:
+        text = without_section(text, section)
+    elif not known:
+        text = with_section(text, section, entries.items())
+    for key in known and entries:
+        text = with_key(text, section, key, entries[key])
+    sections.update({section: dict(known, **entries)} if entries else {})
     config = parse_config(text, os.path.abspath(path))
-    sections = ini_sections(read_file(path), path)
-    sections.pop(section, None)
-    sections.update({section: entries} if entries else {})
     if dict(ini_sections(text, path)) != dict(sections):
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
-    try:
-        replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
-    except OSError as error:
-        raise KnockError('%s: %s' % (path, error.strerror))
+    replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
     wake_daemon(config)
     return config
 
@@ -2172,6 +2163,13 @@ def find_client(config, name):
                          % (name, config.path, ', '.join(config.clients) or 'none'))
     return config.clients[name]
 
+def known_ledger(config):
+    """The ledger as it is on disk, an empty one if it cannot be read; without the lock."""
+    try:
+        return LedgerFile(config.ledger).load(config.id)
+    except (OSError, ValueError, KnockError):
+        return Ledger(config.id)
+
 def command_run(args):
     go_lean()
     if not os.path.exists(args.config):
@@ -2180,9 +2178,7 @@ def command_run(args):
                              '--client NAME' % args.config, 2)
         if find_program('nft') is None:
             raise missing('nft', 'nftables')
-        first_config(args.config, args.hide, args.host, args.client,
-                     [('secret', encode_secret(os.urandom(32)))])
-        config = read_config(args.config)
+        config = first_config(args.config, args.hide, args.host, args.client, client_entries(args))
         print(client_line(config, config.clients[args.client]), flush=True)
     config = read_config(args.config)
     check_programs(config)
@@ -2199,30 +2195,22 @@ def command_rules(args):
     print(firewall.text(now) + firewall.accepts(), end='')
 
 def command_add(args):
-    if NAME.match(args.name) is None:
-        raise KnockError('%r is not a name: 1 to 64 of A-Z a-z 0-9 . _ -' % args.name, 2)
+    read_name(args.name)
     if not os.path.exists(args.config):
         if not args.allow:
             raise KnockError('%s is not there; --allow tcp/22 would make it' % args.config, 2)
-        first_config(args.config, args.allow, args.host, args.name, client_options(args))
-        config = read_config(args.config)
+        config = first_config(args.config, args.allow, args.host, args.name, client_entries(args))
     else:
         config = read_config(args.config)
         if args.name in config.clients:
             raise KnockError('there is a client %s already; remove it first' % args.name)
-        section, entries = 'client ' + args.name, client_options(args)
-        config = edit_config(args.config, with_section(read_file(args.config), section, entries),
-                             section, dict(entries))
+        config = edit_config(args.config, 'client ' + args.name, **dict(client_entries(args)))
     print(client_line(config, config.clients[args.name]))
 
-def client_options(args):
-    """The entries of a client's section out of the options of `add`, with a new secret."""
-    options = [('secret', encode_secret(os.urandom(32))), ('allow', args.allow),
-               ('default', args.default), ('expires', args.expires),
-               ('open_for', args.seconds), ('code', 'yes' if args.code else None),
-               ('ssh_key', args.ssh_key and read_file(args.ssh_key).strip()),
-               ('may_run', args.may_run)]
-    return [(key, text) for key, text in options if text]
+def client_entries(args):
+    """A client's section out of the options of a command, which are called as its keys."""
+    told = dict(vars(args), secret=encode_secret(os.urandom(32)))
+    return [(key, told[key].strip()) for key in CLIENT_KEYS if told.get(key)]
 
 def command_show(args):
     config = read_config(args.config)
@@ -2234,15 +2222,9 @@ def command_paper(args):
     client = find_client(config, args.name)
     if not 0 < args.number < 1000:
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
-    try:
-        floor = LedgerFile(config.ledger).load(config.id).floor // 1000
-    except (OSError, ValueError, KnockError):
-        floor = 0
-    sheet = max(int(time.time()), floor + 1, (client.paper or (0, 0))[0] + 1)
-    text, section = read_file(args.config), 'client ' + args.name
-    entries = dict(ini_sections(text, args.config)[section],
-                   paper='%d:%d' % (sheet, args.number))
-    edit_config(args.config, with_key(text, section, 'paper', entries['paper']), section, entries)
+    sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
+                (client.paper or (0, 0))[0] + 1)
+    edit_config(args.config, 'client ' + args.name, paper='%d:%d' % (sheet, args.number))
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2253,10 +2235,7 @@ def command_paper(args):
 def command_list(args):
     """A line a client: name, what it may open, until when it may, when it last did."""
     config = read_config(args.config)
-    try:
-        ledger = LedgerFile(config.ledger).load(config.id)
-    except (OSError, ValueError, KnockError):
-        ledger = Ledger(config.id)
+    ledger = known_ledger(config)
     rows = [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')]
     for client in config.clients.values():
         spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
@@ -2273,8 +2252,7 @@ def day(time_ms):
 def command_remove(args):
     config = read_config(args.config)
     find_client(config, args.name)
-    section = 'client ' + args.name
-    edit_config(args.config, without_section(read_file(args.config), section), section, None)
+    edit_config(args.config, 'client ' + args.name)
     print('removed %s' % args.name)
 
 
@@ -2293,10 +2271,11 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--allow', dict(metavar='SERVICES', help='what it may open; without it, all')),
         ('--default', dict(metavar='SERVICES', help='what a knock opens that names nothing')),
         ('--expires', dict(metavar='DATE', help='2027-01-31, to the end of that day (UTC)')),
-        ('--code', dict(action='store_true', help='may knock by hand, with a phone')),
-        ('--ssh-key', dict(metavar='FILE', help='a public key that must sign its knocks')),
+        ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
+        ('--ssh-key', dict(metavar='FILE', type=read_file,
+                             help='a public key that must sign its knocks')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='seconds', metavar='TIME', help='how long it opens: 30s, 5m')),
+        ('--for', dict(dest='open_for', metavar='TIME', help='how long it opens: 30s, 5m')),
         ('--host', dict(metavar='HOST', help='without a config: what clients call this server'))]),
     ('show', command_show, "print a client's knock:// line again", [
         CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
@@ -2323,8 +2302,8 @@ def command_line():
     return parser
 
 def main(argv=None):
-    args = command_line().parse_args(argv)
     try:
+        args = command_line().parse_args(argv)
         args.function(args)
     except KnockError as error:
         for line in str(error).splitlines():
@@ -2332,6 +2311,9 @@ def main(argv=None):
         return error.status
     except BrokenPipeError:             # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror), file=sys.stderr)
         return 1
     return 0
 
