@@ -383,7 +383,7 @@ Opening = collections.namedtuple('Opening', 'client source proto port expires') 
 Decision = collections.namedtuple('Decision', 'verdict reason knock')
 Config = collections.namedtuple(
     'Config', 'path id hide answer window open_for max_open_for carriers port firewall accept_in '
-    'trust mark ledger host clients actions')
+    'trust mark ledger host on_open on_close clients actions')
 Client = collections.namedtuple(
     'Client', 'name secret keys fingerprint allow default open_for require_source any_source '
     'expires code paper ssh_key may_run')
@@ -448,8 +448,7 @@ def command(text):
     return shlex.split(text)
 
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
-YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
-          'no': False, 'false': False, 'off': False, '0': False}
+YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
 read_host = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address')
 read_action = matching('[a-z0-9_-]{1,32}', '1 to 32 of a-z 0-9 _ -')
@@ -473,6 +472,8 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
              0x40000000),
     'ledger': (matching('/.+', 'an absolute path'), None),
     'host': (read_host, None),
+    'on_open': (read_command, ()),
+    'on_close': (read_command, ()),
 }
 CLIENT_KEYS = {
     'secret': (decode_secret, None, 'make one with: knockd.py add NAME'),
@@ -540,7 +541,7 @@ def read_client(name, entries, server, complain):
         values[key] = outer[where] if values[key] is None else values[key]
         for service in values[key]:
             if outer[where] and not covered(service, outer[where]):
-                complain(key, '%s is not in %s' % (format_service(service), where))
+                complain(key, '%s is not in %s; add it there' % (format_service(service), where))
     keys = derive_keys(values['secret'], server['id']) \
         if values['secret'] and server['id'] else None
     return Client(name=name, keys=keys, fingerprint=keys and fingerprint(keys), **values)
@@ -609,7 +610,7 @@ def without_section(text, section):
 def with_key(text, section, key, value):
     """The text with that key of a section set."""
     def edited(part):
-        part = re.sub(r'(?m)^%s[ \t]*=.*\n?' % key, '', part)
+        part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part)
         return re.sub(r'(?m)^\[.*$', r'\g<0>\n%s = %s' % (key, value), part, 1)
     return ''.join(edited(part) if name == section else part for name, part in sections_of(text))
 
@@ -1351,6 +1352,7 @@ def living_connections(connections, hide):
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (('apt-get', 'apt-get install'), ('opkg', 'opkg install'), ('apk', 'apk add'),
             ('dnf', 'dnf install'), ('zypper', 'zypper install'), ('pacman', 'pacman -S'))
+FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
 ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
 BALLAST = 65536                 # bytes given up when the disk is full, so that a knock still fits
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
@@ -1359,6 +1361,7 @@ ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
 RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
 FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
+STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
 
 def moment():
     return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
@@ -1396,7 +1399,8 @@ def run(argv, text='', seconds=10, facts=None, descriptors=()):
     text is its standard input; facts are added to a clean environment."""
     path = argv[0] if '/' in argv[0] else find_program(argv[0])
     if path is None:
-        raise missing(argv[0], {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}[argv[0]])
+        raise missing(argv[0], {'nft': 'nftables',
+                                'ssh-keygen': 'openssh-client'}.get(argv[0], argv[0]))
     try:
         process = subprocess.Popen(
             [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -1434,6 +1438,15 @@ def perform(name, argv, facts):
     if threading.active_count() > ACTIONS_AT_ONCE:
         raise KnockError('%d actions run already' % ACTIONS_AT_ONCE)
     threading.Thread(target=work, daemon=True).start()
+
+def notify(text):
+    """sd_notify(3): to whoever started us and wants to know."""
+    address = re.sub('^@', '\0', os.environ.get('NOTIFY_SOCKET', ''))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.sendto(text.encode('ascii'), address)
+        except OSError:
+            pass                # nobody, or not now: the next wake-up tells it again
 
 def pipe_with(data):
     """A descriptor from which a child reads these few bytes; no file is made."""
@@ -1619,11 +1632,16 @@ class Firewall:
                        for chain in missing_accepts(self.config, self.ruleset()))
 
     def tend(self, now):
-        """Once a step: forgets what has expired; another decoy if somebody listens on ours."""
-        self.openings = {key: opening for key, opening in self.openings.items()
-                         if opening.expires > now.mono}
+        """Once a step: another decoy if somebody listens on ours."""
         if listening_ports() & set(self.box.decoys.values()):
             self.load(now)
+
+    def forget(self, now):
+        """The openings that the kernel has closed by now."""
+        over = [opening for opening in self.openings.values() if opening.expires <= now.mono]
+        for opening in over:
+            del self.openings[opening[1:4]]
+        return over
 
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
@@ -1772,6 +1790,9 @@ class Daemon:
         self.muted, self.unmute, self.stopping = set(), None, False
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
         self.stamp = self.steps = self.state = self.lost = self.doubt = None
+        self.next_end = NEVER   # mono: when the kernel closes the next opening
+        self.asked, self.since = None, moment().wall
+        self.counts, self.last = collections.Counter(), {}
 
     def start(self):
         self.file.take()
@@ -1783,7 +1804,9 @@ class Daemon:
         self.firewall.load(now)
         self.turn(now)
         self.file.keep_ballast()
+        self.asked = status_socket(self.config)
         log(ready_line(self.config, self.firewall.box))
+        notify('READY=1')
 
     def loop(self, signals):
         """Until told to stop."""
@@ -1792,13 +1815,15 @@ class Daemon:
             poll = select.poll()
             poll.register(signals, select.POLLIN)
             datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
-            for descriptor in list(datagrams) + list(syns):
+            for descriptor in list(datagrams) + list(syns) + [self.asked.fileno()]:
                 poll.register(descriptor, select.POLLIN)
             ready = {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
             for number in os.read(signals, 64) if signals in ready else ():
                 self.stopping |= number != signal.SIGHUP
                 if number == signal.SIGHUP:
                     self.reload(moment())
+            if self.asked.fileno() in ready:
+                self.answer(moment())
             for descriptor in ready & set(datagrams):
                 self.read(*datagrams[descriptor], hear=self.hear_datagram)
             for descriptor in ready & set(syns):        # last: a flood of them delays no datagram
@@ -1809,11 +1834,16 @@ class Daemon:
     def patience(self, now):
         """Milliseconds until the next step begins, or a muted tag may be heard again."""
         step = STEP - (now.wall + self.config.window) % STEP
-        return min(step, max(0, self.unmute - now.mono) if self.unmute else step) + 1
+        watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or step
+        return max(0, min(step, watchdog, (self.unmute or NEVER) - now.mono,
+                          self.next_end - now.mono)) + 1
 
     def watch(self, now):
         """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
         self.look_for_step(now)
+        if now.mono >= self.next_end:
+            self.ended(self.firewall.forget(now))
+        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.firewall.openings))
         if self.unmute is not None and now.mono >= self.unmute:
             self.muted, self.unmute, self.asleep = set(), None, False
             self.listen()
@@ -1845,6 +1875,9 @@ class Daemon:
         self.known = valid_sequences(config, now.wall, self.known)
         self.sequences.expect(self.known.values())
         self.muted &= set(state.tags)
+        if self.counts['junk']:
+            self.tell(('', 'junk'), 'junk: %d packets since the start' % self.counts['junk'], now,
+                      3600000)
         self.listen()
         doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
         if bool(doubt) != bool(self.doubt):
@@ -1879,7 +1912,10 @@ class Daemon:
             for line in str(error).splitlines():
                 log('config refused, the old one stays: %s' % line, 4)
             return
+        gone = [opening for key, opening in self.firewall.openings.items()
+                if key not in firewall.openings]
         self.config, self.state.config, self.firewall = config, config, firewall
+        self.ended(gone)
         self.sequences, self.known = Sequences(), {}    # theirs were the clients of before
         self.turn(now)
         log('config reloaded: ' + clients_line(config))
@@ -1939,6 +1975,7 @@ class Daemon:
         self.look_for_step(now)
         decision = judge(packet, now, self.state)
         knock, reason = decision.knock, decision.reason
+        self.counts[decision.verdict] += 1
         if self.verbose and decision.verdict in ('junk', 'copy'):
             log('%s %s' % (decision.verdict, packet.source), 7)
         if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
@@ -1950,6 +1987,7 @@ class Daemon:
             if reason is None:
                 return self.honour(decision, packet.source, now)
         if reason:
+            self.counts['refused %s %s' % (knock.client.name, reason.split()[0])] += 1
             self.tell((knock.client.name, reason.split()[0]), 'refused %s %s %s'
                       % (knock.client.name, knock.source, reason), now)
         return False
@@ -1979,19 +2017,57 @@ class Daemon:
         try:
             if decision.verdict == 'open':
                 self.firewall.open(openings_of(knock, now), now)
+                self.next_end = min(self.next_end, now.mono + knock.seconds * 1000)
+                self.hook('on_open', knock.client.name, knock.source,
+                          format_services(knock.services), knock.seconds)
             elif decision.verdict == 'close':
-                self.firewall.close(self.firewall.chosen(knock), now)
+                chosen = self.firewall.chosen(knock)
+                self.firewall.close(chosen, now)
+                self.ended(chosen)
             else:
                 action = knock.request.action
-                perform(action, self.config.actions[action], {
-                    'KNOCK_CLIENT': knock.client.name, 'KNOCK_SOURCE': str(knock.source),
-                    'KNOCK_PORTS': '', 'KNOCK_SECONDS': str(knock.seconds)})
+                perform(action, self.config.actions[action], dict(zip(FACTS, (
+                    knock.client.name, str(knock.source), '', str(knock.seconds)))))
         except KnockError as error:
             log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
                 3)
             return False
+        self.last[knock.client.name] = now.wall, str(knock.source)
         log(honour_line(decision, now, moment()))
         return True
+
+    def ended(self, openings):
+        """These are over: by the kernel's clock, at a wish, or because the config changed."""
+        for (client, source, _), ports in by_knock(openings):
+            self.hook('on_close', client, source, ports, 0)
+        self.next_end = min((opening.expires for opening in self.firewall.openings.values()),
+                            default=NEVER)
+
+    def hook(self, name, *facts):
+        """The config's on_open or on_close; whatever becomes of it changes nothing here."""
+        try:
+            if getattr(self.config, name):
+                perform(name, getattr(self.config, name), dict(zip(FACTS, map(str, facts))))
+        except KnockError as error:
+            log('%s failed: %s' % (name, error), 3)
+
+    def answer(self, now):
+        """What `status` wants to know; `reload` is told that the config has changed."""
+        try:
+            word, asker = self.asked.recvfrom(16)
+            if word == b'reload':
+                self.reload(now)
+            self.asked.sendto(json.dumps(self.report(now)).encode('ascii'), asker)
+        except OSError:
+            pass                # whoever asked has gone
+
+    def report(self, now):
+        return {'version': __version__, 'pid': os.getpid(), 'since': self.since,
+                'clock': self.doubt, 'muted': len(self.muted), 'counts': self.counts,
+                'knocks': self.last, 'openings': [
+                    {'client': client, 'source': source, 'services': ports,
+                     'seconds': (expires - now.mono) // 1000} for (client, source, expires), ports
+                    in by_knock(self.firewall.openings.values())]}
 
     def save(self, consequence):
         """The ledger to disk; False, and one line, if it cannot be."""
@@ -2003,14 +2079,28 @@ class Daemon:
             return False
         return True
 
-    def tell(self, kind, line, now):
+    def tell(self, kind, line, now, pause=60000):
         """The same kind of line once a minute, the rest counted."""
         last, more = self.refusals.get(kind, (None, 0))
-        if last is not None and now.mono - last < 60000:
+        if last is not None and now.mono - last < pause:
             self.refusals[kind] = (last, more + 1)
             return
         self.refusals[kind] = (now.mono, 0)
         log(line + (' (%d more before)' % more if more else ''), 5)
+
+def status_socket(config):
+    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody asks."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    path = STATUS_SOCKET % config.id
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        if os.path.lexists(path):
+            os.unlink(path)     # nobody's: we hold the ledger's lock
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(path)
+    except OSError as error:
+        log('status: %s: %s' % (path, error.strerror), 4)
+    return sock
 
 def config_stamp(path):
     """Changes when the file does; None while it is not there."""
@@ -2037,6 +2127,13 @@ def openings_of(knock, now):
     expires = now.mono + knock.seconds * 1000
     return [Opening(knock.client.name, knock.source, service.proto, port, expires)
             for service in knock.services for port in range(service.low, service.high + 1)]
+
+def by_knock(openings):
+    """[((client, source, expires), ports as text)]: what one knock has opened is one entry."""
+    groups = {}
+    for client, source, protocol, port, expires in openings:
+        groups.setdefault((client, str(source), expires), []).append(Service(protocol, port, port))
+    return [(group, format_services(merged(ports))) for group, ports in sorted(groups.items())]
 
 def still_allowed(opening, config):
     client = config.clients.get(opening.client)
@@ -2141,21 +2238,20 @@ def edit_config(path, section, **entries):
     if dict(ini_sections(text, path)) != dict(sections):
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
     replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
-    wake_daemon(config)
+    ask_daemon(config, b'reload')       # without an answer, it looks for itself within 30 s
     return config
 
-def wake_daemon(config):
-    """SIGHUP to whoever holds the ledger's lock, if anybody does."""
-    try:
-        with open(config.ledger + '.lock') as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.kill(int(file.read()), signal.SIGHUP)
-    except (OSError, ValueError) as error:
-        if not isinstance(error, FileNotFoundError):
-            raise KnockError('written, but the daemon could not be told: %s; it looks for itself '
-                             'within 30 s' % error)
+def ask_daemon(config, word):
+    """What the daemon answers; None if there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        try:
+            sock.bind('')               # any name, for the answer: unix(7), autobind
+            sock.connect(STATUS_SOCKET % config.id)
+            sock.send(word)
+            return json.loads(sock.recv(1 << 20).decode('ascii'))
+        except OSError:
+            return None
 
 def find_client(config, name):
     if name not in config.clients:
@@ -2214,7 +2310,10 @@ def client_entries(args):
 
 def command_show(args):
     config = read_config(args.config)
-    print(client_line(config, find_client(config, args.name), args.via))
+    for line in client_line(config, find_client(config, args.name), args.via).splitlines():
+        print(line)
+        if args.qr:
+            print(run(['qrencode', '-t', 'UTF8'], line))
 
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
@@ -2232,18 +2331,51 @@ def command_paper(args):
         print('%3d  %s' % (number, ' '.join(
             '%5d' % port for port in paper_ports(client.keys, sheet, number))))
 
-def command_list(args):
-    """A line a client: name, what it may open, until when it may, when it last did."""
-    config = read_config(args.config)
-    ledger = known_ledger(config)
-    rows = [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')]
-    for client in config.clients.values():
-        spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
-        rows.append((client.name, format_services(client.allow), day(client.expires),
-                     day(max(spent.values(), default=NEVER))))
+def print_table(rows):
+    rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+def client_rows(config, knocks):
+    """A line a client: name, what it may open, until when it may, when it last did."""
+    ledger, now = known_ledger(config), moment().wall
+    yield 'CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK'
+    for client in config.clients.values():
+        spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
+        when, source = knocks.get(client.name, (max(spent.values(), default=NEVER), 'unknown'))
+        yield (client.name, format_services(client.allow), day(client.expires),
+               'never' if when == NEVER else
+               '%s ago from %s' % (duration((now - when) // 1000), source))
+
+def command_list(args):
+    config = read_config(args.config)
+    report = ask_daemon(config, b'status') or {'knocks': {}}
+    print_table(client_rows(config, report['knocks']))
+
+def command_status(args):
+    config = read_config(args.config)
+    report = ask_daemon(config, b'status')
+    if args.json:
+        print(json.dumps(dict(report or {}, alive=bool(report), clients=list(config.clients))))
+    if not report:
+        raise KnockError('no daemon answers at ' + STATUS_SOCKET % config.id)
+    if args.json:
+        return
+    print('process %d for %s; clock: %s\n' % (report['pid'], duration(
+        (moment().wall - report['since']) // 1000), report['clock'] or 'plausible'))
+    print_table(client_rows(config, report['knocks']))
+    rows = [('%(client)s %(source)s %(services)s' % opening, 'closes in %s'
+             % duration(opening['seconds'])) for opening in report['openings']]
+    print_table([('\nOPEN', '')] * bool(rows) + rows + [('\nCOUNTED SINCE THE START', '')] + sorted(
+        (what, str(count)) for what, count in dict(report['counts'], muted=report['muted']).items()))
+
+def duration(seconds):
+    """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
+    for unit, size in (('d', 86400), ('h', 3600), ('min', 60)):
+        if seconds >= 2 * size:
+            return '%d %s' % (seconds // size, unit)
+    return '%d s' % max(0, seconds)
 
 def day(time_ms):
     return 'never' if time_ms == NEVER else \
@@ -2278,10 +2410,13 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--for', dict(dest='open_for', metavar='TIME', help='how long it opens: 30s, 5m')),
         ('--host', dict(metavar='HOST', help='without a config: what clients call this server'))]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
+        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock')),
+        ('--qr', dict(action='store_true', help='also as a picture for a phone, by qrencode'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
         CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
     ('list', command_list, 'all clients, and when each last knocked', []),
+    ('status', command_status, 'is it alive, what is open, who knocked, what was refused', [
+        ('--json', dict(action='store_true', help='for programs'))]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
