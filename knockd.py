@@ -381,12 +381,6 @@ Knock = collections.namedtuple(
 Opening = collections.namedtuple('Opening', 'client source proto port expires')     # ms, mono
 # What judge() says: verdict is junk, mute, copy, refused, open, close or run.
 Decision = collections.namedtuple('Decision', 'verdict reason knock')
-Config = collections.namedtuple(
-    'Config', 'path id hide answer window open_for max_open_for carriers port firewall accept_in '
-    'trust mark ledger host on_open on_close clients actions')
-Client = collections.namedtuple(
-    'Client', 'name secret keys fingerprint allow default open_for require_source any_source '
-    'expires code paper ssh_key may_run')
 JUNK, MUTE = Decision('junk', None, None), Decision('mute', None, None)
 
 
@@ -417,20 +411,6 @@ def milliseconds(low, high):
         return parse_seconds(text) * 1000
     return read
 
-def within(low, high):
-    """A conversion to an integer that refuses what lies outside."""
-    def convert(text):
-        if not low <= int(text) <= high:
-            raise ValueError
-        return int(text)
-    return convert
-
-def one_bit(text):
-    mark = int(text, 16)
-    if not mark or mark & (mark - 1):
-        raise ValueError
-    return mark
-
 def expiry(text):
     """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as milliseconds."""
     import datetime             # late: nobody else needs it
@@ -438,20 +418,15 @@ def expiry(text):
                               tzinfo=datetime.timezone.utc)
     return int(begin.timestamp() + (0 if ':' in text else 86400)) * 1000
 
-def sheet_and_count(text):
-    sheet, count = text.split(':')
-    return within(1, (1 << 32) - 1)(sheet), within(1, 999)(count)
-
 def command(text):
     """An argument list in the quoting of a shell; no shell ever sees it."""
     import shlex                # late: few configs have one
     return shlex.split(text)
 
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
+NAMES = {'client': NAME, 'action': ACTION}
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
-read_host = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address')
-read_action = matching('[a-z0-9_-]{1,32}', '1 to 32 of a-z 0-9 _ -')
 read_command = matching('/.+', 'a command that begins with an absolute path', command)
 read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
 SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what to do then
@@ -462,16 +437,17 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
     'open_for': (milliseconds(1, MONTH), 30000),
     'max_open_for': (milliseconds(1, MONTH), 3600000),
     'carriers': (listing(choice('udp', 'icmp', 'syn', 'ports', 'code')), ('udp', 'icmp', 'ports')),
-    'port': (matching(r'\d{1,5}', 'a port from 1 to 65535', within(1, 65535)), None),
+    'port': (matching(r'[1-9]\d{0,4}', 'a port from 1 to 65535',
+                      lambda text: range(65536).index(int(text))), None),
     'firewall': (choice('auto', 'nft'), 'auto'),
     'accept_in': (listing(matching(
         '(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
         'a chain; write for example inet filter input', lambda text: tuple(text.split(' ')))), ()),
     'trust': (listing(matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')), ()),
-    'mark': (matching('0[xX][0-9A-Fa-f]{1,8}', 'one bit; write for example 0x40000000', one_bit),
-             0x40000000),
+    'mark': (matching('0[xX](?=.{1,8}$)0*[1248]0*', 'one bit; write for example 0x40000000',
+                      lambda text: int(text, 16)), 0x40000000),
     'ledger': (matching('/.+', 'an absolute path'), None),
-    'host': (read_host, None),
+    'host': (matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address'), None),
     'on_open': (read_command, ()),
     'on_close': (read_command, ()),
 }
@@ -485,12 +461,14 @@ CLIENT_KEYS = {
     'expires': (matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
                          'a date; write 2027-01-31 or 2027-01-31 18:00', expiry), NEVER),
     'code': (read_yes, False),
-    'paper': (matching(r'\d{1,10}:\d{1,3}', 'SHEET:COUNT; let knockd.py paper NAME write it',
-                       sheet_and_count), None),
+    'paper': (matching(r'([1-3]\d{9}|[1-9]\d{0,8}):[1-9]\d{0,2}', 'SHEET:COUNT, as paper writes it',
+                       lambda text: tuple(map(int, text.split(':')))), None),
     'ssh_key': (matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
                          lambda text: ' '.join(text.split()[:2])), None),
-    'may_run': (listing(read_action), ()),
+    'may_run': (listing(matching('[a-z0-9_-]{1,32}', '1 to 32 of a-z 0-9 _ -')), ()),
 }
+Config = collections.namedtuple('Config', ['path'] + list(SERVER_KEYS) + ['clients', 'actions'])
+Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint'] + list(CLIENT_KEYS))
 ACTION_KEYS = {'run': (read_command, (), 'write for example: run = /sbin/reboot')}
 
 def ini_sections(text, path):
@@ -535,8 +513,6 @@ def covered(wanted, allowed):
 def read_client(name, entries, server, complain):
     """A Client from its section; its keys are None if they cannot be made."""
     values = read_section(CLIENT_KEYS, entries, complain)
-    if not NAME.match(name):
-        complain('client', '%r is not 1 to 64 of A-Z a-z 0-9 . _ -' % name)
     for key, where, outer in (('allow', 'hide', server), ('default', 'allow', values)):
         values[key] = outer[where] if values[key] is None else values[key]
         for service in values[key]:
@@ -547,7 +523,6 @@ def read_client(name, entries, server, complain):
     return Client(name=name, keys=keys, fingerprint=keys and fingerprint(keys), **values)
 
 def read_server(entries, complain):
-    """The values of [server]."""
     values = read_section(SERVER_KEYS, entries, complain)
     tcp = sum(high - low + 1 for proto, low, high in values['hide'] if proto == PROTOCOLS['tcp'])
     if values['answer'] == 'box' and tcp > DECOYS:
@@ -569,9 +544,9 @@ def parse_config(text, path):
     clients, actions, secrets = collections.OrderedDict(), {}, {}
     for section, entries in sections.items():
         kind, _, name = section.partition(' ')
+        if kind in NAMES and not NAMES[kind].match(name):
+            complain_in(section)(kind, '%r is no name for it; write a-z 0-9 _ -' % name)
         if kind == 'action':
-            if not ACTION.match(name):
-                complain_in(section)('action', '%r is not 1 to 32 of a-z 0-9 _ -' % name)
             actions[name] = read_section(ACTION_KEYS, entries, complain_in(section))['run']
         elif kind == 'client':
             client = clients[name] = read_client(name, entries, server, complain_in(section))
@@ -589,30 +564,24 @@ def parse_config(text, path):
         server['ledger'] = path.rpartition('/')[0] + '/ledger.json'
     return Config(path=path, clients=clients, actions=actions, **server)
 
-def sections_of(text):
-    """[(section or None, its text)]: all of a config; comments right above a section are its."""
-    parts = [(None, '')]
-    for block in re.findall(r'(?:[#;].*\n)*.*\n?', text):
-        header = re.match(r'(?:[#;].*\n)*\[([^]]+)\]', block)
-        name, before = (header.group(1), '') if header else parts.pop()
-        parts.append((name, before + block))
-    return parts
+# A section, and the comments right above it.
+SECTION = r'(?m)^(?:[#;].*\n)*\[%s\].*\n?(?:(?!(?:[#;].*\n)*\[).*\n|(?!(?:[#;].*\n)*\[).+)*'
 
 def with_section(text, section, entries):
     """The text with a section appended."""
-    lines = ['[%s]' % section] + ['%s = %s' % entry for entry in entries]
-    return (text.rstrip('\n') + '\n\n' if text.strip() else '') + '\n'.join(lines) + '\n'
+    before = text.rstrip('\n') + '\n\n' if text.strip() else ''
+    return before + '[%s]\n' % section + ''.join('%s = %s\n' % entry for entry in entries)
 
 def without_section(text, section):
     """The text without that section; comments and order of the rest are kept."""
-    return ''.join(part for name, part in sections_of(text) if name != section).rstrip('\n') + '\n'
+    return re.sub(SECTION % re.escape(section), '', text).rstrip('\n') + '\n'
 
 def with_key(text, section, key, value):
     """The text with that key of a section set."""
     def edited(part):
-        part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part)
-        return re.sub(r'(?m)^\[.*$', r'\g<0>\n%s = %s' % (key, value), part, 1)
-    return ''.join(edited(part) if name == section else part for name, part in sections_of(text))
+        part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part.group())
+        return re.sub(r'(?m)^\[.*$', r'\g<0>\n%s = %s' % (key, value), part, count=1)
+    return re.sub(SECTION % re.escape(section), edited, text)
 
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
@@ -1425,19 +1394,19 @@ def run(argv, text='', seconds=10, facts=None, descriptors=()):
     return output.decode('utf-8', 'replace')
 
 def perform(name, argv, facts):
-    """An action in a thread of its own: nobody waits for it; its output goes to the log.
-
-    KnockError if too many of them run."""
+    """A command of the config, if any, in a thread: nobody waits; its output goes to the log."""
     def work():
         try:
-            lines = run(argv, seconds=ACTION_SECONDS, facts=facts).splitlines()
+            lines = run(argv, seconds=ACTION_SECONDS,
+                        facts=dict(zip(FACTS, map(str, facts)))).splitlines()
         except KnockError as error:
             lines = [str(error)]
         for line in lines[:ACTION_LINES]:
             log('action %s: %s' % (name, line))
     if threading.active_count() > ACTIONS_AT_ONCE:
-        raise KnockError('%d actions run already' % ACTIONS_AT_ONCE)
-    threading.Thread(target=work, daemon=True).start()
+        log('action %s: not run, for %d others do' % (name, ACTIONS_AT_ONCE), 3)
+    elif argv:
+        threading.Thread(target=work, daemon=True).start()
 
 def notify(text):
     """sd_notify(3): to whoever started us and wants to know."""
@@ -1632,16 +1601,11 @@ class Firewall:
                        for chain in missing_accepts(self.config, self.ruleset()))
 
     def tend(self, now):
-        """Once a step: another decoy if somebody listens on ours."""
+        """Once a step: forgets what has expired; another decoy if somebody listens on ours."""
+        self.openings = {key: opening for key, opening in self.openings.items()
+                         if opening.expires > now.mono}
         if listening_ports() & set(self.box.decoys.values()):
             self.load(now)
-
-    def forget(self, now):
-        """The openings that the kernel has closed by now."""
-        over = [opening for opening in self.openings.values() if opening.expires <= now.mono]
-        for opening in over:
-            del self.openings[opening[1:4]]
-        return over
 
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
@@ -1789,10 +1753,8 @@ class Daemon:
         self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
         self.muted, self.unmute, self.stopping = set(), None, False
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
-        self.stamp = self.steps = self.state = self.lost = self.doubt = None
-        self.next_end = NEVER   # mono: when the kernel closes the next opening
-        self.asked, self.since = None, moment().wall
-        self.counts, self.last = collections.Counter(), {}
+        self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
+        self.counts, self.last, self.open = collections.Counter(), {}, {}
 
     def start(self):
         self.file.take()
@@ -1835,15 +1797,14 @@ class Daemon:
         """Milliseconds until the next step begins, or a muted tag may be heard again."""
         step = STEP - (now.wall + self.config.window) % STEP
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or step
-        return max(0, min(step, watchdog, (self.unmute or NEVER) - now.mono,
-                          self.next_end - now.mono)) + 1
+        return max(0, min([step, watchdog, (self.unmute or NEVER) - now.mono] + [
+            opening.expires - now.mono for opening in self.open.values()])) + 1
 
     def watch(self, now):
         """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
         self.look_for_step(now)
-        if now.mono >= self.next_end:
-            self.ended(self.firewall.forget(now))
-        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.firewall.openings))
+        self.look_for_ends(now)
+        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.open))
         if self.unmute is not None and now.mono >= self.unmute:
             self.muted, self.unmute, self.asleep = set(), None, False
             self.listen()
@@ -1875,9 +1836,6 @@ class Daemon:
         self.known = valid_sequences(config, now.wall, self.known)
         self.sequences.expect(self.known.values())
         self.muted &= set(state.tags)
-        if self.counts['junk']:
-            self.tell(('', 'junk'), 'junk: %d packets since the start' % self.counts['junk'], now,
-                      3600000)
         self.listen()
         doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
         if bool(doubt) != bool(self.doubt):
@@ -1912,10 +1870,7 @@ class Daemon:
             for line in str(error).splitlines():
                 log('config refused, the old one stays: %s' % line, 4)
             return
-        gone = [opening for key, opening in self.firewall.openings.items()
-                if key not in firewall.openings]
         self.config, self.state.config, self.firewall = config, config, firewall
-        self.ended(gone)
         self.sequences, self.known = Sequences(), {}    # theirs were the clients of before
         self.turn(now)
         log('config reloaded: ' + clients_line(config))
@@ -2016,18 +1971,17 @@ class Daemon:
         state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
         try:
             if decision.verdict == 'open':
-                self.firewall.open(openings_of(knock, now), now)
-                self.next_end = min(self.next_end, now.mono + knock.seconds * 1000)
-                self.hook('on_open', knock.client.name, knock.source,
-                          format_services(knock.services), knock.seconds)
+                openings = openings_of(knock, now)
+                self.firewall.open(openings, now)
+                group = knock.client.name, str(knock.source), format_services(knock.services)
+                self.open[group] = openings[0]
+                perform('on_open', self.config.on_open, group + (knock.seconds,))
             elif decision.verdict == 'close':
-                chosen = self.firewall.chosen(knock)
-                self.firewall.close(chosen, now)
-                self.ended(chosen)
+                self.firewall.close(self.firewall.chosen(knock), now)
             else:
                 action = knock.request.action
-                perform(action, self.config.actions[action], dict(zip(FACTS, (
-                    knock.client.name, str(knock.source), '', str(knock.seconds)))))
+                perform(action, self.config.actions[action],
+                        (knock.client.name, knock.source, '', knock.seconds))
         except KnockError as error:
             log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
                 3)
@@ -2036,20 +1990,13 @@ class Daemon:
         log(honour_line(decision, now, moment()))
         return True
 
-    def ended(self, openings):
-        """These are over: by the kernel's clock, at a wish, or because the config changed."""
-        for (client, source, _), ports in by_knock(openings):
-            self.hook('on_close', client, source, ports, 0)
-        self.next_end = min((opening.expires for opening in self.firewall.openings.values()),
-                            default=NEVER)
-
-    def hook(self, name, *facts):
-        """The config's on_open or on_close; whatever becomes of it changes nothing here."""
-        try:
-            if getattr(self.config, name):
-                perform(name, getattr(self.config, name), dict(zip(FACTS, map(str, facts))))
-        except KnockError as error:
-            log('%s failed: %s' % (name, error), 3)
+    def look_for_ends(self, now):
+        """What is over: by the kernel's clock, at a wish, or because the config changed."""
+        for group, opening in list(self.open.items()):
+            self.open[group] = self.firewall.openings.get(opening[1:4], opening._replace(expires=0))
+            if self.open[group].expires <= now.mono:
+                del self.open[group]
+                perform('on_close', self.config.on_close, group + (0,))
 
     def answer(self, now):
         """What `status` wants to know; `reload` is told that the config has changed."""
@@ -2057,17 +2004,13 @@ class Daemon:
             word, asker = self.asked.recvfrom(16)
             if word == b'reload':
                 self.reload(now)
-            self.asked.sendto(json.dumps(self.report(now)).encode('ascii'), asker)
+            openings = [group + ((opening.expires - now.mono) // 1000,)
+                        for group, opening in self.open.items()]
+            self.asked.sendto(json.dumps({
+                'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
+                'openings': openings}).encode('ascii'), asker)
         except OSError:
             pass                # whoever asked has gone
-
-    def report(self, now):
-        return {'version': __version__, 'pid': os.getpid(), 'since': self.since,
-                'clock': self.doubt, 'muted': len(self.muted), 'counts': self.counts,
-                'knocks': self.last, 'openings': [
-                    {'client': client, 'source': source, 'services': ports,
-                     'seconds': (expires - now.mono) // 1000} for (client, source, expires), ports
-                    in by_knock(self.firewall.openings.values())]}
 
     def save(self, consequence):
         """The ledger to disk; False, and one line, if it cannot be."""
@@ -2079,10 +2022,10 @@ class Daemon:
             return False
         return True
 
-    def tell(self, kind, line, now, pause=60000):
+    def tell(self, kind, line, now):
         """The same kind of line once a minute, the rest counted."""
         last, more = self.refusals.get(kind, (None, 0))
-        if last is not None and now.mono - last < pause:
+        if last is not None and now.mono - last < 60000:
             self.refusals[kind] = (last, more + 1)
             return
         self.refusals[kind] = (now.mono, 0)
@@ -2128,13 +2071,6 @@ def openings_of(knock, now):
     return [Opening(knock.client.name, knock.source, service.proto, port, expires)
             for service in knock.services for port in range(service.low, service.high + 1)]
 
-def by_knock(openings):
-    """[((client, source, expires), ports as text)]: what one knock has opened is one entry."""
-    groups = {}
-    for client, source, protocol, port, expires in openings:
-        groups.setdefault((client, str(source), expires), []).append(Service(protocol, port, port))
-    return [(group, format_services(merged(ports))) for group, ports in sorted(groups.items())]
-
 def still_allowed(opening, config):
     client = config.clients.get(opening.client)
     return client is not None and covered(
@@ -2172,8 +2108,8 @@ def signal_pipe():
 def go_lean():
     """Compiling this file leaves 5 MB of garbage that CPython never gives back: the daemon goes on
     in a fresh interpreter, same process, that only loads the compiled code."""
-    if __name__ != '__main__' or '__file__' not in globals():
-        return                          # lean already, or read from a pipe
+    if __name__ != '__main__' or not os.path.exists(globals().get('__file__', '')):
+        return                          # lean already, or read from standard input
     import marshal
     code = marshal.dumps(compile(read_file(__file__), __file__, 'exec', optimize=2))
     reader, writer = os.pipe()
@@ -2187,34 +2123,42 @@ def go_lean():
         '-c', 'import marshal; exec(marshal.load(open(%d, "rb")), {"__name__": "__main__", '
         '"lean_from": %r})' % (reader, os.path.abspath(__file__))] + sys.argv[1:])
 
-def first_config(path, hide, host, name, entries):
-    """The first config and an empty ledger: nothing of this server's id can be spent yet."""
-    hidden = parse_services(hide)
-    server = [('id', os.urandom(8).hex()), ('hide', format_services(hidden))]
-    server += [('host', read_host(host))] if host else []
-    text = with_section('', 'server', server)
-    text = with_section(text, 'client ' + read_name(name), entries)
-    config = parse_config(text, os.path.abspath(path))
-    file = LedgerFile(config.ledger)
-    file.take()
-    os.makedirs(os.path.dirname(config.path), 0o700, exist_ok=True)
-    file.save(Ledger(config.id))
-    replace_file(config.path, text.encode('utf-8'))
-    os.close(file.lock)
+def put(args, path, text, mode=0o600):
+    """Writes a file and its folder; with --dry-run it is only shown."""
+    if args.dry_run:
+        return print('--- %s, mode %o\n%s' % (path, mode, text))
+    path = args.root + path
+    os.makedirs(os.path.dirname(path), 0o755 if mode & 4 else 0o700, exist_ok=True)
+    replace_file(path, text.encode('utf-8', 'surrogateescape'))
+    return os.chmod(path, mode)
+
+def first_config(args, name, hide, *entries):
+    """The config; if there is none yet, the first one and an empty ledger: nothing is spent."""
+    path = os.path.abspath(args.config)
+    if os.path.exists(args.root + path):
+        return read_config(args.root + path)
+    if not (name and hide):
+        raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
+                         '--client NAME' % path, 2)
+    if find_program('nft') is None and not args.root:
+        raise missing('nft', 'nftables')
+    entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
+    text = with_section('', 'server', [entry for entry in entries if entry[1]])
+    text = with_section(text, 'client ' + name, client_entries(args))
+    config = parse_config(text, path)
+    put(args, config.ledger, Ledger(config.id).text())
+    put(args, path, text)
+    print(client_line(config, config.clients[name]), flush=True)
     return config
 
 def guess_host():
     """The address that this box would use towards the world; connecting UDP sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(('192.0.2.1', 9))
-            return sock.getsockname()[0]
-        except OSError:
-            return socket.gethostname()
+        failed = sock.connect_ex(('192.0.2.1', 9))
+        return socket.gethostname() if failed else sock.getsockname()[0]
 
 def client_line(config, client, via='udp'):
-    """The client's knock:// line, and if it may use codes one for the phone, as authenticator apps
-    read it (the Key Uri Format of Google Authenticator)."""
+    """The knock:// line; with codes, one for the phone too (Google Authenticator's Key Uri)."""
     line = format_uri(Address(client.name, client.secret, config.host or guess_host(), config.port,
                               config.id, via, client.default, False))
     phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
@@ -2222,18 +2166,17 @@ def client_line(config, client, via='udp'):
         code_key(client.keys))) if client.code else '')
 
 def edit_config(path, section, **entries):
-    """Writes a good config in which just these entries of just that section are new; without any,
-    in which it is gone."""
+    """Writes a good config in which just these entries are new; without any, the section goes."""
     text = read_file(path)
     sections = ini_sections(text, path)
     known = sections.pop(section, {})
-    if not entries:
+    if entries:
+        sections[section] = dict(known, **entries)
+        text = text if known else with_section(text, section, entries.items())
+    else:
         text = without_section(text, section)
-    elif not known:
-        text = with_section(text, section, entries.items())
     for key in known and entries:
         text = with_key(text, section, key, entries[key])
-    sections.update({section: dict(known, **entries)} if entries else {})
     config = parse_config(text, os.path.abspath(path))
     if dict(ini_sections(text, path)) != dict(sections):
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
@@ -2266,41 +2209,28 @@ def known_ledger(config):
     except (OSError, ValueError, KnockError):
         return Ledger(config.id)
 
-def command_run(args):
+def command_run(args, _):
     go_lean()
-    if not os.path.exists(args.config):
-        if not (args.hide and args.client):
-            raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
-                             '--client NAME' % args.config, 2)
-        if find_program('nft') is None:
-            raise missing('nft', 'nftables')
-        config = first_config(args.config, args.hide, args.host, args.client, client_entries(args))
-        print(client_line(config, config.clients[args.client]), flush=True)
-    config = read_config(args.config)
+    config = first_config(args, args.client, args.hide)
     check_programs(config)
     Daemon(config, args.verbose).loop(signal_pipe())
 
-def command_check(args):
-    check_programs(read_config(args.config))
+def command_check(args, config):
+    check_programs(config)
     print('configuration OK')
 
-def command_rules(args):
-    config = read_config(args.config)
+def command_rules(args, config):
     firewall, now = Firewall(config), moment()
     firewall.look()
     print(firewall.text(now) + firewall.accepts(), end='')
 
-def command_add(args):
-    read_name(args.name)
+def command_add(args, _):
     if not os.path.exists(args.config):
-        if not args.allow:
-            raise KnockError('%s is not there; --allow tcp/22 would make it' % args.config, 2)
-        config = first_config(args.config, args.allow, args.host, args.name, client_entries(args))
-    else:
-        config = read_config(args.config)
-        if args.name in config.clients:
-            raise KnockError('there is a client %s already; remove it first' % args.name)
-        config = edit_config(args.config, 'client ' + args.name, **dict(client_entries(args)))
+        first_config(args, args.name, args.allow)
+        return
+    if args.name in read_config(args.config).clients:
+        raise KnockError('there is a client %s already; remove it first' % args.name)
+    config = edit_config(args.config, 'client ' + args.name, **dict(client_entries(args)))
     print(client_line(config, config.clients[args.name]))
 
 def client_entries(args):
@@ -2308,16 +2238,11 @@ def client_entries(args):
     told = dict(vars(args), secret=encode_secret(os.urandom(32)))
     return [(key, told[key].strip()) for key in CLIENT_KEYS if told.get(key)]
 
-def command_show(args):
-    config = read_config(args.config)
-    for line in client_line(config, find_client(config, args.name), args.via).splitlines():
-        print(line)
-        if args.qr:
-            print(run(['qrencode', '-t', 'UTF8'], line))
+def command_show(args, config):
+    print(client_line(config, find_client(config, args.name), args.via))
 
-def command_paper(args):
+def command_paper(args, config):
     """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
-    config = read_config(args.config)
     client = find_client(config, args.name)
     if not 0 < args.number < 1000:
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
@@ -2332,43 +2257,37 @@ def command_paper(args):
             '%5d' % port for port in paper_ports(client.keys, sheet, number))))
 
 def print_table(rows):
-    rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 def client_rows(config, knocks):
     """A line a client: name, what it may open, until when it may, when it last did."""
-    ledger, now = known_ledger(config), moment().wall
-    yield 'CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK'
+    ledger, now, rows = known_ledger(config), moment().wall, []
     for client in config.clients.values():
         spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
         when, source = knocks.get(client.name, (max(spent.values(), default=NEVER), 'unknown'))
-        yield (client.name, format_services(client.allow), day(client.expires),
-               'never' if when == NEVER else
-               '%s ago from %s' % (duration((now - when) // 1000), source))
+        rows.append((client.name, format_services(client.allow), day(client.expires),
+                     'never' if when == NEVER else '%s ago from %s'
+                     % (duration((now - when) // 1000), source)))
+    return [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')] + rows
 
-def command_list(args):
-    config = read_config(args.config)
-    report = ask_daemon(config, b'status') or {'knocks': {}}
-    print_table(client_rows(config, report['knocks']))
+def command_list(args, config):
+    print_table(client_rows(config, (ask_daemon(config, b'status') or {}).get('knocks', {})))
 
-def command_status(args):
-    config = read_config(args.config)
-    report = ask_daemon(config, b'status')
+def command_status(args, config):
+    report = ask_daemon(config, b'status') or {}
     if args.json:
-        print(json.dumps(dict(report or {}, alive=bool(report), clients=list(config.clients))))
+        print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
+    elif report:
+        print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
+        print_table(client_rows(config, report['knocks']))
+        print_table([('\nOPEN', '', '', '')] + [
+            group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
+        print_table([('\nCOUNTED', '')] + sorted(
+            (what, str(count)) for what, count in report['counts'].items()))
     if not report:
         raise KnockError('no daemon answers at ' + STATUS_SOCKET % config.id)
-    if args.json:
-        return
-    print('process %d for %s; clock: %s\n' % (report['pid'], duration(
-        (moment().wall - report['since']) // 1000), report['clock'] or 'plausible'))
-    print_table(client_rows(config, report['knocks']))
-    rows = [('%(client)s %(source)s %(services)s' % opening, 'closes in %s'
-             % duration(opening['seconds'])) for opening in report['openings']]
-    print_table([('\nOPEN', '')] * bool(rows) + rows + [('\nCOUNTED SINCE THE START', '')] + sorted(
-        (what, str(count)) for what, count in dict(report['counts'], muted=report['muted']).items()))
 
 def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
@@ -2381,20 +2300,110 @@ def day(time_ms):
     return 'never' if time_ms == NEVER else \
         time.strftime('%Y-%m-%d %H:%M', time.gmtime(time_ms // 1000))
 
-def command_remove(args):
-    config = read_config(args.config)
+def command_remove(args, config):
     find_client(config, args.name)
     edit_config(args.config, 'client ' + args.name)
     print('removed %s' % args.name)
 
 
+# --- installer: the same on each init system, and out again --------------------------------------
+SCRIPT, STATE = '/usr/local/sbin/knockd.py', '/var/lib/knockd'
+RUN = '%s %s run' % (find_program('python3') or sys.executable, SCRIPT)
+# Before Python, so that the boot needs neither it nor the config; never over a table that is there.
+GUARD = 'nft list table inet knockd >/dev/null 2>&1 || nft -f %s/guard.nft' % STATE
+SANDBOX = '''
+    Type=notify WatchdogSec=90 Restart=always RestartSec=1 ProtectClock=yes StateDirectory=knockd
+    RuntimeDirectory=knockd UMask=0077 ProtectSystem=strict CapabilityBoundingSet=CAP_NET_ADMIN
+    CapabilityBoundingSet=CAP_NET_RAW NoNewPrivileges=yes RestrictAddressFamilies=AF_UNIX
+    RestrictAddressFamilies=AF_INET RestrictAddressFamilies=AF_PACKET ProtectHome=yes PrivateTmp=yes
+    PrivateDevices=yes RestrictAddressFamilies=AF_NETLINK ProtectHostname=yes ProtectKernelLogs=yes
+    ProtectKernelModules=yes ProtectKernelTunables=yes ProtectControlGroups=yes LockPersonality=yes
+    RestrictNamespaces=yes RestrictRealtime=yes RestrictSUIDSGID=yes MemoryDenyWriteExecute=yes
+    SystemCallFilter=@system-service RestrictAddressFamilies=AF_INET6 SystemCallArchitectures=native'''
+SYSTEMD = '''[Unit]
+Description=Hides services until an authentic knock arrives
+DefaultDependencies=no
+After=local-fs.target
+Before=network-pre.target
+Wants=network-pre.target
+[Service]
+ExecStartPre=-/bin/sh -c '%s'
+ExecStart=%s%s
+[Install]
+WantedBy=multi-user.target
+''' % (GUARD, RUN, re.sub(r'\s+', '\n', SANDBOX))
+PROCD = '''#!/bin/sh /etc/rc.common
+USE_PROCD=1 START=18
+start_service() {
+	%s
+	procd_open_instance
+	procd_set_param command %s
+	procd_set_param respawn 3600 5 0
+	procd_set_param stderr 1
+	procd_close_instance
+}
+''' % (GUARD.replace(STATE, '/etc/knockd'), RUN)
+SERVICES = (    # what tells the init system; the service's files; how it starts, how it ends
+    ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
+     ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
+     ['systemctl disable --now knockd']),
+    ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
+                     '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},    # not in tmpfs
+     ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
+     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']))
+
+def init_system(args):
+    for service in SERVICES:
+        if os.path.exists(args.root + service[0]):
+            return service
+    raise KnockError('neither systemd nor procd; let your init system run: ' + RUN)
+
+def carry_out(args, line):
+    print('$ ' + line, flush=True)
+    if not (args.dry_run or args.root):
+        run(line.split(), seconds=60)
+
+def command_install(args, _):
+    """What is there stays: a second time renews script and service."""
+    system, files, starts, _ = init_system(args)
+    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin')
+    if not source:              # Python reads a pipe to its end before it begins
+        raise KnockError('no script can copy itself out of a pipe; save it first: curl -fsSO URL '
+                         '&& python3 knockd.py install')
+    put(args, SCRIPT, source, 0o755)
+    state = '/etc/knockd' if system == '/sbin/procd' else STATE     # OpenWrt's /var is in memory
+    config = first_config(args, args.client, args.hide, ('ledger', state + '/ledger.json'))
+    if not args.root:
+        firewall = Firewall(config)
+        firewall.look()
+        put(args, state + '/guard.nft', firewall.text(moment()))
+    for path, text in files.items():
+        put(args, path, text, 0o755 if text.startswith('#!') else 0o644)
+    for line in starts:
+        carry_out(args, line)
+
+def command_uninstall(args, _):
+    """Leaves nothing of ours, neither files nor rules."""
+    _, files, _, ends = init_system(args)
+    for line in ends + ['nft delete table inet knockd', ' '.join(
+            ['rm -rf /etc/knockd /run/knockd', STATE, SCRIPT] + list(files))]:
+        try:
+            carry_out(args, line)
+        except KnockError as error:
+            print(error)
+
+
 # --- command line --------------------------------------------------------------------------------
+FIRST = [('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, as tcp/22')),
+         ('--client', dict(metavar='NAME', help='for a first config: the first client')),
+         ('--host', dict(metavar='HOST', help='for a first config: what clients call this box'))]
+PLACE = [('--dry-run', dict(action='store_true', help='only show every file and command')),
+         ('--root', dict(metavar='FOLDER', default='', help='into this tree; start nothing'))]
 CLIENT_NAME = ('name', dict(metavar='NAME'))
 COMMANDS = (    # name, function, what it does, its arguments
-    ('run', command_run, 'guard the ports, in the foreground', [
-        ('--hide', dict(metavar='SERVICES', help='without a config: what to hide, as tcp/22')),
-        ('--client', dict(metavar='NAME', help='without a config: the first client')),
-        ('--host', dict(metavar='HOST', help='without a config: what clients call this server')),
+    ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE),
+    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
+    ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', dict(action='store_true', help='say more'))]),
     ('check', command_check, 'read the config and say all that is wrong with it', []),
     ('rules', command_rules, 'print exactly what would be given to nft', []),
@@ -2404,14 +2413,12 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--default', dict(metavar='SERVICES', help='what a knock opens that names nothing')),
         ('--expires', dict(metavar='DATE', help='2027-01-31, to the end of that day (UTC)')),
         ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
-        ('--ssh-key', dict(metavar='FILE', type=read_file,
-                             help='a public key that must sign its knocks')),
+        ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='open_for', metavar='TIME', help='how long it opens: 30s, 5m')),
-        ('--host', dict(metavar='HOST', help='without a config: what clients call this server'))]),
+        ('--for', dict(dest='open_for', metavar='TIME', help='how long it opens: 30s, 5m'))]
+     + FIRST[2:]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock')),
-        ('--qr', dict(action='store_true', help='also as a picture for a phone, by qrencode'))]),
+        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
         CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
     ('list', command_list, 'all clients, and when each last knocked', []),
@@ -2427,6 +2434,7 @@ def command_line():
     parser.add_argument('--config', metavar='FILE', help='default: %(default)s',
                         default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
     parser.add_argument('--version', action='version', version='knockd.py ' + __version__)
+    parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     commands.required = True        # an argument of add_subparsers() since 3.7
     for name, function, description, options in COMMANDS:
@@ -2439,7 +2447,8 @@ def command_line():
 def main(argv=None):
     try:
         args = command_line().parse_args(argv)
-        args.function(args)
+        first = args.function in (command_run, command_add, command_install, command_uninstall)
+        args.function(args, None if first else read_config(args.config))
     except KnockError as error:
         for line in str(error).splitlines():
             print('knockd: ' + printable(line), file=sys.stderr)
