@@ -2312,14 +2312,14 @@ RUN = '%s %s run' % (find_program('python3') or sys.executable, SCRIPT)
 # Before Python, so that the boot needs neither it nor the config; never over a table that is there.
 GUARD = 'nft list table inet knockd >/dev/null 2>&1 || nft -f %s/guard.nft' % STATE
 SANDBOX = '''
-    Type=notify WatchdogSec=90 Restart=always RestartSec=1 ProtectClock=yes StateDirectory=knockd
-    RuntimeDirectory=knockd UMask=0077 ProtectSystem=strict CapabilityBoundingSet=CAP_NET_ADMIN
-    CapabilityBoundingSet=CAP_NET_RAW NoNewPrivileges=yes RestrictAddressFamilies=AF_UNIX
-    RestrictAddressFamilies=AF_INET RestrictAddressFamilies=AF_PACKET ProtectHome=yes PrivateTmp=yes
-    PrivateDevices=yes RestrictAddressFamilies=AF_NETLINK ProtectHostname=yes ProtectKernelLogs=yes
-    ProtectKernelModules=yes ProtectKernelTunables=yes ProtectControlGroups=yes LockPersonality=yes
-    RestrictNamespaces=yes RestrictRealtime=yes RestrictSUIDSGID=yes MemoryDenyWriteExecute=yes
-    SystemCallFilter=@system-service RestrictAddressFamilies=AF_INET6 SystemCallArchitectures=native'''
+    Type=notify WatchdogSec=90 Restart=always RestartSec=1 StateDirectory=knockd
+    RuntimeDirectory=knockd UMask=0077 NoNewPrivileges=yes CapabilityBoundingSet=CAP_NET_ADMIN
+    CapabilityBoundingSet=CAP_NET_RAW RestrictAddressFamilies=AF_UNIX ProtectSystem=strict
+    RestrictAddressFamilies=AF_INET RestrictAddressFamilies=AF_INET6 ProtectHome=yes PrivateTmp=yes
+    RestrictAddressFamilies=AF_NETLINK RestrictAddressFamilies=AF_PACKET PrivateDevices=yes
+    ProtectClock=yes ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes
+    ProtectControlGroups=yes RestrictNamespaces=yes RestrictSUIDSGID=yes LockPersonality=yes
+    MemoryDenyWriteExecute=yes SystemCallFilter=@system-service SystemCallArchitectures=native'''
 SYSTEMD = '''[Unit]
 Description=Hides services until an authentic knock arrives
 DefaultDependencies=no
