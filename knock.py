@@ -94,11 +94,9 @@ def hkdf_expand(key, info, length):
         output += block
     return output[:length]
 
-def encode_base32(data):
-    """RFC 4648, upper case, without padding."""
-    return base64.b32encode(data).decode('ascii').rstrip('=')
-
-encode_secret = encode_base32           # 32 bytes as 52 characters
+def encode_secret(secret):
+    """RFC 4648 base32, upper case, without padding: 32 bytes as 52 characters."""
+    return base64.b32encode(secret).decode('ascii').rstrip('=')
 
 def decode_secret(text):
     """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
@@ -107,7 +105,7 @@ def decode_secret(text):
         raise KnockError('the secret is not 52 characters of base32 (A-Z and 2-7)', 2)
     text = text.upper()
     secret = base64.b32decode(text + '====')
-    if encode_base32(secret) != text:
+    if encode_secret(secret) != text:
         raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
     return secret
 
@@ -145,14 +143,6 @@ def keystream(key, nonce, length):
 def datagram_mac(keys, body):
     """The MAC over tag || nonce || sealed."""
     return hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-
-def seal(keys, nonce, plain, step):
-    """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
-    sealed = bytes(map(operator.xor, plain, keystream(keys['enc'], nonce, len(plain))))
-    body = tag_at(keys, step) + nonce + sealed
-    if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
-        raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
-    return body + datagram_mac(keys, body)
 
 def unseal(keys, datagram):
     """The plain bytes of a datagram, or None if its MAC does not hold."""
@@ -200,10 +190,6 @@ def code_key(keys):
 def code_at(keys, step):
     """RFC 6238, eight digits: what the phone shows in this step."""
     return hotp(code_key(keys), step, 8)
-
-def code_ports(code):
-    """The two ports that carry a code of eight digits."""
-    return 10000 + int(code[:4]), 20000 + int(code[4:])
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
@@ -315,6 +301,18 @@ def parse_uri(text):
             raise KnockError('the knock:// line has no valid %s' % part, 2)
     return Address(name, decode_secret(secret), host, int(port) if port else None,
                    query['id'], via, parse_services(query.get('open', '')), once == '1')
+
+def seal(keys, nonce, plain, step):
+    """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
+    sealed = bytes(map(operator.xor, plain, keystream(keys['enc'], nonce, len(plain))))
+    body = tag_at(keys, step) + nonce + sealed
+    if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
+        raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
+    return body + datagram_mac(keys, body)
+
+def code_ports(code):
+    """The two ports that carry a code of eight digits."""
+    return 10000 + int(code[:4]), 20000 + int(code[4:])
 
 def knock_request(args, address, now, source):
     """What the command line wants, as a Request of this millisecond."""

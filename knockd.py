@@ -98,11 +98,9 @@ def hkdf_expand(key, info, length):
         output += block
     return output[:length]
 
-def encode_base32(data):
-    """RFC 4648, upper case, without padding."""
-    return base64.b32encode(data).decode('ascii').rstrip('=')
-
-encode_secret = encode_base32           # 32 bytes as 52 characters
+def encode_secret(secret):
+    """RFC 4648 base32, upper case, without padding: 32 bytes as 52 characters."""
+    return base64.b32encode(secret).decode('ascii').rstrip('=')
 
 def decode_secret(text):
     """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
@@ -111,7 +109,7 @@ def decode_secret(text):
         raise KnockError('the secret is not 52 characters of base32 (A-Z and 2-7)', 2)
     text = text.upper()
     secret = base64.b32decode(text + '====')
-    if encode_base32(secret) != text:
+    if encode_secret(secret) != text:
         raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
     return secret
 
@@ -149,14 +147,6 @@ def keystream(key, nonce, length):
 def datagram_mac(keys, body):
     """The MAC over tag || nonce || sealed."""
     return hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-
-def seal(keys, nonce, plain, step):
-    """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
-    sealed = bytes(map(operator.xor, plain, keystream(keys['enc'], nonce, len(plain))))
-    body = tag_at(keys, step) + nonce + sealed
-    if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
-        raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
-    return body + datagram_mac(keys, body)
 
 def unseal(keys, datagram):
     """The plain bytes of a datagram, or None if its MAC does not hold."""
@@ -205,10 +195,6 @@ def code_at(keys, step):
     """RFC 6238, eight digits: what the phone shows in this step."""
     return hotp(code_key(keys), step, 8)
 
-def code_ports(code):
-    """The two ports that carry a code of eight digits."""
-    return 10000 + int(code[:4]), 20000 + int(code[4:])
-
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
     text = text.strip()
@@ -254,12 +240,6 @@ Knock = collections.namedtuple(
 Opening = collections.namedtuple('Opening', 'client source proto port once expires')
 # What judge() says: verdict is junk, mute, copy, refused, open, close or run.
 Decision = collections.namedtuple('Decision', 'verdict reason knock')
-Config = collections.namedtuple(
-    'Config', 'path id hide answer window open_for max_open_for carriers port firewall accept_in '
-    'trust mark ledger host clients actions')
-Client = collections.namedtuple(
-    'Client', 'name secret keys fingerprint allow default open_for once require_source any_source '
-    'expires code paper ssh_key may_run prefix4 prefix6')
 JUNK, MUTE = Decision('junk', None, None), Decision('mute', None, None)
 
 
@@ -272,7 +252,7 @@ def matching(pattern, form, convert=str):
                 raise ValueError
             return convert(text)
         except ValueError:
-            raise KnockError('%.60r is not %s' % (text, form))
+            raise KnockError('%.60r is not %s' % (text, form), 2)
     return read
 
 def listing(read):
@@ -290,20 +270,6 @@ def milliseconds(low, high):
         return parse_seconds(text) * 1000
     return read
 
-def within(low, high):
-    """A conversion to an integer that refuses what lies outside."""
-    def convert(text):
-        if not low <= int(text) <= high:
-            raise ValueError
-        return int(text)
-    return convert
-
-def one_bit(text):
-    mark = int(text, 16)
-    if not mark or mark & (mark - 1):
-        raise ValueError
-    return mark
-
 def expiry(text):
     """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as milliseconds."""
     import datetime             # late: nobody else needs it
@@ -311,44 +277,42 @@ def expiry(text):
                               tzinfo=datetime.timezone.utc)
     return int(begin.timestamp() + (0 if ':' in text else 86400)) * 1000
 
-def sheet_and_count(text):
-    sheet, count = text.split(':')
-    return within(1, (1 << 32) - 1)(sheet), within(1, 999)(count)
-
 def command(text):
     """An argument list in the quoting of a shell; no shell ever sees it."""
     import shlex                # late: few configs have one
     return shlex.split(text)
 
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
-YES_NO = {'yes': True, 'true': True, 'on': True, '1': True,
-          'no': False, 'false': False, 'off': False, '0': False}
+NAMES = {'client': NAME, 'action': ACTION}
+YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
-read_host = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address')
-read_action = matching('[a-z0-9_-]{1,32}', '1 to 32 of a-z 0-9 _ -')
+read_command = matching('/.+', 'a command that begins with an absolute path', command)
 read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
-SERVER_KEYS = {     # key: how it is read, what it is if it is not there
-    'id': (read_name, None),
-    'hide': (parse_services, ()),
+SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what to do then
+    'id': (read_name, None, 'any name that no other server of yours has'),
+    'hide': (parse_services, (), 'write for example: hide = tcp/22'),
     'answer': (choice('box', 'drop', 'reset', 'prohibited'), 'box'),
     'window': (milliseconds(1, 600), 60000),
     'open_for': (milliseconds(1, MONTH), 30000),
     'max_open_for': (milliseconds(1, MONTH), 3600000),
     'carriers': (listing(choice('udp', 'icmp', 'syn', 'ports', 'code')), ('udp', 'icmp', 'ports')),
-    'port': (matching(r'\d{1,5}', 'a port from 1 to 65535', within(1, 65535)), None),
+    'port': (matching(r'[1-9]\d{0,4}', 'a port from 1 to 65535',
+                      lambda text: range(65536).index(int(text))), None),
     'firewall': (choice('auto', 'nft'), 'auto'),
     'accept_in': (listing(matching(
         'auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
         'auto or a chain; write for example inet filter input',
         lambda text: tuple(text.split(' ')))), (('auto',),)),
     'trust': (listing(matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')), ()),
-    'mark': (matching('0[xX][0-9A-Fa-f]{1,8}', 'one bit; write for example 0x40000000', one_bit),
-             0x40000000),
+    'mark': (matching('0[xX](?=.{1,8}$)0*[1248]0*', 'one bit; write for example 0x40000000',
+                      lambda text: int(text, 16)), 0x40000000),
     'ledger': (matching('/.+', 'an absolute path'), None),
-    'host': (read_host, None),
+    'host': (matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address'), None),
+    'on_open': (read_command, ()),
+    'on_close': (read_command, ()),
 }
 CLIENT_KEYS = {
-    'secret': (decode_secret, None),
+    'secret': (decode_secret, None, 'make one with: knockd.py add NAME'),
     'allow': (parse_services, None),
     'default': (parse_services, None),
     'open_for': (milliseconds(1, MONTH), None),
@@ -358,16 +322,18 @@ CLIENT_KEYS = {
     'expires': (matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
                          'a date; write 2027-01-31 or 2027-01-31 18:00', expiry), NEVER),
     'code': (read_yes, False),
-    'paper': (matching(r'\d{1,10}:\d{1,3}', 'SHEET:COUNT; let knockd.py paper NAME write it',
-                       sheet_and_count), None),
+    'paper': (matching(r'([1-3]\d{9}|[1-9]\d{0,8}):[1-9]\d{0,2}', 'SHEET:COUNT, as paper writes it',
+                       lambda text: tuple(map(int, text.split(':')))), None),
     'ssh_key': (matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
                          lambda text: ' '.join(text.split()[:2])), None),
-    'may_run': (listing(read_action), ()),
-    'prefix4': (matching(r'\d{1,2}', 'a prefix length from 8 to 32', within(8, 32)), 32),
-    'prefix6': (matching(r'\d{1,3}', 'a prefix length from 32 to 128', within(32, 128)), 128),
+    'may_run': (listing(matching('[a-z0-9_-]{1,32}', '1 to 32 of a-z 0-9 _ -')), ()),
+    'prefix4': (matching('[89]|[12][0-9]|3[0-2]', 'a prefix length from 8 to 32', int), 32),
+    'prefix6': (matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]', 'a prefix length from 32 to 128',
+                         int), 128),
 }
-ACTION_KEYS = {'run': (matching('/.+', 'a command that begins with an absolute path', command),
-                       None)}
+Config = collections.namedtuple('Config', ['path'] + list(SERVER_KEYS) + ['clients', 'actions'])
+Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint'] + list(CLIENT_KEYS))
+ACTION_KEYS = {'run': (read_command, (), 'write for example: run = /sbin/reboot')}
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
@@ -381,7 +347,7 @@ def ini_sections(text, path):
 
 def read_section(keys, entries, complain):
     """The values of one section by its table of keys; what is wrong goes to complain(key, why)."""
-    values = {key: default for key, (_, default) in keys.items()}
+    values = {key: default for key, (_, default, *_) in keys.items()}
     for key, text in entries.items():
         try:
             if key not in keys:
@@ -389,6 +355,9 @@ def read_section(keys, entries, complain):
             values[key] = keys[key][0](text.strip())
         except KnockError as error:
             complain(key, str(error))
+    for key, (_, _, *advice) in keys.items():
+        if advice and key not in entries:
+            complain(key, 'missing; ' + advice[0])
     return values
 
 def merged(services):
@@ -408,30 +377,17 @@ def covered(wanted, allowed):
 def read_client(name, entries, server, complain):
     """A Client from its section; its keys are None if they cannot be made."""
     values = read_section(CLIENT_KEYS, entries, complain)
-    if not NAME.match(name):
-        complain('client', '%r is not 1 to 64 of A-Z a-z 0-9 . _ -' % name)
-    if 'secret' not in entries:
-        complain('secret', 'missing; make one with: knockd.py add NAME')
-    if values['allow'] is None:
-        values['allow'] = server['hide']
-    if values['default'] is None:
-        values['default'] = values['allow']
-    for key, outer, where in (('allow', server['hide'], 'hide'), ('default', values['allow'],
-                                                                  'allow')):
+    for key, where, outer in (('allow', 'hide', server), ('default', 'allow', values)):
+        values[key] = outer[where] if values[key] is None else values[key]
         for service in values[key]:
-            if outer and not covered(service, outer):
-                complain(key, '%s is not in %s' % (format_service(service), where))
+            if outer[where] and not covered(service, outer[where]):
+                complain(key, '%s is not in %s; add it there' % (format_service(service), where))
     keys = derive_keys(values['secret'], server['id']) \
         if values['secret'] and server['id'] else None
     return Client(name=name, keys=keys, fingerprint=keys and fingerprint(keys), **values)
 
 def read_server(entries, complain):
-    """The values of [server]."""
     values = read_section(SERVER_KEYS, entries, complain)
-    if values['id'] is None and 'id' not in entries:
-        complain('id', 'missing; any name that no other server of yours has')
-    if not values['hide'] and 'hide' not in entries:
-        complain('hide', 'missing; write for example: hide = tcp/22')
     tcp = sum(high - low + 1 for proto, low, high in values['hide'] if proto == PROTOCOLS['tcp'])
     if values['answer'] == 'box' and tcp > DECOYS:
         complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
@@ -452,9 +408,9 @@ def parse_config(text, path):
     clients, actions, secrets = collections.OrderedDict(), {}, {}
     for section, entries in sections.items():
         kind, _, name = section.partition(' ')
+        if kind in NAMES and not NAMES[kind].match(name):
+            complain_in(section)(kind, '%r is no name for it; write a-z 0-9 _ -' % name)
         if kind == 'action':
-            if not ACTION.match(name) or 'run' not in entries:
-                complain_in(section)('run', 'missing, or %r is not 1 to 32 of a-z 0-9 _ -' % name)
             actions[name] = read_section(ACTION_KEYS, entries, complain_in(section))['run']
         elif kind == 'client':
             client = clients[name] = read_client(name, entries, server, complain_in(section))
@@ -472,35 +428,24 @@ def parse_config(text, path):
         server['ledger'] = path.rpartition('/')[0] + '/ledger.json'
     return Config(path=path, clients=clients, actions=actions, **server)
 
-def sections_of(text):
-    """[(section or None, its lines)]: all of a config; comments right above a section are its."""
-    parts = [(None, [])]
-    for block in re.findall(r'(?:[#;].*\n)*.*\n?', text):
-        lines = re.findall(r'.*\n|.+', block)
-        header = lines and re.match(r'\[([^]]+)\]', lines[-1])
-        if header:
-            parts.append((header.group(1), []))
-        parts[-1][1].extend(lines)
-    return parts
+# A section, and the comments right above it.
+SECTION = r'(?m)^(?:[#;].*\n)*\[%s\].*\n?(?:(?!(?:[#;].*\n)*\[).*\n|(?!(?:[#;].*\n)*\[).+)*'
 
 def with_section(text, section, entries):
     """The text with a section appended."""
-    lines = ['[%s]' % section] + ['%s = %s' % entry for entry in entries]
-    return (text.rstrip('\n') + '\n\n' if text.strip() else '') + '\n'.join(lines) + '\n'
+    before = text.rstrip('\n') + '\n\n' if text.strip() else ''
+    return before + '[%s]\n' % section + ''.join('%s = %s\n' % entry for entry in entries)
 
 def without_section(text, section):
     """The text without that section; comments and order of the rest are kept."""
-    return ''.join(line for name, lines in sections_of(text) if name != section
-                   for line in lines).rstrip('\n') + '\n'
+    return re.sub(SECTION % re.escape(section), '', text).rstrip('\n') + '\n'
 
 def with_key(text, section, key, value):
     """The text with that key of a section set."""
-    parts = sections_of(text)
-    for name, lines in parts:
-        if name == section:
-            lines[:] = [line for line in lines if not re.match(r'%s\s*=' % key, line)]
-            lines.insert(1 + [line[0] for line in lines].index('['), '%s = %s\n' % (key, value))
-    return ''.join(line for _, lines in parts for line in lines)
+    def edited(part):
+        part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part.group())
+        return re.sub(r'(?m)^\[.*$', r'\g<0>\n%s = %s' % (key, value), part, count=1)
+    return re.sub(SECTION % re.escape(section), edited, text)
 
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
@@ -520,11 +465,6 @@ class Ledger:
     def quarantine(self, now, window):
         """For a lost ledger: refuses all that may have been accepted before it was lost."""
         self.floor = max(self.floor, now + window + 2000)
-
-    def latest(self):
-        """The time of the latest knock that was ever accepted, as far as is known."""
-        return max((max(key['spent'].values(), default=0) for key in self.keys.values()),
-                   default=0)
 
     def put(self, mark, key):
         self.keys[mark] = key
@@ -603,7 +543,6 @@ LEAF = 8
 
 def token_tree(tokens):
     """A balanced tree over sorted 32-bit tokens in the accumulator.
-
     Every leaf returns by itself and jumps are relative, so only a large left half is out of reach
     of an 8-bit offset; there a long jump takes over."""
     if len(tokens) <= LEAF:
@@ -655,7 +594,6 @@ TRANSPORT = 8                           # bytes of a UDP header, and of an echo 
 
 def datagram_filter(version, carriers, port, tokens):
     """The program for one socket: knock/1 datagrams whose first 32 bits are among the tokens.
-
     tokens None passes every datagram of a possible length."""
     protocol, echo = ECHO[version]
     lengths = [(JGE, None, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
@@ -678,7 +616,6 @@ SYN_FLAGS, SYN = 0x17, 0x02     # RFC 9293: of FIN, SYN, RST and ACK nothing but
 
 def syn_filter(version, ports, tokens):
     """The program for SYNs: to a port in this range (or None), or with one of these tokens.
-
     tokens None passes every SYN."""
     low, high = ((0, 65535) if tokens is None else ports) or (65536, 65536)
     body = [(JEQ, None, 'drop', 6), (LD_MEMORY, None, None, 2), (JGE, None, 'drop', 20),
@@ -751,10 +688,8 @@ def decode_items(plain):
     while offset < len(plain) and plain[offset]:
         kind, length = plain[offset], int.from_bytes(plain[offset + 1:offset + 3], 'big')
         value = plain[offset + 3:offset + 3 + length]
-        if len(plain) < offset + 3 or len(value) < length:
-            raise KnockError('malformed: an item overruns the knock')
-        if items and items[-1][0] == SIGNATURE_ITEM:
-            raise KnockError('malformed: an item follows the signature')
+        if len(plain) < offset + 3 + length or items and items[-1][0] == SIGNATURE_ITEM:
+            raise KnockError('malformed: an item overruns the knock or follows the signature')
         items.append((kind, value, offset))
         offset += 3 + length
     if any(plain[offset:]) or len(plain) - offset > PADDING_LIMIT:
@@ -763,11 +698,9 @@ def decode_items(plain):
 
 def decode_service(value):
     """The value of an item of type 1: proto u8 || low u16 || high u16."""
-    if len(value) != 5:
-        raise KnockError('malformed: a port range of %d bytes' % len(value))
-    service = Service(*struct.unpack('>BHH', value))
+    service = Service(*struct.unpack('>BHH', value)) if len(value) == 5 else Service(0, 0, 0)
     if service.proto not in PROTOCOLS.values() or not 0 < service.low <= service.high:
-        raise KnockError('malformed: port range %d/%d-%d' % service)
+        raise KnockError('malformed: port range %s' % value[:5].hex())
     return service
 
 def decode_plain(plain):
@@ -784,14 +717,11 @@ def decode_plain(plain):
     services = tuple(decode_service(value) for kind, value, _ in items if kind == PORTS_ITEM)
     actions = [value.decode('latin-1') for kind, value, _ in items if kind == ACTION_ITEM]
     signed = [entry for entry in items if entry[0] == SIGNATURE_ITEM]
-    if len(set(services)) < len(services) or len(actions) > 1:
-        raise KnockError('malformed: a port range twice, or two actions')
-    action = actions[0] if actions else None
-    if (OPS[op] == 'run') != (action is not None) or (services and action is not None):
-        raise KnockError('malformed: an action belongs to run, and nothing else does')
-    if action is not None and not ACTION.match(action):
-        raise KnockError('malformed: the name of the action')
-    return Request(OPS[op], time, unpack_address(source), seconds, services, action,
+    if len(set(services)) < len(services):
+        raise KnockError('malformed: a port range twice')
+    if len(actions) != (OPS[op] == 'run') or actions and (services or not ACTION.match(actions[0])):
+        raise KnockError('malformed: run has one good name and nothing else, the others have none')
+    return Request(OPS[op], time, unpack_address(source), seconds, services, (actions + [None])[0],
                    signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
 
 
@@ -962,7 +892,6 @@ def valid_sequences(config, now, known):
 
 def judge(packet, now, state):
     """The order of judgement: tag, MAC, strict parse; stamp, expiry, source, scope, ledger, pace.
-
     Whoever honours the decision goes on: signature, ledger recorded, on disk, firewall, log."""
     known = read_datagram(packet, now, state) if packet.carrier in ('udp', 'icmp') else \
         read_token(packet)
@@ -1110,10 +1039,9 @@ table inet knockd {
 # Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC 6437). nft
 # writes whole bytes: 16 bits of a hash go there as they are, the upper 4 by one of 16 chains.
 LABEL = '''  ip6 flowlabel 0 return
-  @nh,16,16 set jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %d
-  jhash ip6 daddr . tcp dport . tcp sport mod 16 seed %d vmap { %s }
-'''
-LABELS_GO = ', '.join('%d : goto label%d' % (number, number) for number in range(16))
+  @nh,16,16 set jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %%d
+  jhash ip6 daddr . tcp dport . tcp sport mod 16 seed %%d vmap { %s }
+''' % ', '.join('%d : goto label%d' % (number, number) for number in range(16))
 LABEL_CHAINS = ''.join(' chain label%d {\n  @nh,12,4 set %d\n }\n' % (number, number)
                        for number in range(16))
 
@@ -1216,7 +1144,7 @@ def nft_ruleset(config, box, openings, living, now):
                            for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
         'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
         'check': '\n'.join('  ' + line for line in check),
-        'label': LABEL % (seeds + (LABELS_GO,)) if box.labels else '',
+        'label': LABEL % seeds if box.labels else '',
         'labels': LABEL_CHAINS if box.labels else ''}
 
 def nft_change(verb, openings, now=None):
@@ -1295,15 +1223,14 @@ def accept_changes(config, ruleset):
             text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
     return text + ''.join(nft_accept(chain, config.mark) for chain in wanted)
 
-def own_entries(ruleset):
-    """Our table without what differs from listing to listing."""
+def listed(ruleset, ours):
+    """Our table as text, or all but ours, without what differs from listing to listing."""
     return re.sub(r'"handle": \d+', '', json.dumps([
         entry for entry in ruleset for value in entry.values()
-        if 'knockd' in (value.get('table'), value.get('name'))]))
+        if ours == ('knockd' in (value.get('table'), value.get('name')))]))
 
 def closing_verdict(chains, name, protocol):
     """What a chain does with every packet of a protocol: None or a key of VERDICTS.
-
     Only rules without a condition count, and those whose condition is the protocol."""
     for statements in chains.get(name, ()):
         statements = [each for each in statements if not set(each) & {'counter', 'log'}]
@@ -1331,9 +1258,7 @@ def pick_decoys(config, ruleset, listening, ephemeral):
     """{hidden TCP port: one that nothing on this box knows: no listener, rule, outgoing}"""
     if config.answer != 'box':
         return {}
-    foreign = [entry for entry in ruleset
-               if 'knockd' not in (list(entry.values())[0] or {}).values()]
-    rules = re.sub(r'"handle": \d+', '', json.dumps(foreign))
+    rules = listed(ruleset, False)
     named = {int(number) for number in re.findall(r'\b\d{1,5}\b', rules)}
     ranges = [(int(low), int(high)) for low, high in
               re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
@@ -1351,7 +1276,6 @@ def pick_decoys(config, ruleset, listening, ephemeral):
 
 def parse_connections(text):
     """[(remote address, remote port, local port, state)] of /proc/net/tcp or tcp6.
-
     Addresses there are 32-bit words in the byte order of the machine (net/ipv4/tcp_ipv4.c)."""
     connections = []
     for line in text.splitlines()[1:]:
@@ -1376,6 +1300,7 @@ def living_connections(connections, hide):
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (('apt-get', 'apt-get install'), ('opkg', 'opkg install'), ('apk', 'apk add'),
             ('dnf', 'dnf install'), ('zypper', 'zypper install'), ('pacman', 'pacman -S'))
+FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
 ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
 BALLAST = 65536                 # bytes given up when the disk is full, so that a knock still fits
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
@@ -1387,6 +1312,7 @@ NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilt
 ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
 COALESCE = 10                   # ms: one reload of a firewall is many changes
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
+STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
 
 def moment():
     return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
@@ -1411,8 +1337,9 @@ def find_program(name):
             return path
     return None
 
-def missing(program, package):
+def missing(program):
     """The error for a program that is not there, with what to type on this system."""
+    package = {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}.get(program, program)
     for manager, command in PACKAGES:
         if find_program(manager):
             return KnockError('%s is not installed; type: %s %s' % (program, command, package))
@@ -1420,11 +1347,10 @@ def missing(program, package):
 
 def run(argv, text='', seconds=10, facts=None, descriptors=()):
     """The one place that executes a command; its output, or a KnockError with its complaint.
-
     text is its standard input; facts are added to a clean environment."""
     path = argv[0] if '/' in argv[0] else find_program(argv[0])
     if path is None:
-        raise missing(argv[0], {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}[argv[0]])
+        raise missing(argv[0])
     try:
         process = subprocess.Popen(
             [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -1449,19 +1375,28 @@ def run(argv, text='', seconds=10, facts=None, descriptors=()):
     return output.decode('utf-8', 'replace')
 
 def perform(name, argv, facts):
-    """An action in a thread of its own: nobody waits for it; its output goes to the log.
-
-    KnockError if too many of them run."""
+    """A command of the config, if any, in a thread: nobody waits; its output goes to the log."""
     def work():
         try:
-            lines = run(argv, seconds=ACTION_SECONDS, facts=facts).splitlines()
+            lines = run(argv, seconds=ACTION_SECONDS,
+                        facts=dict(zip(FACTS, map(str, facts)))).splitlines()
         except KnockError as error:
             lines = [str(error)]
         for line in lines[:ACTION_LINES]:
             log('action %s: %s' % (name, line))
     if threading.active_count() > ACTIONS_AT_ONCE:
-        raise KnockError('%d actions run already' % ACTIONS_AT_ONCE)
-    threading.Thread(target=work, daemon=True).start()
+        log('action %s: not run, for %d others do' % (name, ACTIONS_AT_ONCE), 3)
+    elif argv:
+        threading.Thread(target=work, daemon=True).start()
+
+def notify(text):
+    """sd_notify(3): to whoever started us and wants to know."""
+    if 'NOTIFY_SOCKET' in os.environ:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            try:
+                sock.sendto(text.encode('ascii'), re.sub('^@', '\0', os.environ['NOTIFY_SOCKET']))
+            except OSError:
+                pass            # not now: the next wake-up tells it again
 
 def pipe_with(data):
     """A descriptor from which a child reads these few bytes; no file is made."""
@@ -1494,11 +1429,8 @@ def check_programs(config):
                                  % (config.path, error), 2)
 
 def read_file(path):
-    try:
-        with open(path, encoding='utf-8', errors='surrogateescape') as file:
-            return file.read()
-    except OSError as error:
-        raise KnockError('%s: %s' % (path, error.strerror))
+    with open(path, encoding='utf-8', errors='surrogateescape') as file:
+        return file.read()
 
 def replace_file(path, data):
     """The file is either as it was or as it shall be, and on disk when this returns. OSError."""
@@ -1554,8 +1486,6 @@ class LedgerFile:
             os.pwrite(self.lock, b'%d\n' % os.getpid(), 0)
         except BlockingIOError:
             raise KnockError('another knockd.py runs with %s' % self.path)
-        except OSError as error:
-            raise KnockError('%s.lock: %s' % (self.path, error.strerror))
 
     def load(self, server_id):
         """The Ledger; KnockError if it is missing, unreadable or not ours."""
@@ -1624,6 +1554,7 @@ class Firewall:
 
     def text(self, now):
         """What load() applies."""
+        self.box = self.box or self.look(self.ruleset())
         living = living_connections(all_connections(), self.config.hide)
         openings = [opening for opening in self.openings.values() if opening.expires > now.mono]
         return nft_ruleset(self.config, self.box, openings, living, now)
@@ -1640,12 +1571,12 @@ class Firewall:
         accepts = accept_changes(self.config, ruleset)
         if accepts:
             run(['nft', '-f', '-'], accepts)
-        self.loaded = own_entries(self.ruleset()), self.box
+        self.loaded = listed(self.ruleset(), True), self.box
 
     def mend(self, now):
         """Loads everything again if something of ours is gone, or the box has changed."""
         ruleset = self.ruleset()
-        whole = (own_entries(ruleset), self.look(ruleset)) == self.loaded and \
+        whole = (listed(ruleset, True), self.look(ruleset)) == self.loaded and \
             not accept_changes(self.config, ruleset)
         if not whole:
             self.load(now)
@@ -1691,8 +1622,7 @@ def widened(knock):
 
 def all_connections():
     """Of both families; a kernel without IPv6 has no tcp6."""
-    paths = ['/proc/net/tcp', '/proc/net/tcp6']
-    return [connection for path in paths if os.path.exists(path)
+    return [connection for path in ('/proc/net/tcp', '/proc/net/tcp6') if os.path.exists(path)
             for connection in parse_connections(read_file(path))]
 
 def listening_ports():
@@ -1752,12 +1682,11 @@ class Capture:
             shares = token_shares(tokens, self.capacity, self.limit)
             try:
                 self.attach(shares, program)
+                break
             except OSError as error:
                 if error.errno != errno.ENOMEM or shares == [None]:
                     raise
                 self.capacity //= 2
-                continue
-            break
         coarse = shares == [None]
         if coarse != self.coarse:
             log('filter: %s' % ('the kernel cannot hold %d tokens (net.core.optmem_max), Python '
@@ -1784,7 +1713,6 @@ class Capture:
 
 def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
     """The tokens of each socket pair; [None] if they are more than all pairs hold.
-
     By remainder, so that a token stays where it is when others come and go: no gap at a swap."""
     count = max(1, -(-len(tokens) // max(1, capacity)))
     if count > limit:
@@ -1796,11 +1724,9 @@ def receive(sock, limit=256):
     for _ in range(limit):
         try:
             yield sock.recvfrom(65536)
-        except BlockingIOError:
-            return
         except OSError as error:        # ENETDOWN: an interface went away, the others did not
-            if error.errno == errno.EBADF:
-                return                  # a smaller filter needs fewer sockets: this one is closed
+            if error.errno in (errno.EAGAIN, errno.EBADF):
+                return                  # no more, or closed since a smaller filter needs fewer
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
 
@@ -1830,7 +1756,9 @@ class Daemon:
         self.muted, self.unmute, self.stopping = set(), None, False
         self.events, self.mend_at = None, None      # what tells of changes; when to look
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
-        self.stamp = self.steps = self.state = self.lost = self.doubt = None
+        self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
+        self.counts, self.last = collections.Counter(), {}
+        self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
 
     def start(self):
         self.file.take()
@@ -1843,23 +1771,25 @@ class Daemon:
         self.firewall.load(now)
         self.turn(now)
         self.file.keep_ballast()
-        log(ready_line(self.config, self.firewall.box))
+        self.asked = status_socket(self.config)
+        log('ready: ' + state_line(self.config, self.firewall.box))
+        notify('READY=1')
 
     def loop(self, signals):
         """Until told to stop."""
         self.start()
         while not self.stopping:
             poll = select.poll()
-            poll.register(signals, select.POLLIN)
-            poll.register(self.events, select.POLLIN)
             datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
-            for descriptor in list(datagrams) + list(syns):
-                poll.register(descriptor, select.POLLIN)
+            for waker in [signals, self.events, self.asked] + list(datagrams) + list(syns):
+                poll.register(waker, select.POLLIN)
             ready = {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
             for number in os.read(signals, 64) if signals in ready else ():
                 self.stopping |= number != signal.SIGHUP
                 if number == signal.SIGHUP:
                     self.reload(moment())
+            if self.asked.fileno() in ready:
+                self.answer(moment())
             for descriptor in ready & set(datagrams):
                 self.read(*datagrams[descriptor], hear=self.hear_datagram)
             for descriptor in ready & set(syns):        # last: a flood of them delays no datagram
@@ -1870,14 +1800,18 @@ class Daemon:
         log('stopped; what is hidden stays hidden, until you type: nft delete table inet knockd')
 
     def patience(self, now):
-        """Milliseconds until the next step begins, a muted tag may be heard again, or the
-        firewall wants a look."""
-        due = [at - now.mono for at in (self.unmute, self.mend_at) if at is not None]
+        """Milliseconds until the next step begins, a muted tag may be heard again, the firewall
+        wants a look, an opening ends, or the watchdog wants to hear of us."""
+        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at)
+               if at is not None]
+        due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP]
         return max(0, min([STEP - (now.wall + self.config.window) % STEP] + due)) + 1
 
     def watch(self, now):
         """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
         self.look_for_step(now)
+        self.look_for_ends(now)
+        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.open))
         if self.unmute is not None and now.mono >= self.unmute:
             self.muted, self.unmute, self.asleep = set(), None, False
             self.listen()
@@ -1886,7 +1820,6 @@ class Daemon:
                 self.reload(now)
             self.turn(now)
             self.file.keep_ballast()
-            self.firewall.forget(now)
             self.mend_at = now.mono
         if self.mend_at is not None and now.mono >= self.mend_at:
             self.mend(now)
@@ -1955,8 +1888,9 @@ class Daemon:
             return
         self.config, self.state.config, self.firewall = config, config, firewall
         self.sequences, self.known = Sequences(), {}    # theirs were the clients of before
+        self.next_end = now.mono
         self.turn(now)
-        log('config reloaded: ' + clients_line(config))
+        log('config reloaded: ' + state_line(config, firewall.box))
 
     def read(self, version, sock, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
@@ -2013,17 +1947,19 @@ class Daemon:
         self.look_for_step(now)
         decision = judge(packet, now, self.state)
         knock, reason = decision.knock, decision.reason
+        self.counts[decision.verdict] += 1
         if self.verbose and decision.verdict in ('junk', 'copy'):
             log('%s %s' % (decision.verdict, packet.source), 7)
         if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
             self.muted.add(packet.payload[:TAG_SIZE])
-            self.unmute = (now.mono // 1000 + 1) * 1000
+            self.unmute = max(self.unmute or 0, (now.mono // 1000 + 1) * 1000)
             self.listen()
         elif decision.verdict in ('open', 'close', 'run'):
             reason = self.signature_flaw(knock, now)
             if reason is None:
                 return self.honour(decision, packet.source, now)
         if reason:
+            self.counts['refused %s %s' % (knock.client.name, reason.split()[0])] += 1
             self.tell((knock.client.name, reason.split()[0]), 'refused %s %s %s'
                       % (knock.client.name, knock.source, reason), now)
         return False
@@ -2052,20 +1988,54 @@ class Daemon:
         state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
         try:
             if decision.verdict == 'open':
-                self.firewall.open(openings_of(knock, now), now)
+                openings = openings_of(knock, now)
+                self.firewall.open(openings, now)
+                group = knock.client.name, str(knock.source), format_services(knock.services)
+                self.open[group] = openings[0]
+                self.next_end = min(self.next_end, openings[0].expires)
+                perform('on_open', self.config.on_open, group + (knock.seconds,))
             elif decision.verdict == 'close':
                 self.firewall.close(self.firewall.chosen(knock), now)
+                self.next_end = now.mono
             else:
                 action = knock.request.action
-                perform(action, self.config.actions[action], {
-                    'KNOCK_CLIENT': knock.client.name, 'KNOCK_SOURCE': str(knock.source),
-                    'KNOCK_PORTS': '', 'KNOCK_SECONDS': str(knock.seconds)})
+                perform(action, self.config.actions[action],
+                        (knock.client.name, knock.source, '', knock.seconds))
         except KnockError as error:
             log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
                 3)
             return False
+        self.last[knock.client.name] = now.wall, str(knock.source)
         log(honour_line(decision, now, moment()))
         return True
+
+    def look_for_ends(self, now):
+        """What is over: by the kernel's clock, at a wish, or because the config changed. At most
+        once a second, for a look costs as much as there are openings."""
+        if now.mono < self.next_end:
+            return
+        self.firewall.forget(now)
+        for group, opening in list(self.open.items()):
+            self.open[group] = self.firewall.openings.get(opening[1:5])
+            if self.open[group] is None:
+                del self.open[group]
+                perform('on_close', self.config.on_close, group + (0,))
+        ends = [opening.expires for opening in self.open.values()]
+        self.next_end = max(min(ends, default=NEVER), now.mono + 1000)
+
+    def answer(self, now):
+        """What `status` wants to know; `reload` is told that the config has changed."""
+        try:
+            word, asker = self.asked.recvfrom(16)
+            if word == b'reload':
+                self.reload(now)
+            openings = [group + ((opening.expires - now.mono) // 1000,)
+                        for group, opening in self.open.items()]
+            self.asked.sendto(json.dumps({
+                'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
+                'openings': openings}).encode('ascii'), asker)
+        except OSError:
+            pass                # whoever asked has gone
 
     def save(self, consequence):
         """The ledger to disk; False, and one line, if it cannot be."""
@@ -2086,6 +2056,20 @@ class Daemon:
         self.refusals[kind] = (now.mono, 0)
         log(line + (' (%d more before)' % more if more else ''), 5)
 
+def status_socket(config):
+    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody asks."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    path = STATUS_SOCKET % config.id
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        if os.path.lexists(path):
+            os.unlink(path)     # nobody's: we hold the ledger's lock
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(path)
+    except OSError as error:
+        log('status: %s: %s' % (path, error.strerror), 4)
+    return sock
+
 def config_stamp(path):
     """Changes when the file does; None while it is not there."""
     try:
@@ -2098,13 +2082,11 @@ def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None: something of ours is from a later time."""
     paths = config.path, config.ledger, globals().get('lean_from', config.path)
     latest = max([stamp[0] // 1000000 for stamp in map(config_stamp, paths) if stamp] +
-                 [ledger.latest() - config.window])
+                 [time - config.window for key in ledger.keys.values()
+                  for time in key['spent'].values()], default=0)
     return '%s UTC is before %s, the time of a file or a knock of ours: only paper knocks count ' \
         'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
         if now < latest - 1000 else None
-
-def clients_line(config):
-    return '%d client%s' % (len(config.clients), '' if len(config.clients) == 1 else 's')
 
 def openings_of(knock, now):
     """One opening a port."""
@@ -2118,22 +2100,22 @@ def still_allowed(opening, config):
     return client is not None and covered(
         Service(opening.proto, opening.port, opening.port), client.allow)
 
-def ready_line(config, box):
+def state_line(config, box):
+    """What the log says at the start, and of a new config."""
     decoys = sorted(box.decoys.values())
-    answer = ' via decoy %s' % ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else ''
-    return 'ready: hiding %s; %s; nft; answer %s%s' % (
-        format_services(config.hide), clients_line(config), config.answer, answer)
+    return 'hiding %s; %d client%s; nft; answer %s%s' % (
+        format_services(config.hide), len(config.clients), 's'[len(config.clients) == 1:],
+        config.answer, ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
-    knock = decision.knock
-    length = ' %ds' % knock.seconds if decision.verdict == 'open' else ''
-    skew = ' skew %+.1fs' % ((knock.request.time - began.wall) / 1000) \
-        if knock.carrier in ('udp', 'icmp') else ''
-    return '%s %s %s %s%s %s%s %dms' % (
-        decision.verdict, knock.client.name, knock.source,
-        knock.request.action or format_services(knock.services) or 'all', length, knock.carrier,
-        skew, ended.mono - began.mono)
+    knock, told = decision.knock, decision.knock.carrier in ('udp', 'icmp')
+    return ' '.join(filter(None, [
+        decision.verdict, knock.client.name, str(knock.source),
+        knock.request.action or format_services(knock.services) or 'all',
+        '%ds' % knock.seconds if decision.verdict == 'open' else '', knock.carrier,
+        'skew %+.1fs' % ((knock.request.time - began.wall) / 1000) if told else '',
+        '%dms' % (ended.mono - began.mono)]))
 
 
 # --- administration: one function a command ------------------------------------------------------
@@ -2150,8 +2132,8 @@ def signal_pipe():
 def go_lean():
     """Compiling this file leaves 5 MB of garbage that CPython never gives back: the daemon goes on
     in a fresh interpreter, same process, that only loads the compiled code."""
-    if __name__ != '__main__' or '__file__' not in globals():
-        return                          # lean already, or read from a pipe
+    if __name__ != '__main__' or not os.path.exists(globals().get('__file__', '')):
+        return                          # lean already, or read from standard input
     import marshal
     code = marshal.dumps(compile(read_file(__file__), __file__, 'exec', optimize=2))
     reader, writer = os.pipe()
@@ -2165,32 +2147,39 @@ def go_lean():
         '-c', 'import marshal; exec(marshal.load(open(%d, "rb")), {"__name__": "__main__", '
         '"lean_from": %r})' % (reader, os.path.abspath(__file__))] + sys.argv[1:])
 
-def first_config(path, hide, host, name, entries):
-    """The first config and an empty ledger: nothing of this server's id can be spent yet."""
-    hidden = parse_services(hide)
-    server = [('id', os.urandom(8).hex()), ('hide', format_services(hidden))]
-    server += [('host', read_host(host))] if host else []
-    text = with_section('', 'server', server)
-    text = with_section(text, 'client ' + read_name(name), entries)
-    config = parse_config(text, os.path.abspath(path))
-    file = LedgerFile(config.ledger)
-    file.take()
-    try:
-        os.makedirs(os.path.dirname(config.path), 0o700, exist_ok=True)
-        file.save(Ledger(config.id))
-        replace_file(config.path, text.encode('utf-8'))
-    except OSError as error:
-        raise KnockError('%s: %s' % (path, error.strerror))
-    os.close(file.lock)
+def put(args, path, text, mode=0o600):
+    """Writes a file and its folder; with --dry-run it is only shown."""
+    if args.dry_run:
+        return print('--- %s, mode %o\n%s' % (path, mode, text))
+    path = args.root + path
+    os.makedirs(os.path.dirname(path), 0o755 if mode & 4 else 0o700, exist_ok=True)
+    replace_file(path, text.encode('utf-8', 'surrogateescape'))
+    return os.chmod(path, mode)
+
+def first_config(args, name, hide, *entries):
+    """The config; if there is none yet, the first one and an empty ledger: nothing is spent."""
+    path = os.path.abspath(args.config)
+    if os.path.exists(args.root + path):
+        return read_config(args.root + path)
+    if not (name and hide):
+        raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
+                         '--client NAME' % path, 2)
+    if find_program('nft') is None and not args.root:
+        raise missing('nft')
+    entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
+    text = with_section('', 'server', [entry for entry in entries if entry[1]])
+    text = with_section(text, 'client ' + name, client_entries(args))
+    config = parse_config(text, path)
+    put(args, config.ledger, Ledger(config.id).text())
+    put(args, path, text)
+    print(client_line(config, config.clients[name]), flush=True)
+    return config
 
 def guess_host():
     """The address that this box would use towards the world; connecting UDP sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(('192.0.2.1', 9))
-            return sock.getsockname()[0]
-        except OSError:
-            return socket.gethostname()
+        failed = sock.connect_ex(('192.0.2.1', 9))
+        return socket.gethostname() if failed else sock.getsockname()[0]
 
 def format_uri(address):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
@@ -2203,42 +2192,45 @@ def format_uri(address):
     query += ['once=1'] if address.once else []
     return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
                                       '&'.join(query))
+
 def client_line(config, client, via='udp'):
-    """The client's knock:// line, and if it may use codes one for the phone, as authenticator apps
-    read it (the Key Uri Format of Google Authenticator)."""
+    """The knock:// line; with codes, one for the phone too (Google Authenticator's Key Uri)."""
     line = format_uri(Address(client.name, client.secret, config.host or guess_host(), config.port,
                               config.id, via, client.default, client.once))
     phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
-    return line + (phone % (client.name, config.host or config.id, encode_base32(
+    return line + (phone % (client.name, config.host or config.id, encode_secret(
         code_key(client.keys))) if client.code else '')
 
-def edit_config(path, text, section, entries):
-    """Writes a good config in which just that section is made of just these entries, or gone."""
+def edit_config(path, section, **entries):
+    """Writes a good config in which just these entries are new; without any, the section goes."""
+    text = read_file(path)
+    sections = ini_sections(text, path)
+    known = sections.pop(section, {})
+    if entries:
+        sections[section] = dict(known, **entries)
+        text = text if known else with_section(text, section, entries.items())
+    else:
+        text = without_section(text, section)
+    for key in known and entries:
+        text = with_key(text, section, key, entries[key])
     config = parse_config(text, os.path.abspath(path))
-    sections = ini_sections(read_file(path), path)
-    sections.pop(section, None)
-    sections.update({section: entries} if entries else {})
     if dict(ini_sections(text, path)) != dict(sections):
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
-    try:
-        replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
-    except OSError as error:
-        raise KnockError('%s: %s' % (path, error.strerror))
-    wake_daemon(config)
+    replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
+    ask_daemon(config, b'reload')       # without an answer, it looks for itself within 30 s
     return config
 
-def wake_daemon(config):
-    """SIGHUP to whoever holds the ledger's lock, if anybody does."""
-    try:
-        with open(config.ledger + '.lock') as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.kill(int(file.read()), signal.SIGHUP)
-    except (OSError, ValueError) as error:
-        if not isinstance(error, FileNotFoundError):
-            raise KnockError('written, but the daemon could not be told: %s; it looks for itself '
-                             'within 30 s' % error)
+def ask_daemon(config, word):
+    """What the daemon answers; None if there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        try:
+            sock.bind('')               # any name, for the answer: unix(7), autobind
+            sock.connect(STATUS_SOCKET % config.id)
+            sock.send(word)
+            return json.loads(sock.recv(1 << 20).decode('ascii'))
+        except OSError:
+            return None
 
 def find_client(config, name):
     if name not in config.clients:
@@ -2246,120 +2238,206 @@ def find_client(config, name):
                          % (name, config.path, ', '.join(config.clients) or 'none'))
     return config.clients[name]
 
-def command_run(args):
+def known_ledger(config):
+    """The ledger as it is on disk, an empty one if it cannot be read; without the lock."""
+    try:
+        return LedgerFile(config.ledger).load(config.id)
+    except (OSError, ValueError, KnockError):
+        return Ledger(config.id)
+
+def command_run(args, _):
     go_lean()
-    if not os.path.exists(args.config):
-        if not (args.hide and args.client):
-            raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
-                             '--client NAME' % args.config, 2)
-        if find_program('nft') is None:
-            raise missing('nft', 'nftables')
-        first_config(args.config, args.hide, args.host, args.client,
-                     [('secret', encode_secret(os.urandom(32)))])
-        config = read_config(args.config)
-        print(client_line(config, config.clients[args.client]), flush=True)
-    config = read_config(args.config)
+    config = first_config(args, args.client, args.hide)
     check_programs(config)
     Daemon(config, args.verbose).loop(signal_pipe())
 
-def command_check(args):
-    check_programs(read_config(args.config))
+def command_check(args, config):
+    check_programs(config)
     print('configuration OK')
 
-def command_rules(args):
-    config = read_config(args.config)
+def command_rules(args, config):
     firewall = Firewall(config)
-    ruleset = firewall.ruleset()
-    firewall.box = firewall.look(ruleset)
-    print(firewall.text(moment()) + accept_changes(config, ruleset), end='')
+    print(firewall.text(moment()) + accept_changes(config, firewall.ruleset()), end='')
 
-def command_add(args):
-    if NAME.match(args.name) is None:
-        raise KnockError('%r is not a name: 1 to 64 of A-Z a-z 0-9 . _ -' % args.name, 2)
+def command_add(args, _):
     if not os.path.exists(args.config):
-        if not args.allow:
-            raise KnockError('%s is not there; --allow tcp/22 would make it' % args.config, 2)
-        first_config(args.config, args.allow, args.host, args.name, client_options(args))
-        config = read_config(args.config)
-    else:
-        config = read_config(args.config)
-        if args.name in config.clients:
-            raise KnockError('there is a client %s already; remove it first' % args.name)
-        section, entries = 'client ' + args.name, client_options(args)
-        config = edit_config(args.config, with_section(read_file(args.config), section, entries),
-                             section, dict(entries))
+        first_config(args, args.name, args.allow)
+        return
+    if args.name in read_config(args.config).clients:
+        raise KnockError('there is a client %s already; remove it first' % args.name)
+    config = edit_config(args.config, 'client ' + args.name, **dict(client_entries(args)))
     print(client_line(config, config.clients[args.name]))
 
-def client_options(args):
-    """The entries of a client's section out of the options of `add`, with a new secret."""
-    options = [('secret', encode_secret(os.urandom(32))), ('allow', args.allow),
-               ('default', args.default), ('expires', args.expires),
-               ('open_for', args.seconds), ('code', 'yes' if args.code else None),
-               ('ssh_key', args.ssh_key and read_file(args.ssh_key).strip()),
-               ('may_run', args.may_run)]
-    return [(key, text) for key, text in options if text]
+def client_entries(args):
+    """A client's section out of the options of a command, which are called as its keys."""
+    told = dict(vars(args), secret=encode_secret(os.urandom(32)))
+    return [(key, told[key].strip()) for key in CLIENT_KEYS if told.get(key)]
 
-def command_show(args):
-    config = read_config(args.config)
+def command_show(args, config):
     print(client_line(config, find_client(config, args.name), args.via))
 
-def command_paper(args):
+def command_paper(args, config):
     """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
-    config = read_config(args.config)
     client = find_client(config, args.name)
     if not 0 < args.number < 1000:
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
-    try:
-        floor = LedgerFile(config.ledger).load(config.id).floor // 1000
-    except (OSError, ValueError, KnockError):
-        floor = 0
-    sheet = max(int(time.time()), floor + 1, (client.paper or (0, 0))[0] + 1)
-    text, section = read_file(args.config), 'client ' + args.name
-    entries = dict(ini_sections(text, args.config)[section],
-                   paper='%d:%d' % (sheet, args.number))
-    edit_config(args.config, with_key(text, section, 'paper', entries['paper']), section, entries)
+    sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
+                (client.paper or (0, 0))[0] + 1)
+    edit_config(args.config, 'client ' + args.name, paper='%d:%d' % (sheet, args.number))
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
     for number in range(1, args.number + 1):
-        print('%3d  %s' % (number, ' '.join(
-            '%5d' % port for port in paper_ports(client.keys, sheet, number))))
+        ports = paper_ports(client.keys, sheet, number)
+        if not any(covered(Service(6, port, port), config.hide) for port in ports):
+            print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
 
-def command_list(args):
-    """A line a client: name, what it may open, until when it may, when it last did."""
-    config = read_config(args.config)
-    try:
-        ledger = LedgerFile(config.ledger).load(config.id)
-    except (OSError, ValueError, KnockError):
-        ledger = Ledger(config.id)
-    rows = [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')]
-    for client in config.clients.values():
-        spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
-        rows.append((client.name, format_services(client.allow), day(client.expires),
-                     day(max(spent.values(), default=NEVER))))
+def print_table(rows):
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+def client_rows(config, knocks):
+    """A line a client: name, what it may open, until when it may, when it last did."""
+    ledger, now, rows = known_ledger(config), moment().wall, []
+    for client in config.clients.values():
+        spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
+        when, source = knocks.get(client.name, (max(spent.values(), default=NEVER), 'unknown'))
+        rows.append((client.name, format_services(client.allow), day(client.expires),
+                     'never' if when == NEVER else '%s ago from %s'
+                     % (duration((now - when) // 1000), source)))
+    return [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')] + rows
+
+def command_list(args, config):
+    print_table(client_rows(config, (ask_daemon(config, b'status') or {}).get('knocks', {})))
+
+def command_status(args, config):
+    report = ask_daemon(config, b'status') or {}
+    if args.json:
+        print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
+    elif report:
+        print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
+        print_table(client_rows(config, report['knocks']))
+        print_table([('\nOPEN', '', '', '')] + [
+            group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
+        print_table([('\nCOUNTED', '')] + sorted(
+            (what, str(count)) for what, count in report['counts'].items()))
+    if not report:
+        raise KnockError('no daemon answers at ' + STATUS_SOCKET % config.id)
+
+def duration(seconds):
+    """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
+    for unit, size in (('d', 86400), ('h', 3600), ('min', 60)):
+        if seconds >= 2 * size:
+            return '%d %s' % (seconds // size, unit)
+    return '%d s' % max(0, seconds)
 
 def day(time_ms):
     return 'never' if time_ms == NEVER else \
         time.strftime('%Y-%m-%d %H:%M', time.gmtime(time_ms // 1000))
 
-def command_remove(args):
-    config = read_config(args.config)
+def command_remove(args, config):
     find_client(config, args.name)
-    section = 'client ' + args.name
-    edit_config(args.config, without_section(read_file(args.config), section), section, None)
+    edit_config(args.config, 'client ' + args.name)
     print('removed %s' % args.name)
 
 
+# --- installer: the same on each init system, and out again --------------------------------------
+SCRIPT, STATE = '/usr/local/sbin/knockd.py', '/var/lib/knockd'
+RUN = '%s %s run' % (find_program('python3') or sys.executable, SCRIPT)
+# Before Python, so that the boot needs neither it nor the config; never over a table that is there.
+GUARD = 'nft list table inet knockd >/dev/null 2>&1 || nft -f %s/guard.nft' % STATE
+SANDBOX = '''
+    Type=notify WatchdogSec=90 Restart=always RestartSec=1 StateDirectory=knockd
+    RuntimeDirectory=knockd UMask=0077 NoNewPrivileges=yes CapabilityBoundingSet=CAP_NET_ADMIN
+    CapabilityBoundingSet=CAP_NET_RAW RestrictAddressFamilies=AF_UNIX ProtectSystem=strict
+    RestrictAddressFamilies=AF_INET RestrictAddressFamilies=AF_INET6 ProtectHome=yes PrivateTmp=yes
+    RestrictAddressFamilies=AF_NETLINK RestrictAddressFamilies=AF_PACKET PrivateDevices=yes
+    ProtectClock=yes ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes
+    ProtectControlGroups=yes RestrictNamespaces=yes RestrictSUIDSGID=yes LockPersonality=yes
+    MemoryDenyWriteExecute=yes SystemCallFilter=@system-service SystemCallArchitectures=native'''
+SYSTEMD = '''[Unit]
+Description=Hides services until an authentic knock arrives
+DefaultDependencies=no
+After=local-fs.target
+Before=network-pre.target
+Wants=network-pre.target
+[Service]
+ExecStartPre=-/bin/sh -c '%s'
+ExecStart=%s%s
+[Install]
+WantedBy=multi-user.target
+''' % (GUARD, RUN, re.sub(r'\s+', '\n', SANDBOX))
+PROCD = '''#!/bin/sh /etc/rc.common
+USE_PROCD=1 START=18
+start_service() {
+	%s
+	procd_open_instance
+	procd_set_param command %s
+	procd_set_param respawn 3600 5 0
+	procd_set_param stderr 1
+	procd_close_instance
+}
+''' % (GUARD.replace(STATE, '/etc/knockd'), RUN)
+SERVICES = (    # what tells the init system; the service's files; how it starts, how it ends
+    ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
+     ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
+     ['systemctl disable --now knockd']),
+    ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
+                     '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},    # not in tmpfs
+     ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
+     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']))
+
+def init_system(args):
+    for service in SERVICES:
+        if os.path.exists(args.root + service[0]):
+            return service
+    raise KnockError('neither systemd nor procd; let your init system run: ' + RUN)
+
+def carry_out(args, line):
+    print('$ ' + line, flush=True)
+    if not (args.dry_run or args.root):
+        run(line.split(), seconds=60)
+
+def command_install(args, _):
+    """What is there stays: a second time renews script and service."""
+    system, files, starts, _ = init_system(args)
+    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin')
+    if not source:              # Python reads a pipe to its end before it begins
+        raise KnockError('no script can copy itself out of a pipe; save it first: curl -fsSO URL '
+                         '&& python3 knockd.py install')
+    put(args, SCRIPT, source, 0o755)
+    state = '/etc/knockd' if system == '/sbin/procd' else STATE     # OpenWrt's /var is in memory
+    config = first_config(args, args.client, args.hide, ('ledger', state + '/ledger.json'))
+    if not args.root:
+        put(args, state + '/guard.nft', Firewall(config).text(moment()))
+    for path, text in files.items():
+        put(args, path, text, 0o755 if text.startswith('#!') else 0o644)
+    for line in starts:
+        carry_out(args, line)
+
+def command_uninstall(args, _):
+    """Leaves nothing of ours, neither files nor rules."""
+    _, files, _, ends = init_system(args)
+    for line in ends + ['nft delete table inet knockd', ' '.join(
+            ['rm -rf /etc/knockd /run/knockd', STATE, SCRIPT] + list(files))]:
+        try:
+            carry_out(args, line)
+        except KnockError as error:
+            print(error)
+
+
 # --- command line --------------------------------------------------------------------------------
+FIRST = [('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, as tcp/22')),
+         ('--client', dict(metavar='NAME', help='for a first config: the first client')),
+         ('--host', dict(metavar='HOST', help='for a first config: what clients call this box'))]
+PLACE = [('--dry-run', dict(action='store_true', help='only show every file and command')),
+         ('--root', dict(metavar='FOLDER', default='', help='into this tree; start nothing'))]
 CLIENT_NAME = ('name', dict(metavar='NAME'))
 COMMANDS = (    # name, function, what it does, its arguments
-    ('run', command_run, 'guard the ports, in the foreground', [
-        ('--hide', dict(metavar='SERVICES', help='without a config: what to hide, as tcp/22')),
-        ('--client', dict(metavar='NAME', help='without a config: the first client')),
-        ('--host', dict(metavar='HOST', help='without a config: what clients call this server')),
+    ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE),
+    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
+    ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', dict(action='store_true', help='say more'))]),
     ('check', command_check, 'read the config and say all that is wrong with it', []),
     ('rules', command_rules, 'print exactly what would be given to nft', []),
@@ -2368,16 +2446,18 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--allow', dict(metavar='SERVICES', help='what it may open; without it, all')),
         ('--default', dict(metavar='SERVICES', help='what a knock opens that names nothing')),
         ('--expires', dict(metavar='DATE', help='2027-01-31, to the end of that day (UTC)')),
-        ('--code', dict(action='store_true', help='may knock by hand, with a phone')),
-        ('--ssh-key', dict(metavar='FILE', help='a public key that must sign its knocks')),
+        ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
+        ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='seconds', metavar='TIME', help='how long it opens: 30s, 5m')),
-        ('--host', dict(metavar='HOST', help='without a config: what clients call this server'))]),
+        ('--for', dict(dest='open_for', metavar='TIME', help='how long it opens: 30s, 5m'))]
+     + FIRST[2:]),
     ('show', command_show, "print a client's knock:// line again", [
         CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
         CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
     ('list', command_list, 'all clients, and when each last knocked', []),
+    ('status', command_status, 'is it alive, what is open, who knocked, what was refused', [
+        ('--json', dict(action='store_true', help='for programs'))]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
@@ -2388,6 +2468,7 @@ def command_line():
     parser.add_argument('--config', metavar='FILE', help='default: %(default)s',
                         default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
     parser.add_argument('--version', action='version', version='knockd.py ' + __version__)
+    parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     commands.required = True        # an argument of add_subparsers() since 3.7
     for name, function, description, options in COMMANDS:
@@ -2398,15 +2479,19 @@ def command_line():
     return parser
 
 def main(argv=None):
-    args = command_line().parse_args(argv)
     try:
-        args.function(args)
+        args = command_line().parse_args(argv)
+        first = args.function in (command_run, command_add, command_install, command_uninstall)
+        args.function(args, None if first else read_config(args.config))
     except KnockError as error:
         for line in str(error).splitlines():
             print('knockd: ' + printable(line), file=sys.stderr)
         return error.status
     except BrokenPipeError:             # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror), file=sys.stderr)
         return 1
     return 0
 

@@ -129,7 +129,7 @@ def told(monkeypatch):
 def test_an_action_ends_at_its_limit_with_all_it_started(told, tmp_path):
     assert knockd.ACTION_SECONDS == 0.5
     late = str(tmp_path / 'late')
-    knockd.perform('slow', ['/bin/sh', '-c', 'sleep 1; touch %s & sleep 60' % late], {})
+    knockd.perform('slow', ['/bin/sh', '-c', 'sleep 1; touch %s & sleep 60' % late], ())
     assert until(lambda: told, 5) and 'took longer than' in told[0]
     assert not until(lambda: os.path.exists(late), 1)
 
@@ -139,7 +139,7 @@ def test_an_action_that_leaves_a_service_behind_does_not_hold_its_place(told):
     left = "import os, time\nif os.fork() == 0:\n os.setsid()\n time.sleep(4)\n os._exit(0)\n" \
         "print('started')"
     before = knockd.threading.active_count()
-    knockd.perform('service', [sys.executable, '-c', left], {})
+    knockd.perform('service', [sys.executable, '-c', left], ())
     assert until(lambda: knockd.threading.active_count() <= before, 3), told
 
 
@@ -151,7 +151,7 @@ def test_the_sixteenth_action_at_once_is_the_last(told):
     ready, marker = [], [sys.executable, '-c', 'import time; time.sleep(0.3)']
     with pytest.raises(knockd.KnockError):
         for number in range(64):
-            knockd.perform('many', marker, {})
+            knockd.perform('many', marker, ())
             ready.append(number)
     assert 10 <= len(ready) <= 16
     assert until(lambda: knockd.threading.active_count() == 1, 5)

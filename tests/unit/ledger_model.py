@@ -16,7 +16,7 @@ import signal
 import struct
 
 import knockd
-from knock import encode_plain
+from knock import encode_plain, seal
 
 SECRETS = [bytes([number]) * 32 for number in (1, 2, 3)]
 KEYS = [knockd.derive_keys(secret, 'home') for secret in SECRETS]
@@ -142,10 +142,10 @@ class World:
         self.reader, self.writer = os.pipe()
         for name, played in (
                 ('moment', lambda: knockd.Moment(self.wall, self.mono)), ('log', self.log),
-                ('ready_line', lambda *_: 'ready'),
+                ('state_line', lambda *_: 'ready'),
                 ('read_config', lambda path: self.config()), ('select', Select(self)),
                 ('config_stamp', lambda path: (0, self.edition)), ('is_own', lambda *_: True),
-                ('ruleset_events', Quiet),
+                ('ruleset_events', Quiet), ('status_socket', lambda config: Quiet()),
                 ('LedgerFile', lambda path: File(self)), ('Firewall', lambda *_: Firewall(self)),
                 ('Capture', lambda limit: Sockets(self, SOCKETS[limit > 1]))):
             patch.setattr(knockd, name, played)
@@ -264,7 +264,7 @@ class World:
             return Sent(owner, step * 30000, knockd.syn_token(KEYS[owner], step), 30000)
         request = knockd.Request(chance.choice(('open', 'open', 'close')), time, None, 0, (), None,
                                  None, None)
-        return Sent(owner, time, knockd.seal(
+        return Sent(owner, time, seal(
             KEYS[owner], chance.getrandbits(128).to_bytes(16, 'big'),
             encode_plain(request), step), 0)
 

@@ -89,6 +89,6 @@ def test_the_wire_is_the_same_on_every_machine(machine):
     assert knock.encode_plain(request) == plain
     assert knockd.decode_plain(plain)._replace(signed=None) == request
     keys = knockd.derive_keys(bytes(range(32)), 'home')
-    datagram = knockd.seal(keys, bytes(16), plain, 59843520)
+    datagram = knock.seal(keys, bytes(16), plain, 59843520)
     assert knockd.unseal(keys, datagram) == plain
     assert knockd.step_ports(keys, 1) == knockd.step_ports(dict(keys), 1)

@@ -64,7 +64,7 @@ def test_every_request_survives_writing_sealing_opening_and_reading():
         padding = bytes(chance.randint(0, 63))
         nonce = bytes(chance.getrandbits(8) for _ in range(16))
         plain = knock.encode_plain(request, padding)
-        datagram = knockd.seal(KEYS, nonce, plain, STEP)
+        datagram = knock.seal(KEYS, nonce, plain, STEP)
         assert len(datagram) == 40 + len(plain)
         assert knockd.unseal(KEYS, datagram) == plain
         read = knockd.decode_plain(plain)
@@ -225,14 +225,14 @@ def mutated(chance, plain):
 
 # --- sealing ------------------------------------------------------------------------------------
 def test_a_datagram_with_any_bit_flipped_is_not_opened():
-    datagram = knockd.seal(KEYS, NONCE, plain_of(services=[SSH]) + bytes(2), STEP)
+    datagram = knock.seal(KEYS, NONCE, plain_of(services=[SSH]) + bytes(2), STEP)
     assert knockd.unseal(KEYS, datagram) is not None
     for flipped in every_flip(datagram):
         assert knockd.unseal(KEYS, flipped) is None
 
 
 def test_a_datagram_cut_or_continued_is_not_opened():
-    datagram = knockd.seal(KEYS, NONCE, plain_of(), STEP)
+    datagram = knock.seal(KEYS, NONCE, plain_of(), STEP)
     for cut in range(len(datagram)):
         assert knockd.unseal(KEYS, datagram[:cut]) is None
         assert knockd.unseal(KEYS, datagram[cut + 1:]) is None
@@ -248,15 +248,15 @@ def test_noise_of_any_length_is_not_opened():
 
 
 def test_a_datagram_is_not_opened_by_another_client_or_server():
-    datagram = knockd.seal(KEYS, NONCE, plain_of(), STEP)
+    datagram = knock.seal(KEYS, NONCE, plain_of(), STEP)
     assert knockd.unseal(knockd.derive_keys(bytes(range(32)), 'other'), datagram) is None
     assert knockd.unseal(knockd.derive_keys(bytes(32), 'server'), datagram) is None
 
 
 def test_a_datagram_does_not_take_the_tag_or_the_nonce_of_another():
     plain = plain_of()
-    one = knockd.seal(KEYS, NONCE, plain, STEP)
-    other = knockd.seal(KEYS, bytes(16), plain, STEP + 1)
+    one = knock.seal(KEYS, NONCE, plain, STEP)
+    other = knock.seal(KEYS, bytes(16), plain, STEP + 1)
     assert len(one) == len(other)
     assert knockd.unseal(KEYS, other[:8] + one[8:]) is None
     assert knockd.unseal(KEYS, one[:8] + other[8:24] + one[24:]) is None
@@ -264,7 +264,7 @@ def test_a_datagram_does_not_take_the_tag_or_the_nonce_of_another():
 
 def test_the_mac_is_the_first_thing_looked_at_and_compared_in_constant_time(monkeypatch):
     """Encrypt-then-MAC: nothing is decrypted before the MAC holds."""
-    datagram = knockd.seal(KEYS, NONCE, plain_of(), STEP)
+    datagram = knock.seal(KEYS, NONCE, plain_of(), STEP)
     compared, compare = [], knockd.hmac.compare_digest
 
     def spy(left, right):
@@ -283,7 +283,7 @@ def test_the_mac_is_the_first_thing_looked_at_and_compared_in_constant_time(monk
 
 def test_the_same_request_looks_different_under_every_nonce():
     plain = plain_of(services=[SSH])
-    one, other = [knockd.seal(KEYS, nonce, plain, STEP) for nonce in (NONCE, bytes(16))]
+    one, other = [knock.seal(KEYS, nonce, plain, STEP) for nonce in (NONCE, bytes(16))]
     assert one[:8] == other[:8]
     same = sum(a == b for a, b in zip(one[8:], other[8:]))
     assert same < 6                     # of 68 bytes; chance alone gives one in 256
@@ -291,11 +291,11 @@ def test_the_same_request_looks_different_under_every_nonce():
 
 def test_a_datagram_has_1232_bytes_at_most():
     longest = bytes(1232 - 8 - 16 - 16)
-    assert len(knockd.seal(KEYS, NONCE, longest, STEP)) == 1232
-    with pytest.raises(knockd.KnockError):
-        knockd.seal(KEYS, NONCE, longest + b'\0', STEP)
+    assert len(knock.seal(KEYS, NONCE, longest, STEP)) == 1232
+    with pytest.raises(knock.KnockError):
+        knock.seal(KEYS, NONCE, longest + b'\0', STEP)
 
 
 def test_the_shortest_datagram_has_the_length_that_the_filter_asks_for():
-    assert len(knockd.seal(KEYS, NONCE, plain_of(), STEP)) == knockd.DATAGRAM_MINIMUM == 68
+    assert len(knock.seal(KEYS, NONCE, plain_of(), STEP)) == knockd.DATAGRAM_MINIMUM == 68
     assert knockd.DATAGRAM_LIMIT == 1232

@@ -421,7 +421,7 @@ def test_the_prefix_of_a_real_tag_passes_and_that_of_another_server_does_not(ker
     keys = [knockd.derive_keys(bytes(range(32)), server) for server in ('here', 'there')]
     plain = knock.encode_plain(knockd.Request('open', 1700000000123, None, 0, (), None, None,
                                                None))
-    frames = [ip4(udp(knockd.seal(key, bytes(16), plain, 56666666))) for key in keys]
+    frames = [ip4(udp(knock.seal(key, bytes(16), plain, 56666666))) for key in keys]
     tags = {int.from_bytes(knockd.tag_at(keys[0], step)[:4], 'big')
             for step in range(56666664, 56666669)}
     program = knockd.datagram_filter(4, BOTH, None, tags)

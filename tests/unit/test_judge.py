@@ -4,7 +4,7 @@ import ipaddress
 import pytest
 
 import knockd
-from knock import encode_plain
+from knock import encode_plain, seal
 
 SECRETS = {name: knockd.encode_secret(bytes([number]) * 32)
            for number, name in enumerate(('anna', 'bert', 'careful', 'trusted', 'short'))}
@@ -67,7 +67,7 @@ def knock(state, name='anna', op='open', time=WALL, step=None, source=None, seco
                              tuple(services), action, None, None)
     plain = encode_plain(request) if plain is None else plain
     keys = state.config.clients[name].keys if key is None else key
-    sealed = knockd.seal(keys, Nonces.count.to_bytes(16, 'big'), plain,
+    sealed = seal(keys, Nonces.count.to_bytes(16, 'big'), plain,
                          time // 30000 if step is None else step)
     return knockd.Packet(carrier, sender, 62201, sealed)
 

@@ -53,7 +53,7 @@ def world(monkeypatch):
 
 def honour_once(world):
     """A knock from a clock that is ahead, honoured; then the ledger is lost."""
-    ahead = Sent(0, world.wall + 55000, knockd.seal(KEYS[0], bytes(16), knock.encode_plain(
+    ahead = Sent(0, world.wall + 55000, knock.seal(KEYS[0], bytes(16), knock.encode_plain(
         knockd.Request('open', world.wall + 55000, None, 0, (), None, None, None)),
         (world.wall + 55000) // 30000), 0)
     world.live_through(lambda world: world.deliver([ahead]))

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+import knock
 import knockd
 
 SECRET = bytes(range(32))
@@ -168,7 +169,7 @@ def test_no_sequence_of_paper_is_one_of_a_step_or_of_another_sheet():
     ('00010020', (10001, 20020)),
 ])
 def test_a_code_is_typed_as_two_ports(code, ports):
-    assert knockd.code_ports(code) == ports
+    assert knock.code_ports(code) == ports
 
 
 # --- services -----------------------------------------------------------------------------------

@@ -1,0 +1,180 @@
+"""status and list, on_open and on_close, and what the daemon tells systemd."""
+
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+from network import KNOCKD, environment, until
+
+HOOKS = '\n'.join('on_%s = /bin/sh -c \'echo %s $KNOCK_CLIENT $KNOCK_SOURCE $KNOCK_PORTS '
+                  '$KNOCK_SECONDS\'' % (name, name) for name in ('open', 'close'))
+
+
+def open_for(wire, knockd, name, seconds, services='tcp/2222'):
+    done = wire.client.knock('--for', str(seconds), '--open', services,
+                             knockd.uri(name, wire.server.addresses[0]))
+    assert done.code == 0, done.err + knockd.text()
+
+
+# --- on_open, on_close --------------------------------------------------------------------------
+def test_on_open_and_on_close_learn_who_and_what(wire, daemon):
+    knockd = daemon(HOOKS, anna='allow = tcp/2222, tcp/2229')
+    open_for(wire, knockd, 'anna', 60, 'tcp/2222,tcp/2229')
+    knockd.says('action on_open: open anna 10.9.0.2 tcp/2222,tcp/2229 60')
+    wire.client.send(knockd.datagram('anna', op='close'), wire.server.addresses[0])
+    knockd.says('action on_close: close anna 10.9.0.2 tcp/2222,tcp/2229 0')
+    knockd.settle(wire.client)
+    assert knockd.count('on_open: ') == knockd.count('on_close: ') == 1
+
+
+def test_on_close_comes_when_the_kernel_closes(wire, daemon):
+    knockd = daemon(HOOKS, anna='')
+    open_for(wire, knockd, 'anna', 2)
+    assert not knockd.count('on_close: ')
+    assert until(lambda: knockd.count('on_close: close anna 10.9.0.2 tcp/2222 0'), 4)
+    assert not wire.client.connects(wire.server.addresses[0])
+
+
+def test_on_close_comes_once_for_an_opening_that_was_extended(wire, daemon):
+    knockd = daemon(HOOKS, anna='')
+    open_for(wire, knockd, 'anna', 1)
+    open_for(wire, knockd, 'anna', 3)
+    knockd.says('on_open: open anna', 2)
+    knockd.says('on_close: close anna')
+    assert not wire.client.connects(wire.server.addresses[0])
+    knockd.settle(wire.client)
+    assert knockd.count('on_close: ') == 1
+
+
+def test_on_close_comes_when_the_client_is_revoked(wire, daemon):
+    knockd = daemon(HOOKS, anna='', bert='')
+    open_for(wire, knockd, 'bert', 60)
+    assert knockd.do('remove', 'bert').code == 0
+    knockd.says('on_close: close bert 10.9.0.2 tcp/2222 0')
+
+
+def test_a_hook_that_fails_or_hangs_delays_no_opening(wire, daemon):
+    knockd = daemon('on_open = /bin/sh -c "sleep 20"\non_close = /nonexistent', anna='')
+    open_for(wire, knockd, 'anna', 60)
+    assert wire.client.connects(wire.server.addresses[0])
+    wire.client.send(knockd.datagram('anna', op='close'), wire.server.addresses[0])
+    knockd.says('action on_close: /nonexistent: No such file')
+
+
+# --- status -------------------------------------------------------------------------------------
+def test_status_tells_what_is_open_who_knocked_and_what_was_refused(wire, daemon):
+    knockd = daemon(anna='', bert='')
+    open_for(wire, knockd, 'anna', 60)
+    wire.client.send(knockd.datagram('bert', open='tcp/25'), wire.server.addresses[0])
+    knockd.says('refused bert')
+    said = knockd.do('status')
+    assert said.code == 0, said.err
+    assert re.match('alive; clock: plausible\n', said.out)
+    assert re.search(r'^anna +10\.9\.0\.2 +tcp/2222 +closes in (60|5\d) s$', said.out, re.M)
+    assert re.search(r'^anna +tcp/2222 +never +\d s ago from 10\.9\.0\.2$', said.out, re.M)
+    assert re.search(r'^bert +tcp/2222 +never +never$', said.out, re.M)
+    assert re.search(r'^refused bert not +1$', said.out, re.M)
+    listed = knockd.do('list').out.splitlines()
+    assert re.match('CLIENT +ALLOW +EXPIRES +LAST KNOCK$', listed[0])
+    assert len({line.index('tcp/') for line in listed[1:]}) == 1, 'the columns line up'
+
+
+def test_status_for_programs_is_json(wire, daemon):
+    knockd = daemon(anna='')
+    open_for(wire, knockd, 'anna', 60)
+    told = json.loads(knockd.do('status', '--json').out)
+    assert told['alive'] is True and told['clock'] is None and 'anna' in told['clients']
+    client, source, services, seconds = told['openings'][0]
+    assert (client, source, services) == ('anna', '10.9.0.2', 'tcp/2222') and 50 < seconds <= 60
+    assert told['knocks']['anna'][1] == '10.9.0.2' and told['counts']['open'] == 1
+
+
+def test_status_counts_junk(wire, daemon):
+    knockd = daemon(anna='')
+    payload = bytearray(knockd.datagram('anna'))
+    payload[-1] ^= 1
+    wire.client.send(bytes(payload), wire.server.addresses[0])
+    assert until(lambda: json.loads(knockd.do('status', '--json').out)['counts'].get('junk'))
+
+
+def test_the_last_knock_outlives_the_daemon(wire, daemon):
+    knockd = daemon(anna='')
+    open_for(wire, knockd, 'anna', 60)
+    knockd.kill()
+    said = knockd.do('status')
+    assert said.code == 1 and said.err.startswith('knockd: no daemon answers at /run/knockd/')
+    assert json.loads(knockd.do('status', '--json').out) == {
+        'alive': False, 'clients': ['fence', 'anna']}
+    assert re.search(r'^anna .* \d+ s ago from unknown$', knockd.do('list').out, re.M)
+    knockd.start()
+    assert knockd.do('status').code == 0, 'the socket that the dead daemon left is replaced'
+
+
+def test_the_socket_is_closed_to_others(wire, daemon):
+    knockd = daemon(anna='')
+    path = '/proc/%d/root/run/knockd/%s.sock' % (knockd.process.pid, knockd.server_id)
+    mode = os.stat(path).st_mode
+    assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600
+
+
+def test_without_run_the_daemon_guards_all_the_same(wire, daemon):
+    wire.server.must('sh', '-c', 'rm -rf /run/knockd; touch /run/knockd')
+    try:
+        knockd = daemon(anna='')
+        knockd.says('status: /run/knockd/')
+        open_for(wire, knockd, 'anna', 60)
+        assert knockd.do('add', 'bert').code == 0
+    finally:
+        wire.server.must('rm', '-rf', '/run/knockd')
+
+
+# --- systemd ------------------------------------------------------------------------------------
+@pytest.fixture
+def notified(wire, tmp_path):
+    """The socket on which systemd would listen; an abstract one lives in the server's namespace."""
+    with wire.server.make_socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.settimeout(10)
+        yield listener
+
+
+@pytest.mark.parametrize('abstract', (False, True), ids=('path', 'abstract'))
+def test_systemd_is_told_of_readiness_openings_and_life(wire, daemon, notified, tmp_path, abstract):
+    name = '@knockd-%s' % os.urandom(4).hex() if abstract else str(tmp_path / 'notify')
+    notified.bind(name.replace('@', '\0'))
+    knockd = daemon(anna='')
+    knockd.kill()
+    with open(knockd.log, 'ab') as log:
+        knockd.process = subprocess.Popen(wire.server.command(
+            'env', 'NOTIFY_SOCKET=' + name, 'WATCHDOG_USEC=1000000', sys.executable, KNOCKD,
+            '--config', knockd.config, 'run'), stderr=log, env=environment())
+    assert notified.recv(100) == b'READY=1'
+    knockd.says('ready: ', 2)
+    notified.settimeout(0.9)
+    for _ in range(3):
+        assert notified.recv(100) == b'WATCHDOG=1\nSTATUS=0 openings', 'twice as often as it must'
+    open_for(wire, knockd, 'anna', 60)
+    assert until(lambda: notified.recv(100) == b'WATCHDOG=1\nSTATUS=1 openings')
+
+
+def test_two_capabilities_are_all_it_needs(wire, daemon):
+    """As the unit has it: root without any other."""
+    knockd = daemon(HOOKS, anna='')
+    knockd.kill()
+    with open(knockd.log, 'ab') as log:
+        knockd.process = subprocess.Popen(wire.server.command(
+            'setpriv', '--no-new-privs', '--bounding-set=-all,+net_admin,+net_raw',
+            '--inh-caps=-all', sys.executable, KNOCKD, '--config', knockd.config, 'run'),
+            stderr=log, env=environment())
+    knockd.says('ready: ', 2)
+    with open('/proc/%d/status' % knockd.process.pid) as status:
+        held = int(re.search(r'CapEff:\s+(\w+)', status.read()).group(1), 16)
+    assert held == 1 << 12 | 1 << 13        # linux/capability.h: CAP_NET_ADMIN, CAP_NET_RAW
+    open_for(wire, knockd, 'anna', 60)
+    assert wire.client.connects(wire.server.addresses[0])
+    knockd.says('on_open: open anna')
+    assert knockd.do('status').code == 0

@@ -1,0 +1,162 @@
+"""install: what it would do on each init system, as a tree and as golden files."""
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+KNOCKD = os.path.join(TOP, 'knockd.py')
+GOLDEN = os.path.join(TOP, 'tests', 'unit', 'golden')
+FIRST = ('--hide', 'tcp/22', '--client', 'laptop', '--host', 'gate.example')
+EVIDENCE = {'systemd': 'run/systemd/system', 'procd': 'sbin/procd'}
+SERVICE = {'systemd': 'etc/systemd/system/knockd.service', 'procd': 'etc/init.d/knockd'}
+
+
+def knockd(*arguments, **options):
+    process = subprocess.Popen((sys.executable,) + (options.get('script', KNOCKD),) + arguments,
+                               stdin=options.get('stdin', subprocess.DEVNULL),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/')
+    out, err = process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+def tree_of(folder, system):
+    """An empty box with that init system."""
+    os.makedirs(os.path.join(str(folder), EVIDENCE[system]))
+    return str(folder)
+
+
+def plain(text):
+    """What chance and this box made is replaced by a word."""
+    for pattern, word in (('[A-Z2-7]{52}', 'SECRET'), (r'\b[0-9a-f]{16}\b', 'ID'),
+                          (r'/\S+/python\S* /usr/local', 'PYTHON /usr/local')):
+        text = re.sub(pattern, word, text)
+    return text
+
+
+def files_of(tree):
+    """What was installed, each file with its mode; the script, which is long, only by its mode."""
+    found = {}
+    for folder, folders, names in os.walk(tree):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            with open(path) as file:
+                found[path[len(tree):]] = oct(os.stat(path).st_mode & 0o777), plain(file.read())
+    assert found.pop('/usr/local/sbin/knockd.py')[0] == '0o755'
+    return ''.join('--- %s %s\n%s' % (path, mode, text) for path, (mode, text) in found.items())
+
+
+@pytest.mark.parametrize('system', sorted(EVIDENCE))
+def test_a_tree_is_as_its_golden_file_says(system, tmp_path):
+    tree = tree_of(tmp_path, system)
+    code, out, err = knockd('install', '--root', tree, *FIRST)
+    assert (code, err) == (0, '')
+    assert re.match('knock://laptop:[A-Z2-7]{52}@gate.example[?]id=', out)
+    golden = os.path.join(GOLDEN, system)
+    if os.environ.get('WRITE_GOLDEN'):
+        with open(golden, 'w') as file:
+            file.write(files_of(tree))
+    with open(golden) as file:
+        assert files_of(tree) == file.read()
+    with open(tree + '/usr/local/sbin/knockd.py') as copy, open(KNOCKD) as script:
+        assert copy.read() == script.read()
+
+
+@pytest.mark.parametrize('system', sorted(EVIDENCE))
+def test_a_second_installation_keeps_config_and_ledger(system, tmp_path):
+    tree = tree_of(tmp_path, system)
+    knockd('install', '--root', tree, *FIRST)
+    with open(tree + '/etc/knockd/knockd.ini') as file:
+        before = file.read()
+    code, out, _ = knockd('install', '--root', tree, '--hide', 'tcp/80', '--client', 'other')
+    assert code == 0 and 'knock://' not in out
+    with open(tree + '/etc/knockd/knockd.ini') as file:
+        assert file.read() == before
+
+
+@pytest.mark.parametrize('system', sorted(EVIDENCE))
+def test_a_dry_run_shows_every_file_in_full_and_writes_none(system, tmp_path):
+    dry, wet = tree_of(tmp_path / 'dry', system), tree_of(tmp_path / 'wet', system)
+    code, out, _ = knockd('install', '--root', dry, '--dry-run', *FIRST)
+    assert code == 0 and not os.path.exists(dry + '/etc') and not os.path.exists(dry + '/usr')
+    knockd('install', '--root', wet, *FIRST)
+    shown = plain(out)
+    for path, mode, text in re.findall(r'--- (\S+) 0o(\d+)\n(.*?)(?=^--- |\Z)', files_of(wet),
+                                       re.M | re.S):
+        assert '--- %s, mode %s\n%s' % (path, mode, text) in shown
+    with open(KNOCKD) as script:
+        assert script.read() in out
+    assert re.findall(r'^\$ .*', out, re.M)[-1] == '$ %s restart%s' % (
+        ('systemctl', ' knockd') if system == 'systemd' else ('/etc/init.d/knockd', ''))
+
+
+def test_on_openwrt_the_ledger_is_not_in_memory_and_outlives_an_upgrade(tmp_path):
+    tree = tree_of(tmp_path, 'procd')
+    knockd('install', '--root', tree, *FIRST)
+    assert os.path.exists(tree + '/etc/knockd/ledger.json')
+    assert not os.path.exists(tree + '/var')
+    with open(tree + '/lib/upgrade/keep.d/knockd') as file:
+        assert file.read().splitlines() == ['/etc/knockd/', '/etc/init.d/knockd',
+                                            '/usr/local/sbin/knockd.py']
+
+
+def test_an_unknown_init_system_is_told_what_to_run(tmp_path):
+    code, _, err = knockd('install', '--root', str(tmp_path), *FIRST)
+    assert code == 1 and 'knockd.py run' in err and err.count('\n') == 1
+
+
+def test_a_script_on_standard_input_installs_itself(tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    with open(KNOCKD) as script:
+        code, _, err = knockd('install', '--root', tree, *FIRST, script='-', stdin=script)
+    assert (code, err) == (0, '')
+    with open(tree + '/usr/local/sbin/knockd.py') as copy, open(KNOCKD) as script:
+        assert copy.read() == script.read()
+
+
+def test_a_script_out_of_a_pipe_says_that_it_must_be_saved_first(tmp_path):
+    """Python has read the pipe to its end before the first line runs."""
+    tree = tree_of(tmp_path, 'systemd')
+    with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
+        code, _, err = knockd('install', '--root', tree, *FIRST, script='-', stdin=source.stdout)
+    assert code == 1 and re.match(r'knockd: [^\n]* pipe; [^\n]*curl -fsSO[^\n]*\n$', err)
+    assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
+
+
+def tool(*argv):
+    try:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError:
+        pytest.skip('no %s here' % argv[0])
+    return process.communicate()[0].decode(), process.returncode
+
+
+def test_systemd_knows_every_line_of_the_unit(tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    knockd('install', '--root', tree, *FIRST)
+    unit = os.path.join(tree, SERVICE['systemd'])
+    with open(unit) as file:        # systemd-analyze wants to find what it starts
+        text = re.sub(r'(?m)^ExecStart=.*', 'ExecStart=/bin/true', file.read())
+    with open(unit, 'w') as file:
+        file.write(text)
+    assert tool('systemd-analyze', 'verify', unit) == ('', 0)
+
+
+def test_the_unit_is_exposed_no_more_than_three_of_ten(tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    knockd('install', '--root', tree, *FIRST)
+    out, code = tool('systemd-analyze', 'security', '--offline=yes', '--threshold=30',
+                     '--root=' + tree, 'knockd.service')
+    assert code == 0, out
+    assert float(re.search(r'exposure level for knockd.service: (\d\.\d)', out).group(1)) <= 3.0
+
+
+def test_the_script_of_procd_is_a_sound_shell_script(tmp_path):
+    tree = tree_of(tmp_path, 'procd')
+    knockd('install', '--root', tree, *FIRST)
+    script = os.path.join(tree, SERVICE['procd'])
+    assert tool('sh', '-n', script) == ('', 0)
+    assert tool('shellcheck', '-s', 'dash', '-e', 'SC2034', script) == ('', 0)
