@@ -2103,8 +2103,8 @@ def still_allowed(opening, config):
 def state_line(config, box):
     """What the log says at the start, and of a new config."""
     decoys = sorted(box.decoys.values())
-    return 'hiding %s; %d client%s; nft; answer %s%s' % (
-        format_services(config.hide), len(config.clients), 's'[len(config.clients) == 1:],
+    return '%d client%s; hiding %s; nft; answer %s%s' % (
+        len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide),
         config.answer, ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
 
 def honour_line(decision, began, ended):

@@ -66,7 +66,7 @@ def test_install_knock_connect_install_again_uninstall_and_nothing_is_left(wire,
     assert wire.client.connects('10.9.0.1')
     said = install(box)
     line = re.search(r'^knock://me:\S+$', said, re.M).group()
-    assert until(lambda: 'ready: hiding tcp/2222' in log(box)), log(box)
+    assert until(lambda: 'ready: 1 client; hiding tcp/2222' in log(box)), log(box)
     assert not wire.client.connects('10.9.0.1')
     done = wire.client.knock(line)
     assert done.code == 0, done.err + log(box)
