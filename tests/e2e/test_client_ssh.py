@@ -10,7 +10,7 @@ import time
 import network
 import pytest
 from carriers import tool
-from network import KNOCK, accept, environment, until
+from network import KNOCK, environment, until
 
 SSHD_PORT = 2022
 SETTINGS = 'hide = tcp/2022, tcp/2222, tcp/2229'
