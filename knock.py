@@ -594,9 +594,9 @@ def ready_sockets(pending, seconds):
     """Those that have connected or failed; select() of nothing is an error on Windows."""
     if not pending:
         time.sleep(seconds)
-        return set()
+        return []
     _, connected, failed = select.select([], pending, pending, seconds)
-    return set(connected + failed)
+    return [sock for sock in pending if sock in connected or sock in failed]
 
 def begin_connects(targets, port):
     """The sockets that are connecting."""
