@@ -145,7 +145,7 @@ def mutated(chance, frames):
     return version, bytes(frame)
 
 
-# --- who is asked -----------------------------------------------------------------------------------
+# --- who is asked ---------------------------------------------------------------------------------
 class Untouchable:
     """Plays ledger file and firewall: nothing may ever be written or opened."""
     openings = {}

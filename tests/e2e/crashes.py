@@ -1,0 +1,217 @@
+"""The crash matrix: every call that changes something fails, or the daemon dies before or after.
+
+Which calls those are is not written here: the shim of tests/crash leaves a trace, so a hook or a
+file that knockd.py learns to write tomorrow is in the matrix by itself.
+"""
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+
+import carriers
+from network import KNOCKD, TOP, environment, until
+
+SHIM = os.path.join(TOP, 'tests', 'crash')
+KILLS = ('kill-before', 'kill-after')
+DISK_FAULTS = ('EIO', 'EROFS', 'EINTR')         # ENOSPC is another thing: there is the ballast
+FILE_CALLS = ('create', 'write', 'fsync', 'rename', 'fsync-folder', 'unlink')
+FILE_FAULTS = DISK_FAULTS + ('ENOSPC',) + KILLS
+SOCKET_FAULTS = ('ENETDOWN', 'ENOBUFS', 'EINTR') + KILLS
+COMMAND_FAULTS = ('ENOMEM', 'EINTR', 'refused', 'told', 'stuck', 'late') + KILLS
+SHORT, LONG = 20, 40            # seconds of an opening, and of its extension
+OPERATIONS = ('open', 'extend', 'close', 'reload', 'start', 'stop')      # heal: act() and wait()
+
+
+class Shimmed(carriers.House):
+    """A daemon whose system calls fail when they are told to."""
+
+    def __init__(self, namespace, folder, settings='', **clients):
+        carriers.House.__init__(self, namespace, folder, settings, **clients)
+        self.faults = os.path.join(self.folder, 'faults')
+        os.mkdir(self.faults)
+        self.plans = 0
+
+    def launch(self, *arguments):
+        with open(self.log, 'ab') as log, open(self.log + '.out', 'ab') as out:
+            self.process = subprocess.Popen(
+                self.namespace.command(sys.executable, KNOCKD, '--config', self.config, 'run'),
+                stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+                env=dict(environment(), PYTHONPATH=SHIM, KNOCK_FAULTS=self.faults))
+
+    def place(self, name):
+        return os.path.join(self.faults, name)
+
+    def plan(self, call, number, fault):
+        """Atomically, for the daemon may look at any time."""
+        self.plans += 1
+        with open(self.place('new'), 'w') as out:
+            out.write('%d %s %d %s\n' % (self.plans, call, number, fault))
+        os.rename(self.place('new'), self.place('plan'))
+
+    def forget(self):
+        for name in ('trace', 'plan', 'fired'):
+            if os.path.exists(self.place(name)):
+                os.unlink(self.place(name))
+
+    def fired(self):
+        return os.path.exists(self.place('fired'))
+
+    def trace(self):
+        if not os.path.exists(self.place('trace')):
+            return []
+        with open(self.place('trace')) as lines:
+            return lines.read().split()
+
+    def dead(self):
+        return self.process.poll() is not None
+
+    def openings(self):
+        """{(source, port): seconds left} as the kernel has them; None for one without an end."""
+        found = {}
+        for version in '46':
+            told = json.loads(self.namespace.must('nft', '-j', 'list', 'set', 'inet', 'knockd',
+                                                  'open' + version))
+            for entry in told['nftables']:
+                for element in entry.get('set', {}).get('elem', ()):
+                    source, _, port = element['elem']['val']['concat']
+                    found[str(ipaddress.ip_address(source)), port] = element['elem'].get('expires')
+        return found
+
+
+class Cell:
+    """One operation of one client with one fault in it."""
+
+    def __init__(self, wire, house, name, address):
+        self.wire, self.house, self.name, self.address = wire, house, name, address
+        self.door = wire.client.addresses[':' in address], house.doors[name]
+
+    def knock(self, op='open', seconds=SHORT):
+        return self.house.datagram(self.name, op=op, seconds=seconds)
+
+    def send(self, payload):
+        self.wire.client.send(payload, self.address)
+
+    def left(self):
+        """Seconds that the client's door stays open; None if it is shut."""
+        return self.house.openings().get(self.door)
+
+    def count(self, op='open'):
+        return self.house.count('%s %s ' % (op, self.name))
+
+    def prepare(self, operation):
+        """What is there before the fault; returns the datagram that the operation is."""
+        if operation in ('extend', 'close'):
+            self.send(self.knock())
+            self.house.says('open %s ' % self.name)
+        op = 'close' if operation == 'close' else 'open'
+        return self.knock(op, LONG if operation == 'extend' else SHORT)
+
+    def act(self, operation, knock):
+        house = self.house
+        if operation in ('open', 'extend', 'close'):
+            self.send(knock)
+        elif operation == 'reload':
+            house.hang_up()
+        elif operation == 'stop':
+            house.process.terminate()
+        else:
+            house.launch()
+
+    def accepted(self, operation):
+        """Was the knock honoured, by what the kernel has?"""
+        left = self.left()
+        return {'open': left is not None, 'extend': (left or 0) > SHORT, 'close': left is None
+                }.get(operation, False)
+
+    def run(self, operation, call, number, fault):
+        """The whole cell; AssertionError says which promise was broken."""
+        house, told = self.house, (operation, call, number, fault)
+        knock = self.prepare(operation)
+        if operation == 'start':
+            house.kill()
+        before = [house.count(word) for word in ('Traceback', 'internal error')]
+        house.forget()
+        house.plan(call, number, fault)
+        readies = house.count('ready: ')
+        self.act(operation, knock)
+        assert until(house.fired), (told, 'the call was not made', house.trace())
+        self.wait(operation, fault, readies)
+        accepted = self.accepted(operation)
+        assert not (accepted and call in FILE_CALLS and fault in DISK_FAULTS), (
+            told, 'honoured, but not on disk', house.text())
+        self.check_hidden(told, operation)
+        assert (fault in KILLS) <= house.dead(), (told, 'lives on')
+        if house.dead():
+            assert fault in KILLS or operation in ('start', 'stop'), (told, house.text())
+            assert operation == 'stop' or house.process.returncode != 0, told
+            house.start()
+        self.check_use(told, operation, knock, accepted)
+        assert before == [house.count(word) for word in ('Traceback', 'internal error')], \
+            (told, house.text())
+
+    def wait(self, operation, fault, readies):
+        """Until what the operation does is done, or the daemon is dead."""
+        house = self.house
+        if fault in KILLS or operation == 'stop':
+            assert until(house.dead)
+        elif operation == 'start':
+            assert until(lambda: house.dead() or house.count('ready: ') > readies)
+        else:
+            house.settle(self.wire.client, self.address)
+
+    def check_hidden(self, told, operation):
+        """From elsewhere nothing is reached; nothing is open without an end, or too long."""
+        for address in self.wire.server.addresses:
+            assert not self.wire.stranger.connects(address, self.door[1]), (told, 'not hidden')
+        for place, left in self.house.openings().items():
+            assert left is not None and left <= LONG, (told, place, left)
+        if operation == 'extend':
+            assert self.left() is not None, (told, 'an extension has closed the door')
+
+    def check_use(self, told, operation, knock, accepted):
+        """The next good knock works; the one that met the fault is worth one opening at most."""
+        house, op = self.house, 'close' if operation == 'close' else 'open'
+        before = self.count()
+        self.send(self.knock())
+        assert until(lambda: self.count() > before, 5), (told, 'locked out', house.text())
+        assert self.wire.client.connects(self.address, self.door[1]), (told, house.text())
+        if operation in ('open', 'extend', 'close'):
+            honoured = self.count(op)
+            for _ in range(2):
+                self.send(knock)
+            house.settle(self.wire.client, self.address)
+            again = self.count(op) - honoured
+            assert accepted + again <= 1, (told, 'honoured twice', house.text())
+        before = self.count('close')
+        self.send(self.knock('close'))
+        assert until(lambda: self.count('close') > before, 5), (told, house.text())
+
+
+def cells(wire, house, address, names):
+    """Every cell there is: (operation, call, number of that call in the operation, fault)."""
+    found = []
+    for operation in OPERATIONS:
+        cell = Cell(wire, house, next(names), address)
+        knock = cell.prepare(operation)
+        if operation == 'start':
+            house.kill()
+        line = {'start': 'ready: ', 'stop': 'stopped', 'reload': 'config reloaded',
+                'close': 'close %s ' % cell.name}.get(operation, 'open %s ' % cell.name)
+        before = house.count(line)
+        house.forget()
+        cell.act(operation, knock)
+        house.says(line, before + 1)
+        calls = house.trace()
+        if operation == 'stop':
+            assert until(house.dead)
+        for place, call in enumerate(calls):
+            number = calls[:place + 1].count(call)
+            faults = FILE_FAULTS if call in FILE_CALLS else COMMAND_FAULTS
+            found += [(operation, call, number, fault) for fault in faults]
+        if operation in ('open', 'extend', 'close'):
+            found += [(operation, 'recvfrom', 1, fault) for fault in SOCKET_FAULTS]
+        if house.dead():
+            house.start()
+    return found
