@@ -9,9 +9,10 @@
     icmp        echo requests with junk
 
 COUNT_OR_SECONDS is 500000 or 10s; RATE 0 is full speed; of SYNs the SOURCE may end with a `*`, as
-198.18.* or 2001:db8::*, and is another one in every frame. Frames lie in a PACKET_TX_RING (linux/if_packet.h);
-what differs from round to round is written over all of them at once, and its complement beside
-it, so that no checksum changes. Prints how many were sent and in how many seconds.
+198.18.* or 2001:db8::*, and is another one in every frame (with `same` one after the other).
+Frames lie in a PACKET_TX_RING (linux/if_packet.h); what differs from round to round is written
+over all of them at once, and its complement beside it, so that no checksum changes. Prints how
+many were sent and in how many seconds.
 """
 
 import ipaddress
@@ -131,7 +132,8 @@ def columns(kind, source, six, chance):
         found.append((head + 2, (head,), in_order(ports)))
     if source.endswith('*'):        # of the sum of the IP header its number is the balance
         balance = (head + 6,) if six else (head + 6, 14 + 4)
-        found.append((14 + (22 if six else 14), balance, anything))
+        found.append((14 + (22 if six else 14), balance, anything if kind != 'same' else in_order(
+            range(1, 65536))))
     return found
 
 

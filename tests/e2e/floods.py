@@ -123,8 +123,8 @@ def endured(wire, house, kind, address, seconds, rate=0, seed=1):
     grown = carriers.resident(house) - memory
     cost = Cost(sum(sent for sent, _ in told), max(took for _, took in told), number, grown, used,
                 *house.counted())
-    print('%-7s %8d frames in %4.1f s, %d of %d knocks, %d kB more, %.2f s of processor; %d packets '
-          'reached the process, %d HMACs, %d in one second' % (
+    print('%-7s %8d frames in %4.1f s, %d of %d knocks, %d kB more, %.2f s of processor; %d '
+          'packets reached the process, %d HMACs, %d in one second' % (
               (kind, cost.sent, cost.seconds, number, KNOCKS) + cost[3:]))
     return cost
 
