@@ -1656,7 +1656,7 @@ class Firewall:
         try:
             run(['nft', '-f', '-'], text)
         except KnockError:      # somebody took the table away: put it back, this change included
-            self.load(now)
+            self.load(moment())         # nft may have hung: the openings ran on meanwhile
 
     def chosen(self, knock):
         """The openings that a knock's `close` means: its own, from its own address."""

@@ -17,6 +17,7 @@ import stat
 import subprocess
 
 FOLDER = os.environ.get('KNOCK_FAULTS', '')
+HANG = 2.5                      # seconds; the daemon itself would wait for ten
 real = {name: getattr(os, name) for name in ('open', 'fsync', 'rename', 'unlink')}
 real_open, real_popen = builtins.open, subprocess.Popen
 real_socket = socket.socket.__base__        # written in C, so it cannot be changed itself
@@ -106,7 +107,7 @@ class Popen(real_popen):
 
     def communicate(self, input=None, timeout=None):
         hasty = self.fault in ('stuck', 'late')
-        result = super().communicate(input, 0.3 if hasty else timeout)
+        result = super().communicate(input, HANG if hasty else timeout)
         if self.fault == 'kill-after':
             die()
         if self.fault == 'told':

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import carriers
 from network import KNOCKD, TOP, environment, until
@@ -129,18 +130,21 @@ class Cell:
         """The whole cell; AssertionError says which promise was broken."""
         house, told = self.house, (operation, call, number, fault)
         knock = self.prepare(operation)
+        asked = LONG if operation == 'extend' else SHORT
         if operation == 'start':
             house.kill()
         before = [house.count(word) for word in ('Traceback', 'internal error')]
         house.forget()
         house.plan(call, number, fault)
-        readies = house.count('ready: ')
+        readies, began = house.count('ready: '), time.monotonic()
         self.act(operation, knock)
         assert until(house.fired), (told, 'the call was not made', house.trace())
         self.wait(operation, fault, readies)
         accepted = self.accepted(operation)
         assert not (accepted and call in FILE_CALLS and fault in DISK_FAULTS), (
             told, 'honoured, but not on disk', house.text())
+        past = time.monotonic() - began + (self.left() or 0) - asked
+        assert past < 1.5, (told, 'open for %.1f s too long' % past)
         self.check_hidden(told, operation)
         assert (fault in KILLS) <= house.dead(), (told, 'lives on')
         if house.dead():
