@@ -13,6 +13,7 @@ CROWD = 600
 @pytest.fixture(scope='module')
 def house(wire, tmp_path_factory):
     clients = {'c%d' % number: '' for number in range(CROWD)}
+    clients['nobody'] = ''
     with carriers.housing(wire, tmp_path_factory, kind=crashes.Shimmed, **clients) as made:
         made.names = ('c%d' % number for number in itertools.count())
         made.cells = crashes.cells(wire, made, wire.server.addresses[0], made.names)
@@ -22,6 +23,7 @@ def house(wire, tmp_path_factory):
 
 @pytest.mark.parametrize('operation', crashes.OPERATIONS)
 def test_a_call_that_fails_or_a_kill_beside_it_breaks_no_promise(wire, house, address, operation):
-    for cell in house.cells:
-        if cell[0] == operation:
-            crashes.Cell(wire, house, next(house.names), address).run(*cell)
+    with crashes.watched(wire, house, 'nobody'):
+        for cell in house.cells:
+            if cell[0] == operation:
+                crashes.Cell(wire, house, next(house.names), address).run(*cell)

@@ -4,6 +4,7 @@ Which calls those are is not written here: the shim of tests/crash leaves a trac
 file that knockd.py learns to write tomorrow is in the matrix by itself.
 """
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -22,7 +23,20 @@ FILE_FAULTS = DISK_FAULTS + ('ENOSPC',) + KILLS
 SOCKET_FAULTS = ('ENETDOWN', 'ENOBUFS', 'EINTR') + KILLS
 COMMAND_FAULTS = ('ENOMEM', 'EINTR', 'refused', 'told', 'stuck', 'late') + KILLS
 SHORT, LONG = 20, 40            # seconds of an opening, and of its extension
-OPERATIONS = ('open', 'extend', 'close', 'reload', 'start', 'stop')      # heal: act() and wait()
+OPERATIONS = ('open', 'extend', 'close', 'reload', 'start', 'stop')
+# 'heal' joins them when knockd.py puts its table back by itself; act() and wait() know it already.
+WATCH = '''
+import select, socket, sys
+tried = through = 0
+print('begun', flush=True)
+while not select.select([sys.stdin], [], [], 0.01)[0]:
+    for address in sys.argv[2:]:
+        with socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET) as attempt:
+            attempt.settimeout(0.2)
+            through += attempt.connect_ex((address, int(sys.argv[1]))) == 0
+            tried += 1
+print(tried, through)
+'''
 
 
 class Shimmed(carriers.House):
@@ -81,6 +95,22 @@ class Shimmed(carriers.House):
         return found
 
 
+@contextlib.contextmanager
+def watched(wire, house, name):
+    """All the while a stranger tries the door of a client who never knocks."""
+    watcher = subprocess.Popen(
+        wire.stranger.command(sys.executable, '-c', WATCH, str(house.doors[name]),
+                              *wire.server.addresses),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        watcher.stdout.readline()
+        yield
+    finally:
+        tried, through = [int(word) for word in watcher.communicate()[0].split()]
+    print('a stranger tried %d times' % tried)
+    assert tried > 100 and not through, '%d of %d connections came through' % (through, tried)
+
+
 class Cell:
     """One operation of one client with one fault in it."""
 
@@ -117,6 +147,8 @@ class Cell:
             house.hang_up()
         elif operation == 'stop':
             house.process.terminate()
+        elif operation == 'heal':
+            house.namespace.nft('delete table inet knockd')
         else:
             house.launch()
 
@@ -162,6 +194,9 @@ class Cell:
             assert until(house.dead)
         elif operation == 'start':
             assert until(lambda: house.dead() or house.count('ready: ') > readies)
+        elif operation == 'heal':
+            assert until(lambda: 'set hidden' in house.namespace.run(
+                'nft', 'list', 'table', 'inet', 'knockd').out), 'the table is not put back'
         else:
             house.settle(self.wire.client, self.address)
 

@@ -15,6 +15,7 @@ CELLS, SEED = 30, int(os.environ.get('KNOCK_SEED', '8'))
 @pytest.fixture
 def house(wire, tmp_path_factory):
     clients = {'c%d' % number: '' for number in range(CELLS + len(crashes.OPERATIONS))}
+    clients['nobody'] = ''
     with carriers.housing(wire, tmp_path_factory, kind=crashes.Shimmed, **clients) as made:
         yield made
 
@@ -24,9 +25,10 @@ def test_a_call_that_fails_or_a_kill_beside_it_breaks_no_promise(wire, house):
     print('seed %d' % SEED)
     chosen = crashes.cells(wire, house, wire.server.addresses[0], names)
     print('%d cells in all: %s' % (len(chosen), sorted({cell[:3] for cell in chosen})))
-    for cell in random.Random(SEED).sample(chosen, CELLS):
-        address = wire.server.addresses[len(cell[3]) % 2]
-        crashes.Cell(wire, house, next(names), address).run(*cell)
+    with crashes.watched(wire, house, 'nobody'):
+        for cell in random.Random(SEED).sample(chosen, CELLS):
+            address = wire.server.addresses[len(cell[3]) % 2]
+            crashes.Cell(wire, house, next(names), address).run(*cell)
 
 
 @pytest.mark.parametrize('call, fault, said', (
