@@ -27,3 +27,8 @@ def test_a_call_that_fails_or_a_kill_beside_it_breaks_no_promise(wire, house, ad
         for cell in house.cells:
             if cell[0] == operation:
                 crashes.Cell(wire, house, next(house.names), address).run(*cell)
+
+
+def test_a_fault_while_a_lost_ledger_is_replaced_makes_no_knock_good_again(wire, house, address):
+    for cell in crashes.lost_ledger_cells(house):
+        crashes.lost_ledger(wire, house, next(house.names), address, *cell)

@@ -254,3 +254,46 @@ def cells(wire, house, address, names):
         if house.dead():
             house.start()
     return found
+
+
+def lost_ledger(wire, house, name, address, call, number, fault):
+    """The ledger is gone, and something fails or dies while the daemon starts and writes the
+    quarantine: what was honoured before is not honoured again, then or after another restart."""
+    cell, told = Cell(wire, house, name, address), ('lost ledger', call, number, fault)
+    house.kill()
+    with open(house.ledger, 'w') as out:
+        out.write('{"knockd": 1, "id": "%s", "floor": 0, "keys": {}}' % house.server_id)
+    os.chmod(house.ledger, 0o600)
+    house.forget()
+    house.start()
+    knock = cell.knock()
+    cell.send(knock)
+    house.says('open %s ' % name)
+    house.kill()
+    os.unlink(house.ledger)
+    house.plan(call, number, fault)
+    readies = house.count('ready: ')
+    house.launch()
+    assert until(lambda: house.dead() or house.count('ready: ') > readies), (told, house.text())
+    assert house.fired(), (told, 'the call was not made', house.trace())
+    for _ in range(2):
+        if house.dead():
+            house.start()
+        for sender in (wire.client, wire.stranger):
+            sender.send(knock, address)
+        house.settle_slowly()
+        assert house.count('open %s ' % name) == 1, (told, 'honoured twice', house.text())
+        assert not wire.stranger.connects(address, cell.door[1]), told
+        house.kill()
+    house.forget()
+
+
+def lost_ledger_cells(house):
+    """As cells(), for a daemon that starts without its ledger."""
+    house.kill()
+    os.unlink(house.ledger)
+    house.forget()
+    house.start()
+    calls = house.trace()
+    return [(call, calls[:place + 1].count(call), fault) for place, call in enumerate(calls)
+            for fault in (FILE_FAULTS if call in FILE_CALLS else COMMAND_FAULTS)]

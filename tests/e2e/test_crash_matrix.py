@@ -47,3 +47,10 @@ def test_while_a_call_fails_nothing_opens_and_when_it_does_not_no_restart_is_nee
     cell.send(cell.knock())
     assert crashes.until(lambda: cell.left() is not None), house.text()
     assert wire.client.connects(cell.address, cell.door[1])
+
+
+def test_a_fault_while_a_lost_ledger_is_replaced_makes_no_knock_good_again(wire, house):
+    chosen = crashes.lost_ledger_cells(house)
+    print('seed %d, of %d cells' % (SEED, len(chosen)))
+    for number, cell in enumerate(random.Random(SEED).sample(chosen, 3)):
+        crashes.lost_ledger(wire, house, 'c%d' % number, wire.server.addresses[0], *cell)
