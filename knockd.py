@@ -1617,11 +1617,11 @@ class Firewall:
     def load(self, now):
         """Puts the whole table in force, openings with the time they have left."""
         self.look()
-        text = self.text(now)
         try:
-            run(['nft', '-f', '-'], text)
-        except KnockError:      # another version's table may be in the way
-            run(['nft', '-f', '-'], 'table inet knockd\ndelete table inet knockd\n' + text)
+            run(['nft', '-f', '-'], self.text(now))
+        except KnockError:      # another version's table may be in the way, or nft has hung
+            run(['nft', '-f', '-'],
+                'table inet knockd\ndelete table inet knockd\n' + self.text(moment()))
         if self.config.accept_in:
             run(['nft', '-f', '-'], self.accepts())
 

@@ -17,7 +17,7 @@ import stat
 import subprocess
 
 FOLDER = os.environ.get('KNOCK_FAULTS', '')
-HANG = 2.5                      # seconds; the daemon itself would wait for ten
+HANG = 3.5                      # seconds; the daemon itself would wait for ten
 real = {name: getattr(os, name) for name in ('open', 'fsync', 'rename', 'unlink')}
 real_open, real_popen = builtins.open, subprocess.Popen
 real_socket = socket.socket.__base__        # written in C, so it cannot be changed itself
