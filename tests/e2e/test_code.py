@@ -138,6 +138,7 @@ def test_codes_wake_after_a_step_and_then_after_two(wire, tmp_path_factory, addr
         def try_in_vain():
             for number in range(3):
                 type_code(wire.stranger, address, '%04d%04d' % (9000 + number, 2))
+            house.settle_slowly()
         assert begin(0)
         try_in_vain()
         assert not begin(1), 'it sleeps a step'
