@@ -1563,11 +1563,11 @@ class Firewall:
         """Puts the whole table in force, openings with the time they have left."""
         ruleset = self.ruleset()
         self.box = self.look(ruleset)
-        text = self.text(now)
         try:
-            run(['nft', '-f', '-'], text)
-        except KnockError:      # another version's table may be in the way
-            run(['nft', '-f', '-'], 'table inet knockd\ndelete table inet knockd\n' + text)
+            run(['nft', '-f', '-'], self.text(now))
+        except KnockError:      # another version's table may be in the way, or nft has hung
+            run(['nft', '-f', '-'],
+                'table inet knockd\ndelete table inet knockd\n' + self.text(moment()))
         accepts = accept_changes(self.config, ruleset)
         if accepts:
             run(['nft', '-f', '-'], accepts)
@@ -1606,7 +1606,7 @@ class Firewall:
         try:
             run(['nft', '-f', '-'], text)
         except KnockError:      # somebody took the table away: put it back, this change included
-            self.load(now)
+            self.load(moment())         # nft may have hung: the openings ran on meanwhile
 
     def chosen(self, knock):
         """The openings that a knock's `close` means: its own, from its own address."""

@@ -220,6 +220,9 @@ class Namespace:
             sender.bind(('', source_port))
             sender.sendto(payload, (address, port))
 
+    def hardware_address(self, interface='eth0'):
+        return self.must('ip', '-o', 'link', 'show', interface).split('link/ether ')[1].split()[0]
+
     @contextlib.contextmanager
     def raw_sender(self, target):
         """Yields a function that sends IP packets as they are: any source, any flags."""

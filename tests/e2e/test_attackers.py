@@ -1,21 +1,23 @@
 """Attackers with every carrier on: scans, forged SYNs, captured knocks, a neighbour's traffic.
 
-KNOCK_SYNS is how many raw SYNs come at full speed; 200,000 unless it says otherwise.
+2,000,000 raw SYNs and 100,000 spoofed sources are in tests/chaos.
 """
 
-import os
+import contextlib
 import random
 import socket
+import subprocess
 import threading
 
 import carriers
 import pytest
-from network import ip_packet, until
+from network import environment, ip_packet, until
 
 pytestmark = pytest.mark.kernel
 
 SETTINGS = 'carriers = udp, icmp, syn, ports, code'
-RAW_SYNS = int(os.environ.get('KNOCK_SYNS', '200000'))
+RAW_SYNS = 200000
+PAIRS = ('left1', 'right1', 'left2', 'right2', 'left3', 'right3')
 BELOW_BUDGET = 13000                            # SYNs a second; from 20,000 on sequences sleep
 FIRST, LAST = 1, 65535
 
@@ -24,7 +26,7 @@ FIRST, LAST = 1, 65535
 def house(wire, tmp_path_factory):
     """Every test has clients of its own; all of them may use every carrier."""
     names = [name + family for family in '46' for name in (
-        'anna', 'two', 'bert', 'spoof', 'raw', 'scan', 'desc', 'far', 'seq', 'code')]
+        'anna', 'two', 'bert', 'spoof', 'raw', 'scan', 'desc', 'far', 'seq', 'code') + PAIRS]
     clients = dict.fromkeys(names, 'code = yes')
     with carriers.housing(wire, tmp_path_factory, SETTINGS, **clients) as made:
         for client in ('scan4', 'scan6'):
@@ -217,6 +219,64 @@ def test_syns_through_the_router_neither_knock_nor_strike(wire, house, router, a
             wire.client.inject(carriers.syn_packet(source, target, port))
     carriers.touch_all(wire.client, address, ports[3:])
     assert house.opens(wire.client, client, address), house.text()
+
+
+@contextlib.contextmanager
+def neighbours(wire, address, port):
+    """Somebody's ssh tries a port again and again, each second."""
+    loop = 'while :; do %s -o BatchMode=yes -o ConnectTimeout=1 -o StrictHostKeyChecking=no ' \
+        '-p %d nobody@%s; sleep 1; done' % (carriers.tool('ssh'), port, address)
+    process = subprocess.Popen(wire.client.command('sh', '-c', loop), stdin=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, env=environment())
+    told = []
+    reader = threading.Thread(target=lambda: told.extend(process.stderr))
+    reader.start()
+    try:
+        yield told
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        process.stderr.close()
+
+
+@contextlib.contextmanager
+def traffic_to_elsewhere(wire, address):
+    """SYNs from the client's own address through this box to another, 200 a second."""
+    source, target, over = wire.client.addresses[':' in address], elsewhere(address), []
+
+    def send_all(send):
+        numbers = random.Random(5)
+        while not over:
+            send(carriers.syn_packet(source, target, numbers.randrange(1024, 65536)))
+            threading.Event().wait(0.005)
+    with wire.client.raw_sender(target) as send:
+        thread = threading.Thread(target=send_all, args=[send])
+        thread.start()
+        try:
+            yield
+        finally:
+            over.append(True)
+            thread.join()
+
+
+def test_two_clients_at_once_get_in_while_a_neighbours_ssh_and_the_routers_traffic_go_on(
+        wire, house, router, address):
+    """All of one address: Debian's ssh against a hidden port and two closed ones; three pairs of
+    Debian's knock, each pair at the same moment and slow enough to be struck out."""
+    with traffic_to_elsewhere(wire, address), neighbours(wire, address, 100) as hidden, \
+            neighbours(wire, address, 8022) as closed, neighbours(wire, address, 9022) as other:
+        assert until(lambda: hidden and closed and other)
+        for pair in zip(PAIRS[::2], PAIRS[1::2]):
+            names = [name_for(name, address) for name in pair]
+            both = [subprocess.Popen(wire.client.command(
+                carriers.tool('knock'), '-6' if ':' in address else '-4', '-d', '300', address,
+                *house.shown(name, address, 'ports'))) for name in names]
+            assert [process.wait(30) for process in both] == [0, 0]
+            for name in names:
+                assert house.opens(wire.client, name, address), (name, house.text())
+    assert all(b'onnection' in b''.join(told) for told in (hidden, closed, other))
+    print('ssh tried %d times' % sum(map(len, (hidden, closed, other))))
 
 
 def test_destinations_without_end_behind_the_router_leave_memory_flat(

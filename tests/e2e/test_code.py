@@ -1,6 +1,7 @@
 """Carrier `code`: eight digits from a phone, typed as two ports."""
 
 import re
+import time
 
 import carriers
 import pytest
@@ -104,6 +105,48 @@ def test_after_three_wrong_tries_codes_sleep_and_udp_works_all_the_while(
                                  house.uri('other', address)).code == 0
         carriers.touch_all(wire.client, address, house.shown('ports', address, 'ports'))
         assert house.opens(wire.client, 'ports', address), 'the ports do not sleep with it'
+
+
+def right_code_opens(wire, house, address, now):
+    """Does a phone whose clock agrees with the server's open the door?"""
+    before = house.count('open phone ')
+    type_code(wire.client, address, oath_code(house, wire, 'phone', '@%d' % now))
+    house.settle_slowly()
+    return house.count('open phone ') > before
+
+
+class LeapingTime(carriers.FakedTime):
+    """Both clocks leap, for sleep is counted in steps of the monotonic one."""
+
+    def faked(self):
+        return [word.replace('DONT_FAKE_MONOTONIC=1', 'DONT_FAKE_MONOTONIC=0')
+                for word in carriers.FakedTime.faked(self)]
+
+
+@pytest.mark.kernel
+def test_codes_wake_after_a_step_and_then_after_two(wire, tmp_path_factory, address):
+    """Debian's libfaketime is the server's clocks: they leap to the beginning of the next steps."""
+    with carriers.housing(wire, tmp_path_factory, SETTINGS, kind=LeapingTime,
+                          phone='code = yes') as house:
+        offset = 31 - int(time.monotonic()) % 30
+
+        def begin(step):
+            house.set_clock('+%d' % (offset + 30 * step))
+            house.reload()
+            return right_code_opens(wire, house, address, time.time() + offset + 30 * step)
+
+        def try_in_vain():
+            for number in range(3):
+                type_code(wire.stranger, address, '%04d%04d' % (9000 + number, 2))
+            house.settle_slowly()
+        assert begin(0)
+        try_in_vain()
+        assert not begin(1), 'it sleeps a step'
+        house.set_clock('+%d' % (offset + 60))
+        house.reload()
+        try_in_vain()                   # it is awake, or these would not count
+        assert [begin(step) for step in (3, 4)] == [False, False], 'and then two'
+        assert begin(5), house.text()
 
 
 def test_codes_that_are_off_open_nothing(wire, tmp_path_factory, address):

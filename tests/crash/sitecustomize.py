@@ -1,0 +1,149 @@
+"""Makes one system call of a Python fail, or kills it before or after: for the crash matrix.
+
+With this folder on PYTHONPATH every Python imports this file when it starts. $KNOCK_FAULTS names
+a folder: in its file `trace` every call that changes something leaves its name; its file `plan`,
+"TOKEN NAME NUMBER FAULT", is heeded by the call of that name and number since the plan was made,
+which first renames it to `fired` (a NUMBER 0 is every call, and stays). FAULT is an errno's name,
+kill-before, kill-after, and for a command refused (it ends with 1 and has done nothing), told
+(it has done its work, and ends with 1), stuck (it never ends) or late (done, but never ends).
+"""
+
+import builtins
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+
+FOLDER = os.environ.get('KNOCK_FAULTS', '')
+HANG = 3.5                      # seconds; the daemon itself would wait for ten
+real = {name: getattr(os, name) for name in ('open', 'fsync', 'rename', 'unlink')}
+real_open, real_popen = builtins.open, subprocess.Popen
+real_socket = socket.socket.__base__        # written in C, so it cannot be changed itself
+counted = {}                    # (token, name): calls so far
+
+
+def plan():
+    """[token, name, number, fault] or None."""
+    try:
+        with real_open(FOLDER + '/plan') as file:
+            words = file.read().split()
+    except OSError:
+        return None
+    return words if len(words) == 4 else None
+
+
+def leave(name):
+    descriptor = real['open'](FOLDER + '/trace', os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, name.encode() + b'\n')
+    os.close(descriptor)
+
+
+def due(name):
+    """The fault that this call shall have, or None. Raises or kills if that is the fault."""
+    if name != 'recvfrom':
+        leave(name)
+    words = plan()
+    if words is None or words[1] != name:
+        return None
+    place = words[0], name
+    counted[place] = counted.get(place, 0) + 1
+    if words[2] not in ('0', str(counted[place])):
+        return None
+    if words[2] != '0':
+        real['rename'](FOLDER + '/plan', FOLDER + '/fired')
+    fault = words[3]
+    if fault == 'kill-before':
+        die()
+    if fault.startswith('E'):
+        number = getattr(errno, fault)
+        raise OSError(number, os.strerror(number))
+    return fault
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def with_fault(name, call):
+    """What call() returns."""
+    fault = due(name)
+    result = call()
+    if fault == 'kill-after':
+        die()
+    return result
+
+
+class File:
+    """A file whose write() and flush() may fail."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, data):
+        return with_fault('write', lambda: self.file.write(data))
+
+    def flush(self):
+        return self.file.flush()
+
+
+class Popen(real_popen):
+    """nft, and whatever else is run."""
+    fault = None
+
+    def __init__(self, argv, **options):
+        command = os.path.basename(argv[0])
+        self.fault = due(command + ('-list' if 'list' in argv else ''))
+        argv = {'refused': ['/bin/false'], 'stuck': ['/bin/sleep', '60'],
+                'late': ['/bin/sh', '-c', '"$@"; exec sleep 60', 'sh'] + argv}.get(self.fault, argv)
+        super().__init__(argv, **options)
+
+    def communicate(self, input=None, timeout=None):
+        hasty = self.fault in ('stuck', 'late')
+        result = super().communicate(input, HANG if hasty else timeout)
+        if self.fault == 'kill-after':
+            die()
+        if self.fault == 'told':
+            self.returncode = 1
+        return result
+
+
+def fsync(descriptor):
+    folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+    return with_fault('fsync-folder' if folder else 'fsync', lambda: real['fsync'](descriptor))
+
+
+def opened(path, flags, *arguments, **keywords):
+    if not flags & os.O_CREAT:
+        return real['open'](path, flags, *arguments, **keywords)
+    return with_fault('create', lambda: real['open'](path, flags, *arguments, **keywords))
+
+
+def file_of(file, mode='r', *arguments, **keywords):
+    made = real_open(file, mode, *arguments, **keywords)
+    return File(made) if isinstance(file, int) and mode == 'wb' else made
+
+
+def renamed(source, target):
+    return with_fault('rename', lambda: real['rename'](source, target))
+
+
+def received(sock, size):
+    return with_fault('recvfrom', lambda: real_socket.recvfrom(sock, size))
+
+
+def unlinked(path):
+    return with_fault('unlink', lambda: real['unlink'](path))
+
+
+if FOLDER:
+    os.open, os.fsync, os.rename, os.unlink = opened, fsync, renamed, unlinked
+    builtins.open, subprocess.Popen = file_of, Popen
+    socket.socket.recvfrom = received

@@ -1,0 +1,56 @@
+"""Thirty cells of the crash matrix, others with another KNOCK_SEED; all are in tests/chaos."""
+
+import itertools
+import os
+import random
+
+import carriers
+import crashes
+import pytest
+
+pytestmark = pytest.mark.kernel
+CELLS, SEED = 30, int(os.environ.get('KNOCK_SEED', '8'))
+
+
+@pytest.fixture
+def house(wire, tmp_path_factory):
+    clients = {'c%d' % number: '' for number in range(CELLS + len(crashes.OPERATIONS))}
+    clients['nobody'] = ''
+    with carriers.housing(wire, tmp_path_factory, kind=crashes.Shimmed, **clients) as made:
+        yield made
+
+
+def test_a_call_that_fails_or_a_kill_beside_it_breaks_no_promise(wire, house):
+    names = ('c%d' % number for number in itertools.count())
+    print('seed %d' % SEED)
+    chosen = crashes.cells(wire, house, wire.server.addresses[0], names)
+    print('%d cells in all: %s' % (len(chosen), sorted({cell[:3] for cell in chosen})))
+    with crashes.watched(wire, house, 'nobody'):
+        for cell in random.Random(SEED).sample(chosen, CELLS):
+            address = wire.server.addresses[len(cell[3]) % 2]
+            crashes.Cell(wire, house, next(names), address).run(*cell)
+
+
+@pytest.mark.parametrize('call, fault, said', (
+    ('create', 'ENOSPC', 'the ledger cannot be written'), ('fsync', 'EIO', 'cannot be written'),
+    ('rename', 'EROFS', 'cannot be written'), ('nft', 'refused', 'open c0 10.9.0.2 failed')))
+def test_while_a_call_fails_nothing_opens_and_when_it_does_not_no_restart_is_needed(
+        wire, house, call, fault, said):
+    cell = crashes.Cell(wire, house, 'c0', wire.server.addresses[0])
+    house.plan(call, 0, fault)
+    for _ in range(3):
+        cell.send(cell.knock())
+    house.says(said, 3)
+    cell.check_hidden('%s %s' % (call, fault), 'open')
+    assert cell.left() is None
+    house.forget()
+    cell.send(cell.knock())
+    assert crashes.until(lambda: cell.left() is not None), house.text()
+    assert wire.client.connects(cell.address, cell.door[1])
+
+
+def test_a_fault_while_a_lost_ledger_is_replaced_makes_no_knock_good_again(wire, house):
+    chosen = crashes.lost_ledger_cells(house)
+    print('seed %d, of %d cells' % (SEED, len(chosen)))
+    for number, cell in enumerate(random.Random(SEED).sample(chosen, 3)):
+        crashes.lost_ledger(wire, house, 'c%d' % number, wire.server.addresses[0], *cell)
