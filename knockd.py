@@ -996,10 +996,14 @@ def loaded_steps(config, now):
     steps = window_steps(now, config.window)
     return range(steps.start, steps.stop + 1)
 
-def valid_tags(config, now):
-    """{tag: (client, step)}"""
-    return {tag_at(client.keys, step): (client, step) for client in config.clients.values()
-            for step in loaded_steps(config, now)}
+def valid_tags(config, now, known=()):
+    """{tag: (client, step)}; known holds those of the last time, of the same clients."""
+    steps = loaded_steps(config, now)
+    tags = {tag: known[tag] for tag in known if known[tag][1] in steps}
+    new = set(steps) - {step for _, step in tags.values()}
+    tags.update((tag_at(client.keys, step), (client, step)) for step in new
+                for client in config.clients.values())
+    return tags
 
 def step_token(client, carrier, step, ports=()):
     return Token(client, step, '%s:%d' % (carrier, step), None, ports)
@@ -1404,12 +1408,13 @@ def pick_decoys(config, ruleset, listening, ephemeral):
     named = {int(number) for number in re.findall(r'\b\d{1,5}\b', rules)}
     ranges = [(int(low), int(high)) for low, high in
               re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
-    free = [port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
-            if not (port in listening or port in named or ephemeral[0] <= port <= ephemeral[1] or
-                    covered(Service(6, port, port), config.hide))]
-    free.sort(key=lambda port: sum(low <= port <= high for low, high in ranges))
     hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
               for port in range(service.low, service.high + 1)}
+    taken = hidden.union(listening, named, range(ephemeral[0], ephemeral[1] + 1))
+    free = [port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
+            if port not in taken]
+    if ranges:
+        free.sort(key=lambda port: sum(low <= port <= high for low, high in ranges))
     decoys = dict(zip(sorted(hidden), free))
     if len(decoys) < len(hidden):
         raise KnockError('this box has no %d free TCP ports for decoys; write answer = drop'
@@ -1695,9 +1700,9 @@ class Firewall:
         openings = [opening for opening in self.openings.values() if opening.expires > now.mono]
         return nft_ruleset(self.config, self.box, openings, living, now)
 
-    def load(self, now):
+    def load(self, now, ruleset=None):
         """Puts the whole table in force, openings with the time they have left."""
-        ruleset = self.ruleset()
+        ruleset = ruleset or self.ruleset()
         self.box = self.look(ruleset)
         text = self.text(now)
         try:
@@ -1715,7 +1720,7 @@ class Firewall:
         whole = (own_entries(ruleset), self.look(ruleset)) == self.loaded and \
             not accept_changes(self.config, ruleset)
         if not whole:
-            self.load(now)
+            self.load(now, ruleset)
         return not whole
 
     def forget(self, now):
@@ -1981,8 +1986,8 @@ class Daemon:
         """A new step: other tokens."""
         config, state = self.config, self.state
         self.steps, self.own = window_steps(now.wall, config.window), {}
-        state.tags, state.syns = valid_tags(config, now.wall), valid_syns(config, now.wall)
-        state.codes = valid_codes(config, now.wall)
+        state.tags = valid_tags(config, now.wall, state.tags)
+        state.syns, state.codes = valid_syns(config, now.wall), valid_codes(config, now.wall)
         self.known = valid_sequences(config, now.wall, self.known)
         self.sequences.expect(self.known.values())
         self.muted &= set(state.tags)
@@ -2021,7 +2026,7 @@ class Daemon:
                 log('config refused, the old one stays: %s' % line, 4)
             return
         self.config, self.state.config, self.firewall = config, config, firewall
-        self.sequences, self.known = Sequences(), {}    # theirs were the clients of before
+        self.sequences, self.known, self.state.tags = Sequences(), {}, {}  # of clients of before
         self.turn(now)
         log('config reloaded: ' + clients_line(config))
 

@@ -561,11 +561,11 @@ def openings(bench):
     found = {}
     for number in (1, 1000) if bench.quick else SIZES['openings']:
         last = FIRST_PORT + number - 1
-        settings = 'hide = tcp/2222, tcp/2229, tcp/%d-%d' % (FIRST_PORT, last)
+        settings = 'hide = tcp/2222, tcp/2229, udp/%d-%d' % (FIRST_PORT, last)   # no decoys
         with bench.daemon(settings, lines='allow = %s\n' % settings.partition('= ')[2]) as daemon:
             began = time.monotonic()
             bench.client.send(daemon.datagram(
-                'm59', open='tcp/%d-%d' % (FIRST_PORT, last), seconds=600), SERVER)
+                'm59', open='udp/%d-%d' % (FIRST_PORT, last), seconds=600), SERVER)
             daemon.says('open m59 ')
             yield figure('%d openings by one knock' % number, 'ms',
                          [(time.monotonic() - began) * 1000])
@@ -630,7 +630,8 @@ def throughput(bench):
         return
     names = [None] + bench.names('' if not bench.quick else 'shipped')
     samples = {name: [] for name in names}
-    with routed(bench), bench.wire.stranger.start('iperf3', '-s'):
+    with routed(bench), bench.wire.stranger.start(
+            'iperf3', '-s', '--logfile', '/dev/null'):
         for _ in range(bench.count(5, 3)):
             for name in names:
                 with bench.running(name, 1000) if name else contextlib.ExitStack():
