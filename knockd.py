@@ -854,10 +854,14 @@ def loaded_steps(config, now):
     steps = window_steps(now, config.window)
     return range(steps.start, steps.stop + 1)
 
-def valid_tags(config, now):
-    """{tag: (client, step)}"""
-    return {tag_at(client.keys, step): (client, step) for client in config.clients.values()
-            for step in loaded_steps(config, now)}
+def valid_tags(config, now, known=()):
+    """{tag: (client, step)}; known holds those of the last time, of the same clients."""
+    steps = loaded_steps(config, now)
+    tags = {tag: known[tag] for tag in known if known[tag][1] in steps}
+    for step in set(steps) - {step for _, step in tags.values()}:
+        tags.update((tag_at(client.keys, step), (client, step))
+                    for client in config.clients.values())
+    return tags
 
 def step_token(client, carrier, step, ports=()):
     return Token(client, step, '%s:%d' % (carrier, step), None, ports)
@@ -1262,12 +1266,13 @@ def pick_decoys(config, ruleset, listening, ephemeral):
     named = {int(number) for number in re.findall(r'\b\d{1,5}\b', rules)}
     ranges = [(int(low), int(high)) for low, high in
               re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
-    free = [port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
-            if not (port in listening or port in named or ephemeral[0] <= port <= ephemeral[1] or
-                    covered(Service(6, port, port), config.hide))]
-    free.sort(key=lambda port: sum(low <= port <= high for low, high in ranges))
     hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
               for port in range(service.low, service.high + 1)}
+    taken = hidden.union(listening, named, range(ephemeral[0], ephemeral[1] + 1))
+    free = [port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
+            if port not in taken]
+    if ranges:
+        free.sort(key=lambda port: sum(low <= port <= high for low, high in ranges))
     decoys = dict(zip(sorted(hidden), free))
     if len(decoys) < len(hidden):
         raise KnockError('this box has no %d free TCP ports for decoys; write answer = drop'
@@ -1559,9 +1564,9 @@ class Firewall:
         openings = [opening for opening in self.openings.values() if opening.expires > now.mono]
         return nft_ruleset(self.config, self.box, openings, living, now)
 
-    def load(self, now):
+    def load(self, now, ruleset=None):
         """Puts the whole table in force, openings with the time they have left."""
-        ruleset = self.ruleset()
+        ruleset = ruleset or self.ruleset()
         self.box = self.look(ruleset)
         try:
             run(['nft', '-f', '-'], self.text(now))
@@ -1576,16 +1581,11 @@ class Firewall:
     def mend(self, now):
         """Loads everything again if something of ours is gone, or the box has changed."""
         ruleset = self.ruleset()
-        whole = (listed(ruleset, True), self.look(ruleset)) == self.loaded and \
-            not accept_changes(self.config, ruleset)
-        if not whole:
-            self.load(now)
-        return not whole
-
-    def forget(self, now):
-        """What has expired: the kernel has closed it."""
-        self.openings = {key: opening for key, opening in self.openings.items()
-                         if opening.expires > now.mono}
+        if (listed(ruleset, True), self.look(ruleset)) == self.loaded and \
+                not accept_changes(self.config, ruleset):
+            return False
+        self.load(now, ruleset)
+        return True
 
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
@@ -1847,8 +1847,8 @@ class Daemon:
         """A new step: other tokens."""
         config, state = self.config, self.state
         self.steps, self.own = window_steps(now.wall, config.window), {}
-        state.tags, state.syns = valid_tags(config, now.wall), valid_syns(config, now.wall)
-        state.codes = valid_codes(config, now.wall)
+        state.tags = valid_tags(config, now.wall, state.tags)
+        state.syns, state.codes = valid_syns(config, now.wall), valid_codes(config, now.wall)
         self.known = valid_sequences(config, now.wall, self.known)
         self.sequences.expect(self.known.values())
         self.muted &= set(state.tags)
@@ -1887,7 +1887,7 @@ class Daemon:
                 log('config refused, the old one stays: %s' % line, 4)
             return
         self.config, self.state.config, self.firewall = config, config, firewall
-        self.sequences, self.known = Sequences(), {}    # theirs were the clients of before
+        self.sequences, self.known, self.state.tags = Sequences(), {}, {}  # of clients of before
         self.next_end = now.mono
         self.turn(now)
         log('config reloaded: ' + state_line(config, firewall.box))
@@ -2010,16 +2010,16 @@ class Daemon:
         return True
 
     def look_for_ends(self, now):
-        """What is over: by the kernel's clock, at a wish, or because the config changed. At most
-        once a second, for a look costs as much as there are openings."""
+        """What is over, and its hook; at most once a second, for it looks at every opening."""
         if now.mono < self.next_end:
             return
-        self.firewall.forget(now)
-        for group, opening in list(self.open.items()):
-            self.open[group] = self.firewall.openings.get(opening[1:5])
-            if self.open[group] is None:
-                del self.open[group]
-                perform('on_close', self.config.on_close, group + (0,))
+        live = {key: opening for key, opening in self.firewall.openings.items()
+                if opening.expires > now.mono}
+        for group in [group for group, opening in self.open.items() if opening[1:5] not in live]:
+            del self.open[group]
+            perform('on_close', self.config.on_close, group + (0,))
+        self.open = {group: live[opening[1:5]] for group, opening in self.open.items()}
+        self.firewall.openings = live
         ends = [opening.expires for opening in self.open.values()]
         self.next_end = max(min(ends, default=NEVER), now.mono + 1000)
 

@@ -1,15 +1,17 @@
 """Prints the figures: what, target, measured median, spread, ok or MISSED.
 
-    python tests/bench/bench.py [--json FILE] [--quick] [--only WORD]
+    python tests/bench/bench.py [--json FILE] [--markdown FILE] [--quick] [--only WORD]
 
-Real daemons and clients in namespaces of their own (tests/e2e/network.py). A figure of a section
-is a function that yields Figures; SECTIONS at the end lists them, the dearest last. --only runs
-the sections with WORD in their name.
+Real daemons and clients in namespaces of their own (tests/e2e/network.py), fwknopd and knockd
+beside ours where this machine has them (peers.py), in the same namespaces, with the same probe. A
+section is a function that yields Figures; SECTIONS at the end lists them. --only runs the sections
+with WORD in their name; --read shows what an earlier run wrote with --json.
 """
 
 import argparse
 import collections
 import contextlib
+import functools
 import glob
 import json
 import os
@@ -27,28 +29,17 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [TOP, os.path.join(TOP, 'tests', 'e2e')]
 
-import network      # noqa: E402  the path above
+import knockd       # noqa: E402  the path above
+import network      # noqa: E402
+import peers        # noqa: E402
+from figures import (COLUMNS, Figure, figure, highest, line, markdown,  # noqa: E402
+                     ratio, row, verdict)
 
 SERVER = '10.9.0.1'
 TICK = os.sysconf('SC_CLK_TCK')
 DEBIAN = '/usr/bin/python3'
+OURS, SHIPPED = 'knockd.py', 'fwknopd as shipped'
 FIRST_PORT = 3000                       # of the range that many openings are made of
-
-# limit: what the median may be at most (or at least, where `least`); None: told, not judged
-Figure = collections.namedtuple('Figure', 'name unit samples limit least note')
-
-
-def figure(name, unit, samples, limit=None, least=False, note=''):
-    return Figure(name, unit, [value for value in samples if value is not None], limit, least, note)
-
-
-def verdict(entry):
-    if not entry.samples:
-        return 'MISSED'
-    median = statistics.median(entry.samples)
-    if entry.limit is None:
-        return ''
-    return 'ok' if (median >= entry.limit if entry.least else median <= entry.limit) else 'MISSED'
 
 
 # --- what the system tells -----------------------------------------------------------------------
@@ -136,6 +127,25 @@ class Daemon(network.Daemon):
     def pid(self):
         return self.process.pid
 
+    def argv(self, _, number):
+        """What a user types; the probe is the same for all, so it does not wait."""
+        return [self.python, network.KNOCK, '-q', '--open', 'tcp/%d' % network.HIDDEN, '--for', '2',
+                '--wait', '0', self.uri('m%d' % number, SERVER)]
+
+    def send(self, client, source, number):
+        """The same knock from a socket of ours; returns when it left."""
+        datagram = self.datagram('m%d' % number, open='tcp/%d' % network.HIDDEN, seconds=2)
+        with client.make_socket(network.socket.AF_INET, network.socket.SOCK_DGRAM) as sender:
+            sender.bind((source, 0))
+            began = time.monotonic()
+            sender.sendto(datagram, (SERVER, 40000))
+        return began
+
+    @property
+    def junk(self):
+        """Words for flood.py: random bytes, and behind a tag that is good now, another client's."""
+        return [('random bytes', []), ('well-formed', [self.datagram('fence')[:8].hex()])]
+
 
 class Bench:
     """The wire, its listener, and what one run was asked for."""
@@ -152,6 +162,7 @@ class Bench:
             'addr add %s/16 dev eth0\n' % source for source in self.sources))
         self.server.must('ip', 'addr', 'add', SERVER + '/16', 'dev', 'eth0')
         self.next_source = 0
+        self.peers = peers.installed()
         checksums(self.wire.stranger, 1)
 
     def count(self, many, few):
@@ -174,6 +185,23 @@ class Bench:
             daemon.remove()
             shutil.rmtree(folder)
 
+    @contextlib.contextmanager
+    def running(self, name, clients=60):
+        """Ours or a peer, by its name, with so many clients."""
+        if name == OURS:
+            with self.daemon(clients=clients) as daemon:
+                yield daemon
+            return
+        peer = self.peers[name](name, self.server, clients).start()
+        try:
+            yield peer
+        finally:
+            peer.remove()
+
+    def names(self, word=''):
+        """The peers that are there, and ours last, so that it can be compared with them."""
+        return [name for name in self.peers if word in name] + [OURS]
+
     def close(self):
         self.listener.close()
         self.wire.close()
@@ -188,13 +216,10 @@ def checksums(namespace, on):
     namespace.must('ip', 'link', 'set', 'eth0', 'gso_max_segs', '1')
 
 
-def knock_to_open(bench, datagram, seconds=5, port=network.HIDDEN):
-    """Milliseconds from the datagram on the wire to a connect that succeeds, or None."""
+def knock_to_open(bench, send, seconds=5, port=network.HIDDEN):
+    """Milliseconds from what send(source) returns to a connect that succeeds, or None."""
     source = bench.source()
-    with bench.client.make_socket(network.socket.AF_INET, network.socket.SOCK_DGRAM) as sender:
-        sender.bind((source, 0))
-        began = time.monotonic()
-        sender.sendto(datagram, (SERVER, 40000))
+    began = send(source)
     while time.monotonic() < began + seconds:
         with bench.client.make_socket(network.socket.AF_INET,
                                       network.socket.SOCK_STREAM) as attempt:
@@ -211,14 +236,18 @@ def knock_to_open(bench, datagram, seconds=5, port=network.HIDDEN):
     return None
 
 
+def knock(bench, daemon, number=0, seconds=5):
+    """One knock of client `number`, from an address of its own."""
+    return knock_to_open(
+        bench, lambda source: daemon.send(bench.client, source, number), seconds)
+
+
 def knocks(bench, daemon, number, pause, clients=60):
     """That many knocks, each by another client and from another address."""
     samples = []
     for index in range(number):
         time.sleep(pause)
-        name = 'm%d' % (index % clients)
-        samples.append(knock_to_open(bench, daemon.datagram(
-            name, open='tcp/%d' % network.HIDDEN, seconds=2)))
+        samples.append(knock(bench, daemon, index % clients))
     return samples
 
 
@@ -229,14 +258,15 @@ def told(daemon):
 
 
 @contextlib.contextmanager
-def flood(bench, rate, seconds, prefix=''):
+def flood(bench, rate, seconds, words=()):
     """Junk from the stranger to the server, by a sender a core: one alone is the bottleneck."""
     senders = os.cpu_count() or 1
-    with bench.wire.stranger.make_socket(network.socket.AF_INET,
-                                         network.socket.SOCK_DGRAM) as sender:
+    kind = (network.socket.SOCK_RAW, network.socket.IPPROTO_RAW) if '--syn' in words else \
+        (network.socket.SOCK_DGRAM,)
+    with bench.wire.stranger.make_socket(network.socket.AF_INET, *kind) as sender:
         processes = [subprocess.Popen(
             [sys.executable, os.path.join(HERE, 'flood.py'), str(sender.fileno()), SERVER,
-             str(rate / senders), str(seconds), prefix], pass_fds=[sender.fileno()],
+             str(rate / senders), str(seconds)] + list(words), pass_fds=[sender.fileno()],
             stdout=subprocess.PIPE) for _ in range(senders)]
     try:
         yield processes
@@ -248,19 +278,22 @@ def flood(bench, rate, seconds, prefix=''):
 
 # --- issue 2: knock to open, start to open, junk -------------------------------------------------
 def open_times(bench):
-    """Packet on the wire to connect succeeding."""
-    number = bench.count(40, 20)
+    """Packet on the wire to connect succeeding, and the server's share of it by its own log."""
+    number = bench.count(30, 15)
     with bench.daemon() as daemon:
         knocks(bench, daemon, 3, 0)
         before = len(told(daemon))
         yield figure('knock to open, hot', 'ms', knocks(bench, daemon, number, 0.02), 10)
-        yield figure('  by the daemon\'s log', 'ms', told(daemon)[before:])
+        yield figure('  the server\'s share, by its log', 'ms', told(daemon)[before:], 6)
         before = len(told(daemon))
         yield figure('knock to open, 0.5 s of quiet before', 'ms',
                      knocks(bench, daemon, number, 0.5), 10)
-        yield figure('  by the daemon\'s log', 'ms', told(daemon)[before:])
-        yield figure('nft -f -, cold, with an empty file', 'ms', nft_times(bench, number),
+        cold = figure('  the server\'s share, by its log', 'ms', told(daemon)[before:])
+        nft = figure('nft -f -, cold, with an empty file', 'ms', nft_times(bench, number),
                      note='what any change costs at least; measured beside it')
+        yield cold
+        yield nft
+        yield ratio('  the server\'s share of it', cold, nft, 1)
 
 
 def nft_times(bench, number):
@@ -310,8 +343,7 @@ def one_flood(bench, daemon, rate, target, number, seconds):
     samples = []
     for index in range(number):
         time.sleep(max(0, began + (index + 0.5) * seconds / number - time.monotonic()))
-        samples += [knock_to_open(bench, daemon.datagram(
-            'm%d' % index, open='tcp/%d' % network.HIDDEN, seconds=2), 2)]
+        samples += [knock(bench, daemon, index, 2)]
     time.sleep(max(0, began + seconds - time.monotonic()))
     passed = time.monotonic() - began
     used, fine = cpu_ticks(daemon.pid) - ticks, cpu_exact(daemon.pid) - exact
@@ -372,81 +404,266 @@ def version_times(bench):
                          bare, min(laps['ours']) - min(laps['bare']), site - bare))
 
 
-# --- issue 9: clients, openings, idle, ledger ----------------------------------------------------
+# --- issue 9: side by side with fwknopd and knockd -----------------------------------------------
+JUNK_RATES = [100 * 2 ** power for power in range(13)]
+SIZES = {'clients': (1, 10, 100, 1000, 10000), 'openings': (1, 100, 1000, 5000)}
+
+
+def reach(bench):
+    """From the start of the client's program to a connection, and the server's share of it."""
+    number = bench.count(20, 10)
+    figures = {}
+    for name in bench.names():
+        for kind, pause in (('hot', 0), ('after 0.5 s of quiet', 0.5)):
+            with bench.running(name) as daemon:
+                asked = [(source, daemon.argv(source, index)) for index, source in
+                         enumerate(bench.source() for _ in range(number + 2))]
+                out = bench.client.must(
+                    DEBIAN, os.path.join(HERE, 'reach.py'), SERVER, str(network.HIDDEN),
+                    str(pause), '5', stdin=json.dumps(asked), timeout=120)
+                samples = json.loads(out)[2:]
+                figures[kind, name] = figure(
+                    'client start to connect, %s: %s' % (kind, name), 'ms', samples,
+                    note=lost(samples))
+                yield figures[kind, name]
+                network.drain(bench.listener)
+                bench.listener.settimeout(5)
+                samples = knocks(bench, daemon, number, pause + 0.02)
+                yield figure('  last packet to connect, %s: %s' % (kind, name), 'ms', samples,
+                             note=lost(samples))
+    for kind, limit in (('hot', 0.25), ('after 0.5 s of quiet', 0.5)):
+        for name, most in ((SHIPPED, limit), ('knockd', 1)):
+            if name in bench.peers:
+                yield ratio('client start to connect, %s: ours of %s' % (kind, name),
+                            figures[kind, OURS], figures[kind, name], most)
+
+
+def lost(samples):
+    return '%d did not open' % samples.count(None) if None in samples else ''
+
+
+def limits(bench):
+    """The highest junk rate at which 20 of 20 knocks still open."""
+    found = {}
+    for name in bench.names() if not bench.quick else [
+            name for name in bench.names() if name in (SHIPPED, 'knockd', OURS)]:
+        for index, kind in enumerate(('random bytes', 'well-formed')):
+            came = {}
+            rate = highest(JUNK_RATES[::bench.count(1, 4)],
+                           functools.partial(stands, bench, name, index, came))
+            entry = found[name, kind] = figure(
+                'junk rate with 20 of 20 open, %s: %s' % (kind, name), '1/s',
+                [0 if rate is None else min(rate, came[rate])],
+                note='the most that was sent' if rate == JUNK_RATES[-1] else
+                'tried: %s' % ', '.join('%d' % each for each in sorted(came)))
+            yield entry
+    if SHIPPED in bench.peers:
+        for kind in ('random bytes', 'well-formed'):
+            yield ratio('junk rate, %s: ours of fwknopd\'s as shipped' % kind,
+                        found[OURS, kind], found[SHIPPED, kind], 100, True)
+
+
+def stands(bench, name, index, came, rate):
+    """Do 20 of 20 knocks open under that much junk? came[rate] is what reached the server."""
+    with bench.running(name, 60 if name == OURS else 1) as daemon:
+        words = daemon.junk[index][1]
+        knock(bench, daemon)
+        with flood(bench, rate, 60, words):
+            time.sleep(0.7)
+            began, before = time.monotonic(), received(bench.server)[1]
+            opened = 0
+            while opened < 20 and knock(bench, daemon, 1 + opened, 2) is not None:
+                opened += 1
+                time.sleep(0.03)
+            came[rate] = (received(bench.server)[1] - before) / (time.monotonic() - began)
+    return opened == 20
+
+
+def junk_cpu(bench):
+    """Processor time for a million junk packets, 100 clients; what it starts is counted in."""
+    found = {}
+    for name in bench.names('' if not bench.quick else 'shipped'):
+        rate = 150000 if name == OURS else 1000
+        with bench.running(name, 100) as daemon:
+            for kind, words in daemon.junk:
+                entry = found[name, kind] = figure(
+                    'processor time for a million junk packets, %s: %s' % (kind, name), 's',
+                    junk_cost(bench, daemon, rate, words), note='at %d/s' % rate)
+                yield entry
+    if SHIPPED in bench.peers:
+        for kind in ('random bytes', 'well-formed'):
+            yield ratio('processor time for junk, %s: ours of fwknopd\'s as shipped' % kind,
+                        found[OURS, kind], found[SHIPPED, kind], 0.05)
+
+
+def junk_cost(bench, daemon, rate, words=()):
+    """Processor time of the daemon for each junk packet, in us, ten times."""
+    samples = []
+    with flood(bench, rate, 30, words):
+        time.sleep(1)
+        for _ in range(10):
+            packets, used = received(bench.server)[1], work_of(daemon)
+            time.sleep(0.4)
+            samples.append((work_of(daemon) - used) * 1e6 /
+                           max(1, received(bench.server)[1] - packets))
+    return samples
+
+
+def work_of(daemon):
+    """Seconds of processor of a daemon and of the programs it has started."""
+    return cpu_exact(daemon.pid) + children_cpu(daemon.pid)
+
+
 def clients(bench):
     """What grows with the number of clients."""
-    for number in (1, 100) if bench.quick else (1, 10, 100, 1000, 10000):
-        with bench.daemon(clients=number) as daemon:
-            resident = status(daemon.pid)['VmRSS']
-            name = '%d clients: ' % number
-            yield figure(name + 'memory', 'kB', [resident])
-            pause = 0.02 if number >= 100 else 0.25
-            yield figure(name + 'knock to open', 'ms', knocks(bench, daemon, 20, pause, number))
-            yield junk_cost(bench, daemon, name)
-            if not bench.quick:
-                yield figure(name + 'step change, processor time', 'ms', [step_cost(daemon)],
-                             100 if number == 10000 else None)
+    for name in bench.names('shipped'):
+        first = {}
+        for number in (1, 100) if bench.quick else SIZES['clients']:
+            with bench.running(name, number) as daemon:
+                for entry in with_clients(bench, daemon, name, number):
+                    yield entry
+                    first.setdefault(entry.name.partition(': ')[2], entry)
+        last = entry
+        if name == OURS:
+            yield ratio('good knock with %d clients: of that with 1' % number, last,
+                        first[last.name.partition(': ')[2]], 1.2)
 
 
-def junk_cost(bench, daemon, name):
-    """Processor time of the daemon for each junk packet."""
-    with flood(bench, 150000, 5):
-        time.sleep(1)
-        before, used = received(bench.server)[1], cpu_exact(daemon.pid)
-        time.sleep(3)
-        packets, used = received(bench.server)[1] - before, cpu_exact(daemon.pid) - used
-    return figure(name + 'junk packet in user space', 'us', [used * 1e6 / max(1, packets)],
-                  None, note='%d/s; 0.0x is the noise of interrupts' % (packets / 3))
+def with_clients(bench, daemon, name, number):
+    """The figures for one number of clients, the knock's last."""
+    start, ours = '%d clients: %s: ' % (number, name), name == OURS
+    yield figure(start + 'memory', 'kB', [status(daemon.pid)['VmRSS']])
+    rate = 150000 if ours else 1000 if number <= 100 else 100
+    limit = None if not ours else 0.1 if number <= 2000 else 3
+    yield figure(start + 'junk packet in user space', 'us',
+                 junk_cost(bench, daemon, rate, daemon.junk[ours - 1][1]), limit,
+                 note='%s at %d/s; 0.0x is the noise of interrupts' % (
+                     daemon.junk[ours - 1][0], rate))
+    if ours:
+        turns, _ = turned(bench, daemon, 0)
+        yield figure(start + 'step change, processor time', 'ms', turns, 100)
+    pause = 0.25 if ours and number < 60 else 0.02          # five knocks a second and client
+    knocks(bench, daemon, 2, pause, number)
+    used = work_of(daemon)
+    samples = knocks(bench, daemon, 20, pause, number)
+    yield figure(start + 'good knock to open', 'ms', samples,
+                 note='%.1f ms of processor each' % ((work_of(daemon) - used) * 50))
 
 
-def step_cost(daemon):
-    """Milliseconds on a processor from just before a step begins until it has settled."""
-    step = network.knock.STEP / 1000
-    time.sleep(step - time.time() % step - 0.2 if time.time() % step < step - 0.3 else step)
-    before = cpu_exact(daemon.pid)
-    network.until(lambda: cpu_exact(daemon.pid) > before, 3)
-    settled = [before]
-    while len(settled) < 2 or settled[-1] != settled[-2]:
-        time.sleep(0.5)
-        settled.append(cpu_exact(daemon.pid))
-    return (settled[-1] - before) * 1000
+def turned(bench, daemon, openings):
+    """What turns.py tells: the milliseconds of ten step changes, of forgetting the openings."""
+    return json.loads(bench.server.must(
+        DEBIAN, os.path.join(HERE, 'turns.py'), daemon.config, '10', str(openings), timeout=120))
 
 
 def openings(bench):
     """What grows with the number of live openings."""
-    for number in (1, 1000) if bench.quick else (1, 100, 1000, 5000):
+    found = {}
+    for number in (1, 1000) if bench.quick else SIZES['openings']:
         last = FIRST_PORT + number - 1
-        settings = 'hide = tcp/2222, tcp/2229, tcp/%d-%d' % (FIRST_PORT, last)
+        settings = 'hide = tcp/2222, tcp/2229, udp/%d-%d' % (FIRST_PORT, last)   # no decoys
         with bench.daemon(settings, lines='allow = %s\n' % settings.partition('= ')[2]) as daemon:
             began = time.monotonic()
             bench.client.send(daemon.datagram(
-                'm59', open='tcp/%d-%d' % (FIRST_PORT, last), seconds=600), SERVER)
+                'm59', open='udp/%d-%d' % (FIRST_PORT, last), seconds=600), SERVER)
             daemon.says('open m59 ')
             yield figure('%d openings by one knock' % number, 'ms',
                          [(time.monotonic() - began) * 1000])
-            used = cpu_exact(daemon.pid)
-            samples = knocks(bench, daemon, 20, 0.05, 50)
-            yield figure('%d openings: the next knock to open' % number, 'ms', samples,
-                         note='%.2f ms of the daemon\'s own processor time each' % (
-                             (cpu_exact(daemon.pid) - used) * 50))
+            used = work_of(daemon)
+            samples = knocks(bench, daemon, bench.count(30, 20), 0.05, 50)
+            found[number] = figure(
+                '%d openings: the next knock to open' % number, 'ms', samples,
+                note='%.1f ms of processor each' % ((work_of(daemon) - used) * 1000 / len(samples)))
+            yield found[number]
+            yield figure('%d openings: forgotten when they have expired' % number, 'ms',
+                         turned(bench, daemon, number)[1],
+                         note='once a step; the kernel has closed them')
+    yield ratio('the next knock with %d openings: of that with 1' % number, found[number],
+                found[1], 1.5)
+    for number in (1, 100, 1000) if SHIPPED in bench.peers and not bench.quick else ():
+        yield from fwknopd_openings(bench, number)
+
+
+def fwknopd_openings(bench, number):
+    """The same of fwknopd, whose chain is filled by hand: a thousand knocks would take minutes."""
+    start = '%d openings: %s: ' % (number, SHIPPED)
+    with bench.running(SHIPPED, 1) as daemon:
+        daemon.fill(number, 600)
+        yield figure(start + 'the next knock to open', 'ms', knocks(bench, daemon, 10, 0.05))
+        daemon.namespace.must('iptables', '-F', 'FWKNOP_INPUT')
+        time.sleep(3)
+        daemon.fill(number, 2)
+        used, began = work_of(daemon), time.monotonic()
+        gone = network.until(lambda: '_exp_' not in bench.server.must(
+            'iptables-save', '-t', 'filter'), 15)
+        yield figure(start + 'processor time until they are gone', 'ms',
+                     [(work_of(daemon) - used) * 1000],
+                     note='%.0f s%s' % (time.monotonic() - began,
+                                        '' if gone else ': not yet gone'))
 
 
 def idle(bench):
-    """A daemon that nobody knocks at."""
-    seconds = bench.count(120, 35)
-    with bench.daemon(clients=3) as daemon:
-        time.sleep(1)
-        before, used, nft = status(daemon.pid), cpu_exact(daemon.pid), children_cpu(daemon.pid)
-        time.sleep(seconds)
-        after = status(daemon.pid)
-        minute = 60 / seconds
-        wakes = after['voluntary_ctxt_switches'] - before['voluntary_ctxt_switches']
-        yield figure('idle: wake-ups a minute', '', [wakes * minute], 4,
-                     note='voluntary context switches over %d s' % seconds)
-        yield figure('idle: processor time a minute', 'ms',
-                     [(cpu_exact(daemon.pid) - used) * 1000 * minute],
-                     note='and %.0f ms of nft' % (
-                         (children_cpu(daemon.pid) - nft) * 1000 * minute))
+    """A daemon that nobody knocks at; a peer that wakes ten times a second needs no two minutes."""
+    for name in bench.names():
+        seconds = bench.count(65, 33) if name == OURS else bench.count(15, 6)
+        with bench.running(name, 3 if name == OURS else 1) as daemon:
+            time.sleep(2)
+            before, used, children = status(daemon.pid), cpu_exact(daemon.pid), \
+                children_cpu(daemon.pid)
+            time.sleep(seconds)
+            after, minute, ours = status(daemon.pid), 60 / seconds, name == OURS
+            wakes = after['voluntary_ctxt_switches'] - before['voluntary_ctxt_switches']
+            yield figure('idle: wake-ups a minute: ' + name, '', [wakes * minute],
+                         4 if ours else None,
+                         note='voluntary context switches over %d s' % seconds)
+            yield figure('idle: processor time a minute: ' + name, 'ms',
+                         [(cpu_exact(daemon.pid) - used) * 1000 * minute],
+                         note='and %.0f ms of what it starts' % (
+                             (children_cpu(daemon.pid) - children) * 1000 * minute))
+            yield figure('idle: resident memory: ' + name, 'kB', [after['VmRSS']])
+
+
+def throughput(bench):
+    """iperf3 through the box, which routes between client and stranger; 1,000 clients' tags."""
+    if not shutil.which('iperf3', path=peers.PATH):
+        yield figure('throughput: iperf3 is not installed', '', [])
+        return
+    names = [None] + bench.names('' if not bench.quick else 'shipped')
+    samples = {name: [] for name in names}
+    with routed(bench), bench.wire.stranger.start(
+            'iperf3', '-s', '--logfile', '/dev/null'):
+        for _ in range(bench.count(5, 3)):
+            for name in names:
+                with bench.running(name, 1000) if name else contextlib.ExitStack():
+                    for _ in range(2):
+                        samples[name].append(iperf(bench))
+    entries = {name: figure('throughput with %s' % (name or 'no daemon'), 'Mbit/s', speeds)
+               for name, speeds in samples.items()}
+    yield from entries.values()
+    for name in names[1:]:
+        yield ratio('throughput with %s: of none' % name, entries[name], entries[None],
+                    0.95 if name == OURS else None, True)
+
+
+@contextlib.contextmanager
+def routed(bench):
+    """The box routes between two networks, one of the client's and one of the stranger's."""
+    for member, number in ((bench.client, 1), (bench.wire.stranger, 2)):
+        bench.server.must('ip', 'addr', 'add', '10.77.%d.1/24' % number, 'dev', 'eth0')
+        member.must('ip', '-b', '-', stdin='addr add 10.77.%d.2/24 dev eth0\nroute add '
+                    '10.77.%d.0/24 via 10.77.%d.1\n' % (number, 3 - number, number))
+    redirects = {'ipv4__conf__%s__send_redirects' % where: 0 for where in ('all', 'eth0')}
+    bench.server.set(ipv4__ip_forward=1, **redirects)
+    try:
+        yield
+    finally:
+        bench.server.set(ipv4__ip_forward=0)
+
+
+def iperf(bench):
+    """Mbit/s of a second of TCP."""
+    said = bench.client.must('iperf3', '-c', '10.77.2.2', '-t', '1', '-J')
+    return json.loads(said)['end']['sum_received']['bits_per_second'] / 1e6
 
 
 def ledger(bench):
@@ -464,10 +681,40 @@ def ledger(bench):
         sender.close()
         done = daemon.count('close m')
         yield figure('ledger: knocks a second', '1/s', [done / passed],
-                     note='%d of %d spent' % (done, number))
+                     note='%d of %d spent, each on disk before it counts' % (done, number))
         yield figure('ledger: bytes written a knock', 'B', [(written(daemon.pid) - before) / done],
-                     note='file of %d bytes, log lines counted in'
+                     note='250 clients at once; file of %d bytes, log lines counted in'
                      % os.path.getsize(daemon.ledger))
+    yield figure('ledger: size after 100,000 knocks', 'B', [size_after(100000)], 1 << 20,
+                 note='100 clients, each once in ten seconds')
+    yield figure('ledger: largest size, a client', 'B', [size_after(3000, 1, 1)], 1 << 17,
+                 note='who knocks without a pause')
+    if SHIPPED in bench.peers:
+        yield from fwknopd_ledger(bench, 10)
+
+
+def size_after(number, clients=100, pause=100):
+    """Bytes of the file when so many knocks have been spent in turn, one each `pause` ms."""
+    known, keys = knockd.Ledger('0a6c161f2a772fb8'), ['%016x' % key for key in range(clients)]
+    for index in range(number):
+        known.record(keys[index % clients], os.urandom(16).hex(), 1800000000000 + index * pause,
+                     60000)
+    return len(known.text())
+
+
+def fwknopd_ledger(bench, number):
+    with bench.running(SHIPPED, 1) as daemon:
+        packets = [daemon.packet(bench.source()) for _ in range(number)]
+        began = time.monotonic()
+        for packet in packets:
+            bench.client.send(packet, SERVER, peers.SPA_PORT)
+        done = network.until(lambda: daemon.text().count('Added access rule') >= number, 30)
+        yield figure('ledger: knocks a second: ' + SHIPPED, '1/s',
+                     [number / (time.monotonic() - began)],
+                     note='each opens; %s' % ('all honoured' if done else 'some lost'))
+        size = os.path.getsize(daemon.ledger()) / number
+        yield figure('ledger: size after 100,000 knocks: ' + SHIPPED, 'B', [size * 100000],
+                     note='%d bytes a knock, never fewer; not synced to disk' % size)
 
 
 def written(pid):
@@ -476,42 +723,82 @@ def written(pid):
         return int(dict(line.split(':') for line in lines)['wchar'])
 
 
-# --- the table -----------------------------------------------------------------------------------
-SECTIONS = (version_times, memory, open_times, start_times, junk, idle, openings, ledger, clients)
+NEW_TABLE, DELETED_TABLE = 0, 2         # linux/netfilter/nf_tables.h
 
 
-def row(entry):
-    """What the table shows of a figure."""
-    target = '' if entry.limit is None else '%s %g' % ('>=' if entry.least else '<=', entry.limit)
-    if not entry.samples:
-        return (entry.name, target, 'none', '', 'MISSED', entry.note)
-    low, high = min(entry.samples), max(entry.samples)
-    spread = '%.4g..%.4g, n=%d' % (low, high, len(entry.samples)) if len(entry.samples) > 1 else ''
-    median = '%.6g' % round(statistics.median(entry.samples), 2)
-    return (entry.name, target, (median + ' ' + entry.unit).strip(), spread, verdict(entry),
-            entry.note)
+def heal(bench):
+    """From the kernel's word that our table is gone to its word that it is there again."""
+    for loss in ('flush ruleset', 'delete table inet knockd'):
+        samples, open_after = [], 0
+        with bench.daemon() as daemon:
+            knocks(bench, daemon, 2, 0.1)
+            for _ in range(bench.count(20, 10)):
+                time.sleep(0.5)         # what the last one stirred up has settled
+                with bench.server.make_socket(network.socket.AF_NETLINK, network.socket.SOCK_RAW,
+                                              knockd.NETLINK_NETFILTER) as events:
+                    events.bind((0, 1 << knockd.NFNLGRP_NFTABLES - 1))
+                    events.settimeout(5)
+                    bench.server.nft(loss)
+                    began = table_event(events, DELETED_TABLE)
+                    samples.append((table_event(events, NEW_TABLE) - began) * 1000)
+                open_after += bench.client.connects(SERVER)
+        yield figure('nft %s to the guard standing again' % loss, 'ms', samples, 100,
+                     note='hidden port open afterwards: %d of %d' % (open_after, len(samples)))
 
 
-WIDTHS = (52, 12, 14, 22, 7)
+def table_event(events, kind):
+    """When the kernel told of it, in seconds."""
+    while True:
+        data, told_at = events.recv(65536), time.monotonic()
+        while data:
+            length, number = network.struct.unpack_from('=IH', data)
+            if number & 0xff == kind:
+                return told_at
+            data = data[length + 3 & ~3:]
 
 
-def show(cells):
-    print('  '.join([cell.ljust(width) for cell, width in zip(cells, WIDTHS)] + [cells[-1]])
-          .rstrip(), flush=True)
+# --- the tables ----------------------------------------------------------------------------------
+SECTIONS = (version_times, memory, open_times, reach, start_times, heal, junk, limits, junk_cpu,
+            idle, openings, throughput, ledger, clients)
 
 
 def machine():
     """Where and with what these figures were had."""
     nft = subprocess.check_output(['nft', '--version'], env=network.environment()).decode()
-    return {'date': time.strftime('%Y-%m-%d'), 'kernel': platform.release(),
-            'processors': os.cpu_count(), 'machine': platform.machine(),
-            'load': list(os.getloadavg()), 'nft': nft.strip(),
-            'python': [version_of(python) for python in interpreters()]}
+    about = {'date': time.strftime('%Y-%m-%d'), 'kernel': platform.release(),
+             'processors': os.cpu_count(), 'machine': platform.machine(),
+             'load': '%.2f %.2f %.2f' % os.getloadavg(), 'nft': nft.strip(),
+             'python': ', '.join(version_of(python) for python in interpreters())}
+    about.update(peers.versions())
+    return about
+
+
+def run(chosen, quick):
+    """[(section, [Figure])], shown as they come; what a failure leaves of a section is kept."""
+    sections, bench = [], Bench(quick)
+    try:
+        for section in chosen:
+            name, entries, began = section.__name__.replace('_', ' '), [], time.monotonic()
+            sections.append((name, entries))
+            print('--- ' + name)
+            try:
+                for entry in section(bench):
+                    entries.append(entry)
+                    print(line(row(entry)), flush=True)
+            except (AssertionError, OSError, subprocess.SubprocessError) as problem:
+                entries.append(figure('%s broke off' % name, '', [], 0, note=str(problem)[:300]))
+                print(line(row(entries[-1])), flush=True)
+            print('    %.0f s' % (time.monotonic() - began), flush=True)
+    finally:
+        bench.close()
+    return sections
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description='Prints the figures.')
     parser.add_argument('--json', metavar='FILE', help='the same as JSON')
+    parser.add_argument('--markdown', metavar='FILE', help='the same as a section for the README')
+    parser.add_argument('--read', metavar='FILE', help='measure nothing, take these JSON figures')
     parser.add_argument('--quick', action='store_true', help='fewer samples, fewer sizes')
     parser.add_argument('--only', metavar='WORD', default='', help='sections with WORD in: ' +
                         ', '.join(section.__name__ for section in SECTIONS))
@@ -521,22 +808,26 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    about, figures = machine(), []
-    print(', '.join('%s %s' % entry for entry in about.items()))
-    show(('FIGURE', 'TARGET', 'MEDIAN', 'SPREAD', '', ''))
-    bench = Bench(args.quick)
-    try:
-        for section in SECTIONS:
-            if args.only in section.__name__:
-                for entry in section(bench):
-                    figures.append(dict(entry._asdict(), verdict=verdict(entry)))
-                    show(row(entry))
-    finally:
-        bench.close()
-        if args.json:
-            with open(args.json, 'w') as out:
-                json.dump({'machine': about, 'figures': figures}, out, indent=1)
-    return 1 if any(entry['verdict'] == 'MISSED' for entry in figures) else 0
+    if args.read:
+        with open(args.read) as file:
+            data = json.load(file)
+        about = data['machine']
+        sections = [(name, [Figure(**entry) for entry in entries])
+                    for name, entries in data['sections']]
+    else:
+        about = machine()
+        print(', '.join('%s %s' % entry for entry in about.items()))
+        print(line(COLUMNS))
+        sections = run([each for each in SECTIONS if args.only in each.__name__], args.quick)
+    if args.json:
+        with open(args.json, 'w') as out:
+            json.dump({'machine': about, 'sections': [
+                (name, [entry._asdict() for entry in entries]) for name, entries in sections]},
+                out, indent=1)
+    if args.markdown:
+        with open(args.markdown, 'w') as out:
+            out.write(markdown(about, sections))
+    return int(any(verdict(entry) == 'MISSED' for _, entries in sections for entry in entries))
 
 
 if __name__ == '__main__':

@@ -40,11 +40,12 @@ class Doors:
 
     def __init__(self):
         self.opened, self.openings = [], {}
+        self.box = knockd.Box({}, None, None, True)
 
     def open(self, openings, now):
-        self.opened.append(openings[0].source)
+        self.opened.append(openings[0].source.network_address)
 
-    def tend(self, now):
+    def mend(self, now):
         pass
 
 
