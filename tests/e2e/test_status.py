@@ -42,8 +42,8 @@ def test_on_close_comes_when_the_kernel_closes(wire, daemon):
 
 def test_on_close_comes_once_for_an_opening_that_was_extended(wire, daemon):
     knockd = daemon(HOOKS, anna='')
-    open_for(wire, knockd, 'anna', 1)
-    open_for(wire, knockd, 'anna', 3)
+    for seconds in (2, 3):
+        wire.client.send(knockd.datagram('anna', seconds=seconds), wire.server.addresses[0])
     knockd.says('on_open: open anna', 2)
     knockd.says('on_close: close anna')
     assert not wire.client.connects(wire.server.addresses[0])
