@@ -1317,6 +1317,7 @@ NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilt
 ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
 COALESCE = 10                   # ms: one reload of a firewall is many changes
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
+CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
 STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
 
 def moment():
@@ -1992,7 +1993,7 @@ class Daemon:
                 self.firewall.open(openings, now)
                 group = knock.client.name, str(knock.source), format_services(knock.services)
                 self.open[group] = openings[0]
-                self.next_end = min(self.next_end, openings[0].expires)
+                self.next_end = min(self.next_end, openings[0].expires + CLOSING_TIME)
                 perform('on_open', self.config.on_open, group + (knock.seconds,))
             elif decision.verdict == 'close':
                 self.firewall.close(self.firewall.chosen(knock), now)
@@ -2014,13 +2015,13 @@ class Daemon:
         if now.mono < self.next_end:
             return
         live = {key: opening for key, opening in self.firewall.openings.items()
-                if opening.expires > now.mono}
+                if opening.expires + CLOSING_TIME > now.mono}
         for group in [group for group, opening in self.open.items() if opening[1:5] not in live]:
             del self.open[group]
             perform('on_close', self.config.on_close, group + (0,))
         self.open = {group: live[opening[1:5]] for group, opening in self.open.items()}
         self.firewall.openings = live
-        ends = [opening.expires for opening in self.open.values()]
+        ends = [opening.expires + CLOSING_TIME for opening in self.open.values()]
         self.next_end = max(min(ends, default=NEVER), now.mono + 1000)
 
     def answer(self, now):
@@ -2317,11 +2318,10 @@ def command_status(args, config):
         print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
     elif report:
         print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
-        print_table(client_rows(config, report['knocks']))
-        print_table([('\nOPEN', '', '', '')] + [
+        print_table(client_rows(config, report['knocks']) + [('\nOPEN', '', '', '')] + [
             group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
-        print_table([('\nCOUNTED', '')] + sorted(
-            (what, str(count)) for what, count in report['counts'].items()))
+        print_table([('\nCOUNTED', '')] + [
+            (what, '%d' % count) for what, count in sorted(report['counts'].items())])
     if not report:
         raise KnockError('no daemon answers at ' + STATUS_SOCKET % config.id)
 
@@ -2332,9 +2332,8 @@ def duration(seconds):
             return '%d %s' % (seconds // size, unit)
     return '%d s' % max(0, seconds)
 
-def day(time_ms):
-    return 'never' if time_ms == NEVER else \
-        time.strftime('%Y-%m-%d %H:%M', time.gmtime(time_ms // 1000))
+def day(ms):
+    return 'never' if ms == NEVER else time.strftime('%Y-%m-%d %H:%M', time.gmtime(ms // 1000))
 
 def command_remove(args, config):
     find_client(config, args.name)
@@ -2362,6 +2361,7 @@ DefaultDependencies=no
 After=local-fs.target
 Before=network-pre.target
 Wants=network-pre.target
+StartLimitIntervalSec=0
 [Service]
 ExecStartPre=-/bin/sh -c '%s'
 ExecStart=%s%s
