@@ -2179,8 +2179,7 @@ def first_config(args, name, hide, *entries):
 def guess_host():
     """The address that this box would use towards the world; connecting UDP sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        failed = sock.connect_ex(('192.0.2.1', 9))
-        return socket.gethostname() if failed else sock.getsockname()[0]
+        return socket.gethostname() if sock.connect_ex(('192.0.2.1', 9)) else sock.getsockname()[0]
 
 def format_uri(address):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
@@ -2262,12 +2261,11 @@ def command_rules(args, config):
 
 def command_add(args, _):
     if not os.path.exists(args.config):
-        first_config(args, args.name, args.allow)
-        return
+        return first_config(args, args.name, args.allow)
     if args.name in read_config(args.config).clients:
         raise KnockError('there is a client %s already; remove it first' % args.name)
     config = edit_config(args.config, 'client ' + args.name, **dict(client_entries(args)))
-    print(client_line(config, config.clients[args.name]))
+    return print(client_line(config, config.clients[args.name]))
 
 def client_entries(args):
     """A client's section out of the options of a command, which are called as its keys."""
@@ -2416,10 +2414,12 @@ def command_install(args, _):
     for line in starts:
         carry_out(args, line)
 
-def command_uninstall(args, _):
+def command_uninstall(args, config):
     """Leaves nothing of ours, neither files nor rules."""
     _, files, _, ends = init_system(args)
-    for line in ends + ['nft delete table inet knockd', ' '.join(
+    rules = accept_changes(config._replace(accept_in=()), Firewall(config).ruleset())
+    rules += 'add table inet knockd;delete table inet knockd'
+    for line in ends + ['nft ' + rules.replace('\n', ';'), ' '.join(
             ['rm -rf /etc/knockd /run/knockd', STATE, SCRIPT] + list(files))]:
         try:
             carry_out(args, line)
@@ -2481,7 +2481,7 @@ def command_line():
 def main(argv=None):
     try:
         args = command_line().parse_args(argv)
-        first = args.function in (command_run, command_add, command_install, command_uninstall)
+        first = args.function in (command_run, command_add, command_install)
         args.function(args, None if first else read_config(args.config))
     except KnockError as error:
         for line in str(error).splitlines():

@@ -111,6 +111,16 @@ def test_the_guard_is_there_before_python_is(wire, box):
     assert not wire.client.connects('10.9.0.1')
 
 
+def test_no_rule_is_left_in_a_chain_of_the_box(box):
+    box.nft('table inet filter {\nchain input {\ntype filter hook input priority 0; policy drop;\n'
+            'tcp dport 80 accept\n}\n}\n')
+    before = box.must('nft', 'list', 'ruleset')
+    install(box)
+    assert until(lambda: 'meta mark' in box.must('nft', 'list', 'table', 'inet', 'filter'))
+    box.must('/usr/local/sbin/knockd.py', 'uninstall')
+    assert box.must('nft', 'list', 'ruleset') == before
+
+
 def test_a_dry_run_touches_nothing(wire, box):
     shown = install(box, '--dry-run')
     assert left(box) == [] and box.run('test', '-e', '/run/systemctl').code
