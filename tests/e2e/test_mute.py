@@ -7,7 +7,7 @@ import time
 
 import carriers
 import pytest
-from network import TOP, environment, until
+from network import TOP, environment, family_of, until
 
 pytestmark = pytest.mark.kernel
 
@@ -86,8 +86,9 @@ def test_a_muted_tag_is_heard_again_a_second_later(wire, tmp_path_factory, addre
     with carriers.housing(wire, tmp_path_factory, kind=Counting, owner='') as house:
         datagram = house.datagram('owner')
         junk = datagram[:-1] + bytes([datagram[-1] ^ 1])
-        for _ in range(600):
-            wire.stranger.send(junk, address)
+        with wire.stranger.make_socket(family_of(address), carriers.socket.SOCK_DGRAM) as out:
+            for _ in range(600):
+                out.sendto(junk, (address, 40000))
         wire.client.send(datagram, address)
 
         def opened():
