@@ -484,10 +484,17 @@ def test_what_no_shell_can_send_is_usage(wire, knockd, home, via):
     ('--keep', 'box'), ('--proxy', '22', 'box', '--', 'true'),
     ('--proxy', '22', '--wait', '0', 'box'), ('--proxy', '22', '--close', 'box'),
     ('--via', 'ports', '--keep', 'box', '--', 'true'), ('--for', '5x', 'box'),
-    ('--open', 'tcp', 'box'), ('--port', '0', 'box'), ()))
+    ('--open', 'tcp', 'box'), ('--source', 'stun:x:65536', 'box'), ('--port', '0', 'box'), ()))
 def test_options_that_do_not_go_together_are_usage(wire, knockd, home, box, arguments):
     done = run(wire, home, *arguments)
     assert done.code == 2 and re.match(r'knock: [^\n]+\n$', done.err), done
+
+
+def test_closed_streams_keep_nobody_out(wire, home, box):
+    done = wire.client.run('sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh', sys.executable, KNOCK, box,
+                           env=home)
+    assert done.code == 0
+    assert wire.client.connects('10.9.0.1')
 
 
 def test_help_is_grouped_and_has_examples(wire, home):
