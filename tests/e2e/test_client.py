@@ -80,6 +80,7 @@ def test_what_others_may_read_is_refused_with_the_chmod_to_type(wire, knockd, vi
         place, cure, place))
     subprocess.check_call(done.err.rpartition('type: ')[2].split())
     assert run(wire, home, '--wait', '0', 'box').code == 0
+    knockd.says('open %s ' % visitor)
 
 
 def test_a_saved_line_is_replaced_only_by_its_name(wire, knockd, home, tmp_path):
@@ -161,6 +162,7 @@ def test_what_cannot_be_checked_is_said(wire, knockd, visitor, home, query):
     code, shown = at_a_terminal(wire, home, sys.executable, KNOCK,
                                 knockd.uri(visitor, '10.9.0.1') + query)
     assert code == 0 and 'cannot be seen from here' in shown and 'open in' not in shown
+    knockd.says('open %s ' % visitor)
 
 
 def test_a_service_that_answered_before_the_knock_is_no_success(wire, knockd, visitor, home,
