@@ -20,6 +20,7 @@ if __name__ == '__main__' and sys.argv[1:] == ['--version']:
 
 import argparse
 import errno
+import io
 import os
 import select
 import socket
@@ -868,7 +869,7 @@ def port_number(text):
 def source_address(text):
     """An address, or host and port of a STUN server."""
     match = re.match(r'stun:(\[.+\]|[^:]+)(?::(\d{1,5}))?\Z', text, re.ASCII)
-    return (match.group(1).strip('[]'), int(match.group(2) or 3478)) if match else \
+    return (match.group(1).strip('[]'), port_number(match.group(2) or '3478')) if match else \
         ipaddress.ip_address(text)
 
 def command_line():
@@ -907,6 +908,7 @@ def command_line():
 
 def main(argv=None):
     began, argv = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
+    sys.stderr = sys.stderr or io.StringIO()        # it may have been closed
     end = argv.index('--') if '--' in argv else len(argv)
     try:
         if argv[:1] == ['save']:

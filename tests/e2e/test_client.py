@@ -80,6 +80,7 @@ def test_what_others_may_read_is_refused_with_the_chmod_to_type(wire, knockd, vi
         place, cure, place))
     subprocess.check_call(done.err.rpartition('type: ')[2].split())
     assert run(wire, home, '--wait', '0', 'box').code == 0
+    knockd.says('open %s ' % visitor)
 
 
 def test_a_saved_line_is_replaced_only_by_its_name(wire, knockd, home, tmp_path):
@@ -161,6 +162,7 @@ def test_what_cannot_be_checked_is_said(wire, knockd, visitor, home, query):
     code, shown = at_a_terminal(wire, home, sys.executable, KNOCK,
                                 knockd.uri(visitor, '10.9.0.1') + query)
     assert code == 0 and 'cannot be seen from here' in shown and 'open in' not in shown
+    knockd.says('open %s ' % visitor)
 
 
 def test_a_service_that_answered_before_the_knock_is_no_success(wire, knockd, visitor, home,
@@ -202,9 +204,9 @@ def test_a_name_that_is_not_found_and_a_network_that_is_not_there(wire, knockd, 
 
 @pytest.fixture
 def named_box(wire, tmp_path):
-    """A name whose first address is nobody's."""
+    """A name whose first address (RFC 6724, rule 9) is somebody else's, who refuses."""
     hosts = tmp_path / 'hosts'
-    hosts.write_text('10.9.0.77 box.example\n10.9.0.1 box.example\n')
+    hosts.write_text('10.9.0.3 box.example\n10.9.0.1 box.example\n')
     wire.client.must('mount', '--bind', str(hosts), '/etc/hosts')
     yield 'box.example'
     wire.client.must('umount', '/etc/hosts')
@@ -235,27 +237,29 @@ def greet(listener):
 @contextlib.contextmanager
 def answering(namespace, port, answer, kind=network.socket.SOCK_DGRAM):
     """A server: answer(question, peer) is what it says."""
-    listener = namespace.listen(port, kind)
-    listener.settimeout(30)
+    listener, over = namespace.listen(port, kind), []
+    listener.settimeout(0.2)
 
-    def serve_datagrams():
-        question, peer = listener.recvfrom(2048)
-        while question:
-            listener.sendto(answer(question, peer[0]), peer)
-            question, peer = listener.recvfrom(2048)
-
-    def serve_stream():
-        end, peer = listener.accept()
-        with end:
-            end.sendall(answer(end.recv(2048), peer[0]))
-    stream = kind == network.socket.SOCK_STREAM
-    thread = threading.Thread(target=serve_stream if stream else serve_datagrams)
+    def serve():
+        while not over:
+            try:
+                if kind == network.socket.SOCK_DGRAM:
+                    question, peer = listener.recvfrom(2048)
+                    listener.sendto(answer(question, peer[0]), peer)
+                else:
+                    end, peer = listener.accept()
+                    with end:
+                        end.sendall(answer(end.recv(2048), peer[0]))
+            except network.socket.timeout:
+                pass                            # nobody asked
+    thread = threading.Thread(target=serve)
     thread.start()
-    yield
-    if not stream:
-        namespace.send(b'', namespace.addresses[0], port)
-    thread.join()
-    listener.close()
+    try:
+        yield
+    finally:
+        over.append(True)
+        thread.join()
+        listener.close()
 
 
 def stun_answer(question, peer):
@@ -334,7 +338,8 @@ def test_a_command_that_a_signal_ended_is_128_and_its_number(wire, home, box, nu
 
 @pytest.mark.parametrize('number', (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
 def test_a_signal_reaches_the_command(wire, home, box, number):
-    script = 'trap "echo got it; exit 3" %d; echo ready; while :; do sleep 0.1; done' % number
+    script = ('trap "echo got it; exit 3" %d; echo ready; '
+              'for _ in $(seq 50); do sleep 0.1; done' % number)
     process = subprocess.Popen(
         wire.client.command(sys.executable, KNOCK, box, '--', 'sh', '-c', script), env=home,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -360,8 +365,11 @@ def test_a_command_does_not_run_when_nothing_opened(wire, knockd, home, tmp_path
 def test_a_command_after_a_knock_that_cannot_be_checked_waits_a_moment(wire, knockd, visitor,
                                                                        home):
     home['KNOCK_URI'] = knockd.uri(visitor, '10.9.0.1')
-    done = run(wire, home, '--', sys.executable, '-Ic', CONNECT, '2222')
-    assert done == (0, '', '')
+    script = 'import time; print(time.time()); ' + CONNECT
+    done = run(wire, home, '--', sys.executable, '-Ic', script, '2222')
+    assert (done.code, done.err) == (0, '')
+    waited = float(done.out) - os.stat(knockd.log).st_mtime
+    assert 0.3 < waited < 5, 'since the daemon wrote that it is open'
 
 
 SESSION = """
@@ -478,10 +486,17 @@ def test_what_no_shell_can_send_is_usage(wire, knockd, home, via):
     ('--keep', 'box'), ('--proxy', '22', 'box', '--', 'true'),
     ('--proxy', '22', '--wait', '0', 'box'), ('--proxy', '22', '--close', 'box'),
     ('--via', 'ports', '--keep', 'box', '--', 'true'), ('--for', '5x', 'box'),
-    ('--open', 'tcp', 'box'), ('--port', '0', 'box'), ()))
+    ('--open', 'tcp', 'box'), ('--source', 'stun:x:65536', 'box'), ('--port', '0', 'box'), ()))
 def test_options_that_do_not_go_together_are_usage(wire, knockd, home, box, arguments):
     done = run(wire, home, *arguments)
     assert done.code == 2 and re.match(r'knock: [^\n]+\n$', done.err), done
+
+
+def test_closed_streams_keep_nobody_out(wire, home, box):
+    done = wire.client.run('sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh', sys.executable, KNOCK, box,
+                           env=home)
+    assert done.code == 0
+    assert wire.client.connects('10.9.0.1')
 
 
 def test_help_is_grouped_and_has_examples(wire, home):
