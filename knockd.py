@@ -1619,9 +1619,12 @@ class Firewall:
         self.look()
         try:
             run(['nft', '-f', '-'], self.text(now))
-        except KnockError:      # another version's table may be in the way, or nft has hung
-            run(['nft', '-f', '-'],
-                'table inet knockd\ndelete table inet knockd\n' + self.text(moment()))
+        except KnockError:      # nft has hung or failed: deleting the table would let packets by
+            try:
+                run(['nft', '-f', '-'], self.text(moment()))
+            except KnockError:      # another version's table may be in the way
+                run(['nft', '-f', '-'],
+                    'table inet knockd\ndelete table inet knockd\n' + self.text(moment()))
         if self.config.accept_in:
             run(['nft', '-f', '-'], self.accepts())
 
