@@ -1565,27 +1565,34 @@ class Firewall:
         openings = [opening for opening in self.openings.values() if opening.expires > now.mono]
         return nft_ruleset(self.config, self.box, openings, living, now)
 
-    def load(self, now, ruleset=None):
+    def load(self, ruleset=None):
         """Puts the whole table in force, openings with the time they have left."""
         ruleset = ruleset or self.ruleset()
         self.box = self.look(ruleset)
-        try:
-            run(['nft', '-f', '-'], self.text(now))
-        except KnockError:      # another version's table may be in the way, or nft has hung
-            run(['nft', '-f', '-'],
-                'table inet knockd\ndelete table inet knockd\n' + self.text(moment()))
+        for clear in ('', '', 'table inet knockd\ndelete table inet knockd\n'):
+            try:
+                run(['nft', '-f', '-'], clear + self.text(moment()))
+                break
+            except KnockError as error:     # nft has hung, or another version's table is in the
+                failure = error             # way: to delete it comes last, as it lets packets by
+        else:
+            raise failure
         accepts = accept_changes(self.config, ruleset)
         if accepts:
             run(['nft', '-f', '-'], accepts)
         self.loaded = listed(self.ruleset(), True), self.box
 
-    def mend(self, now):
+    def outdated(self):
+        """Does anybody listen at a decoy? No event tells of that."""
+        return listening_ports() & set(self.box.decoys.values())
+
+    def mend(self):
         """Loads everything again if something of ours is gone, or the box has changed."""
         ruleset = self.ruleset()
-        if (listed(ruleset, True), self.look(ruleset)) == self.loaded and \
-                not accept_changes(self.config, ruleset):
+        whole = (listed(ruleset, True), self.look(ruleset)) == self.loaded
+        if whole and not accept_changes(self.config, ruleset):
             return False
-        self.load(now, ruleset)
+        self.load(ruleset)
         return True
 
     def open(self, openings, now):
@@ -1595,19 +1602,19 @@ class Firewall:
         longest = [opening._replace(expires=max(
             opening.expires, known.get(opening[1:5], opening).expires)) for opening in openings]
         self.openings.update((opening[1:5], opening) for opening in longest)
-        self.apply(nft_open(longest, known, now), now)
+        self.apply(nft_open(longest, known, now))
 
-    def close(self, openings, now):
+    def close(self, openings):
         for opening in openings:
             self.openings.pop(opening[1:5], None)
         if openings:
-            self.apply(nft_close(openings), now)
+            self.apply(nft_close(openings))
 
-    def apply(self, text, now):
+    def apply(self, text):
         try:
             run(['nft', '-f', '-'], text)
         except KnockError:      # somebody took the table away: put it back, this change included
-            self.load(moment())         # nft may have hung: the openings ran on meanwhile
+            self.load()
 
     def chosen(self, knock):
         """The openings that a knock's `close` means: its own, from its own address."""
@@ -1769,7 +1776,7 @@ class Daemon:
         self.lost = now.wall - now.mono if lost else None
         self.state = State(self.config, ledger)
         self.events = ruleset_events()
-        self.firewall.load(now)
+        self.firewall.load()
         self.turn(now)
         self.file.keep_ballast()
         self.asked = status_socket(self.config)
@@ -1821,19 +1828,21 @@ class Daemon:
                 self.reload(now)
             self.turn(now)
             self.file.keep_ballast()
-            self.mend_at = now.mono
+            if self.firewall.outdated():
+                self.mend_at = now.mono
         if self.mend_at is not None and now.mono >= self.mend_at:
             self.mend(now)
 
     def mend(self, now):
-        """After somebody's change of the ruleset, and once a step."""
+        """After somebody's change of the ruleset; a step later if it fails."""
         self.mend_at = None
         try:
-            if self.firewall.mend(now):
+            if self.firewall.mend():
                 self.tell(('', 'mend'), 'firewall: something of ours was gone or the box has '
                           'changed; loaded again', now)
         except KnockError as error:
             self.tell(('', 'firewall'), 'firewall: %s' % error, now)
+            self.mend_at = now.mono + STEP
 
     def look_for_step(self, now):
         """After a lost ledger, a forward step of the clock could make old knocks good again."""
@@ -1882,7 +1891,7 @@ class Daemon:
             firewall = Firewall(config, ((key, opening) for key, opening in
                                          self.firewall.openings.items()
                                          if still_allowed(opening, config)))
-            firewall.load(now)
+            firewall.load()
         except KnockError as error:
             for line in str(error).splitlines():
                 log('config refused, the old one stays: %s' % line, 4)
@@ -1996,7 +2005,7 @@ class Daemon:
                 self.next_end = min(self.next_end, openings[0].expires + CLOSING_TIME)
                 perform('on_open', self.config.on_open, group + (knock.seconds,))
             elif decision.verdict == 'close':
-                self.firewall.close(self.firewall.chosen(knock), now)
+                self.firewall.close(self.firewall.chosen(knock))
                 self.next_end = now.mono
             else:
                 action = knock.request.action

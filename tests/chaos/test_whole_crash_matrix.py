@@ -23,10 +23,12 @@ def house(wire, tmp_path_factory):
 
 @pytest.mark.parametrize('operation', crashes.OPERATIONS)
 def test_a_call_that_fails_or_a_kill_beside_it_breaks_no_promise(wire, house, address, operation):
+    chosen = [cell for cell in house.cells if cell[0] == operation]
+    if not chosen:
+        return                  # an orderly stop changes nothing, so far
     with crashes.watched(wire, house, 'nobody'):
-        for cell in house.cells:
-            if cell[0] == operation:
-                crashes.Cell(wire, house, next(house.names), address).run(*cell)
+        for cell in chosen:
+            crashes.Cell(wire, house, next(house.names), address).run(*cell)
 
 
 def test_a_fault_while_a_lost_ledger_is_replaced_makes_no_knock_good_again(wire, house, address):

@@ -54,3 +54,12 @@ def test_a_fault_while_a_lost_ledger_is_replaced_makes_no_knock_good_again(wire,
     print('seed %d, of %d cells' % (SEED, len(chosen)))
     for number, cell in enumerate(random.Random(SEED).sample(chosen, 3)):
         crashes.lost_ledger(wire, house, 'c%d' % number, wire.server.addresses[0], *cell)
+
+
+def test_while_the_table_is_put_in_force_a_second_time_nobody_comes_through(wire, house):
+    """A table that is deleted and made again has no hook for a moment: 24 of 1,086 connections."""
+    with crashes.watched(wire, house, 'nobody'):
+        for _ in range(20):
+            house.forget()
+            house.plan('nft', 1, 'refused')
+            house.reload()
