@@ -1458,6 +1458,7 @@ FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repea
 NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
 ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
 COALESCE = 10                   # ms: one reload of a firewall is many changes
+LOOK_STEPS = 20                 # how often all is looked at though no event told of a change
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 
 def moment():
@@ -1723,6 +1724,10 @@ class Firewall:
             self.load(now, ruleset)
         return not whole
 
+    def outdated(self):
+        """Does anybody listen at a decoy? No event tells of that."""
+        return bool(listening_ports().intersection(self.box.decoys.values()))
+
     def forget(self, now):
         """What has expired: the kernel has closed it."""
         self.openings = {key: opening for key, opening in self.openings.items()
@@ -1959,12 +1964,14 @@ class Daemon:
             self.turn(now)
             self.file.keep_ballast()
             self.firewall.forget(now)
-            self.mend_at = now.mono
+            if self.firewall.outdated() or step_of(now.wall) % LOOK_STEPS == 0:
+                self.mend_at = now.mono
         if self.mend_at is not None and now.mono >= self.mend_at:
             self.mend(now)
 
     def mend(self, now):
-        """After somebody's change of the ruleset, and once a step."""
+        """After somebody's change of the ruleset, and every ten minutes: an nft a step would be
+        most of what an idle daemon does."""
         self.mend_at = None
         try:
             if self.firewall.mend(now):
@@ -1972,6 +1979,7 @@ class Daemon:
                           'changed; loaded again', now)
         except KnockError as error:
             self.tell(('', 'firewall'), 'firewall: %s' % error, now)
+            self.mend_at = now.mono + STEP
 
     def look_for_step(self, now):
         """After a lost ledger, a forward step of the clock could make old knocks good again."""
