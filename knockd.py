@@ -7,8 +7,7 @@ kernel, so a stranger's packet never reaches this program; a client's single UDP
 checked, written to the ledger so that it can never be used again, and opens the asked ports for
 the client's address alone. The kernel closes them by its own clock.
 
-    knockd.py run --hide tcp/22 --client laptop     first try: makes a config, prints the client's
-                                                    knock:// line, hides the port
+    knockd.py run --hide tcp/22 --client laptop     first try: prints the client's knock:// line
 
 Read it from top to bottom: up to "edges" everything takes values and returns values. Whoever
 reviews it for security starts with judge(). What it does not do: README.md.
@@ -399,10 +398,8 @@ def read_server(entries, complain):
 def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
     problems = []
-
     def complain_in(section):
         return lambda key, why: problems.append('%s: [%s] %s: %s' % (path, section, key, why))
-
     sections = ini_sections(text, path)
     server = read_server(sections.pop('server', {}), complain_in('server'))
     clients, actions, secrets = collections.OrderedDict(), {}, {}
@@ -563,7 +560,6 @@ def link(program):
             places[entry] = len(code)
         else:
             code.append(entry)
-
     def offset(here, target):
         return target if isinstance(target, int) else 0 if target is None else \
             places[target] - here - 1
@@ -995,7 +991,6 @@ def ledger_flaw(knock, ledger):
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
 FAMILIES, BITS = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}, {4: 32, 6: 128}
 TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
-LIVING_TIME = 'timeout 12h'     # for connections that were there before the table was
 # What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
 # decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
 Box = collections.namedtuple('Box', 'decoys tcp udp labels')
@@ -1086,7 +1081,7 @@ def nft_sets(config, box, openings, living, now):
     for version, (_, kind) in FAMILIES.items():
         known = [connection for connection in living if connection[0].version == version]
         ports = ' . inet_service . inet_service'
-        text += nft_set('set living%d' % version, kind + ports, ['flags timeout', LIVING_TIME],
+        text += nft_set('set living%d' % version, kind + ports, ['flags timeout', 'timeout 12h'],
                         ['%s . %d . %d' % connection for connection in known])
         text += nft_set('set asked%d' % version, kind + ports,
                         ['flags dynamic,timeout', 'timeout 100ms', 'size 65535'], [])
@@ -1214,8 +1209,7 @@ def closing_chains(ruleset):
                 for protocol in PROTOCOLS)]
 
 def accept_changes(config, ruleset):
-    """Commands that leave our rule once in each chain that needs it, and nowhere else. A chain that
-    is not there yet gets it when it comes."""
+    """Commands that leave our rule once in each chain there is that needs it, and nowhere else."""
     wanted = closing_chains(ruleset) if ('auto',) in config.accept_in else []
     wanted += [chain for chain in config.accept_in if chain not in wanted and
                any(chain_of(entry['chain']) == chain for entry in ruleset if 'chain' in entry)]
@@ -1562,8 +1556,8 @@ class Firewall:
         """What load() applies."""
         self.box = self.box or self.look(self.ruleset())
         living = living_connections(all_connections(), self.config.hide)
-        openings = [opening for opening in self.openings.values() if opening.expires > now.mono]
-        return nft_ruleset(self.config, self.box, openings, living, now)
+        return nft_ruleset(self.config, self.box, [opening for opening in self.openings.values()
+                                                   if opening.expires > now.mono], living, now)
 
     def load(self, ruleset=None):
         """Puts the whole table in force, openings with the time they have left."""
@@ -1808,8 +1802,7 @@ class Daemon:
         log('stopped; what is hidden stays hidden, until you type: nft delete table inet knockd')
 
     def patience(self, now):
-        """Milliseconds until the next step begins, a muted tag may be heard again, the firewall
-        wants a look, an opening ends, or the watchdog wants to hear of us."""
+        """Milliseconds until anything is due."""
         due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at)
                if at is not None]
         due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP]
@@ -1981,10 +1974,9 @@ class Daemon:
         if not self.state.signatures.spend(knock.client.name, now.mono // 1000):
             return 'too fast for signatures'
         try:
-            verify_signature(knock.client, knock.request)
+            return verify_signature(knock.client, knock.request)
         except KnockError as error:
             return 'signature: %s' % error
-        return None
 
     def honour(self, decision, source, now):
         """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
@@ -2243,8 +2235,7 @@ def ask_daemon(config, word):
 
 def find_client(config, name):
     if name not in config.clients:
-        raise KnockError('there is no client %r in %s; there are: %s'
-                         % (name, config.path, ', '.join(config.clients) or 'none'))
+        raise KnockError('there is no client %r; knockd.py list shows who there is' % name)
     return config.clients[name]
 
 def known_ledger(config):

@@ -39,6 +39,7 @@ SERVER = '10.9.0.1'
 TICK = os.sysconf('SC_CLK_TCK')
 DEBIAN = '/usr/bin/python3'
 OURS, SHIPPED = 'knockd.py', 'fwknopd as shipped'
+STATEFUL = 'connection tracking alone'       # as on any box with a stateful firewall
 FIRST_PORT = 3000                       # of the range that many openings are made of
 
 
@@ -198,9 +199,20 @@ class Bench:
         finally:
             peer.remove()
 
-    def names(self, word=''):
+    @contextlib.contextmanager
+    def tracking(self):
+        """A firewall of one rule, and no daemon."""
+        self.server.nft('table inet box {\n chain input {\n  type filter hook input priority 0;\n'
+                        '  ct state established,related accept\n }\n}')
+        try:
+            yield
+        finally:
+            self.server.nft('flush ruleset')
+
+    def names(self, word='', few=False):
         """The peers that are there, and ours last, so that it can be compared with them."""
-        return [name for name in self.peers if word in name] + [OURS]
+        return [name for name in self.peers if word in name and
+                not (few and name not in (SHIPPED, 'knockd'))] + [OURS]
 
     def close(self):
         self.listener.close()
@@ -411,9 +423,8 @@ SIZES = {'clients': (1, 10, 100, 1000, 10000), 'openings': (1, 100, 1000, 5000)}
 
 def reach(bench):
     """From the start of the client's program to a connection, and the server's share of it."""
-    number = bench.count(20, 10)
-    figures = {}
-    for name in bench.names():
+    number, figures = bench.count(12, 10), {}
+    for name in bench.names(few=bench.quick):
         for kind, pause in (('hot', 0), ('after 0.5 s of quiet', 0.5)):
             with bench.running(name) as daemon:
                 asked = [(source, daemon.argv(source, index)) for index, source in
@@ -445,8 +456,7 @@ def lost(samples):
 def limits(bench):
     """The highest junk rate at which 20 of 20 knocks still open."""
     found = {}
-    for name in bench.names() if not bench.quick else [
-            name for name in bench.names() if name in (SHIPPED, 'knockd', OURS)]:
+    for name in bench.names(few=bench.quick):
         for index, kind in enumerate(('random bytes', 'well-formed')):
             came = {}
             rate = highest(JUNK_RATES[::bench.count(1, 4)],
@@ -628,13 +638,14 @@ def throughput(bench):
     if not shutil.which('iperf3', path=peers.PATH):
         yield figure('throughput: iperf3 is not installed', '', [])
         return
-    names = [None] + bench.names('' if not bench.quick else 'shipped')
+    names = [None, STATEFUL] + bench.names('' if not bench.quick else 'shipped')
     samples = {name: [] for name in names}
     with routed(bench), bench.wire.stranger.start(
             'iperf3', '-s', '--logfile', '/dev/null'):
         for _ in range(bench.count(5, 3)):
             for name in names:
-                with bench.running(name, 1000) if name else contextlib.ExitStack():
+                with bench.running(name, 1000) if name not in names[:2] else \
+                        bench.tracking() if name else contextlib.ExitStack():
                     for _ in range(2):
                         samples[name].append(iperf(bench))
     entries = {name: figure('throughput with %s' % (name or 'no daemon'), 'Mbit/s', speeds)
@@ -661,9 +672,10 @@ def routed(bench):
 
 
 def iperf(bench):
-    """Mbit/s of a second of TCP."""
-    said = bench.client.must('iperf3', '-c', '10.77.2.2', '-t', '1', '-J')
-    return json.loads(said)['end']['sum_received']['bits_per_second'] / 1e6
+    """Mbit/s of a second of TCP; tried again while the server is not up, or not done yet."""
+    said = network.until(lambda: json.loads(bench.client.run(
+        'iperf3', '-c', '10.77.2.2', '-t', '1', '-J').out or '{}').get('end'))
+    return said['sum_received']['bits_per_second'] / 1e6
 
 
 def ledger(bench):
@@ -785,8 +797,8 @@ def run(chosen, quick):
                 for entry in section(bench):
                     entries.append(entry)
                     print(line(row(entry)), flush=True)
-            except (AssertionError, OSError, subprocess.SubprocessError) as problem:
-                entries.append(figure('%s broke off' % name, '', [], 0, note=str(problem)[:300]))
+            except Exception as problem:        # the other sections' figures are worth having
+                entries.append(figure('%s broke off' % name, '', [], 0, note=repr(problem)[:300]))
                 print(line(row(entries[-1])), flush=True)
             print('    %.0f s' % (time.monotonic() - began), flush=True)
     finally:

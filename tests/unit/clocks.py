@@ -45,8 +45,11 @@ class Doors:
     def open(self, openings, now):
         self.opened.append(openings[0].source.network_address)
 
-    def mend(self, now):
+    def mend(self):
         pass
+
+    def outdated(self):
+        return False
 
 
 class Box:

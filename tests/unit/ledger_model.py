@@ -437,7 +437,7 @@ class Firewall(Quiet):
     def open(self, openings, now):
         self.world.honour()
 
-    def close(self, openings, now):
+    def close(self, openings):
         self.world.honour()
 
     def chosen(self, knock):

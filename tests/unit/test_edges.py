@@ -650,3 +650,15 @@ def test_changes_that_the_socket_could_not_hold_are_a_change():
         def recv(self, _):
             raise OSError(errno.ENOBUFS, 'No buffer space available')
     assert knockd.ruleset_changed(Overrun())
+
+
+def test_a_listener_at_a_decoy_is_noticed(tmp_path):
+    """No netlink event tells of it."""
+    config = knockd.parse_config(CONFIG % tmp_path, str(tmp_path / 'knockd.ini'))
+    firewall = knockd.Firewall(config)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as service:
+        service.bind(('127.0.0.1', 0))
+        firewall.box = knockd.Box({22: service.getsockname()[1]}, None, None, False)
+        assert not firewall.outdated()
+        service.listen(1)
+        assert firewall.outdated()

@@ -251,6 +251,12 @@ def test_the_tags_of_the_window_and_of_the_step_after_it_are_known(state):
                    for tag, (client, step) in tags.items())
 
 
+@pytest.mark.parametrize('later', [-60000, -30000, 0, 1, 30000, 60000, 10 ** 9])
+def test_tags_made_from_those_of_the_last_time_are_those_made_afresh(later):
+    """Time goes by, stands still, or is set."""
+    assert knockd.valid_tags(CONFIG, WALL + later, TAGS) == knockd.valid_tags(CONFIG, WALL + later)
+
+
 @pytest.mark.parametrize('wall', [0, 1, 29999, 59999, 60000, 60001])
 def test_a_clock_that_wakes_up_in_1970_has_tags_too(state, wall):
     """Routers without a clock do (DESIGN 3.9): there are no steps before the first."""
@@ -408,7 +414,7 @@ class Recorder:
         if 'open' in self.fails:
             raise knockd.KnockError('nft failed')
 
-    def close(self, openings, now):
+    def close(self, openings):
         self.calls.append('close')
 
     def chosen(self, knock):

@@ -21,7 +21,7 @@ class Doors(clocks.Doors):
         clocks.Doors.__init__(self)
         self.config = config
 
-    def load(self, now):
+    def load(self):
         pass
 
 
