@@ -1827,7 +1827,7 @@ class Daemon:
             self.mend(now)
 
     def mend(self, now):
-        """After somebody's change of the ruleset; a step later if it fails."""
+        """After somebody's change of the ruleset; again in a second if that fails."""
         self.mend_at = None
         try:
             if self.firewall.mend():
@@ -1835,7 +1835,7 @@ class Daemon:
                           'changed; loaded again', now)
         except KnockError as error:
             self.tell(('', 'firewall'), 'firewall: %s' % error, now)
-            self.mend_at = now.mono + STEP
+            self.mend_at = now.mono + 1000
 
     def look_for_step(self, now):
         """After a lost ledger, a forward step of the clock could make old knocks good again."""

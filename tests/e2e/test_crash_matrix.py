@@ -31,6 +31,16 @@ def test_a_call_that_fails_or_a_kill_beside_it_breaks_no_promise(wire, house):
             crashes.Cell(wire, house, next(names), address).run(*cell)
 
 
+def test_a_call_that_fails_while_the_table_is_put_back_does_not_keep_it_away(wire, house):
+    names = ('c%d' % number for number in itertools.count())
+    chosen = crashes.cells(wire, house, wire.server.addresses[0], names, crashes.HEAL)
+    print('seed %d, of %d cells: %s' % (SEED, len(chosen), sorted({cell[:3] for cell in chosen})))
+    assert {cell[1] for cell in chosen} == {'nft', 'nft-list'}
+    for cell in random.Random(SEED).sample(chosen, 8):
+        address = wire.server.addresses[len(cell[3]) % 2]
+        crashes.Cell(wire, house, next(names), address).run(*cell)
+
+
 @pytest.mark.parametrize('call, fault, said', (
     ('create', 'ENOSPC', 'the ledger cannot be written'), ('fsync', 'EIO', 'cannot be written'),
     ('rename', 'EROFS', 'cannot be written'), ('nft', 'refused', 'open c0 10.9.0.2 failed')))
