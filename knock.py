@@ -672,13 +672,16 @@ def run_command(args, knock_again):
     """The exit code of COMMAND, or 128 + n when signal n ended it, as in a shell."""
     import signal
     import subprocess
-    process = start_process(args.command)
+    process, early = None, []           # signals that come before we know COMMAND
 
     def pass_on(number, _):
         if number != signal.SIGINT or not os.isatty(0):     # a terminal tells the whole group
-            process.send_signal(number)
+            process.send_signal(number) if process else early.append(number)
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
         signal.signal(number, pass_on)
+    process = start_process(args.command)
+    for number in early:
+        process.send_signal(number)
     while True:
         try:
             status = process.wait((args.seconds / 2 or KEEP_PAUSE) if args.keep else None)
