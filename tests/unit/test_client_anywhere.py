@@ -168,4 +168,7 @@ def test_nothing_rare_is_imported_at_the_start():
     """Start-up time is what a knock costs its owner: 94 ms of 100 are spent."""
     code = 'import sys; sys.path.insert(0, %r); import knock; print(*sys.modules)' % TOP
     imported = subprocess.check_output([sys.executable, '-ISc', code]).decode().split()
-    assert not {'subprocess', 'threading', 'getpass', 'tempfile', 'datetime'} & set(imported)
+    rare = {'subprocess', 'getpass', 'tempfile', 'datetime', 'threading'}
+    if sys.version_info[:2] == (3, 8):
+        rare.remove('threading')            # its functools loads it
+    assert not rare & set(imported)
