@@ -383,7 +383,7 @@ def read_client(name, entries, server, complain):
                 complain(key, '%s is not in %s; add it there' % (format_service(service), where))
     keys = derive_keys(values['secret'], server['id']) \
         if values['secret'] and server['id'] else None
-    return Client(name=name, keys=keys, fingerprint=keys and fingerprint(keys), **values)
+    return Client(**dict(values, name=name, keys=keys, fingerprint=keys and fingerprint(keys)))
 
 def read_server(entries, complain):
     values = read_section(SERVER_KEYS, entries, complain)
@@ -423,7 +423,7 @@ def parse_config(text, path):
         raise KnockError('\n'.join(problems), 2)
     if server['ledger'] is None:
         server['ledger'] = path.rpartition('/')[0] + '/ledger.json'
-    return Config(path=path, clients=clients, actions=actions, **server)
+    return Config(**dict(server, path=path, clients=clients, actions=actions))
 
 # A section, and the comments right above it.
 SECTION = r'(?m)^(?:[#;].*\n)*\[%s\].*\n?(?:(?!(?:[#;].*\n)*\[).*\n|(?!(?:[#;].*\n)*\[).+)*'
