@@ -291,7 +291,7 @@ def flood(bench, rate, seconds, words=()):
 # --- issue 2: knock to open, start to open, junk -------------------------------------------------
 def open_times(bench):
     """Packet on the wire to connect succeeding, and the server's share of it by its own log."""
-    number = bench.count(30, 15)
+    number = bench.count(25, 12)
     with bench.daemon() as daemon:
         knocks(bench, daemon, 3, 0)
         before = len(told(daemon))
@@ -327,7 +327,7 @@ def start_times(bench):
             opening = common + ['--open', 'tcp/2222', '--for', '30', '--wait', '5', uri]
             closing = common + ['--close', '--wait', '0', uri]
             out = bench.client.must(
-                DEBIAN, os.path.join(HERE, 'laps.py'), str(bench.count(30, 20)), '0.4', SERVER,
+                DEBIAN, os.path.join(HERE, 'laps.py'), str(bench.count(20, 10)), '0.4', SERVER,
                 '2222', *(opening + ['--'] + closing), timeout=120)
             samples = json.loads(out)
             yield figure('knock.py start to port open, ' + version_of(python), 'ms', samples,
@@ -378,7 +378,7 @@ def one_flood(bench, daemon, rate, target, number, seconds):
 def memory(bench):
     """Resident memory of the idle daemon beside a bare interpreter's."""
     sleeper = 'import time; time.sleep(9)'
-    for python in interpreters()[:2 if bench.quick else None]:
+    for python in interpreters()[:2 if bench.quick else 5]:
         bare = []
         for _ in range(3):
             process = subprocess.Popen([python, '-I', '-S', '-c', sleeper])
@@ -404,7 +404,7 @@ def version_times(bench):
                     'site': [python, '-c', 'pass'],
                     'ours': [python, network.KNOCK, '--version']}
         laps = {name: [] for name in commands}
-        for _ in range(bench.count(30, 20)):
+        for _ in range(bench.count(20, 10)):
             for name, command in commands.items():
                 began = time.monotonic()
                 subprocess.check_call(command, stdout=subprocess.DEVNULL)
@@ -423,7 +423,7 @@ SIZES = {'clients': (1, 10, 100, 1000, 10000), 'openings': (1, 100, 1000, 5000)}
 
 def reach(bench):
     """From the start of the client's program to a connection, and the server's share of it."""
-    number, figures = bench.count(12, 10), {}
+    number, figures = 10, {}
     for name in bench.names(few=bench.quick):
         for kind, pause in (('hot', 0), ('after 0.5 s of quiet', 0.5)):
             with bench.running(name) as daemon:
@@ -543,7 +543,7 @@ def with_clients(bench, daemon, name, number):
     """The figures for one number of clients, the knock's last."""
     start, ours = '%d clients: %s: ' % (number, name), name == OURS
     yield figure(start + 'memory', 'kB', [status(daemon.pid)['VmRSS']])
-    rate = 150000 if ours else 1000 if number <= 100 else 100
+    rate = 150000 if ours else min(1000, 50000 // number)       # what it can take
     limit = None if not ours else 0.1 if number <= 2000 else 3
     yield figure(start + 'junk packet in user space', 'us',
                  junk_cost(bench, daemon, rate, daemon.junk[ours - 1][1]), limit,
@@ -615,7 +615,7 @@ def fwknopd_openings(bench, number):
 def idle(bench):
     """A daemon that nobody knocks at; a peer that wakes ten times a second needs no two minutes."""
     for name in bench.names():
-        seconds = bench.count(65, 33) if name == OURS else bench.count(15, 6)
+        seconds = bench.count(65, 33) if name == OURS else bench.count(10, 4)
         with bench.running(name, 3 if name == OURS else 1) as daemon:
             time.sleep(2)
             before, used, children = status(daemon.pid), cpu_exact(daemon.pid), \
@@ -646,6 +646,7 @@ def throughput(bench):
             for name in names:
                 with bench.running(name, 1000) if name not in names[:2] else \
                         bench.tracking() if name else contextlib.ExitStack():
+                    time.sleep(0.3)         # what a start stirs up has settled
                     for _ in range(2):
                         samples[name].append(iperf(bench))
     entries = {name: figure('throughput with %s' % (name or 'no daemon'), 'Mbit/s', speeds)

@@ -137,11 +137,13 @@ class Fwknopd(Peer):
 
     def fill(self, count, seconds):
         """As many of its own rules as that, as if so many had knocked."""
-        text = ''.join('-A FWKNOP_INPUT -s 10.8.%d.%d/32 -p tcp -m tcp --dport %d -m comment '
-                       '--comment _exp_%d -j ACCEPT\n' % (
-                           number // 250, number % 250 + 1, network.HIDDEN, time.time() + seconds)
-                       for number in range(count))
-        self.namespace.must('iptables-restore', '--noflush', stdin='*filter\n%sCOMMIT\n' % text)
+        rules = ['-A FWKNOP_INPUT -s 10.8.%d.%d/32 -p tcp -m tcp --dport %d -m comment '
+                 '--comment _exp_%d -j ACCEPT\n' % (
+                     number // 250, number % 250 + 1, network.HIDDEN, time.time() + seconds)
+                 for number in range(count)]
+        for first in range(0, count, 200):      # more do not fit a message to the kernel
+            self.namespace.must('iptables-restore', '--noflush', stdin='*filter\n%sCOMMIT\n'
+                                % ''.join(rules[first:first + 200]))
 
     def ledger(self):
         return os.path.join(self.folder, 'run', 'digest.cache')
