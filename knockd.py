@@ -1262,11 +1262,11 @@ def pick_decoys(config, ruleset, listening, ephemeral):
               re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
     hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
               for port in range(service.low, service.high + 1)}
-    taken = hidden.union(listening, named, range(ephemeral[0], ephemeral[1] + 1))
-    free = [port for port in list(range(61022, 65536)) + list(range(29999, 1024, -1))
-            if port not in taken]
-    if ranges:
-        free.sort(key=lambda port: sum(low <= port <= high for low, high in ranges))
+    taken = hidden.union(listening, named)      # one by one: all at once would be memory for life
+    free = (port for ranged in (False, True)
+            for ports in (range(61022, 65536), range(29999, 1024, -1)) for port in ports
+            if port not in taken and not ephemeral[0] <= port <= ephemeral[1]
+            and ranged == any(low <= port <= high for low, high in ranges))
     decoys = dict(zip(sorted(hidden), free))
     if len(decoys) < len(hidden):
         raise KnockError('this box has no %d free TCP ports for decoys; write answer = drop'

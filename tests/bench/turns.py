@@ -26,7 +26,7 @@ def lap(work, *arguments):
 def expired(count, now):
     """Openings of that many addresses."""
     sources = [ipaddress.ip_network('10.8.%d.%d' % divmod(number, 256)) for number in range(count)]
-    openings = [knockd.Opening('m0', source, 6, 22, False, now.mono - 1) for source in sources]
+    openings = [knockd.Opening('m0', source, 6, 22, False, now.mono - 1000) for source in sources]
     return {opening[1:5]: opening for opening in openings}
 
 
@@ -40,8 +40,8 @@ def main():
     for _ in range(count):
         now = now._replace(wall=now.wall + knockd.STEP, mono=now.mono + knockd.STEP)
         turns.append(lap(daemon.turn, now))
-        daemon.firewall.openings = expired(openings, now)
-        forgets.append(lap(daemon.firewall.forget, now))
+        daemon.firewall.openings, daemon.next_end = expired(openings, now), 0
+        forgets.append(lap(daemon.look_for_ends, now))
     print(json.dumps([turns, forgets]))
 
 
