@@ -7,7 +7,8 @@ kernel, so a stranger's packet never reaches this program; a client's single UDP
 checked, written to the ledger so that it can never be used again, and opens the asked ports for
 the client's address alone. The kernel closes them by its own clock.
 
-    knockd.py run --hide tcp/22 --client laptop     first try: prints the client's knock:// line
+    knockd.py run --hide tcp/22 --client laptop         first try: prints the client's line
+    knockd.py install --hide tcp/22 --client laptop     for good; --dry-run shows all it does
 
 Read it from top to bottom: up to "edges" everything takes values and returns values. Whoever
 reviews it for security starts with judge(). What it does not do: README.md.
@@ -2449,8 +2450,7 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
         ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='open_for', metavar='TIME', help='how long it opens: 30s, 5m'))]
-     + FIRST[2:]),
+        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m'))] + FIRST[2:]),
     ('show', command_show, "print a client's knock:// line again", [
         CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
@@ -2463,8 +2463,8 @@ COMMANDS = (    # name, function, what it does, its arguments
 
 def command_line():
     parser = argparse.ArgumentParser(
-        prog='knockd.py', description='Hides services until an authentic knock arrives.',
-        epilog='First try:  knockd.py run --hide tcp/22 --client laptop')
+        prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', metavar='FILE', help='default: %(default)s',
                         default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
     parser.add_argument('--version', action='version', version='knockd.py ' + __version__)

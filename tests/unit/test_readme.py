@@ -122,3 +122,13 @@ def test_the_scripts_that_are_linked_are_there():
 
 def test_the_version_is_the_same_in_both_scripts():
     assert knock.__version__ == knockd.__version__
+
+
+def test_every_kind_of_log_line_is_explained():
+    """The first word of each line that knockd.py can log stands in the README's table."""
+    with open(os.path.join(TOP, 'knockd.py'), encoding='utf-8') as file:
+        source = file.read()
+    words = set(re.findall(r"(?:log\(|self\.tell\(\S+ \S+\), )'([a-z]+(?: [a-z]+)?)[:;]", source))
+    told = section('The log')
+    assert {'quarantine', 'firewall', 'clock', 'status', 'filter', 'stopped'} <= words
+    assert [word for word in sorted(words) if '`' + word not in told] == []
