@@ -440,6 +440,7 @@ def with_key(text, section, key, value):
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
 SPENT_LIMIT, VOID = 1000, 1 << 32         # ids a key; above every number of a sheet
+UNUSED_KEY = {'floor': 0, 'spent': {}, 'paper': [0, 0]}     # ms; {id: ms}; sheet, number
 
 class Ledger:
     """{"knockd": 1, "id": server id, "floor": ms, "keys": {FP: {"floor", "spent", "paper"}}}
@@ -447,26 +448,20 @@ class Ledger:
     Floors never fall, and an id is forgotten only when its time has fallen below its key's floor:
     so nothing is accepted twice, whatever the clock and the window become."""
 
-    def __init__(self, server_id, floor=0):
-        self.server_id, self.floor = server_id, floor
-        self.keys = {}          # fingerprint: {'floor': ms, 'spent': {id: ms}, 'paper': [s, n]}
-        self.lines = {}         # the same as JSON, kept so that a write costs one key's encoding
+    def __init__(self, server_id, floor=0, keys=()):
+        self.server_id, self.floor, self.keys = server_id, floor, dict(keys)
 
     def quarantine(self, now, window):
         """For a lost ledger: refuses all that may have been accepted before it was lost."""
         self.floor = max(self.floor, now + window + 2000)
 
-    def put(self, mark, key):
-        self.keys[mark] = key
-        self.lines[mark] = '"%s": %s' % (mark, json.dumps(key))
-
     def text(self):
-        return '{"knockd": 1, "id": "%s", "floor": %d, "keys": {\n%s\n}}\n' % (
-            self.server_id, self.floor, ',\n'.join(self.lines.values()))
+        return json.dumps({'knockd': 1, 'id': self.server_id, 'floor': self.floor,
+                           'keys': self.keys}) + '\n'
 
     def refusal(self, mark, knock_id, time, paper=None):
         """None, or why a knock with this id and time may not be honoured."""
-        key = self.keys.get(mark, {'floor': 0, 'spent': {}, 'paper': [0, 0]})
+        key = self.keys.get(mark, UNUSED_KEY)
         if paper is not None:       # a sheet's number is the second in which it was made
             if paper[0] * 1000 <= self.floor:
                 return 'void: the ledger was lost since; print a new sheet'
@@ -479,24 +474,15 @@ class Ledger:
 
     def record(self, mark, knock_id, time, window, paper=None):
         """Spends a knock. The caller writes text() to disk before anything opens."""
-        key = self.keys.get(mark, {'floor': 0, 'spent': {}, 'paper': [0, 0]})
+        key = self.keys[mark] = dict(self.keys.get(mark, UNUSED_KEY))
         if paper is not None:
-            self.put(mark, dict(key, paper=list(paper)))
+            key['paper'] = list(paper)
             return
-        spent = dict(key['spent'])
-        spent[knock_id] = time
-        floor = max(key['floor'], time - (2 * window + 60000))
-        spent = {known: when for known, when in spent.items() if when >= floor}
-        while len(spent) > SPENT_LIMIT:
-            floor = min(spent.values()) + 1
-            spent = {known: when for known, when in spent.items() if when >= floor}
-        self.put(mark, {'floor': floor, 'spent': spent, 'paper': key['paper']})
-
-def whole(number, what):
-    """A number out of a ledger: an integer that a time can be."""
-    if type(number) is not int or not 0 <= number < NEVER:
-        raise KnockError('the ledger has %s %.40r' % (what, number))
-    return number
+        spent = dict(key['spent'], **{knock_id: time})
+        too_many = sorted(spent.values())[:-SPENT_LIMIT]
+        key['floor'] = max([key['floor'], time - (2 * window + 60000)] +
+                           [oldest + 1 for oldest in too_many])
+        key['spent'] = {known: when for known, when in spent.items() if when >= key['floor']}
 
 def parse_ledger(text, server_id):
     """A Ledger from its text; KnockError if it is damaged or another server's."""
@@ -504,17 +490,18 @@ def parse_ledger(text, server_id):
         data = json.loads(text)
         if data['knockd'] != 1 or data['id'] != server_id:
             raise KnockError('the ledger belongs to another server')
-        ledger = Ledger(server_id, whole(data['floor'], 'the floor'))
+        numbers = [data['floor']]
         for mark, key in data['keys'].items():
             if not re.match(r'[0-9a-f]{16}\Z', mark, re.ASCII):
-                raise KnockError('the ledger has the key %.40r' % mark)
-            spent = {str(known): whole(time, 'the time') for known, time in key['spent'].items()}
+                raise ValueError('key %.40r' % mark)
             sheet, number = key['paper']
-            ledger.put(mark, {'floor': whole(key['floor'], 'the floor'), 'spent': spent, 'paper': [
-                whole(sheet, 'the sheet'), whole(number, 'the number')]})
+            numbers += [key['floor'], sheet, number] + list(key['spent'].values())
+        for number in numbers:
+            if type(number) is not int or not 0 <= number < NEVER:
+                raise ValueError('number %.40r' % number)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise KnockError('the ledger cannot be read: %s' % error)
-    return ledger
+    return Ledger(server_id, data['floor'], data['keys'])
 
 
 # --- filter compiler: classic BPF that passes only packets with a token that is valid now -------
