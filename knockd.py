@@ -519,9 +519,11 @@ FILTER_TAGS = 2000              # fits BPF_MAXINSNS, 4,096: 1.8 instructions a t
 LEAF = 8
 
 def token_tree(tokens):
-    """A balanced tree over sorted 32-bit tokens in the accumulator.
+    """A balanced tree over sorted 32-bit tokens in the accumulator; None passes everything.
     Every leaf returns by itself and jumps are relative, so only a large left half is out of reach
     of an 8-bit offset; there a long jump takes over."""
+    if tokens is None:
+        return [(RETURN, 0, 0, WHOLE_PACKET)]
     if len(tokens) <= LEAF:
         last = len(tokens)
         tests = [(JEQ, last - number, 0, token) for number, token in enumerate(tokens)]
@@ -533,38 +535,30 @@ def token_tree(tokens):
     return [(JGE, 0, 1, tokens[half]), (JUMP, 0, 0, len(left))] + left + right
 
 def link(program):
-    """Names of places become offsets; a bare string is a place, None is the next instruction."""
-    places, code = {}, []
+    """Names of places become offsets; a bare string is a place, (code, k) a line without jumps."""
+    places, lines = {}, []
     for entry in program:
         if isinstance(entry, str):
-            places[entry] = len(code)
+            places[entry] = len(lines)
         else:
-            code.append(entry)
-    def offset(here, target):
-        return target if isinstance(target, int) else 0 if target is None else \
-            places[target] - here - 1
-    return [(operation, offset(here, yes), offset(here, no), offset(here, number))
-            for here, (operation, yes, no, number) in enumerate(code)]
+            lines.append(entry if len(entry) == 4 else (entry[0], 0, 0, entry[1]))
+    return [tuple(places[part] - here - 1 if isinstance(part, str) else part for part in line)
+            for here, line in enumerate(lines)]
 
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
 # A = the protocol. What they refuse, and the parser below in the same words: other versions,
 # fragments, headers that lie, packets cut short.
-HEAD4 = [
-    (LD_BYTE, None, None, PACKET_TYPE), (JEQ, None, 'drop', PACKET_HOST),
-    (LD_BYTE, None, None, 0), (AND, None, None, 0xf0), (JEQ, None, 'drop', 0x40),
-    (LD_HALF, None, None, 6), (JSET, 'drop', None, 0x3fff),     # RFC 791: MF and the offset
-    (LDX_HEADER, None, None, 0), (STORE_X, None, None, 1),
-    (TXA, None, None, 0), (JGE, None, 'drop', 20),
-    (LD_HALF, None, None, 2), (LDX_LENGTH, None, None, 0), (JGT_X, 'drop', None, 0),
-    (LDX_MEMORY, None, None, 1), (SUB_X, None, None, 0), (JGT, 'drop', None, 0xffff),
-    (STORE, None, None, 2), (LD_BYTE, None, None, 9)]
-HEAD6 = [
-    (LD_BYTE, None, None, PACKET_TYPE), (JEQ, None, 'drop', PACKET_HOST),
-    (LD_BYTE, None, None, 0), (AND, None, None, 0xf0), (JEQ, None, 'drop', 0x60),
-    (LD_HALF, None, None, 4), (STORE, None, None, 2), (ADD, None, None, 40),
-    (LDX_LENGTH, None, None, 0), (JGT_X, 'drop', None, 0),
-    (LDX_NUMBER, None, None, 40), (STORE_X, None, None, 1), (LD_BYTE, None, None, 6)]
-HEADS = {4: HEAD4, 6: HEAD6}
+HEADS = {
+    4: [(LD_BYTE, PACKET_TYPE), (JEQ, 0, 'drop', PACKET_HOST),
+        (LD_BYTE, 0), (AND, 0xf0), (JEQ, 0, 'drop', 0x40),
+        (LD_HALF, 6), (JSET, 'drop', 0, 0x3fff),                # RFC 791: MF and the offset
+        (LDX_HEADER, 0), (STORE_X, 1), (TXA, 0), (JGE, 0, 'drop', 20),
+        (LD_HALF, 2), (LDX_LENGTH, 0), (JGT_X, 'drop', 0, 0),
+        (LDX_MEMORY, 1), (SUB_X, 0), (JGT, 'drop', 0, 0xffff), (STORE, 2), (LD_BYTE, 9)],
+    6: [(LD_BYTE, PACKET_TYPE), (JEQ, 0, 'drop', PACKET_HOST),
+        (LD_BYTE, 0), (AND, 0xf0), (JEQ, 0, 'drop', 0x60),
+        (LD_HALF, 4), (STORE, 2), (ADD, 40), (LDX_LENGTH, 0), (JGT_X, 'drop', 0, 0),
+        (LDX_NUMBER, 40), (STORE_X, 1), (LD_BYTE, 6)]}
 ECHO = {4: (1, 8), 6: (58, 128)}        # RFC 792, RFC 4443: protocol and type of an echo request
 TRANSPORT = 8                           # bytes of a UDP header, and of an echo request's
 
@@ -572,20 +566,15 @@ def datagram_filter(version, carriers, port, tokens):
     """The program for one socket: knock/1 datagrams whose first 32 bits are among the tokens.
     tokens None passes every datagram of a possible length."""
     protocol, echo = ECHO[version]
-    lengths = [(JGE, None, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
-               (JGT, 'drop', None, TRANSPORT + DATAGRAM_LIMIT)]
-    body = [(JEQ, 'udp', None, 17 if 'udp' in carriers else 256),
-            (JEQ, 'echo', 'drop', protocol if 'icmp' in carriers else 256), 'udp',
-            (LD_HALF_X, None, None, 4)] + lengths + [
-            (LDX_MEMORY, None, None, 2), (JGT_X, 'drop', None, 0), (LDX_MEMORY, None, None, 1)]
-    if port:
-        body += [(LD_HALF_X, None, None, 2), (JEQ, None, 'drop', port)]
-    body += [(JUMP, 0, 0, 'token'), 'echo', (LD_HALF_X, None, None, 0),
-             (JEQ, None, 'drop', echo << 8), (LD_MEMORY, None, None, 2)] + lengths + [
-             (JUMP, 0, 0, 'token'), 'drop', (RETURN, 0, 0, 0), 'token',
-             (LD_WORD_X, None, None, TRANSPORT)]
-    tree = [(RETURN, 0, 0, WHOLE_PACKET)] if tokens is None else token_tree(sorted(tokens))
-    return link(HEADS[version] + body) + tree
+    to_port = [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)] if port else []
+    return link(HEADS[version] + [
+        (JEQ, 'udp', 0, 17 if 'udp' in carriers else 256),
+        (JEQ, 'echo', 'drop', protocol if 'icmp' in carriers else 256), 'udp'] + to_port + [
+        (LD_HALF_X, 4), (LDX_MEMORY, 2), (JGT_X, 'drop', 0, 0), (JUMP, 'length'),
+        'echo', (LD_HALF_X, 0), (JEQ, 0, 'drop', echo << 8), (LD_MEMORY, 2),
+        'length', (LDX_MEMORY, 1), (JGE, 0, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
+        (JGT, 0, 'token', TRANSPORT + DATAGRAM_LIMIT), 'drop', (RETURN, 0),
+        'token', (LD_WORD_X, TRANSPORT)]) + token_tree(tokens and sorted(tokens))
 
 SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}     # where their SYNs go
 SYN_FLAGS, SYN = 0x17, 0x02     # RFC 9293: of FIN, SYN, RST and ACK nothing but SYN
@@ -593,14 +582,12 @@ SYN_FLAGS, SYN = 0x17, 0x02     # RFC 9293: of FIN, SYN, RST and ACK nothing but
 def syn_filter(version, ports, tokens):
     """The program for SYNs: to a port in this range (or None), or with one of these tokens.
     tokens None passes every SYN."""
-    low, high = ((0, 65535) if tokens is None else ports) or (65536, 65536)
-    body = [(JEQ, None, 'drop', 6), (LD_MEMORY, None, None, 2), (JGE, None, 'drop', 20),
-            (LDX_MEMORY, None, None, 1), (LD_BYTE_X, None, None, 13),
-            (AND, None, None, SYN_FLAGS), (JEQ, None, 'drop', SYN),
-            (LD_HALF_X, None, None, 2), (JGE, None, 'token', low), (JGT, 'token', None, high),
-            (RETURN, 0, 0, WHOLE_PACKET), 'drop', (RETURN, 0, 0, 0), 'token',
-            (LD_WORD_X, None, None, 4)]
-    return link(HEADS[version] + body) + token_tree(sorted(tokens or ()))
+    low, high = ports or (65536, 65536)
+    return link(HEADS[version] + [
+        (JEQ, 0, 'drop', 6), (LD_MEMORY, 2), (JGE, 0, 'drop', 20), (LDX_MEMORY, 1),
+        (LD_BYTE_X, 13), (AND, SYN_FLAGS), (JEQ, 0, 'drop', SYN),
+        (LD_HALF_X, 2), (JGE, 0, 'token', low), (JGT, 'token', 0, high), (RETURN, WHOLE_PACKET),
+        'drop', (RETURN, 0), 'token', (LD_WORD_X, 4)]) + token_tree(tokens and sorted(tokens))
 
 
 # --- packet parser: bytes from the IP header on; trusts neither the filter nor any length -------
