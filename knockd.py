@@ -240,7 +240,7 @@ def matching(pattern, form, convert=str):
     """A reader of texts of one form; convert raises ValueError for what the pattern lets by."""
     def read(text):
         try:
-            if not re.match('(?:%s)\\Z' % pattern, text, re.ASCII):
+            if not re.fullmatch(pattern, text, re.ASCII):
                 raise ValueError
             return convert(text)
         except ValueError:
@@ -277,7 +277,7 @@ def command(text):
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 NAMES = {'client': NAME, 'action': ACTION}
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
-read_name = matching('[A-Za-z0-9._-]{1,64}', '1 to 64 of A-Z a-z 0-9 . _ -')
+read_name = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 read_command = matching('/.+', 'a command that begins with an absolute path', command)
 read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
 SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what to do then
@@ -318,10 +318,9 @@ CLIENT_KEYS = {
                        lambda text: tuple(map(int, text.split(':')))), None),
     'ssh_key': (matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
                          lambda text: ' '.join(text.split()[:2])), None),
-    'may_run': (listing(matching('[a-z0-9_-]{1,32}', '1 to 32 of a-z 0-9 _ -')), ()),
-    'prefix4': (matching('[89]|[12][0-9]|3[0-2]', 'a prefix length from 8 to 32', int), 32),
-    'prefix6': (matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]', 'a prefix length from 32 to 128',
-                         int), 128),
+    'may_run': (listing(matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')), ()),
+    'prefix4': (matching(r'[89]|[12]\d|3[0-2]', 'a length from 8 to 32', int), 32),
+    'prefix6': (matching(r'3[2-9]|[4-9]\d|1[01]\d|12[0-8]', 'a length from 32 to 128', int), 128),
 }
 Config = collections.namedtuple('Config', ['path'] + list(SERVER_KEYS) + ['clients', 'actions'])
 Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint'] + list(CLIENT_KEYS))
@@ -367,16 +366,15 @@ def covered(wanted, allowed):
                service.low <= wanted.low and wanted.high <= service.high for service in allowed)
 
 def read_client(name, entries, server, complain):
-    """A Client from its section; its keys are None if they cannot be made."""
+    """A Client from its section."""
     values = read_section(CLIENT_KEYS, entries, complain)
     for key, where, outer in (('allow', 'hide', server), ('default', 'allow', values)):
         values[key] = outer[where] if values[key] is None else values[key]
         for service in values[key]:
             if outer[where] and not covered(service, outer[where]):
                 complain(key, '%s is not in %s; add it there' % (format_service(service), where))
-    keys = derive_keys(values['secret'], server['id']) \
-        if values['secret'] and server['id'] else None
-    return Client(**dict(values, name=name, keys=keys, fingerprint=keys and fingerprint(keys)))
+    keys = derive_keys(values['secret'] or b'', server['id'] or '')     # missing is complained of
+    return Client(**dict(values, name=name, keys=keys, fingerprint=fingerprint(keys)))
 
 def read_server(entries, complain):
     values = read_section(SERVER_KEYS, entries, complain)
@@ -414,8 +412,7 @@ def parse_config(text, path):
             complain_in('client ' + client.name)('may_run', 'there is no [action %s]' % name)
     if problems:
         raise KnockError('\n'.join(problems), 2)
-    if server['ledger'] is None:
-        server['ledger'] = path.rpartition('/')[0] + '/ledger.json'
+    server['ledger'] = server['ledger'] or path.rpartition('/')[0] + '/ledger.json'
     return Config(**dict(server, path=path, clients=clients, actions=actions))
 
 # A section, and the comments right above it.
