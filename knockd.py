@@ -222,10 +222,10 @@ def parse_seconds(text):
 
 # --- types: values that the sections below hand to each other -----------------------------------
 Moment = collections.namedtuple('Moment', 'wall mono')      # milliseconds: since 1970, since boot
-Packet = collections.namedtuple('Packet', 'carrier source port payload')
+Packet = collections.namedtuple('Packet', 'carrier source payload')     # a datagram, or a Token
 Syn = collections.namedtuple('Syn', 'source destination port token')
 # A token without a datagram: a SYN's, a sequence's, a code's. paper: None or (sheet, number).
-Token = collections.namedtuple('Token', 'client step knock_id paper ports')
+Token = collections.namedtuple('Token', 'client carrier step paper ports')
 Knock = collections.namedtuple(
     'Knock', 'client carrier source knock_id step paper request services seconds')
 # source: a network, as a rule of one address. expires: milliseconds since boot.
@@ -611,17 +611,17 @@ def parse_packet(version, frame, carriers, port):
         return None
     source, protocol, body = parsed
     if protocol == 17 and 'udp' in carriers and len(body) >= TRANSPORT:         # RFC 768
-        carrier, (target, length) = 'udp', struct.unpack('>HH', body[2:6])
+        carrier, (target, length) = 'udp', struct.unpack_from('>HH', body, 2)
         if length > len(body) or port not in (None, target):
             return None
     elif (protocol, body[:2]) == (ECHO[version][0], bytes([ECHO[version][1], 0])) \
             and 'icmp' in carriers:
-        carrier, target, length = 'icmp', None, len(body)
+        carrier, length = 'icmp', len(body)
     else:
         return None
     if not TRANSPORT + DATAGRAM_MINIMUM <= length <= TRANSPORT + DATAGRAM_LIMIT:
         return None
-    return Packet(carrier, source, target, body[TRANSPORT:length])
+    return Packet(carrier, source, body[TRANSPORT:length])
 
 def parse_syn(version, frame):
     """A Syn, or None if these bytes are anything else. RFC 9293."""
@@ -823,18 +823,15 @@ def valid_tags(config, now, known=()):
                     for client in config.clients.values())
     return tags
 
-def step_token(client, carrier, step, ports=()):
-    return Token(client, step, '%s:%d' % (carrier, step), None, ports)
-
 def valid_syns(config, now):
     """{seq || ack || window: Token}"""
-    return {syn_token(client.keys, step): step_token(client, 'syn', step)
+    return {syn_token(client.keys, step): Token(client, 'syn', step, None, ())
             for client in config.clients.values() if 'syn' in config.carriers
             for step in loaded_steps(config, now)}
 
 def valid_codes(config, now):
     """{eight digits: Token}: three steps, whatever the window."""
-    return {code_at(client.keys, step): step_token(client, 'code', step)
+    return {code_at(client.keys, step): Token(client, 'code', step, None, ())
             for client in config.clients.values() if client.code and 'code' in config.carriers
             for step in range(max(0, step_of(now) - 1), step_of(now) + 3)}
 
@@ -844,14 +841,13 @@ def valid_sequences(config, now, known):
     for client in config.clients.values():
         for step in loaded_steps(config, now) if 'ports' in config.carriers else ():
             place = client.fingerprint, step
-            tokens[place] = known.get(place) or step_token(client, 'ports', step,
-                                                           step_ports(client.keys, step))
+            tokens[place] = known.get(place) or Token(
+                client, 'ports', step, None, step_ports(client.keys, step))
         sheet, count = client.paper or (0, 0)
         for number in range(1, count + 1):
             place = client.fingerprint, sheet, number
             tokens[place] = known.get(place) or Token(
-                client, 0, 'paper:%d:%d' % (sheet, number), (sheet, number),
-                paper_ports(client.keys, sheet, number))
+                client, 'paper', 0, (sheet, number), paper_ports(client.keys, sheet, number))
     return tokens
 
 def judge(packet, now, state):
@@ -899,8 +895,9 @@ def read_token(packet):
     """A Knock out of a token that had no room for a request: it asks for the default."""
     token = packet.payload
     request = Request('open', token.step * STEP, None, 0, (), None, None, None)
-    return Knock(token.client, packet.carrier, packet.source, token.knock_id, token.step,
-                 token.paper, request, (), 0)
+    knock_id = '%s:%s' % (token.carrier, token.paper or token.step)
+    return Knock(token.client, token.carrier, packet.source, knock_id, token.step, token.paper,
+                 request, (), 0)
 
 def wanted(knock, config):
     """The knock with what it asks for: services, seconds, and the address it is for."""
@@ -1888,17 +1885,16 @@ class Daemon:
         """One SYN may be a token itself, or a step of a sequence, or half of a code."""
         token = self.state.syns.get(syn.token)
         if token:
-            self.handle(Packet('syn', syn.source, syn.port, token), now)
+            self.handle(Packet('syn', syn.source, token), now)
         if syn.port < 1024 or covered(Service(6, syn.port, syn.port), self.config.hide):
             return
         if not self.asleep:
             for token in self.sequences.touch(syn.source, syn.port, now.mono):
-                self.handle(Packet('paper' if token.paper else 'ports', syn.source, None, token),
-                            now)
+                self.handle(Packet(token.carrier, syn.source, token), now)
             if self.sequences.explained:
                 return                          # half of no code
         token = self.codes.touch(syn.source, syn.port, now.mono, self.state.codes)
-        if token and self.handle(Packet('code', syn.source, None, token), now):
+        if token and self.handle(Packet('code', syn.source, token), now):
             self.codes.succeed()
 
     def sleep(self, now):

@@ -69,7 +69,7 @@ def knock(state, name='anna', op='open', time=WALL, step=None, source=None, seco
     keys = state.config.clients[name].keys if key is None else key
     sealed = seal(keys, Nonces.count.to_bytes(16, 'big'), plain,
                          time // 30000 if step is None else step)
-    return knockd.Packet(carrier, sender, 62201, sealed)
+    return knockd.Packet(carrier, sender, sealed)
 
 
 def said(state, packet, now=None):
@@ -484,11 +484,11 @@ def test_a_copy_of_what_was_refused_is_refused_again(state):
 
 def test_copies_of_two_clients_are_told_apart(daemon, state):
     """The id of a SYN is its step alone, the same for everybody."""
-    tokens = [knockd.step_token(state.config.clients[name], 'syn', STEP)
+    tokens = [knockd.Token(state.config.clients[name], 'syn', STEP, None, ())
               for name in ('anna', 'trusted')]
     for _ in range(2):
         for token, sender in zip(tokens, (HERE, ELSEWHERE)):
-            daemon.handle(knockd.Packet('syn', sender, 22, token), at())
+            daemon.handle(knockd.Packet('syn', sender, token), at())
     assert len(daemon.file.calls) == 4 and len(daemon.lines) == 2, daemon.lines
 
 

@@ -22,12 +22,12 @@ FRAME6 = bytes.fromhex('60000000' '004c3a40' '20010db8000000000000000000000007'
 
 def test_an_ipv4_datagram_is_read():
     assert knockd.parse_packet(4, FRAME4, BOTH, None) == (
-        'udp', ipaddress.ip_address('192.0.2.7'), 62201, KNOCK)
+        'udp', ipaddress.ip_address('192.0.2.7'), KNOCK)
 
 
 def test_an_ipv6_echo_request_is_read():
     assert knockd.parse_packet(6, FRAME6, BOTH, None) == (
-        'icmp', ipaddress.ip_address('2001:db8::7'), None, KNOCK)
+        'icmp', ipaddress.ip_address('2001:db8::7'), KNOCK)
 
 
 def test_what_ethernet_pads_is_not_part_of_the_knock():

@@ -14,8 +14,8 @@ STEP = 30000
 START = 7000 * STEP             # monotonic milliseconds, the beginning of a step of the carrier
 
 
-def token(name, ports, knock_id='ports:1'):
-    return knockd.Token(name, 1, knock_id, None, ports)
+def token(name, ports, step=1):
+    return knockd.Token(name, 'ports', step, None, ports)
 
 
 ANNA, BERT = token('anna', SIX), token('bert', OTHER)
@@ -155,12 +155,12 @@ def test_ports_that_begin_nothing_are_not_kept(sequences):
 
 def test_an_attempt_outlives_the_turn_of_a_step(sequences):
     assert touched(sequences, SIX[:3]) == []
-    sequences.expect([ANNA, BERT, token('anna', (9001, 9002, 9003, 9004, 9005, 9006), 'ports:2')])
+    sequences.expect([ANNA, BERT, token('anna', (9001, 9002, 9003, 9004, 9005, 9006), 2)])
     assert touched(sequences, SIX[3:], begin=300) == [ANNA]
 
 
 # --- codes ---------------------------------------------------------------------------------------
-CODE = knockd.Token('anna', 1, 'code:1', None, ())
+CODE = knockd.Token('anna', 'code', 1, None, ())
 CODES = {'12345678': CODE}
 FIRST, SECOND = 11234, 25678
 
