@@ -695,19 +695,18 @@ class Attempt:
     """One sequence that a source has begun."""
 
     def __init__(self, token, now):
-        self.token, self.taken, self.began, self.strikes, self.done = token, 1, now, 0, None
+        self.token, self.taken, self.strikes = token, 1, 0
+        self.since = now        # begun; then, with the last port, done
 
     def alive(self, now):
-        since = self.began if self.done is None else self.done
-        return now - since <= SEQUENCE_TIME and self.strikes <= STRIKES
+        return now - self.since <= SEQUENCE_TIME and self.strikes <= STRIKES
 
     def touch(self, port, now):
         """Does this attempt explain the port? It advances if it is the next one."""
         ports = self.token.ports
-        if self.done is None and port == ports[self.taken]:
+        if port in ports[self.taken:self.taken + 1]:
             self.taken += 1
-            self.done = now if self.taken == len(ports) else None
-            return True
+            self.since = now if self.taken == len(ports) else self.since
         return port in ports[:self.taken]
 
 class Sequences:
@@ -738,7 +737,8 @@ class Sequences:
             self.sources[any(attempt.taken > 1 for attempt in attempts)][source] = attempts
         if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
             (self.sources[0] or self.sources[1]).popitem(last=False)
-        return [attempt.token for attempt in explained if attempt.done == now]
+        return [attempt.token for attempt in explained
+                if attempt.since == now and attempt.taken == len(attempt.token.ports)]
 
 class Codes:
     """The carrier `code`: pairs of ports, and the sleep after wrong ones (DESIGN 3.5)."""
@@ -862,13 +862,13 @@ def judge(packet, now, state):
               ('expired' if now.wall >= knock.client.expires else None) or
               source_flaw(knock) or
               scope_flaw(knock) or
-              ledger_flaw(knock, state.ledger) or
+              state.ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
+                                   knock.paper) or
               (None if state.knocks.spend(knock.client.name, now.mono // 1000) else 'too fast'))
     source, when = state.honoured.get((knock.client.fingerprint, knock.knock_id), (None, 0))
     if reason == 'replay' and source == packet.source and now.mono - when <= COPY_TIME:
         return Decision('copy', None, knock)        # the network's duplicate
-    return Decision('refused', reason, knock) if reason else \
-        Decision(knock.request.op, None, knock)
+    return Decision('refused' if reason else knock.request.op, reason, knock)
 
 def read_datagram(packet, now, state):
     """A Knock out of a datagram whose tag is known and whose MAC holds, or a Decision."""
@@ -931,21 +931,15 @@ def source_flaw(knock):
 
 def scope_flaw(knock):
     request, client = knock.request, knock.client
-    if request.op == 'run':
-        return None if request.action in client.may_run else \
-            'not allowed action %s' % request.action
-    for service in knock.services:
-        if not covered(service, client.allow):
-            return 'not allowed %s' % format_service(service)
+    beyond = [format_service(service) for service in knock.services
+              if not covered(service, client.allow)]
     if request.op == 'open' and not knock.services:
-        return 'not allowed anything'
-    return None
-
-def ledger_flaw(knock, ledger):
-    if knock.client.ssh_key and knock.request.signature is None:
-        return 'no signature'
-    return ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                          knock.paper)
+        beyond = ['anything']
+    elif request.op == 'run' and request.action not in client.may_run:
+        beyond = ['action ' + request.action]
+    if beyond:
+        return 'not allowed ' + beyond[0]
+    return 'no signature' if client.ssh_key and request.signature is None else None
 
 
 # --- firewall text: nft commands out of addresses and integers, nothing else --------------------
