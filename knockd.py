@@ -18,6 +18,7 @@ __version__ = '0.1.0'
 import argparse
 import array
 import configparser
+import contextlib
 import errno
 import fcntl
 import json
@@ -1275,11 +1276,8 @@ def moment():
 def log(text, level=6):
     """One line on standard error; journald takes a syslog level in front."""
     prefix = '<%d>' % level if 'JOURNAL_STREAM' in os.environ else ''
-    try:
-        sys.stderr.write(prefix + printable(text) + '\n')
-        sys.stderr.flush()
-    except OSError:
-        pass                    # nobody reads the log: no reason to stop guarding
+    with contextlib.suppress(OSError):  # nobody reads the log: no reason to stop guarding
+        print(prefix + printable(text), file=sys.stderr, flush=True)
 
 def printable(text):
     """No byte of a stranger's reaches a terminal or a log as anything but plain text."""
@@ -1347,11 +1345,9 @@ def perform(name, argv, facts):
 def notify(text):
     """sd_notify(3): to whoever started us and wants to know."""
     if 'NOTIFY_SOCKET' in os.environ:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            try:
-                sock.sendto(text.encode('ascii'), re.sub('^@', '\0', os.environ['NOTIFY_SOCKET']))
-            except OSError:
-                pass            # not now: the next wake-up tells it again
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock, \
+                contextlib.suppress(OSError):       # if not now, the next wake-up tells it again
+            sock.sendto(text.encode('ascii'), re.sub('^@', '\0', os.environ['NOTIFY_SOCKET']))
 
 def pipe_with(data):
     """A descriptor from which a child reads these few bytes; no file is made."""
@@ -1399,10 +1395,8 @@ def replace_file(path, data):
             os.fsync(descriptor)
         os.rename(temporary, path)
     except OSError:
-        try:
+        with contextlib.suppress(OSError):      # the first error is the one to tell
             os.unlink(temporary)
-        except OSError:
-            pass                # the first error is the one to tell
         raise
     folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
     try:
@@ -1463,10 +1457,17 @@ class LedgerFile:
     def keep_ballast(self):
         """Made again when there is room; random, for a file system may store zeros as nothing."""
         if not os.path.exists(self.path + '.ballast'):
-            try:
+            with contextlib.suppress(OSError):  # still full: the next step tries again
                 replace_file(self.path + '.ballast', os.urandom(BALLAST))
-            except OSError:
-                pass            # still full: the next step tries again
+
+def saved(file, ledger, what):
+    """The ledger to disk; False, and one line, if it cannot be."""
+    try:
+        file.save(ledger)
+    except OSError as error:
+        log('%s: the ledger cannot be written: %s: %s' % (what, file.path, error.strerror), 3)
+        return False
+    return True
 
 def open_ledger(file, config, now):
     """(the Ledger, whether it is under quarantine); never a reason to stop."""
@@ -1482,10 +1483,7 @@ def open_ledger(file, config, now):
         log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (
             reason, time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1)),
             file.path), 4)
-    try:
-        file.save(ledger)
-    except OSError as error:
-        log('the ledger cannot be written: %s: %s' % (file.path, error.strerror), 3)
+    saved(file, ledger, 'quarantine')
     return ledger, True
 
 class Firewall:
@@ -1634,21 +1632,19 @@ class Capture:
 
     def load(self, tokens, program):
         """Attaches program(version, tokens); a coarser one where the kernel lacks the memory."""
-        tokens = {int.from_bytes(token[:4], 'big') for token in tokens}
-        while True:
-            shares = token_shares(tokens, self.capacity, self.limit)
-            try:
-                self.attach(shares, program)
-                break
-            except OSError as error:
-                if error.errno != errno.ENOMEM or shares == [None]:
-                    raise
-                self.capacity //= 2
-        coarse = shares == [None]
-        if coarse != self.coarse:
+        words = {int.from_bytes(token[:4], 'big') for token in tokens}
+        shares = token_shares(words, self.capacity, self.limit)
+        try:
+            self.attach(shares, program)
+        except OSError as error:
+            if error.errno != errno.ENOMEM or shares == [None]:
+                raise
+            self.capacity //= 2
+            return self.load(tokens, program)
+        if self.coarse != (shares == [None]):
+            self.coarse = not self.coarse
             log('filter: %s' % ('the kernel cannot hold %d tokens (net.core.optmem_max), Python '
-                                'does its work' % len(tokens) if coarse else 'whole again'), 4)
-        self.coarse = coarse
+                                'does its work' % len(words) if self.coarse else 'whole again'), 4)
 
     def attach(self, shares, program):
         while len(self.pairs) < len(shares):
@@ -1797,7 +1793,7 @@ class Daemon:
         offset = now.wall - now.mono
         if self.lost is not None and offset - self.lost > 1000:
             self.state.ledger.quarantine(now.wall, self.config.window)
-            self.save('the clock went forward')
+            saved(self.file, self.state.ledger, 'the clock went forward')
         if self.lost is not None and not 0 <= offset - self.lost <= 1000:
             self.lost = offset
 
@@ -1939,7 +1935,7 @@ class Daemon:
                           if now.mono - seen[1] <= COPY_TIME}
         state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
                             self.config.window, knock.paper)
-        if not self.save('refused %s %s' % (knock.client.name, knock.source)):
+        if not saved(self.file, state.ledger, 'refused %s %s' % (knock.client.name, knock.source)):
             return False
         state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
         try:
@@ -1981,7 +1977,7 @@ class Daemon:
 
     def answer(self, now):
         """What `status` wants to know; `reload` is told that the config has changed."""
-        try:
+        with contextlib.suppress(OSError):      # whoever asked has gone
             word, asker = self.asked.recvfrom(16)
             if word == b'reload':
                 self.reload(now)
@@ -1990,18 +1986,6 @@ class Daemon:
             self.asked.sendto(json.dumps({
                 'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
                 'openings': openings}).encode('ascii'), asker)
-        except OSError:
-            pass                # whoever asked has gone
-
-    def save(self, consequence):
-        """The ledger to disk; False, and one line, if it cannot be."""
-        try:
-            self.file.save(self.state.ledger)
-        except OSError as error:
-            log('%s: the ledger cannot be written: %s: %s'
-                % (consequence, self.file.path, error.strerror), 3)
-            return False
-        return True
 
     def tell(self, kind, line, now):
         """The same kind of line once a minute, the rest counted."""
