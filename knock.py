@@ -670,7 +670,8 @@ def run_command(args, knock_again):
         if number != signal.SIGINT or not os.isatty(0):     # a terminal tells the whole group
             process.send_signal(number) if process else early.append(number)
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
-        signal.signal(number, pass_on)
+        if signal.getsignal(number) != signal.SIG_IGN:      # as nohup leaves it
+            signal.signal(number, pass_on)
     process = start_process(args.command)
     for number in early:
         process.send_signal(number)

@@ -342,12 +342,19 @@ def test_a_signal_reaches_the_command(wire, home, box, number):
               'for _ in $(seq 50); do sleep 0.1; done' % number)
     process = subprocess.Popen(
         wire.client.command(sys.executable, KNOCK, box, '--', 'sh', '-c', script), env=home,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))       # not as nohup left it
     with process.stdout:
         assert process.stdout.readline() == b'ready\n'
         process.send_signal(number)
         assert process.stdout.read() == b'got it\n'
     assert process.wait() == 3
+
+
+def test_nohup_holds_for_the_command_too(wire, home, box):
+    done = wire.client.run('sh', '-c', 'trap "" HUP; exec "$@"', 'sh', sys.executable, KNOCK, box,
+                           '--', 'sh', '-c', 'kill -HUP $PPID; kill -HUP $$; echo alive', env=home)
+    assert done == (0, 'alive\n', '')
 
 
 def test_a_command_that_is_not_there_is_a_sentence(wire, home, box):

@@ -107,7 +107,8 @@ def proxied(wire, house, name, port='2222'):
     """knock.py --proxy, its standard input and output in our hands."""
     process = subprocess.Popen(
         wire.client.command(sys.executable, KNOCK, '--proxy', port, name), env=house.environment,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))   # not as nohup left it
     try:
         yield process
     finally:
