@@ -782,8 +782,7 @@ class Codes:
 
 
 # --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
-MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND = 200, 5, 2
-SYNS_A_SECOND = 20000
+MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND, SYNS_A_SECOND = 200, 5, 2, 20000
 COPY_TIME = 2000                # ms within which the network may deliver a knock twice
 
 class Budget:
@@ -959,6 +958,7 @@ ANSWERS = {
     'reset': ['meta l4proto tcp ' + TCP_RESET, 'reject'],
     'prohibited': ['reject with icmpx type admin-prohibited']}
 # Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
+# A SYN belongs to no connection, whatever conntrack still knows of an old one between these ports.
 TABLE = '''table inet knockd {
 %(empty)s
 }
@@ -969,7 +969,8 @@ table inet knockd {
  chain guard {
   type filter hook prerouting priority -149; policy accept;
   iifname { %(trust)s } return
-  ct state established,related return
+  meta l4proto != tcp ct state established,related return
+  tcp flags & (syn | ack) != syn ct state established,related return
   fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop
   fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check
   tcp dport @decoys delete @asked4 { ip saddr . tcp sport . tcp dport }
@@ -1087,8 +1088,8 @@ def nft_ruleset(config, box, openings, living, now):
     """The whole table, replacing the one that may be there, in one transaction."""
     check = [line for version, length, once in open_sets(config)
              for line in nft_lookup(version, length, once, config.mark)]
-    check += ['%s saddr . tcp sport . tcp dport @living%d return' % (family, version)
-              for version, (family, _) in FAMILIES.items()]
+    check += ['tcp flags & (syn | ack) != syn %s saddr . tcp sport . tcp dport @living%d return'
+              % (family, version) for version, (family, _) in FAMILIES.items()]
     check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
     sets = nft_sets(config, box, openings, living, now)
     secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
@@ -1156,9 +1157,8 @@ def closing_chains(ruleset):
     """Chains that may drop what the guard lets by, but those of a table that its owner has locked
     (NFT_TABLE_F_OWNER, as firewalld's)."""
     rules = rules_by_chain(ruleset)
-    tables = [entry['table'] for entry in ruleset if 'table' in entry]
-    locked = [(table['family'], table['name']) for table in tables
-              if 'owner' in table.get('flags', ())]
+    locked = [(entry['table']['family'], entry['table']['name']) for entry in ruleset
+              if 'owner' in entry.get('table', {}).get('flags', ())]
     return [name for name, policy in base_chains(ruleset, ('input', 'forward')).items()
             if name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6') and
             any((closing_verdict(rules, name, protocol) or policy) not in (None, 'accept')
@@ -1274,10 +1274,12 @@ def moment():
     return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
 
 def log(text, level=6):
-    """One line on standard error; journald takes a syslog level in front."""
+    """One line on standard error; journald takes a syslog level in front. It never waits: what
+    poll(2) calls writable takes 4,096 bytes at least (a pipe; where the reader hangs, none)."""
     prefix = '<%d>' % level if 'JOURNAL_STREAM' in os.environ else ''
     with contextlib.suppress(OSError):  # nobody reads the log: no reason to stop guarding
-        print(prefix + printable(text), file=sys.stderr, flush=True)
+        if sys.stderr and select.select((), (2,), (), 0)[1]:
+            print(prefix + printable(text)[:4000], file=sys.stderr, flush=True)
 
 def printable(text):
     """No byte of a stranger's reaches a terminal or a log as anything but plain text."""
@@ -1585,9 +1587,9 @@ def listening_ports():
 
 def ruleset_events():
     """A socket that becomes readable when anybody changes the ruleset."""
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK,
+                         NETLINK_NETFILTER)
     sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
-    sock.setblocking(False)
     return sock
 
 def ruleset_changed(events):
@@ -1614,10 +1616,10 @@ def attach_filter(sock, program):
 def packet_socket(protocol):
     """Every interface, from the IP header on, nothing of what this box sends."""
     try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(protocol))
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK,
+                             socket.htons(protocol))
     except PermissionError:
         raise KnockError('raw sockets are not permitted; run it as root (CAP_NET_RAW)')
-    sock.setblocking(False)
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
     except PermissionError:     # in a container; net.core.rmem_max is the limit then
@@ -1950,8 +1952,7 @@ class Daemon:
                 self.firewall.close(self.firewall.chosen(knock))
                 self.next_end = now.mono
             else:
-                action = knock.request.action
-                perform(action, self.config.actions[action],
+                perform(knock.request.action, self.config.actions[knock.request.action],
                         (knock.client.name, knock.source, '', knock.seconds))
         except KnockError as error:
             log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
@@ -1983,9 +1984,9 @@ class Daemon:
                 self.reload(now)
             openings = [group + ((opening.expires - now.mono) // 1000,)
                         for group, opening in self.open.items()]
-            self.asked.sendto(json.dumps({
-                'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
-                'openings': openings}).encode('ascii'), asker)
+            report = {'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
+                      'openings': openings}
+            self.asked.sendto(json.dumps(report).encode('ascii'), asker or b'')
 
     def tell(self, kind, line, now):
         """The same kind of line once a minute, the rest counted."""
@@ -2061,9 +2062,7 @@ def honour_line(decision, began, ended):
 # --- administration: one function a command ------------------------------------------------------
 def signal_pipe():
     """A descriptor on which the numbers of caught signals arrive."""
-    reader, writer = os.pipe()
-    for descriptor in (reader, writer):
-        os.set_blocking(descriptor, False)
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)

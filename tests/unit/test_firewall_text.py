@@ -48,14 +48,15 @@ STABLE = '''
 '''
 GUARD = [
     'type filter hook prerouting priority -149', 'policy accept', 'iifname { "lo", "lan" } return',
-    'ct state established,related return',
+    'meta l4proto != tcp ct state established,related return',
+    'tcp flags & (syn | ack) != syn ct state established,related return',
     'fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop',
     'fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check']
 CHECK = [
     'ip saddr . meta l4proto . th dport @open4 meta mark set meta mark | 0x40000000 accept',
     'ip6 saddr . meta l4proto . th dport @open6 meta mark set meta mark | 0x40000000 accept',
-    'ip saddr . tcp sport . tcp dport @living4 return',
-    'ip6 saddr . tcp sport . tcp dport @living6 return']
+    'tcp flags & (syn | ack) != syn ip saddr . tcp sport . tcp dport @living4 return',
+    'tcp flags & (syn | ack) != syn ip6 saddr . tcp sport . tcp dport @living6 return']
 ALIVE = 'ct state invalid tcp flags & (ack | rst) != 0 return'
 # What a packet gets that is neither open nor living: answer, what the box does itself, the end of
 # the check; `decoy` stands for the lines that send TCP to a closed port.
