@@ -557,7 +557,8 @@ HEADS = {
         (LD_BYTE, 0), (AND, 0xf0), (JEQ, 0, 'drop', 0x60),
         (LD_HALF, 4), (STORE, 2), (ADD, 40), (LDX_LENGTH, 0), (JGT_X, 'drop', 0, 0),
         (LDX_NUMBER, 40), (STORE_X, 1), (LD_BYTE, 6)]}
-ECHO = {4: (1, 8), 6: (58, 128)}        # RFC 792, RFC 4443: protocol and type of an echo request
+# RFC 792, RFC 4443: protocol, then type and code of an echo request.
+ECHO = {4: (1, b'\x08\x00'), 6: (58, b'\x80\x00')}
 TRANSPORT = 8                           # bytes of a UDP header, and of an echo request's
 
 def datagram_filter(version, carriers, port, tokens):
@@ -569,7 +570,7 @@ def datagram_filter(version, carriers, port, tokens):
         (JEQ, 'udp', 0, 17 if 'udp' in carriers else 256),
         (JEQ, 'echo', 'drop', protocol if 'icmp' in carriers else 256), 'udp'] + to_port + [
         (LD_HALF_X, 4), (LDX_MEMORY, 2), (JGT_X, 'drop', 0, 0), (JUMP, 'length'),
-        'echo', (LD_HALF_X, 0), (JEQ, 0, 'drop', echo << 8), (LD_MEMORY, 2),
+        'echo', (LD_HALF_X, 0), (JEQ, 0, 'drop', int.from_bytes(echo, 'big')), (LD_MEMORY, 2),
         'length', (LDX_MEMORY, 1), (JGE, 0, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
         (JGT, 0, 'token', TRANSPORT + DATAGRAM_LIMIT), 'drop', (RETURN, 0),
         'token', (LD_WORD_X, TRANSPORT)]) + token_tree(tokens and sorted(tokens))
@@ -589,52 +590,48 @@ def syn_filter(version, ports, tokens):
 
 
 # --- packet parser: bytes from the IP header on; trusts neither the filter nor any length -------
+NOTHING = None, None, None, b''
+
 def parse_ip4(frame):
-    """(source, protocol, what follows the header) or None. RFC 791."""
+    """(source, destination, protocol, what follows the header) or NOTHING. RFC 791."""
     if len(frame) < 20 or frame[0] >> 4 != 4 or int.from_bytes(frame[6:8], 'big') & 0x3fff:
-        return None
+        return NOTHING
     header, total = (frame[0] & 15) * 4, int.from_bytes(frame[2:4], 'big')
-    if header < 20 or not header <= total <= len(frame):
-        return None
-    return ipaddress.IPv4Address(frame[12:16]), frame[9], frame[header:total]
+    if not 20 <= header <= total <= len(frame):
+        return NOTHING
+    return frame[12:16], frame[16:20], frame[9], frame[header:total]
 
 def parse_ip6(frame):
     """As parse_ip4(), RFC 8200; a packet with extension headers is none of ours."""
-    length = int.from_bytes(frame[4:6], 'big')
-    if len(frame) < 40 + length or len(frame) < 40 or frame[0] >> 4 != 6:
-        return None
-    return ipaddress.IPv6Address(frame[8:24]), frame[6], frame[40:40 + length]
+    total = 40 + int.from_bytes(frame[4:6], 'big')
+    if len(frame) < total or frame[0] >> 4 != 6:
+        return NOTHING
+    return frame[8:24], frame[24:40], frame[6], frame[40:total]
+
+PARSERS = {4: parse_ip4, 6: parse_ip6}
 
 def parse_packet(version, frame, carriers, port):
     """A Packet if these bytes may be a knock/1 datagram, else None. Never raises."""
-    parsed = (parse_ip4 if version == 4 else parse_ip6)(frame)
-    if parsed is None:
-        return None
-    source, protocol, body = parsed
+    source, _, protocol, body = PARSERS[version](frame)
     if protocol == 17 and 'udp' in carriers and len(body) >= TRANSPORT:         # RFC 768
         carrier, (target, length) = 'udp', struct.unpack_from('>HH', body, 2)
         if length > len(body) or port not in (None, target):
             return None
-    elif (protocol, body[:2]) == (ECHO[version][0], bytes([ECHO[version][1], 0])) \
-            and 'icmp' in carriers:
+    elif (protocol, body[:2]) == ECHO[version] and 'icmp' in carriers:
         carrier, length = 'icmp', len(body)
     else:
         return None
     if not TRANSPORT + DATAGRAM_MINIMUM <= length <= TRANSPORT + DATAGRAM_LIMIT:
         return None
-    return Packet(carrier, source, body[TRANSPORT:length])
+    return Packet(carrier, ipaddress.ip_address(source), body[TRANSPORT:length])
 
 def parse_syn(version, frame):
     """A Syn, or None if these bytes are anything else. RFC 9293."""
-    parsed = (parse_ip4 if version == 4 else parse_ip6)(frame)
-    if parsed is None or parsed[1] != 6 or len(parsed[2]) < 20:
+    source, destination, protocol, segment = PARSERS[version](frame)
+    if protocol != 6 or len(segment) < 20 or segment[13] & SYN_FLAGS != SYN:
         return None
-    source, _, segment = parsed
-    if segment[13] & SYN_FLAGS != SYN:
-        return None
-    destination = frame[16:20] if version == 4 else frame[24:40]
-    return Syn(source, ipaddress.ip_address(destination), int.from_bytes(segment[2:4], 'big'),
-               segment[4:12] + segment[14:16])
+    return Syn(ipaddress.ip_address(source), ipaddress.ip_address(destination),
+               int.from_bytes(segment[2:4], 'big'), segment[4:12] + segment[14:16])
 
 def unpack_address(packed):
     """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d, or all zero for none."""
