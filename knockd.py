@@ -24,6 +24,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -635,10 +636,8 @@ def parse_syn(version, frame):
 
 def unpack_address(packed):
     """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d, or all zero for none."""
-    if packed == bytes(16):
-        return None
     address = ipaddress.IPv6Address(packed)
-    return address.ipv4_mapped or address
+    return None if address.is_unspecified else address.ipv4_mapped or address
 
 def decode_items(plain):
     """The items as (type, value, where the item begins); raises KnockError on any flaw."""
@@ -1283,11 +1282,7 @@ def printable(text):
     return re.sub(r'[^\x20-\x7e]', '?', text)
 
 def find_program(name):
-    for folder in SEARCH_PATH.split(':'):
-        path = folder + '/' + name
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
-    return None
+    return shutil.which(name, path=SEARCH_PATH)
 
 def missing(program):
     """The error for a program that is not there, with what to type on this system."""
@@ -1311,15 +1306,13 @@ def run(argv, text='', seconds=10, facts=None, descriptors=()):
             pass_fds=descriptors, start_new_session=True)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
-    try:
-        output, errors = process.communicate(
-            text if isinstance(text, bytes) else text.encode('ascii'), timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
-            pipe.close()                # what left the session may hold the other ends for ever
-        process.wait()
-        raise KnockError('%s took longer than %d s' % (' '.join(argv), seconds))
+    with process:               # which closes the pipes: what left the session may hold its ends
+        try:
+            output, errors = process.communicate(
+                text if isinstance(text, bytes) else text.encode('ascii'), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise KnockError('%s took longer than %d s' % (' '.join(argv), seconds))
     if process.returncode:
         said = (errors or output).decode('utf-8', 'replace').strip() or 'no reason given'
         raise KnockError('%s failed (%d): %s' % (
