@@ -276,6 +276,12 @@ def command(text):
     import shlex                # late: few configs have one
     return shlex.split(text)
 
+def read_secret(text):
+    """A secret of chance: 52 random characters hold some 26 different ones."""
+    if len(set(re.sub('[ -]', '', text))) in range(1, 4):
+        raise KnockError('a placeholder, not a secret; make one with: knockd.py add NAME')
+    return decode_secret(text)
+
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 NAMES = {'client': NAME, 'action': ACTION}
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
@@ -306,7 +312,7 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
     'on_close': (read_command, ()),
 }
 CLIENT_KEYS = {
-    'secret': (decode_secret, None, 'make one with: knockd.py add NAME'),
+    'secret': (read_secret, None, 'make one with: knockd.py add NAME'),
     'allow': (parse_services, None),
     'default': (parse_services, None),
     'open_for': (milliseconds(1, MONTH), None),
@@ -390,10 +396,9 @@ def read_server(entries, complain):
 
 def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
-    problems = []
+    sections, problems = ini_sections(text, path), []
     def complain_in(section):
         return lambda key, why: problems.append('%s: [%s] %s: %s' % (path, section, key, why))
-    sections = ini_sections(text, path)
     server = read_server(sections.pop('server', {}), complain_in('server'))
     clients, actions, secrets = collections.OrderedDict(), {}, {}
     for section, entries in sections.items():
@@ -1373,15 +1378,24 @@ def verify_signature(client, request):
         for descriptor in pipes:
             os.close(descriptor)
 
+def check_signatures():
+    """KnockError if ssh-keygen cannot do what ssh_key needs."""
+    try:
+        run(['ssh-keygen', '-Y', 'sign'])
+    except KnockError as error:
+        if 'option' in str(error) or 'installed' in str(error):
+            raise KnockError('ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s' % error)
+
 def check_programs(config):
-    """What this box must have for this config; KnockError if it has not."""
+    """What this box must have for this config; KnockError with all that it has not."""
+    problems = path_flaws(config.ledger, 0o022)
     if any(client.ssh_key for client in config.clients.values()):
         try:
-            run(['ssh-keygen', '-Y', 'sign'])
+            check_signatures()
         except KnockError as error:
-            if 'option' in str(error) or 'installed' in str(error):
-                raise KnockError('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
-                                 % (config.path, error), 2)
+            problems.append('%s: %s' % (config.path, error))
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
 
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
@@ -1408,20 +1422,38 @@ def replace_file(path, data):
     finally:
         os.close(folder)
 
+def path_flaws(path, forbidden):
+    """A line for each user but root and us who could change this file, by a folder above it too;
+    forbidden: bits of its mode. What is not there yet has no flaw."""
+    path, real = os.path.abspath(path), os.path.realpath(path)
+    if real != path:
+        return ['%s goes through a link; write %s' % (path, real)]
+    flaws, trusted = [], {0, os.geteuid(), os.stat('/').st_uid}     # '/': root in a namespace
+    while path != '/':
+        status = os.stat(path if os.path.exists(path) else '/')
+        if status.st_uid not in trusted:
+            flaws.append('%s belongs to user %d; type: chown root %s' % (path, status.st_uid, path))
+        if status.st_mode & forbidden and status.st_mode & 0o41000 != 0o41000:      # as /tmp
+            flaws.append('%s is open to others; type: chmod %s %s' % (
+                path, '600' if forbidden == 0o027 else 'go-w', path))
+        path, forbidden = os.path.dirname(path), 0o022
+    return flaws
+
 def read_config(path):
-    """The Config in a file that belongs to root or us and is closed to others."""
+    """The Config in a file that belongs to root or us and is closed to others; KnockError with a
+    line for everything that is wrong."""
     try:
-        with open(path, encoding='utf-8', errors='surrogateescape') as file:
-            status = os.fstat(file.fileno())
-            text = file.read()
+        text = read_file(path)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror), 2)
-    if status.st_uid not in (0, os.geteuid()):
-        raise KnockError('%s belongs to user %d; type: chown root %s'
-                         % (path, status.st_uid, path), 2)
-    if status.st_mode & 0o027:
-        raise KnockError('%s is open to others; type: chmod 600 %s' % (path, path), 2)
-    return parse_config(text, os.path.abspath(path))
+    problems = path_flaws(path, 0o027)
+    try:
+        config = parse_config(text, os.path.abspath(path))
+    except KnockError as error:
+        problems.append(str(error))
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+    return config
 
 def beside(config, name):
     """The path of what is kept in the ledger's folder."""
@@ -1460,6 +1492,8 @@ class LedgerFile:
 
     def load(self, server_id):
         """The Ledger; KnockError if it is missing, unreadable or not ours."""
+        for flaw in path_flaws(self.path, 0o022):
+            raise KnockError(flaw)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding='ascii') as file:
             return parse_ledger(file.read(), server_id)
@@ -1730,6 +1764,7 @@ class Daemon:
         self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
         self.muted, self.unmute, self.stopping = set(), None, False
         self.events, self.mend_at = None, None      # what tells of changes; when to look
+        self.junk, self.hour = 0, 0             # how much was told of, and when to look again
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
         self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
         self.counts, self.last = collections.Counter(), {}
@@ -1799,6 +1834,7 @@ class Daemon:
                 self.reload(now)
             self.turn(now)
             self.file.keep_ballast()
+            self.sum_up(now)
             if self.firewall.outdated():
                 self.mend_at = now.mono
         if self.trial and now.mono >= self.trial:
@@ -2045,9 +2081,18 @@ class Daemon:
             openings = [group + ((opening.expires - now.mono) // 1000,)
                         for group, opening in self.open.items()]
             report = {'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
-                      'openings': openings, 'probation':
-                      self.trial and max(0, self.trial - now.mono) // 1000}
+                      'openings': openings,
+                      'probation': self.trial and max(0, self.trial - now.mono) // 1000}
             self.asked.sendto(json.dumps(report).encode('ascii'), asker or b'')
+
+    def sum_up(self, now):
+        """One line an hour, if there was any junk."""
+        junk = self.counts['junk'] + self.counts['mute']
+        if now.mono >= self.hour:
+            self.hour = now.mono + 3600000
+            if junk > self.junk:
+                log('junk: %d packets with a valid tag were not authentic' % (junk - self.junk), 5)
+            self.junk = junk
 
     def tell(self, kind, line, now):
         """The same kind of line once a minute, the rest counted."""
@@ -2064,6 +2109,8 @@ def status_socket(config):
     path = STATUS_SOCKET % config.id
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        for flaw in path_flaws(os.path.dirname(path), 0o022):
+            raise PermissionError(errno.EPERM, flaw)
         if os.path.lexists(path):
             os.unlink(path)     # nobody's: we hold the ledger's lock
         os.fchmod(sock.fileno(), 0o600)
@@ -2201,18 +2248,20 @@ def client_line(config, client, via='udp'):
     return line + (phone % (client.name, config.host or config.id, encode_secret(
         code_key(client.keys))) if client.code else '')
 
-def edit_config(path, section, **entries):
-    """Writes a good config in which just these entries are new; without any, the section goes."""
+def edit_config(path, changes):
+    """Writes a good config in which just these entries are new, {section: {key: text}}; a section
+    without any goes."""
     text = read_file(path)
     sections = ini_sections(text, path)
-    known = sections.pop(section, {})
-    if entries:
-        sections[section] = dict(known, **entries)
-        text = text if known else with_section(text, section, entries.items())
-    else:
-        text = without_section(text, section)
-    for key in known and entries:
-        text = with_key(text, section, key, entries[key])
+    for section, entries in changes.items():
+        known = sections.pop(section, {})
+        if entries:
+            sections[section] = dict(known, **entries)
+            text = text if known else with_section(text, section, entries.items())
+        else:
+            text = without_section(text, section)
+        for key in known and entries:
+            text = with_key(text, section, key, entries[key])
     config = parse_config(text, os.path.abspath(path))
     if dict(ini_sections(text, path)) != dict(sections):
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
@@ -2260,11 +2309,25 @@ def command_rules(args, config):
 
 def command_add(args, _):
     if not os.path.exists(args.config):
-        return first_config(args, args.name, args.allow)
-    if args.name in read_config(args.config).clients:
+        return first_config(args, args.name, args.hide or args.allow)
+    config, section = read_config(args.config), 'client ' + args.name
+    if args.name in config.clients:
         raise KnockError('there is a client %s already; remove it first' % args.name)
-    config = edit_config(args.config, 'client ' + args.name, **dict(client_entries(args)))
+    changes = {section: dict(client_entries(args))}
+    bare = [service for service in parse_services(args.hide or args.allow or '')
+            if not covered(service, config.hide)]
+    if bare and (args.hide or hide_too(format_services(bare))):
+        changes['server'] = {'hide': format_services(config.hide + tuple(bare))}
+    config = edit_config(args.config, changes)
     return print(client_line(config, config.clients[args.name]))
+
+def hide_too(services):
+    """Asks at the terminal; without one, or without a yes, it is a KnockError."""
+    if sys.stdin.isatty():
+        print(services + ' is not hidden. Hide it? [y/N] ', end='', file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ('y', 'yes'):
+            return True
+    raise KnockError('%s is not hidden; to hide it too, add: --hide %s' % (services, services), 2)
 
 def client_entries(args):
     """A client's section out of the options of a command, which are called as its keys."""
@@ -2272,7 +2335,10 @@ def client_entries(args):
     return [(key, told[key].strip()) for key in CLIENT_KEYS if told.get(key)]
 
 def command_show(args, config):
-    print(client_line(config, find_client(config, args.name), args.via))
+    line = client_line(config, find_client(config, args.name), args.via)
+    print(line, flush=True)
+    for text in line.splitlines() if args.qr else ():
+        print(run(['qrencode', '-t', 'ANSIUTF8'], text))    # by its input: argv is for all to see
 
 def command_paper(args, config):
     """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
@@ -2281,7 +2347,7 @@ def command_paper(args, config):
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
     sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
                 (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, 'client ' + args.name, paper='%d:%d' % (sheet, args.number))
+    edit_config(args.config, {'client ' + args.name: {'paper': '%d:%d' % (sheet, args.number)}})
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2337,7 +2403,7 @@ def day(ms):
 
 def command_remove(args, config):
     find_client(config, args.name)
-    edit_config(args.config, 'client ' + args.name)
+    edit_config(args.config, {'client ' + args.name: {}})
     print('removed %s' % args.name)
 
 
@@ -2506,9 +2572,11 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
         ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m'))] + FIRST[2:]),
+        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m')),
+        ('--hide', dict(metavar='SERVICES', help='hide these too'))] + FIRST[2:]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
+        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock')),
+        ('--qr', dict(action='store_true', help='as a picture, too, if qrencode is there'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
         CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
     ('list', command_list, 'all clients, and when each last knocked', []),
