@@ -218,7 +218,7 @@ def parse_seconds(text):
 # --- end of the part shared with knock.py --------------------------------------------------------
 
 # --- knock: what is sent -------------------------------------------------------------------------
-FIRST_PAUSE, LAST_PAUSE = 0.005, 0.25   # seconds between two connects that probe the port
+FIRST_PAUSE, LAST_PAUSE = 0.003, 0.25   # seconds between two connects that probe the port
 KNOCK_PAUSE = 1.0                       # seconds between two knocks
 TOUCH_PAUSE = 0.15                      # for the answer of a touched port
 FIRST_SYN = 0.9                         # kernels send a SYN again after a second (RFC 6298)
@@ -620,7 +620,7 @@ def open_port(targets, port, seconds, knock_again):
                 knock_at, pause = time.monotonic() + KNOCK_PAUSE, FIRST_PAUSE
             if time.monotonic() >= probe_at:
                 pending += begin_connects(targets, port)
-                pause = min(1.3 * pause, LAST_PAUSE)
+                pause = min(1.5 * pause, LAST_PAUSE)
                 probe_at = time.monotonic() + pause
             until = min(probe_at, knock_at, began + seconds) - time.monotonic()
             for sock in ready_sockets(pending, max(0, until)):
@@ -790,7 +790,7 @@ def show(args, address, keys):
             raise KnockError('no shell can send --via %s' % args.via, 2)
         shown = shell_touches(address.host, ports) if ports else \
             shell_datagram(address.host, port, datagram)
-    print(shown)
+    print(shown, flush=True)
 
 def check_options(args):
     """What argparse cannot know."""
@@ -872,7 +872,8 @@ def command_line():
     parser = argparse.ArgumentParser(
         prog='knock.py', usage='knock.py [options] TARGET [-- COMMAND ...]\n'
         '       knock.py save [NAME] < FILE', description=__doc__, add_help=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        # its width named: to ask for the terminal's, argparse imports shutil at every start
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=98))
     parser.add_argument('target', metavar='TARGET', nargs='?', help='the name of a saved line, a '
                         'knock:// line, or - to be asked for one; otherwise $KNOCK_URI')
     add = parser.add_argument_group('what to ask for').add_argument
@@ -922,4 +923,4 @@ def main(argv=None):
         return 1
 
 if __name__ == '__main__':
-    sys.exit(main())
+    os._exit(main())        # all is flushed, and taking the modules apart costs 3 ms

@@ -124,6 +124,16 @@ def test_a_dash_asks_at_the_terminal_and_shows_nothing(wire, knockd, visitor, ho
     assert wire.client.connects('10.9.0.1')
 
 
+def test_a_script_from_a_pipe_runs_a_command(wire, knockd, visitor, home):
+    """curl ... | python3 - - : its input is at an end, the line comes from the terminal."""
+    with open(KNOCK) as script:
+        code, shown = at_a_terminal(wire, home, sys.executable, '-', '--open', 'tcp/2222',
+                                    '-', '--', 'echo', 'it ran', when='unseen', stdin=script,
+                                    typed=knockd.uri(visitor, '10.9.0.1') + '\n')
+    assert code == 0 and 'it ran' in shown, shown
+    knockd.says('open %s ' % visitor)
+
+
 def test_save_asks_at_the_terminal_even_when_the_script_comes_from_a_pipe(wire, knockd, home):
     uri = knockd.uri('fence', '10.9.0.1')
     with open(KNOCK) as script:

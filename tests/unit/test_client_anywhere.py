@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -168,7 +169,56 @@ def test_nothing_rare_is_imported_at_the_start():
     """Start-up time is what a knock costs its owner: 94 ms of 100 are spent."""
     code = 'import sys; sys.path.insert(0, %r); import knock; print(*sys.modules)' % TOP
     imported = subprocess.check_output([sys.executable, '-ISc', code]).decode().split()
-    rare = {'subprocess', 'getpass', 'tempfile', 'datetime', 'threading'}
+    rare = {'subprocess', 'getpass', 'tempfile', 'datetime', 'threading', 'shutil'}
     if sys.version_info[:2] == (3, 8):
         rare.remove('threading')            # its functools loads it
     assert not rare & set(imported)
+
+
+def test_reading_the_command_line_imports_nothing_rare():
+    """argparse imports shutil and four compressors for a help whose width is not named."""
+    code = ('import sys; sys.path.insert(0, %r); import knock; '
+            'knock.command_line().parse_args(["box"]); print("shutil" in sys.modules)' % TOP)
+    assert subprocess.check_output([sys.executable, '-ISc', code]) == b'False\n'
+
+
+# --- garbage -------------------------------------------------------------------------------------
+SCRAPS = ('%00', '%ff', '%', '@', ':', '?', '&', '=', '[', ']', '\0', '\n', '\udc80', '\u0131',
+          '\u0663', '\U0001f600', '9' * 400, '//', 'tcp/99999')
+
+
+def mutated(text, chance):
+    """The text with a few scraps put in, or pieces taken out or doubled."""
+    for _ in range(chance.randrange(1, 6)):
+        at, length = chance.randrange(len(text) + 1), chance.randrange(9)
+        text = chance.choice((text[:at] + chance.choice(SCRAPS) + text[at:],
+                              text[:at] + text[at + length:],
+                              text[:at] + text[max(0, at - length):]))
+    return text
+
+
+def test_a_line_of_garbage_is_one_clear_error():
+    chance, good, refused = random.Random(7), line('&via=udp&open=tcp/22,udp/5-9&once=0'), 0
+    for _ in range(5000):
+        text = mutated(good, chance)
+        try:
+            knock.parse_uri(text)
+        except knock.KnockError as error:
+            refused += 1
+            assert error.status == 2 and '\n' not in str(error) and len(str(error)) < 200, text
+    assert refused > 4000
+
+
+@pytest.mark.parametrize('arguments', (
+    (b'\xff\xfe',), (b'knock://\xff',), (b'--open', b'\xff'), (b'--run', b'\xff', b'-'),
+    (b'--source', b'stun:\xff', b'-'), (b'--for', '\u0663'.encode(), b'-'), (b'x' * 70000,),
+    (b'--port', b'9' * 5000, b'-'), (b'',)),
+    ids=lambda words: ascii(words)[:24])
+def test_a_command_line_of_garbage_is_one_clear_error(arguments):
+    process = subprocess.Popen([sys.executable, os.path.join(TOP, 'knock.py')] + list(arguments),
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, start_new_session=True,
+                               env=dict(os.environ, LC_ALL='C.UTF-8'))
+    out, err = process.communicate(line().encode(), 20)
+    assert process.returncode == 2 and out == b'' and b'Traceback' not in err, err
+    assert b'knock' in err.splitlines()[-1]
