@@ -12,3 +12,4 @@ spec = importlib.util.spec_from_file_location('e2e_fixtures', os.path.join(E2E, 
 fixtures = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fixtures)
 wire, address = fixtures.wire, fixtures.address
+services, daemon = fixtures.services, fixtures.daemon

@@ -24,6 +24,7 @@ SOCKET_FAULTS = ('ENETDOWN', 'ENOBUFS', 'EINTR') + KILLS
 COMMAND_FAULTS = ('ENOMEM', 'EINTR', 'refused', 'told', 'stuck', 'late') + KILLS
 SHORT, LONG = 20, 40            # seconds of an opening, and of its extension
 OPERATIONS = ('open', 'extend', 'close', 'reload', 'start', 'stop')
+HOOKS = 'on_open = /bin/true\non_close = /bin/true'
 HEAL = ('heal',)                # apart: until the table is back, nothing is hidden
 WATCH = '''
 import select, socket, sys

@@ -16,7 +16,8 @@ CELLS, SEED = 30, int(os.environ.get('KNOCK_SEED', '8'))
 def house(wire, tmp_path_factory):
     clients = {'c%d' % number: '' for number in range(CELLS + len(crashes.OPERATIONS))}
     clients['nobody'] = ''
-    with carriers.housing(wire, tmp_path_factory, kind=crashes.Shimmed, **clients) as made:
+    with carriers.housing(wire, tmp_path_factory, crashes.HOOKS, kind=crashes.Shimmed,
+                          **clients) as made:
         yield made
 
 
