@@ -1,0 +1,140 @@
+"""Whatever becomes of the ledger's place: nothing opens that was not written, and it goes on by
+itself when the disk does."""
+
+import os
+import shutil
+
+import pytest
+from network import until
+
+pytestmark = pytest.mark.kernel
+
+
+def folder(wire, path):
+    os.mkdir(path)
+
+
+def link(wire, path):
+    os.symlink(path + '.elsewhere', path)
+
+
+def loop(wire, path):
+    os.symlink(path, path)
+
+
+def pipe(wire, path):
+    os.mkfifo(path)
+
+
+def other(wire, path):
+    with open(path, 'w') as file:
+        file.write('{"knockd": 1, "id": "somebody-else", "floor": 0, "keys": {}}')
+
+
+def cut(wire, path):
+    with open(path, 'w') as file:
+        file.write('{"knockd": 1, "id": "')
+
+
+KINDS = (folder, link, loop, pipe, other, cut)
+
+
+def mend(path):
+    shutil.rmtree(path) if os.path.isdir(path) else os.path.lexists(path) and os.unlink(path)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_daemon_that_finds_this_refuses_and_then_goes_on(wire, daemon, kind):
+    """At the start: quarantine, two seconds long with this window; then one knock, one opening."""
+    knockd = daemon('window = 1s', anna='')
+    address = wire.server.addresses[0]
+    used = knockd.datagram('anna', seconds=1)
+    wire.client.send(used, address)
+    knockd.says('open anna ')
+    knockd.kill()
+    os.unlink(knockd.ledger)
+    kind(wire, knockd.ledger)
+    knockd.start()
+    knockd.says('quarantine: ledger ')
+    wire.stranger.send(used, address)
+    wire.client.send(knockd.datagram('anna'), address)
+    knockd.says('refused anna 10.9.0.3 quarantine')         # the other's is only counted
+    assert knockd.count('open anna ') == 1
+    if kind is folder:
+        mend(knockd.ledger)             # nothing can be written over a folder
+
+    def opened():
+        wire.client.send(knockd.datagram('anna'), address)
+        return until(lambda: knockd.count('open anna ') > 1, 0.3)
+    assert until(opened, 8), knockd.text()
+    assert not os.path.exists(knockd.ledger + '.elsewhere')
+    assert 'Traceback' not in knockd.text()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_ledger_that_becomes_this_while_it_runs_forgets_nothing(wire, daemon, kind):
+    knockd = daemon(anna='', bert='')
+    address = wire.server.addresses[0]
+    used = knockd.datagram('anna')
+    wire.client.send(used, address)
+    knockd.says('open anna ')
+    os.unlink(knockd.ledger)
+    kind(wire, knockd.ledger)
+    wire.client.send(knockd.datagram('bert'), address)
+    if kind is folder:
+        knockd.says('refused bert 10.9.0.2: the ledger cannot be written')
+        assert knockd.count('open bert ') == 0
+        mend(knockd.ledger)
+        wire.client.send(knockd.datagram('bert'), address)
+    knockd.says('open bert ')
+    knockd.kill()
+    knockd.start()
+    wire.stranger.send(used, address)
+    knockd.says('refused anna 10.9.0.3 replay')
+    assert knockd.count('open anna ') == 1
+
+
+def nothing_opens(wire, knockd):
+    before = knockd.count('open anna ')
+    wire.client.send(knockd.datagram('anna'), wire.server.addresses[0])
+    knockd.says('refused anna 10.9.0.2: the ledger cannot be written')
+    assert knockd.count('open anna ') == before
+
+
+def it_opens(wire, knockd):
+    before = knockd.count('open anna ')
+    wire.client.send(knockd.datagram('anna'), wire.server.addresses[0])
+    knockd.says('open anna ', before + 1)
+
+
+def test_on_a_read_only_disk_nothing_opens_and_no_restart_is_needed(wire, daemon):
+    knockd = daemon(anna='')
+    state = os.path.dirname(knockd.ledger)
+    wire.server.must('mount', '--bind', state, state)
+    try:
+        wire.server.must('mount', '-o', 'remount,bind,ro', state)
+        nothing_opens(wire, knockd)
+    finally:
+        wire.server.must('umount', '-l', state)
+    it_opens(wire, knockd)
+
+
+def test_on_a_full_disk_the_ballast_serves_the_next_knock_and_no_restart_is_needed(wire, daemon):
+    knockd = daemon(anna='')
+    state = os.path.dirname(knockd.ledger)
+    knockd.stop()
+    wire.server.must('mount', '-t', 'tmpfs', '-o', 'size=128k,mode=700', 'none', state)
+    try:
+        wire.server.must('sh', '-c', 'echo "$0" >"$1"', '{"knockd": 1, "id": "%s", "floor": 0, '
+                         '"keys": {}}' % knockd.server_id, knockd.ledger)
+        knockd.start()
+        wire.server.run('dd', 'if=/dev/zero', 'of=%s/filler' % state, 'bs=1k')
+        it_opens(wire, knockd)
+        assert wire.server.run('ls', knockd.ledger + '.ballast').code, 'given up'
+        wire.server.run('dd', 'if=/dev/zero', 'of=%s/more' % state, 'bs=1k')
+        nothing_opens(wire, knockd)
+        wire.server.must('rm', state + '/filler', state + '/more')
+        it_opens(wire, knockd)
+    finally:
+        knockd.kill()
+        wire.server.must('umount', '-l', state)
