@@ -1736,19 +1736,17 @@ def receive(sock, limit=256):
         except OSError as error:        # ENETDOWN: an interface went away, the others did not
             if error.errno in (errno.EAGAIN, errno.EBADF):
                 return                  # no more, or closed since a smaller filter needs fewer
-            if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
+            if error.errno not in (errno.ENETDOWN, errno.ENOBUFS):
                 raise
 
 def is_own(address, interface):
     """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
         scope = socket.if_nametoindex(interface) if address.is_link_local else 0
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind((str(address), 0) if address.version == 4 else (str(address), 0, 0, scope))
-    except OSError:
-        return False
-    return True
+        sock.bind((str(address), 0) if address.version == 4 else (str(address), 0, 0, scope))
+        return True
+    return False
 
 
 # --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
@@ -2121,11 +2119,10 @@ def status_socket(config):
 
 def config_stamp(path):
     """Changes when the file does; None while it is not there."""
-    try:
+    with contextlib.suppress(OSError):
         status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+        return status.st_mtime_ns, status.st_ino, status.st_size
+    return None
 
 def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None: something of ours is from a later time."""
