@@ -181,13 +181,10 @@ def hotp(key, counter, digits):
     number = struct.unpack_from('>I', mac, mac[19] & 15)[0] & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
 
-def code_key(keys):
-    """What the phone gets: 20 bytes from which nothing else can be derived."""
-    return keys['code'][:20]
-
 def code_at(keys, step):
-    """RFC 6238, eight digits: what the phone shows in this step."""
-    return hotp(code_key(keys), step, 8)
+    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20 bytes of a
+    key from which nothing else can be derived."""
+    return hotp(keys['code'][:20], step, 8)
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
@@ -2243,7 +2240,7 @@ def client_line(config, client, via='udp'):
                               config.id, via, client.default, client.once))
     phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
     return line + (phone % (client.name, config.host or config.id, encode_secret(
-        code_key(client.keys))) if client.code else '')
+        client.keys['code'][:20])) if client.code else '')
 
 def edit_config(path, changes):
     """Writes a good config in which just these entries are new, {section: {key: text}}; a section

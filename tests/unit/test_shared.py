@@ -89,7 +89,7 @@ def test_no_key_is_the_same_on_another_server_or_for_another_secret():
 
 def test_the_fingerprint_and_the_phones_key_are_the_beginnings_of_two_keys():
     assert knockd.fingerprint(KEYS) == KEYS['ledger'].hex()[:16]
-    assert knockd.code_key(KEYS) == KEYS['code'][:20]
+    assert knockd.code_at(KEYS, 7) == knockd.hotp(KEYS['code'][:20], 7, 8)
 
 
 # --- steps --------------------------------------------------------------------------------------

@@ -104,8 +104,8 @@ def test_keys_are_those_of_the_vectors(case):
     assert knockd.hmac_sha256(b'knock/1', secret).hex() == case['prk']
     assert {name: key.hex() for name, key in keys.items()} == case['keys']
     assert knockd.fingerprint(keys) == case['fingerprint']
-    assert knockd.code_key(keys).hex() == case['code_key']
-    assert knockd.encode_secret(knockd.code_key(keys)) == case['code_key_text']
+    assert keys['code'][:20].hex() == case['code_key']
+    assert knockd.encode_secret(keys['code'][:20]) == case['code_key_text']
     assert knockd.encode_secret(secret) == case['secret_text']
     assert knockd.decode_secret(case['secret_text']) == secret
 
