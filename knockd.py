@@ -1733,7 +1733,7 @@ def receive(sock, limit=256):
         except OSError as error:        # ENETDOWN: an interface went away, the others did not
             if error.errno in (errno.EAGAIN, errno.EBADF):
                 return                  # no more, or closed since a smaller filter needs fewer
-            if error.errno not in (errno.ENETDOWN, errno.ENOBUFS):
+            if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
 
 def is_own(address, interface):
