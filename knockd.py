@@ -711,21 +711,17 @@ class Attempt:
 class Sequences:
     """Who has touched which ports in order; those with one port are forgotten first."""
 
-    def __init__(self):
-        self.first, self.explained = {}, False      # first port: [Token]; did the last SYN go on?
+    def __init__(self, paper):
+        self.tables = [paper]               # {first port: [Token]}; those of each step are added
+        self.explained = False              # did the last SYN go on?
         self.sources = collections.OrderedDict(), collections.OrderedDict()     # one port, more
-
-    def expect(self, tokens):
-        self.first = {}
-        for token in tokens:
-            self.first.setdefault(token.ports[0], []).append(token)
 
     def touch(self, source, port, now):
         """The tokens that this port completes."""
         known = self.sources[0].pop(source, None) or self.sources[1].pop(source, None) or []
         attempts = [attempt for attempt in known if attempt.alive(now)]
         explained = [attempt for attempt in attempts if attempt.touch(port, now)]
-        for token in self.first.get(port, ()):
+        for token in [token for table in self.tables for token in table.get(port, ())]:
             if not any(attempt.token is token for attempt in attempts):
                 attempts.append(Attempt(token, now))
                 explained.append(attempts[-1])
@@ -781,6 +777,7 @@ class Codes:
 
 # --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
 MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND, SYNS_A_SECOND = 200, 5, 2, 20000
+SLICE = 100                     # clients whose tokens are derived ahead at once: 2 ms
 COPY_TIME = 2000                # ms within which the network may deliver a knock twice
 
 class Budget:
@@ -807,46 +804,51 @@ class State:
         self.signatures = Budget(SIGNATURES_A_SECOND)
         self.honoured = {}      # (fingerprint, knock id): (source, mono), while copies may follow
 
-def loaded_steps(config, now):
-    """Every step that can be valid now, and the one after: so a tick leaves no gap."""
-    steps = window_steps(now, config.window)
-    return range(steps.start, steps.stop + 1)
+class StepTokens:
+    """What authenticates in one step. For 10,000 clients it takes longer to derive than a knock may
+    wait, so that is done ahead, a slice of them at a time."""
 
-def valid_tags(config, now, known=()):
-    """{tag: (client, step)}; known holds those of the last time, of the same clients."""
-    steps = loaded_steps(config, now)
-    tags = {tag: known[tag] for tag in known if known[tag][1] in steps}
-    for step in set(steps) - {step for _, step in tags.values()}:
-        tags.update((tag_at(client.keys, step), (client, step))
-                    for client in config.clients.values())
-    return tags
+    def __init__(self, config, step):
+        self.step, self.carriers, self.waiting = step, config.carriers, [*config.clients.values()]
+        self.tags, self.syns, self.sequences = {}, {}, {}   # as State's; {first port: [Token]}
 
-def valid_syns(config, now):
-    """{seq || ack || window: Token}"""
-    return {syn_token(client.keys, step): Token(client, 'syn', step, None, ())
-            for client in config.clients.values() if 'syn' in config.carriers
-            for step in loaded_steps(config, now)}
+    def derive(self, count=None):
+        """Those of so many more clients, or of all."""
+        for client in self.waiting[:count]:
+            self.tags[tag_at(client.keys, self.step)] = client, self.step
+            if 'syn' in self.carriers:
+                self.syns[syn_token(client.keys, self.step)] = Token(
+                    client, 'syn', self.step, None, ())
+            if 'ports' in self.carriers:
+                token = Token(client, 'ports', self.step, None, step_ports(client.keys, self.step))
+                self.sequences.setdefault(token.ports[0], []).append(token)
+        del self.waiting[:count]
+
+def valid_tokens(config, now, known=()):
+    """The StepTokens of all steps that can be valid now, of the one after, so that a tick leaves no
+    gap, and of one more, to be derived until then. known holds those of the last time."""
+    steps, known = window_steps(now, config.window), {tokens.step: tokens for tokens in known}
+    tokens = [known.get(step) or StepTokens(config, step)
+              for step in range(steps.start, steps.stop + 2)]
+    for loaded in tokens[:-1]:
+        loaded.derive()
+    return tokens
+
+def paper_sequences(config):
+    """{first port: [Token]} of every sheet."""
+    table = {}
+    for client in config.clients.values():
+        sheet, count = client.paper or (0, 0)
+        for number in range(1, count + 1):
+            ports = paper_ports(client.keys, sheet, number)
+            table.setdefault(ports[0], []).append(Token(client, 'paper', 0, (sheet, number), ports))
+    return table
 
 def valid_codes(config, now):
     """{eight digits: Token}: three steps, whatever the window."""
     return {code_at(client.keys, step): Token(client, 'code', step, None, ())
             for client in config.clients.values() if client.code and 'code' in config.carriers
             for step in range(max(0, step_of(now) - 1), step_of(now) + 3)}
-
-def valid_sequences(config, now, known):
-    """Every Token of a port sequence; known holds those of the last time by id and client."""
-    tokens = {}
-    for client in config.clients.values():
-        for step in loaded_steps(config, now) if 'ports' in config.carriers else ():
-            place = client.fingerprint, step
-            tokens[place] = known.get(place) or Token(
-                client, 'ports', step, None, step_ports(client.keys, step))
-        sheet, count = client.paper or (0, 0)
-        for number in range(1, count + 1):
-            place = client.fingerprint, sheet, number
-            tokens[place] = known.get(place) or Token(
-                client, 'paper', 0, (sheet, number), paper_ports(client.keys, sheet, number))
-    return tokens
 
 def judge(packet, now, state):
     """The order of judgement: tag, MAC, strict parse; stamp, expiry, source, scope, ledger, pace.
@@ -1306,20 +1308,37 @@ def package_command(program):
 def missing(program):
     return KnockError('%s is not installed; type: %s' % (program, package_command(program)))
 
-def run(argv, text='', seconds=10, facts=None, descriptors=()):
-    """The one place that executes a command; its output, or a KnockError with its complaint.
-    text is its standard input; facts are added to a clean environment."""
+def start(argv, facts=None, descriptors=()):
+    """A process for run(); facts are added to a clean environment."""
     path = argv[0] if '/' in argv[0] else find_program(argv[0])
     if path is None:
         raise missing(argv[0])
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if facts is None else subprocess.STDOUT, cwd='/',
             env=dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C'), close_fds=True,
             pass_fds=descriptors, start_new_session=True)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
+
+SPARE, spares = ['nft', '-f', '-'], []     # at most one of these; None where it does not start
+
+def keep_spare():
+    """Starts the nft of the next change before there is one: it waits for its standard input, which
+    ends when we do, and has not looked at the ruleset before that."""
+    if not (spares and spares[0] and spares[0].poll() is None):
+        try:
+            spares[:] = [start(SPARE)]
+        except KnockError:
+            spares[:] = [None]
+
+def run(argv, text='', seconds=10, facts=None, descriptors=()):
+    """The one place that executes a command; its output, or a KnockError with its complaint.
+    text is its standard input."""
+    process = spares.pop() if spares and argv == SPARE else None
+    if process is None or process.poll() is not None:
+        process = start(argv, facts, descriptors)
     with process:               # which closes the pipes: what left the session may hold its ends
         try:
             output, errors = process.communicate(
@@ -1685,7 +1704,8 @@ class Capture:
 
     def load(self, tokens, program):
         """Attaches program(version, tokens); a coarser one where the kernel lacks the memory."""
-        words = {int.from_bytes(token[:4], 'big') for token in tokens}
+        words = tokens if len(tokens) > self.limit * FILTER_TAGS else {
+            int.from_bytes(token[:4], 'big') for token in tokens}
         shares = token_shares(words, self.capacity, self.limit)
         try:
             self.attach(shares, program)
@@ -1755,7 +1775,8 @@ class Daemon:
         self.file = LedgerFile(config.ledger)
         self.datagrams, self.syns = Capture(SOCKET_PAIRS), Capture(1)
         self.firewall = Firewall(config)
-        self.sequences, self.codes, self.known = Sequences(), Codes(), {}
+        self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
+        self.tokens = []        # StepTokens: those that are loaded, and last the step's to come
         self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
         self.muted, self.unmute, self.stopping = set(), None, False
         self.events, self.mend_at = None, None      # what tells of changes; when to look
@@ -1793,7 +1814,9 @@ class Daemon:
             datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
             for waker in [signals, self.events, self.asked] + list(datagrams) + list(syns):
                 poll.register(waker, select.POLLIN)
-            ready = {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
+            prepared = spares and not self.tokens[-1].waiting
+            ready = {descriptor for descriptor, _ in
+                     poll.poll(self.patience(moment()) if prepared else 0)}
             for number in os.read(signals, 64) if signals in ready else ():
                 self.stopping |= number != signal.SIGHUP
                 if number == signal.SIGHUP:
@@ -1807,6 +1830,9 @@ class Daemon:
             if self.events.fileno() in ready and ruleset_changed(self.events):
                 self.mend_at = self.mend_at or moment().mono + COALESCE
             self.watch(moment())
+            self.tokens[-1].derive(SLICE)
+            if not ready:               # so that no knock waits for it
+                keep_spare()
         log('stopped; what is hidden stays hidden, until you type: nft delete table inet knockd')
 
     def patience(self, now):
@@ -1894,11 +1920,13 @@ class Daemon:
         self.steps, self.own = window_steps(now.wall, config.window), {}
         if self.trial:          # for the next boot
             self.keep('probation', probation_text(max(0, self.trial - now.mono)))
-        state.tags = valid_tags(config, now.wall, state.tags)
-        state.syns, state.codes = valid_syns(config, now.wall), valid_codes(config, now.wall)
-        self.known = valid_sequences(config, now.wall, self.known)
-        self.sequences.expect(self.known.values())
-        self.muted &= set(state.tags)
+        self.tokens = valid_tokens(config, now.wall, self.tokens)
+        loaded = self.tokens[:-1]
+        state.tags = {tag: owner for step in loaded for tag, owner in step.tags.items()}
+        state.syns = {syn: token for step in loaded for syn, token in step.syns.items()}
+        state.codes = valid_codes(config, now.wall)
+        self.sequences.tables[1:] = [step.sequences for step in loaded]
+        self.muted &= state.tags.keys()
         self.listen()
         doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
         if bool(doubt) != bool(self.doubt):
@@ -1907,9 +1935,9 @@ class Daemon:
 
     def listen(self):
         config = self.config
-        self.datagrams.load(set(self.state.tags) - self.muted, lambda version, tokens:
+        self.datagrams.load(self.state.tags.keys() - self.muted, lambda version, tokens:
                             datagram_filter(version, config.carriers, config.port, tokens))
-        ports = SEQUENCE_PORTS['ports'] if self.known else \
+        ports = SEQUENCE_PORTS['ports'] if any(self.sequences.tables) else \
             SEQUENCE_PORTS['code'] if self.state.codes else None
         if ports or self.state.syns:
             self.syns.load(self.state.syns, lambda version, tokens:
@@ -1931,7 +1959,7 @@ class Daemon:
                 log('config refused, the old one stays: %s' % line, 4)
             return
         self.config = self.state.config = config
-        self.sequences, self.known, self.state.tags = Sequences(), {}, {}  # of clients of before
+        self.sequences, self.tokens = Sequences(paper_sequences(config)), []    # not of before
         self.next_end = now.mono
         self.turn(now)
         log('config reloaded: ' + state_line(self.firewall.config, self.firewall.box))
@@ -1946,6 +1974,10 @@ class Daemon:
                 log('internal error: %s: %s' % (type(error).__name__, error), 3)
 
     def hear_datagram(self, version, frame, _, now):
+        tag = 48 if version == 6 else (frame[0] & 15) * 4 + TRANSPORT if frame else 0
+        if frame[tag:tag + TAG_SIZE] not in self.state.tags and not self.verbose:
+            self.counts['junk'] += 1            # as judge() would say, for half the time
+            return
         packet = parse_packet(version, frame, self.config.carriers, self.config.port)
         if packet is not None:
             self.handle(packet, now)

@@ -237,7 +237,7 @@ class Target:
         for client in self.config.clients.values():
             for data in datagrams(client):
                 ledger.record(client.fingerprint, data[8:24].hex(), NOW - 500, 60000)
-            for step in knockd.loaded_steps(self.config, NOW):
+            for step in [tokens.step for tokens in knockd.valid_tokens(self.config, NOW)]:
                 for carrier in ('syn', 'ports', 'code'):
                     ledger.record(client.fingerprint, '%s:%d' % (carrier, step),
                                   step * knockd.STEP, 60000)

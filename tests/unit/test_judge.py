@@ -43,8 +43,14 @@ def at(wall=WALL, mono=5000000):
     return knockd.Moment(wall, mono)
 
 
+def valid_tags(config, wall, known=()):
+    """As the daemon has them: {tag: (client, step)} of every loaded step."""
+    return {tag: owner for tokens in knockd.valid_tokens(config, wall, known)[:-1]
+            for tag, owner in tokens.tags.items()}
+
+
 CONFIG = knockd.parse_config(SERVER + CLIENTS, '/nowhere/knockd.ini')
-TAGS = knockd.valid_tags(CONFIG, WALL)
+TAGS = valid_tags(CONFIG, WALL)
 
 
 @pytest.fixture
@@ -194,7 +200,7 @@ def test_the_ledger_is_asked_for_the_key_not_for_the_name(state):
     packet = knock(state)
     assert said(state, packet) == ('open', None)
     renamed = knockd.parse_config(SERVER + CLIENTS.replace('client anna', 'client zoe'), '/n/k')
-    state.config, state.tags = renamed, knockd.valid_tags(renamed, WALL)
+    state.config, state.tags = renamed, valid_tags(renamed, WALL)
     assert said(state, packet._replace(source=ELSEWHERE)) == ('refused', 'replay')
 
 
@@ -210,7 +216,7 @@ def test_judging_alone_spends_nothing(state):
 def test_the_edges_of_the_window_to_the_millisecond(state, window):
     state.config = state.config._replace(window=window)
     for wall in (WALL, WALL + 15001, WALL + 29999):
-        state.tags = knockd.valid_tags(state.config, wall)
+        state.tags = valid_tags(state.config, wall)
         for distance in (-window, window):
             assert said(state, knock(state, time=wall + distance), at(wall)) == ('open', None)
         for distance in (-window - 1, window + 1):
@@ -244,7 +250,7 @@ def test_the_last_and_the_first_millisecond_of_a_step_belong_to_their_tags(state
 def test_the_tags_of_the_window_and_of_the_step_after_it_are_known(state):
     anna = state.config.clients['anna']
     for wall in (STEP * 30000, STEP * 30000 + 29999):
-        tags = knockd.valid_tags(state.config, wall)
+        tags = valid_tags(state.config, wall)
         steps = sorted(step for client, step in tags.values() if client == anna)
         assert steps == [STEP - 2, STEP - 1, STEP, STEP + 1, STEP + 2, STEP + 3]
         assert all(knockd.tag_at(client.keys, step) == tag
@@ -253,17 +259,43 @@ def test_the_tags_of_the_window_and_of_the_step_after_it_are_known(state):
 
 @pytest.mark.parametrize('later', [-60000, -30000, 0, 1, 30000, 60000, 10 ** 9])
 def test_tags_made_from_those_of_the_last_time_are_those_made_afresh(later):
-    """Time goes by, stands still, or is set."""
-    assert knockd.valid_tags(CONFIG, WALL + later, TAGS) == knockd.valid_tags(CONFIG, WALL + later)
+    """Time goes by, stands still, or is set; the step to come is derived, or half derived."""
+    for count in (0, 1, None):
+        known = knockd.valid_tokens(CONFIG, WALL)
+        known[-1].derive(count)
+        assert valid_tags(CONFIG, WALL + later, known) == valid_tags(CONFIG, WALL + later)
+
+
+def test_what_is_derived_in_slices_is_what_is_derived_at_once():
+    config = CONFIG._replace(carriers=('udp', 'syn', 'ports'))
+    sliced, whole = knockd.StepTokens(config, STEP), knockd.StepTokens(config, STEP)
+    whole.derive()
+    rounds = 0
+    while sliced.waiting:
+        sliced.derive(2)
+        rounds += 1
+    assert rounds == (len(config.clients) + 1) // 2 > 1
+    assert (sliced.tags, sliced.syns, sliced.sequences) == (whole.tags, whole.syns, whole.sequences)
+    assert len(whole.tags) == len(whole.syns) == len(config.clients)
+    assert sum(map(len, whole.sequences.values())) == len(config.clients)
+
+
+def test_a_step_that_is_known_is_not_derived_again():
+    """Tokens of a sequence that somebody has begun are told by being the same object."""
+    known = knockd.valid_tokens(CONFIG, WALL)
+    known[-1].derive()
+    later = knockd.valid_tokens(CONFIG, WALL + 30000, known)
+    assert [each is then for each, then in zip(later, known[1:])] == [True] * (len(known) - 1)
+    assert later[-1].step == known[-1].step + 1 and not later[-1].tags
 
 
 @pytest.mark.parametrize('wall', [0, 1, 29999, 59999, 60000, 60001])
 def test_a_clock_that_wakes_up_in_1970_has_tags_too(state, wall):
     """Routers without a clock do (DESIGN 3.9): there are no steps before the first."""
-    steps = {step for _, step in knockd.valid_tags(state.config, wall).values()}
+    steps = {step for _, step in valid_tags(state.config, wall).values()}
     assert min(steps) == max(0, wall - 60000) // 30000
     assert max(steps) == (wall + 60000) // 30000 + 1
-    state.tags = knockd.valid_tags(state.config, wall)
+    state.tags = valid_tags(state.config, wall)
     state.ledger = knockd.Ledger('home')
     assert said(state, knock(state, time=wall + 1), at(wall)) == ('open', None)
 
@@ -272,7 +304,7 @@ def test_a_clock_that_wakes_up_in_1970_has_tags_too(state, wall):
 def test_a_client_expires_at_its_minute(state):
     expires = 1699999980000     # 22:13:00 UTC
     for wall, expected in ((expires - 1, ('open', None)), (expires, ('refused', 'expired'))):
-        state.tags = knockd.valid_tags(state.config, wall)
+        state.tags = valid_tags(state.config, wall)
         assert said(state, knock(state, 'bert', time=wall), at(wall)) == expected
 
 
