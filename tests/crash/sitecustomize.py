@@ -6,6 +6,7 @@ a folder: in its file `trace` every call that changes something leaves its name;
 which first renames it to `fired` (a NUMBER 0 is every call, and stays). FAULT is an errno's name,
 kill-before, kill-after, and for a command refused (it ends with 1 and has done nothing), told
 (it has done its work, and ends with 1), stuck (it never ends) or late (done, but never ends).
+A command that is started before there is work for it is told of twice, with -spare when it starts.
 """
 
 import builtins
@@ -15,6 +16,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 
 FOLDER = os.environ.get('KNOCK_FAULTS', '')
 HANG = 3.5                      # seconds; the daemon itself would wait for ten
@@ -99,13 +101,34 @@ class Popen(real_popen):
     fault = None
 
     def __init__(self, argv, **options):
-        command = os.path.basename(argv[0])
-        self.fault = due(command + ('-list' if 'list' in argv else ''))
+        self.name = os.path.basename(argv[0]) + ('-list' if 'list' in argv else '')
+        self.spare = sys._getframe(2).f_code.co_name == 'keep_spare'
+        self.fault = due(self.name + '-spare' * self.spare)
         argv = {'refused': ['/bin/false'], 'stuck': ['/bin/sleep', '60'],
                 'late': ['/bin/sh', '-c', '"$@"; exec sleep 60', 'sh'] + argv}.get(self.fault, argv)
         super().__init__(argv, **options)
+        if self.spare and self.fault == 'kill-after':
+            die()
+
+    def use(self, input):
+        """What else happens to one that has waited; an error can only be that it was killed."""
+        try:
+            fault = due(self.name)
+        except OSError:
+            fault = 'refused'
+        if fault == 'refused':
+            self.kill()
+        if fault == 'late':
+            with real_popen(self.args, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL) as other:
+                other.communicate(input)
+        if fault in ('stuck', 'late'):
+            self.send_signal(signal.SIGSTOP)
+        self.fault = fault or self.fault
 
     def communicate(self, input=None, timeout=None):
+        if self.spare:
+            self.use(input)
         hasty = self.fault in ('stuck', 'late')
         result = super().communicate(input, HANG if hasty else timeout)
         if self.fault == 'kill-after':

@@ -254,10 +254,9 @@ def cells(wire, house, address, names, operations=OPERATIONS):
         house.rest()
         house.forget()
         cell.act(operation, knock)
-        if operation == 'heal':
-            house.rest()
-        else:
+        if operation != 'heal':
             house.says(line, before + 1)
+        house.rest()            # what it prepares for the next one comes after it
         calls = house.trace()
         if operation == 'stop':
             assert until(house.dead)
@@ -310,6 +309,7 @@ def lost_ledger_cells(house):
     os.unlink(house.ledger)
     house.forget()
     house.start()
+    house.rest()
     calls = house.trace()
     return [(call, calls[:place + 1].count(call), fault) for place, call in enumerate(calls)
             for fault in (FILE_FAULTS if call in FILE_CALLS else COMMAND_FAULTS)]
