@@ -52,6 +52,14 @@ def status(pid):
             if len(words) > 1 and words[1].isdigit()}
 
 
+def waiting_memory(pid):
+    """kB that nobody but the daemon's waiting nft has: what would come free without it."""
+    with open('/proc/%d/task/%d/children' % (pid, pid)) as file:
+        maps = ['/proc/%s/smaps_rollup' % child for child in file.read().split()]
+    return sum(int(line.split()[1]) for path in maps for line in open(path)
+               if line.startswith('Private_'))
+
+
 def cpu_ticks(pid):
     """utime + stime of one process, in seconds; its children not counted."""
     with open('/proc/%d/stat' % pid) as file:
@@ -301,21 +309,40 @@ def open_times(bench):
         yield figure('knock to open, 0.5 s of quiet before', 'ms',
                      knocks(bench, daemon, number, 0.5), 10)
         cold = figure('  the server\'s share, by its log', 'ms', told(daemon)[before:])
-        nft = figure('nft -f -, cold, with an empty file', 'ms', nft_times(bench, number),
-                     note='what any change costs at least; measured beside it')
         yield cold
-        yield nft
-        yield ratio('  the server\'s share of it', cold, nft, 1)
+        for what, text, limit in (
+                ('the same change', 'add element inet knockd open4 '
+                 '{ 10.8.0.1 . tcp . %d timeout 1s }' % network.HIDDEN, 1),
+                ('an empty file', '', None)):
+            nft = figure('nft -f -, cold, with ' + what, 'ms', nft_times(bench, number, text))
+            yield nft
+            yield ratio('  the server\'s share of it', cold, nft, limit)
+        disk = figure('ledger alone, cold: write, fsync, rename, fsync', 'ms',
+                      save_times(daemon, number))
+        yield disk
+        yield ratio('  of the server\'s share', disk, cold, None)
 
 
-def nft_times(bench, number):
-    """The execution of nft alone, after 0.5 s of quiet, timed inside the server's namespace."""
+def nft_times(bench, number, text):
+    """An execution of nft, after 0.5 s of quiet, timed inside the server's namespace."""
     code = ('import subprocess, time\nfor _ in range(%d):\n time.sleep(.5)\n'
             ' began = time.monotonic()\n'
-            ' subprocess.run(["nft", "-f", "-"], input=b"")\n'
-            ' print((time.monotonic() - began) * 1000)' % number)
+            ' subprocess.run(["nft", "-f", "-"], input=%r, check=True)\n'
+            ' print((time.monotonic() - began) * 1000)' % (number, text.encode()))
     return [float(line) for line in
-            bench.server.must(DEBIAN, '-ISc', code).split()]
+            bench.server.must(DEBIAN, '-ISc', code, timeout=60).split()]
+
+
+def save_times(daemon, number):
+    """What it costs to have a file like the ledger on the same disk."""
+    data, samples = b'x' * os.path.getsize(daemon.ledger), []
+    for _ in range(number):
+        time.sleep(0.5)
+        began = time.monotonic()
+        knockd.replace_file(daemon.ledger + '.bench', data)
+        samples.append((time.monotonic() - began) * 1000)
+    os.unlink(daemon.ledger + '.bench')
+    return samples
 
 
 def start_times(bench):
@@ -383,22 +410,24 @@ def memory(bench):
     """Resident memory of the idle daemon beside a bare interpreter's."""
     sleeper = 'import time; time.sleep(9)'
     for python in interpreters()[:2 if bench.quick else 5]:
-        bare = []
-        for _ in range(3):
-            process = subprocess.Popen([python, '-I', '-S', '-c', sleeper])
-            time.sleep(0.5)
-            bare.append(status(process.pid)['VmRSS'])
+        sleepers = [subprocess.Popen([python, '-I', '-S', '-c', sleeper]) for _ in range(10)]
+        time.sleep(1)
+        bare = [status(process.pid)['VmRSS'] for process in sleepers]
+        for process in sleepers:
             process.kill()
             process.wait()
         with bench.daemon(python=python, clients=1) as daemon:
             time.sleep(1)
-            idle = status(daemon.pid)
+            idle, spare = status(daemon.pid), waiting_memory(daemon.pid)
             knocks(bench, daemon, 3, 0.3, 1)
             after = status(daemon.pid)
         yield figure('idle daemon\'s memory, Python ' + version_of(python), 'x bare',
                      [idle['VmRSS'] / value for value in bare], 2,
                      note='%d of %d kB; %d after 3 knocks' % (
                          idle['VmRSS'], statistics.median(bare), after['VmRSS']))
+        yield figure('  with what the waiting nft has for itself', 'x bare',
+                     [(idle['VmRSS'] + spare) / value for value in bare], 2,
+                     note='%d kB of its own' % spare)
 
 
 def version_times(bench):
@@ -554,8 +583,10 @@ def with_clients(bench, daemon, name, number):
                  note='%s at %d/s; 0.0x is the noise of interrupts' % (
                      daemon.junk[ours - 1][0], rate))
     if ours:
-        turns, _ = turned(bench, daemon, 0)
-        yield figure(start + 'step change, processor time', 'ms', turns, 100)
+        turns, _, slices = turned(bench, daemon, 0)
+        yield figure(start + 'step change, processor time', 'ms', turns, 100,
+                     note='before it, in slices of at most %.1f ms: %.0f ms a step' % (
+                         max(map(max, slices)), statistics.median(map(sum, slices))))
     pause = 0.25 if ours and number < 60 else 0.02          # five knocks a second and client
     knocks(bench, daemon, 2, pause, number)
     used = work_of(daemon)
@@ -634,7 +665,9 @@ def idle(bench):
                          [(cpu_exact(daemon.pid) - used) * 1000 * minute],
                          note='and %.0f ms of what it starts' % (
                              (children_cpu(daemon.pid) - children) * 1000 * minute))
-            yield figure('idle: resident memory: ' + name, 'kB', [after['VmRSS']])
+            yield figure('idle: resident memory: ' + name, 'kB', [after['VmRSS']],
+                         note='and %d of the nft that waits' % waiting_memory(daemon.pid)
+                         if ours else '')
 
 
 def throughput(bench):
@@ -642,23 +675,22 @@ def throughput(bench):
     if not shutil.which('iperf3', path=peers.PATH):
         yield figure('throughput: iperf3 is not installed', '', [])
         return
-    names = [None, STATEFUL] + bench.names('' if not bench.quick else 'shipped')
-    samples = {name: [] for name in names}
+    names = [STATEFUL] + bench.names('' if not bench.quick else 'shipped')
+    speeds = {name: [] for name in names}       # [(with it, with nothing right before)]
     with routed(bench), bench.wire.stranger.start(
             'iperf3', '-s', '--logfile', '/dev/null'):
-        for _ in range(bench.count(5, 3)):
-            for name in names:
-                with bench.running(name, 1000) if name not in names[:2] else \
-                        bench.tracking() if name else contextlib.ExitStack():
+        for _ in range(bench.count(10, 4)):
+            for name in names + [OURS]:
+                bare = iperf(bench)
+                with bench.tracking() if name == STATEFUL else bench.running(name, 1000):
                     time.sleep(0.3)         # what a start stirs up has settled
-                    for _ in range(2):
-                        samples[name].append(iperf(bench))
-    entries = {name: figure('throughput with %s' % (name or 'no daemon'), 'Mbit/s', speeds)
-               for name, speeds in samples.items()}
-    yield from entries.values()
-    for name in names[1:]:
-        yield ratio('throughput with %s: of none' % name, entries[name], entries[None],
-                    0.95 if name == OURS else None, True)
+                    speeds[name].append((iperf(bench), bare))
+    for name in names:
+        yield figure('throughput with ' + name, 'Mbit/s', [speed for speed, _ in speeds[name]])
+    for name in names:
+        yield figure('throughput with %s: of none right before' % name, 'x',
+                     [speed / bare for speed, bare in speeds[name]],
+                     0.95 if name == OURS else None, True)
 
 
 @contextlib.contextmanager
@@ -689,15 +721,17 @@ def ledger(bench):
     with bench.daemon(clients=250) as daemon:
         ready = [daemon.datagram('m%d' % (index % 250), op='close') for index in range(number)]
         sender = bench.client.make_socket(network.socket.AF_INET, network.socket.SOCK_DGRAM)
-        before, began = written(daemon.pid), time.monotonic()
+        before, began, rates = written(daemon.pid), time.monotonic(), []
         for index, datagram in enumerate(ready, 1):
             sender.sendto(datagram, (SERVER, 40000))
             if index % 20 == 0:         # a full socket would lose some
                 network.until(lambda done=index: daemon.count('close m') >= done)
-        passed = time.monotonic() - began
+            if index % (number // 10) == 0:
+                rates.append(number // 10 / (time.monotonic() - began))
+                began = time.monotonic()
         sender.close()
         done = daemon.count('close m')
-        yield figure('ledger: knocks a second', '1/s', [done / passed],
+        yield figure('ledger: knocks a second', '1/s', rates,
                      note='%d of %d spent, each on disk before it counts' % (done, number))
         yield figure('ledger: bytes written a knock', 'B', [(written(daemon.pid) - before) / done],
                      note='250 clients at once; file of %d bytes, log lines counted in'
