@@ -2063,6 +2063,7 @@ class Daemon:
         state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
         if self.trial is not None and not self.inside:
             self.settle(None, 'passed, it hides for good', now)
+        before = dict(self.firewall.openings)
         try:
             if decision.verdict == 'open':
                 openings = openings_of(knock, now)
@@ -2078,6 +2079,7 @@ class Daemon:
                 perform(knock.request.action, self.config.actions[knock.request.action],
                         (knock.client.name, knock.source, '', knock.seconds))
         except KnockError as error:
+            self.firewall.openings = before     # or what failed now would fail with every load
             log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
                 3)
             return False
