@@ -21,6 +21,7 @@ import configparser
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import select
@@ -944,7 +945,7 @@ def scope_flaw(knock):
 
 # --- firewall text: nft commands out of addresses and integers, nothing else --------------------
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
-FAMILIES, BITS = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}, {4: 32, 6: 128}
+FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
 TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
 # What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
 # decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
@@ -960,13 +961,11 @@ ANSWERS = {
 # Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
 # A SYN belongs to no connection, whatever conntrack still knows of an old one between these ports.
 TABLE = '''table inet knockd {
-%(empty)s
-}
+%(empty)s}
 flush table inet knockd
 %(flush)s
 table inet knockd {
-%(sets)s
- chain guard {
+%(sets)s chain guard {
   type filter hook prerouting priority -149; policy accept;
   iifname { %(trust)s } return
   meta l4proto != tcp ct state established,related return
@@ -1001,16 +1000,17 @@ LABEL = '''  ip6 flowlabel 0 return
 LABEL_CHAINS = ''.join(' chain label%d {\n  @nh,12,4 set %d\n }\n' % (number, number)
                        for number in range(16))
 
-def open_set(version, length, once):
+def open_set(network, once):
     """open4 holds hosts, open4_24 networks of that length, once4 what lets one connection in."""
-    suffix = '' if length == BITS[version] else '_%d' % length
-    return '%s%d%s' % ('once' if once else 'open', version, suffix)
+    length = '_%d' % network.prefixlen if network.prefixlen < network.max_prefixlen else ''
+    return '%s%d%s' % ('once' if once else 'open', network.version, length)
 
 def open_sets(config):
-    """[(version, prefix length, once)]: hosts, and what else some client's section asks for."""
-    asked = {(4, client.prefix4, client.once) for client in config.clients.values()} | \
-        {(6, client.prefix6, client.once) for client in config.clients.values()}
-    return sorted(asked | {(version, BITS[version], False) for version in FAMILIES})
+    """[(any network of a set, once)]: hosts, and what else some client's section asks for."""
+    asked = {('0.0.0.0', 32, False), ('::', 128, False)}
+    for client in config.clients.values():
+        asked |= {('0.0.0.0', client.prefix4, client.once), ('::', client.prefix6, client.once)}
+    return [(ipaddress.ip_network(each[:2]), each[2]) for each in sorted(asked)]
 
 def nft_opening(opening, now=None):
     """The element of an opening; without now, what names it for a deletion."""
@@ -1019,58 +1019,53 @@ def nft_opening(opening, now=None):
     return key if now is None else '%s timeout %dms comment "%s"' % (
         key, opening.expires - now.mono, opening.client)
 
-def nft_set(name, kind, rest, elements):
-    """A set or a map with its elements, in the words of nft."""
-    listed = ['elements = { %s }' % ', '.join(elements)] if elements else []
-    return ' %s {\n%s }\n' % (name, ''.join('  %s\n' % line for line in ['type ' + kind] + rest
-                                            + listed))
+def nft_set(name, kind, elements=()):
+    """A set or a map, in the words of nft; its elements are a line of their own."""
+    listed = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
+    return ' %s {\n  type %s\n%s }\n' % (name, kind, listed)
 
-def nft_sets(config, box, openings, living, now):
-    """Every set. Nothing deletes from asked when a hidden port is asked, and 100 ms is a tenth of
-    the kernel's garbage collection: of dead elements, more than 16 with one key refuse the next."""
+def nft_sets(config, box, living):
+    """All sets but those of openings. Nothing deletes from asked when a hidden port is asked, and
+    100 ms is a tenth of the kernel's garbage collection: of dead elements, more than 16 with one
+    key refuse the next."""
     pairs = sorted(box.decoys.items())
-    text = nft_set('set hidden', 'inet_proto . inet_service', ['flags interval', 'auto-merge'], [
+    text = nft_set('set hidden', 'inet_proto . inet_service; flags interval; auto-merge', [
         format_service(service).replace('/', ' . ') for service in merged(config.hide)])
     for name, elements in (('decoy', pairs), ('real', [pair[::-1] for pair in pairs])):
-        text += nft_set('map ' + name, 'inet_service : inet_service', [],
+        text += nft_set('map ' + name, 'inet_service : inet_service',
                         ['%d : %d' % element for element in elements])
-    text += nft_set('set decoys', 'inet_service', [], ['%d' % decoy for _, decoy in pairs])
+    text += nft_set('set decoys', 'inet_service', ['%d' % decoy for _, decoy in pairs])
     for version, (_, kind) in FAMILIES.items():
-        known = [connection for connection in living if connection[0].version == version]
-        ports = ' . inet_service . inet_service'
-        text += nft_set('set living%d' % version, kind + ports, ['flags timeout', 'timeout 12h'],
-                        ['%s . %d . %d' % connection for connection in known])
-        text += nft_set('set asked%d' % version, kind + ports,
-                        ['flags dynamic,timeout', 'timeout 100ms', 'size 65535'], [])
-    return text + nft_open_sets(config, openings, now).rstrip('\n')
-
-def nft_open_sets(config, openings, now):
-    """The sets of openings. Those of `once` carry a limit an element, which the kernel spends on
-    the first new connection; begun knows that one's SYN when it comes again."""
-    text, opened = '', grouped(openings)
-    for version, length, once in open_sets(config):
-        name, kind = open_set(version, length, once), FAMILIES[version][1]
-        text += nft_set('set ' + name, kind + ' . inet_proto . inet_service', ['flags timeout'] + (
-            ['limit rate 1/week burst 1 packets'] if once else []),
-            [nft_opening(opening, now) for opening in opened.get(name, ())])
-        if once:
-            text += nft_set('set begun%s' % name[4:], kind + ' . inet_service . inet_proto . '
-                            'inet_service', ['flags dynamic,timeout', 'timeout 1m', 'size 65535'],
-                            [])
+        kind += ' . inet_service . inet_service; flags '
+        text += nft_set('set living%d' % version, kind + 'timeout; timeout 12h', [
+            '%s . %d . %d' % each for each in living if each[0].version == version])
+        text += nft_set('set asked%d' % version,
+                        kind + 'dynamic,timeout; timeout 100ms; size 65535')
     return text
 
-def nft_lookup(version, length, once, mark):
-    """The lines that let the openings of one set by. Networks are looked up by the masked source:
-    interval sets refuse overlaps, and a host inside a network."""
-    family, name = FAMILIES[version][0], open_set(version, length, once)
-    mask = '' if length == BITS[version] else ' & %s' % ipaddress.ip_network(
-        ('::' if version == 6 else '0.0.0.0', length)).netmask
-    begun = '%s saddr . th sport . meta l4proto . th dport' % family
-    marked = 'meta mark set meta mark | 0x%08x accept' % mark
-    opened = '%s saddr%s . meta l4proto . th dport @%s ' % (family, mask, name)
-    return [opened + marked] if not once else [
-        '%s @begun%s %s' % (begun, name[4:], marked),
-        'ct state new %sadd @begun%s { %s } %s' % (opened, name[4:], begun, marked)]
+def nft_opened(config, openings, now):
+    """(the sets of openings, the lines that let by what is in them). Networks are looked up by the
+    masked source: interval sets refuse overlaps, and a host inside a network. Those of `once` have
+    a limit an element, which the kernel spends on the first new connection; begun knows that one's
+    SYN when it comes again."""
+    sets, lines, marked = '', [], 'meta mark set meta mark | 0x%08x accept' % config.mark
+    for network, once in open_sets(config):
+        (family, kind), name = FAMILIES[network.version], open_set(network, once)
+        mask = ' & %s' % network.netmask if network.prefixlen < network.max_prefixlen else ''
+        opened = '%s saddr%s . meta l4proto . th dport @%s ' % (family, mask, name)
+        limit = '; limit rate 1/week burst 1 packets' if once else ''
+        sets += nft_set('set ' + name, kind + ' . inet_proto . inet_service; flags timeout' + limit,
+                        [nft_opening(opening, now) for opening in openings
+                         if open_set(opening.source, opening.once) == name])
+        if once:
+            begun = name.replace('once', 'begun')
+            sets += nft_set('set ' + begun, kind + ' . inet_service . inet_proto . inet_service; '
+                            'flags dynamic,timeout; timeout 1m; size 65535')
+            syn = family + ' saddr . th sport . meta l4proto . th dport'
+            lines.append('%s @%s %s' % (syn, begun, marked))
+            opened = 'ct state new %sadd @%s { %s } ' % (opened, begun, syn)
+        lines.append(opened + marked)
+    return sets, lines
 
 def nft_box(box):
     """What makes a hidden port answer like every closed port of this box: its TCP goes to a
@@ -1090,12 +1085,11 @@ def nft_ruleset(config, box, openings, living, now):
     """The whole table, replacing the one that may be there, in one transaction."""
     if not config.hide:         # a probation that nobody passed, or uninstall
         return NFT_NOTHING
-    check = [line for version, length, once in open_sets(config)
-             for line in nft_lookup(version, length, once, config.mark)]
+    sets, check = nft_opened(config, openings, now)
+    sets += nft_sets(config, box, living)
     check += ['tcp flags & (syn | ack) != syn %s saddr . tcp sport . tcp dport @living%d return'
               % (family, version) for version, (family, _) in FAMILIES.items()]
     check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
-    sets = nft_sets(config, box, openings, living, now)
     secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
     seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
     return TABLE % {
@@ -1108,28 +1102,21 @@ def nft_ruleset(config, box, openings, living, now):
         'labels': LABEL_CHAINS if box.labels else ''}
 
 def nft_change(verb, openings, now=None):
-    """add or delete elements of the open sets."""
+    """add or delete elements of the open sets: one command for neighbours of one set."""
     return ''.join('%s element inet knockd %s { %s }\n' % (
         verb, name, ', '.join(nft_opening(opening, now) for opening in chosen))
-        for name, chosen in grouped(openings).items())
+        for name, chosen in itertools.groupby(
+            openings, lambda opening: open_set(opening.source, opening.once)))
 
-def grouped(openings):
-    """{set: its openings}"""
-    sets = collections.OrderedDict()
-    for opening in openings:
-        name = open_set(opening.source.version, opening.source.prefixlen, opening.once)
-        sets.setdefault(name, []).append(opening)
-    return sets
+def nft_close(openings):
+    """Closes; adding first, for deleting what has just expired would be an error."""
+    return nft_change('add', openings) + nft_change('delete', openings)
 
 def nft_open(openings, known, now):
     """Opens; what is open already is replaced: adding alone extends only on new kernels, and
     never lets another connection through `once`."""
     old = [opening for opening in openings if opening[1:5] in known]
-    return nft_change('add', old) + nft_change('delete', old) + nft_change('add', openings, now)
-
-def nft_close(openings):
-    """Closes; adding first, for deleting what has just expired would be an error."""
-    return nft_change('add', openings) + nft_change('delete', openings)
+    return nft_close(old) + nft_change('add', openings, now)
 
 def nft_accept(chain, mark):
     """One rule at the head of a chain that would drop what the guard lets through."""
