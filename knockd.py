@@ -1129,42 +1129,41 @@ def is_accept(rule, mark):
         {'accept': None}]
 
 def chain_of(entry):
-    return entry.get('family'), entry.get('table'), entry.get('chain', entry.get('name'))
+    return entry['family'], entry['table'], entry.get('chain', entry.get('name'))
 
-def rules_by_chain(ruleset):
-    """{(family, table, chain): [the statements of each rule]}"""
-    chains = {}
-    for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
-        chains.setdefault(chain_of(rule), []).append(rule.get('expr', ()))
-    return chains
+def foreign(ruleset, kind):
+    """The tables, chains or rules of others, as nft -j lists them."""
+    return [entry[kind] for entry in ruleset
+            if kind in entry and entry[kind].get('table') != 'knockd']
 
-def base_chains(ruleset, hooks):
-    """{(family, table, chain): policy} of the filters on these hooks that are not ours."""
-    return {chain_of(chain): chain.get('policy')
-            for chain in (entry['chain'] for entry in ruleset if 'chain' in entry)
-            if chain.get('hook') in hooks and chain['table'] != 'knockd'}
+def box_verdicts(ruleset, hooks, protocol):
+    """{(family, table, chain): what it does with a protocol's closed ports}, on these hooks."""
+    rules = {}
+    for rule in foreign(ruleset, 'rule'):
+        rules.setdefault(chain_of(rule), []).append(rule.get('expr', ()))
+    return {chain_of(chain): VERDICTS[closing_verdict(rules, chain_of(chain), protocol)
+                                      or chain.get('policy', 'accept')]
+            for chain in foreign(ruleset, 'chain') if chain.get('hook') in hooks}
 
 def closing_chains(ruleset):
     """Chains that may drop what the guard lets by, but those of a table that its owner has locked
     (NFT_TABLE_F_OWNER, as firewalld's)."""
-    rules = rules_by_chain(ruleset)
-    locked = [(entry['table']['family'], entry['table']['name']) for entry in ruleset
-              if 'owner' in entry.get('table', {}).get('flags', ())]
-    return [name for name, policy in base_chains(ruleset, ('input', 'forward')).items()
-            if name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6') and
-            any((closing_verdict(rules, name, protocol) or policy) not in (None, 'accept')
-                for protocol in PROTOCOLS)]
+    locked = [(table['family'], table['name']) for table in foreign(ruleset, 'table')
+              if 'owner' in table.get('flags', ())]
+    return {name for protocol in PROTOCOLS
+            for name, verdict in box_verdicts(ruleset, ('input', 'forward'), protocol).items()
+            if verdict and name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6')}
 
 def accept_changes(config, ruleset):
     """Commands that leave our rule once in each chain there is that needs it, and nowhere else."""
-    wanted = closing_chains(ruleset) if ('auto',) in config.accept_in else []
-    wanted += [chain for chain in config.accept_in if chain not in wanted and
-               any(chain_of(entry['chain']) == chain for entry in ruleset if 'chain' in entry)]
+    asked = closing_chains(ruleset) if ('auto',) in config.accept_in else set()
+    wanted = [name for name in map(chain_of, foreign(ruleset, 'chain'))
+              if name in asked.union(config.accept_in)]
     text = ''
-    for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
+    for rule in foreign(ruleset, 'rule'):
         if is_accept(rule, config.mark) and chain_of(rule) in wanted:
             wanted.remove(chain_of(rule))
-        elif is_accept(rule, config.mark) and rule['table'] != 'knockd':
+        elif is_accept(rule, config.mark):
             text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
     return text + ''.join(nft_accept(chain, config.mark) for chain in wanted)
 
@@ -1174,30 +1173,26 @@ def listed(ruleset, ours):
         entry for entry in ruleset for value in entry.values()
         if ours == ('knockd' in (value.get('table'), value.get('name')))]))
 
-def closing_verdict(chains, name, protocol):
+def closing_verdict(rules, name, protocol):
     """What a chain does with every packet of a protocol: None or a key of VERDICTS.
     Only rules without a condition count, and those whose condition is the protocol."""
-    for statements in chains.get(name, ()):
-        statements = [each for each in statements if not set(each) & {'counter', 'log'}]
-        if statements and statements[0].get('match', {}).get('left') == {'meta': {
-                'key': 'l4proto'}} and statements[0]['match']['right'] == protocol:
-            statements = statements[1:]
-        kind, detail = list(statements[0].items())[0] if len(statements) == 1 else (None, None)
+    condition = {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}
+    for statements in rules.get(name, ()):
+        statements = [pair for each in statements for pair in each.items()
+                      if pair[0] not in ('counter', 'log') and pair != ('match', condition)]
+        kind, detail = statements[0] if len(statements) == 1 else (None, None)
+        verdict = kind
         if kind in ('jump', 'goto'):
-            verdict = closing_verdict(chains, name[:2] + (detail['target'],), protocol)
-        else:
-            named = detail.get('expr') or detail.get('type') if isinstance(detail, dict) else None
-            verdict = named or kind
+            verdict = closing_verdict(rules, name[:2] + (detail['target'],), protocol)
+        elif kind == 'reject' and detail:
+            verdict = detail.get('expr', detail.get('type'))
         if verdict in VERDICTS:
             return verdict
     return None
 
 def box_policy(ruleset, protocol):
-    """The verdict of this box's own input chains on a protocol's closed ports."""
-    rules = rules_by_chain(ruleset)
-    verdicts = [closing_verdict(rules, name, protocol) or policy
-                for name, policy in base_chains(ruleset, ('input',)).items()]
-    return next(filter(None, map(VERDICTS.get, verdicts)), None)
+    """What this box does with a protocol's closed ports before its own stack answers, if so."""
+    return next(filter(None, box_verdicts(ruleset, ('input',), protocol).values()), None)
 
 def pick_decoys(config, ruleset, listening, ephemeral):
     """{hidden TCP port: one that nothing on this box knows: no listener, rule, outgoing}"""
