@@ -1014,8 +1014,8 @@ def open_sets(config):
 
 def nft_opening(opening, now=None):
     """The element of an opening; without now, what names it for a deletion."""
-    protocol = format_service(Service(opening.proto, 1, 1)).partition('/')[0]
-    key = '%s . %s . %d' % (opening.source.network_address, protocol, opening.port)
+    service = format_service(Service(opening.proto, opening.port, opening.port))
+    key = '%s . %s' % (opening.source.network_address, service.replace('/', ' . '))
     return key if now is None else '%s timeout %dms comment "%s"' % (
         key, opening.expires - now.mono, opening.client)
 
@@ -1222,9 +1222,8 @@ def parse_connections(text):
     for line in text.splitlines()[1:]:
         _, local, remote, state = line.split()[:4]
         address, port = remote.split(':')
-        packed = b''.join(struct.pack('=I', int(address[i:i + 8], 16))
-                          for i in range(0, len(address), 8))
-        source = ipaddress.ip_address(packed)
+        words = [struct.pack('=I', int(word, 16)) for word in re.findall('.{8}', address)]
+        source = ipaddress.ip_address(b''.join(words))
         source = getattr(source, 'ipv4_mapped', None) or source
         connections.append((source, int(port, 16), int(local.split(':')[1], 16), int(state, 16)))
     return connections
@@ -1574,10 +1573,9 @@ class Firewall:
             try:
                 run(['nft', '-f', '-'], clear + self.text(moment()))
                 break
-            except KnockError as error:     # nft has hung, or another version's table is in the
-                failure = error             # way: to delete it comes last, as it lets packets by
-        else:
-            raise failure
+            except KnockError:      # nft has hung, or another version's table is in the way: to
+                if clear:           # delete it comes last, as it lets packets by
+                    raise
         accepts = accept_changes(self.config, ruleset)
         if accepts:
             run(['nft', '-f', '-'], accepts)
@@ -1598,12 +1596,11 @@ class Firewall:
 
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
-        known = {key: self.openings[key] for key in (opening[1:5] for opening in openings)
-                 if key in self.openings and self.openings[key].expires > now.mono}
-        longest = [opening._replace(expires=max(
-            opening.expires, known.get(opening[1:5], opening).expires)) for opening in openings]
+        longest = [opening._replace(expires=max(opening.expires, self.openings.get(
+            opening[1:5], opening).expires)) for opening in openings]
+        text = nft_open(longest, self.openings, now)
         self.openings.update((opening[1:5], opening) for opening in longest)
-        self.apply(nft_open(longest, known, now))
+        self.apply(text)
 
     def close(self, openings):
         for opening in openings:
