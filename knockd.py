@@ -963,8 +963,7 @@ ANSWERS = {
 TABLE = '''table inet knockd {
 %(empty)s}
 flush table inet knockd
-%(flush)s
-table inet knockd {
+%(flush)stable inet knockd {
 %(sets)s chain guard {
   type filter hook prerouting priority -149; policy accept;
   iifname { %(trust)s } return
@@ -976,7 +975,7 @@ table inet knockd {
   tcp dport @decoys delete @asked6 { ip6 saddr . tcp sport . tcp dport }
  }
  chain check {
-%(check)s
+  %(check)s
  }
  chain answer {
   type filter hook output priority -301; policy accept;
@@ -988,18 +987,10 @@ table inet knockd {
  }
  chain label {
   tcp sport set tcp sport map @real
-%(label)s }
-%(labels)s}
+  %(label)s
+ }
+}
 '''
-# Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC 6437). nft
-# writes whole bytes: 16 bits of a hash go there as they are, the upper 4 by one of 16 chains.
-LABEL = '''  ip6 flowlabel 0 return
-  @nh,16,16 set jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %%d
-  jhash ip6 daddr . tcp dport . tcp sport mod 16 seed %%d vmap { %s }
-''' % ', '.join('%d : goto label%d' % (number, number) for number in range(16))
-LABEL_CHAINS = ''.join(' chain label%d {\n  @nh,12,4 set %d\n }\n' % (number, number)
-                       for number in range(16))
-
 def open_set(network, once):
     """open4 holds hosts, open4_24 networks of that length, once4 what lets one connection in."""
     length = '_%d' % network.prefixlen if network.prefixlen < network.max_prefixlen else ''
@@ -1079,6 +1070,15 @@ def nft_box(box):
     lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
     return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
 
+def nft_label(config):
+    """Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC
+    6437). nft writes whole bytes: 16 bits of a hash as they are, the upper 4 by 16 rules."""
+    secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
+    seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
+    hashed = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
+    return ['ip6 flowlabel 0 return', '@nh,16,16 set ' + hashed % (0xffffffff, seeds[0])] + [
+        '%s == %d @nh,12,4 set %d' % (hashed % (16, seeds[1]), bits, bits) for bits in range(16)]
+
 NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 
 def nft_ruleset(config, box, openings, living, now):
@@ -1090,16 +1090,13 @@ def nft_ruleset(config, box, openings, living, now):
     check += ['tcp flags & (syn | ack) != syn %s saddr . tcp sport . tcp dport @living%d return'
               % (family, version) for version, (family, _) in FAMILIES.items()]
     check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
-    secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
-    seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
     return TABLE % {
         'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
-        'flush': '\n'.join('flush %s inet knockd %s' % kind_and_name
-                           for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
+        'flush': ''.join('flush %s inet knockd %s\n' % kind_and_name
+                         for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
         'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
-        'check': '\n'.join('  ' + line for line in check),
-        'label': LABEL % seeds if box.labels else '',
-        'labels': LABEL_CHAINS if box.labels else ''}
+        'check': '\n  '.join(check),
+        'label': '\n  '.join(nft_label(config) if box.labels else ())}
 
 def nft_change(verb, openings, now=None):
     """add or delete elements of the open sets: one command for neighbours of one set."""
@@ -1199,13 +1196,12 @@ def pick_decoys(config, ruleset, listening, ephemeral):
     if config.answer != 'box':
         return {}
     rules = listed(ruleset, False)
-    named = {int(number) for number in re.findall(r'\b\d{1,5}\b', rules)}
-    ranges = [(int(low), int(high)) for low, high in
+    ranges = [tuple(map(int, ends)) for ends in
               re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
     hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
               for port in range(service.low, service.high + 1)}
-    taken = hidden.union(listening, named)      # one by one: all at once would be memory for life
-    free = (port for ranged in (False, True)
+    taken = hidden.union(listening, map(int, re.findall(r'\b\d{1,5}\b', rules)))
+    free = (port for ranged in (False, True)    # one by one: all at once would be memory for life
             for ports in (range(61022, 65536), range(29999, 1024, -1)) for port in ports
             if port not in taken and not ephemeral[0] <= port <= ephemeral[1]
             and ranged == any(low <= port <= high for low, high in ranges))
