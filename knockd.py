@@ -1137,7 +1137,7 @@ def box_verdicts(ruleset, hooks, protocol):
     """{(family, table, chain): what it does with a protocol's closed ports}, on these hooks."""
     rules = {}
     for rule in foreign(ruleset, 'rule'):
-        rules.setdefault(chain_of(rule), []).append(rule.get('expr', ()))
+        rules.setdefault(chain_of(rule), []).append(rule['expr'])
     return {chain_of(chain): VERDICTS[closing_verdict(rules, chain_of(chain), protocol)
                                       or chain.get('policy', 'accept')]
             for chain in foreign(ruleset, 'chain') if chain.get('hook') in hooks}
@@ -1548,8 +1548,7 @@ class Firewall:
 
     def look(self, ruleset):
         """The box as it is now, decoys chosen."""
-        ephemeral = [int(port) for port in
-                     read_file('/proc/sys/net/ipv4/ip_local_port_range').split()]
+        ephemeral = list(map(int, read_file('/proc/sys/net/ipv4/ip_local_port_range').split()))
         reflects = os.path.exists(FLOWLABEL_REFLECT) and int(read_file(FLOWLABEL_REFLECT)) & 2
         return Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
                    box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
