@@ -1012,8 +1012,8 @@ def nft_opening(opening, now=None):
 
 def nft_set(name, kind, elements=()):
     """A set or a map, in the words of nft; its elements are a line of their own."""
-    listed = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
-    return ' %s {\n  type %s\n%s }\n' % (name, kind, listed)
+    line = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
+    return ' %s {\n  type %s\n%s }\n' % (name, kind, line)
 
 def nft_sets(config, box, living):
     """All sets but those of openings. Nothing deletes from asked when a hidden port is asked, and
