@@ -423,21 +423,20 @@ def parse_config(text, path):
 # A section, and the comments right above it.
 SECTION = r'(?m)^(?:[#;].*\n)*\[%s\].*\n?(?:(?!(?:[#;].*\n)*\[).*\n|(?!(?:[#;].*\n)*\[).+)*'
 
-def with_section(text, section, entries):
-    """The text with a section appended."""
-    before = text.rstrip('\n') + '\n\n' if text.strip() else ''
-    return before + '[%s]\n' % section + ''.join('%s = %s\n' % entry for entry in entries)
-
-def without_section(text, section):
-    """The text without that section; comments and order of the rest are kept."""
-    return re.sub(SECTION % re.escape(section), '', text).rstrip('\n') + '\n'
-
-def with_key(text, section, key, value):
-    """The text with that key of a section set."""
-    def edited(part):
-        part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part.group())
-        return re.sub(r'(?m)^\[.*$', r'\g<0>\n%s = %s' % (key, value), part, count=1)
-    return re.sub(SECTION % re.escape(section), edited, text)
+def edited(text, section, entries):
+    """The text with these entries in a section, appended if it is not there; without any entries
+    the section goes. Comments and the order of the rest are kept."""
+    pattern = SECTION % re.escape(section)
+    if entries and not re.search(pattern, text):
+        text = (text.rstrip('\n') + '\n\n' if text.strip() else '') + '[%s]' % section
+    def with_entries(found):
+        part = found.group() if entries else ''
+        for key, value in reversed(entries):
+            part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part)
+            head = re.search(r'(?m)^\[.*', part).end()
+            part = part[:head] + '\n%s = %s' % (key, value) + part[head:]
+        return part
+    return re.sub(pattern, with_entries, text).rstrip('\n') + '\n'
 
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
@@ -2217,8 +2216,8 @@ def first_config(args, name, hide, *entries):
     if find_program('nft') is None and not (args.root or args.dry_run):
         raise missing('nft')
     entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
-    text = with_section('', 'server', [entry for entry in entries if entry[1]])
-    text = with_section(text, 'client ' + name, client_entries(args))
+    text = edited('', 'server', [entry for entry in entries if entry[1]])
+    text = edited(text, 'client ' + name, client_entries(args))
     config = parse_config(text, path)
     put(args, config.ledger, Ledger(config.id).text())
     put(args, path, text)
@@ -2251,21 +2250,16 @@ def client_line(config, client, via='udp'):
         client.keys['code'][:20])) if client.code else '')
 
 def edit_config(path, changes):
-    """Writes a good config in which just these entries are new, {section: {key: text}}; a section
-    without any goes."""
+    """Writes a good config in which just these entries are new, {section: [(key, text)]}; a
+    section without any goes."""
     text = read_file(path)
-    sections = ini_sections(text, path)
+    sections = dict(ini_sections(text, path))
     for section, entries in changes.items():
+        text = edited(text, section, entries)
         known = sections.pop(section, {})
-        if entries:
-            sections[section] = dict(known, **entries)
-            text = text if known else with_section(text, section, entries.items())
-        else:
-            text = without_section(text, section)
-        for key in known and entries:
-            text = with_key(text, section, key, entries[key])
+        sections.update({section: dict(known, **dict(entries))} if entries else {})
     config = parse_config(text, os.path.abspath(path))
-    if dict(ini_sections(text, path)) != dict(sections):
+    if ini_sections(text, path) != sections:
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
     replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
     ask_daemon(config, b'reload')       # without an answer, it looks for itself within 30 s
@@ -2315,11 +2309,11 @@ def command_add(args, _):
     config, section = read_config(args.config), 'client ' + args.name
     if args.name in config.clients:
         raise KnockError('there is a client %s already; remove it first' % args.name)
-    changes = {section: dict(client_entries(args))}
+    changes = {section: client_entries(args)}
     bare = [service for service in parse_services(args.hide or args.allow or '')
             if not covered(service, config.hide)]
     if bare and (args.hide or hide_too(format_services(bare))):
-        changes['server'] = {'hide': format_services(config.hide + tuple(bare))}
+        changes['server'] = [('hide', format_services(config.hide + tuple(bare)))]
     config = edit_config(args.config, changes)
     return print(client_line(config, config.clients[args.name]))
 
@@ -2349,7 +2343,7 @@ def command_paper(args, config):
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
     sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
                 (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, {'client ' + args.name: {'paper': '%d:%d' % (sheet, args.number)}})
+    edit_config(args.config, {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]})
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2405,7 +2399,7 @@ def day(ms):
 
 def command_remove(args, config):
     find_client(config, args.name)
-    edit_config(args.config, {'client ' + args.name: {}})
+    edit_config(args.config, {'client ' + args.name: []})
     print('removed %s' % args.name)
 
 
