@@ -1810,10 +1810,10 @@ class Daemon:
 
     def patience(self, now):
         """Milliseconds until anything is due."""
-        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at, self.trial)
-               if at]
-        due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP]
-        return max(0, min([STEP - (now.wall + self.config.window) % STEP] + due)) + 1
+        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at, self.trial) if at]
+        due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP,
+                STEP - (now.wall + self.config.window) % STEP]
+        return max(0, min(due)) + 1
 
     def watch(self, now):
         """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
@@ -1853,9 +1853,11 @@ class Daemon:
 
     def enforce(self, config):
         """The firewall as config has it; none at all after a probation that nobody passed."""
-        firewall = Firewall(config._replace(hide=(), accept_in=()) if self.trial == 0 else config,
-                            ((key, opening) for key, opening in self.firewall.openings.items()
-                             if still_allowed(opening, config)))
+        allowed = {client.name: client.allow for client in config.clients.values()}
+        firewall = Firewall(config._replace(hide=(), accept_in=()) if self.trial == 0 else config, {
+            key: opening for key, opening in self.firewall.openings.items() if covered(
+                Service(opening.proto, opening.port, opening.port),
+                allowed.get(opening.client, ()))})
         firewall.load()
         self.firewall, self.renew = firewall, False
         if self.trial is None and os.path.exists(beside(config, 'guard')):      # installed
@@ -2145,11 +2147,6 @@ def openings_of(knock, now):
     return [Opening(client.name, source, service.proto, port, client.once, expires)
             for service in knock.services for port in range(service.low, service.high + 1)]
 
-def still_allowed(opening, config):
-    client = config.clients.get(opening.client)
-    return client is not None and covered(
-        Service(opening.proto, opening.port, opening.port), client.allow)
-
 def state_line(config, box):
     """What the log says at the start, and of a new config."""
     decoys = sorted(box.decoys.values())
@@ -2234,12 +2231,10 @@ def format_uri(address):
     host = address.host.replace('%', '%25')
     host = '[%s]' % host if ':' in host else host
     port = ':%d' % address.port if address.port else ''
-    query = ['id=' + address.server_id]
-    query += ['via=' + address.via] if address.via != 'udp' else []
-    query += ['open=' + format_services(address.services)] if address.services else []
-    query += ['once=1'] if address.once else []
+    query = (('id', address.server_id), ('via', address.via.replace('udp', '')),
+             ('open', format_services(address.services)), ('once', '1' * address.once))
     return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
-                                      '&'.join(query))
+                                      '&'.join('%s=%s' % part for part in query if part[1]))
 
 def client_line(config, client, via='udp'):
     """The knock:// line; with codes, one for the phone too (Google Authenticator's Key Uri)."""
@@ -2482,13 +2477,13 @@ SERVICES = [    # what tells the init system; the service's files; how it starts
      ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']),
     ('/sbin/openrc-run', {'/etc/init.d/knockd': OPENRC},
      ['rc-update add knockd boot', 'rc-service knockd restart'],
-     ['rc-service knockd stop', 'rc-update delete knockd boot'])]
-SERVICES += [(folder, RUNIT, ['ln -sfn /etc/sv/knockd ' + folder, 'sh -c "sv restart knockd; :"'],
-              ['sv down knockd', 'rm -rf %s/knockd /etc/sv/knockd' % folder])
-             for folder in ('/var/service', '/etc/service')]     # of Void, of Debian
-SERVICES += [('/etc/inittab', {'/etc/init.d/knockd': SYSV},
-              ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-              ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
+     ['rc-service knockd stop', 'rc-update delete knockd boot']),
+    *[(folder, RUNIT, ['ln -sfn /etc/sv/knockd ' + folder, 'sh -c "sv restart knockd; :"'],
+       ['sv down knockd', 'rm -rf %s/knockd /etc/sv/knockd' % folder])
+      for folder in ('/var/service', '/etc/service')],      # of Void, of Debian
+    ('/etc/inittab', {'/etc/init.d/knockd': SYSV},
+     ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
+     ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
 
 def init_system(args):
     for service in SERVICES:
@@ -2499,8 +2494,7 @@ def init_system(args):
 def carry_out(args, line):
     print('$ ' + line, flush=True)
     if not (args.dry_run or args.root):
-        import shlex
-        run(shlex.split(line), seconds=600)
+        run(command(line), seconds=600)
 
 def command_install(args, _):
     """What is there stays: a second time renews script and service."""
