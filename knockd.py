@@ -21,6 +21,7 @@ import configparser
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -1750,7 +1751,8 @@ class Daemon:
         self.firewall = Firewall(config)
         self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
         self.tokens = []        # StepTokens: those that are loaded, and last the step's to come
-        self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
+        self.pace, self.asleep = Budget(SYNS_A_SECOND), False
+        self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
         self.muted, self.unmute, self.stopping = set(), None, False
         self.events, self.mend_at = None, None      # what tells of changes; when to look
         self.junk, self.hour = 0, 0             # how much was told of, and when to look again
@@ -1892,7 +1894,8 @@ class Daemon:
     def turn(self, now):
         """A new step: other tokens."""
         config, state = self.config, self.state
-        self.steps, self.own = window_steps(now.wall, config.window), {}
+        self.steps = window_steps(now.wall, config.window)
+        self.is_own.cache_clear()
         if self.trial:          # for the next boot
             self.keep('probation', probation_text(max(0, self.trial - now.mono)))
         self.tokens = valid_tokens(config, now.wall, self.tokens)
@@ -1960,14 +1963,11 @@ class Daemon:
     def hear_syn(self, version, frame, interface, now):
         """A SYN from outside to this box, if there are not too many of them."""
         if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
-            return self.sleep(now)
+            self.sleep(now)
+            return
         syn = parse_syn(version, frame)
-        if syn is None or self.inside:
-            return None
-        if syn.destination not in self.own:
-            self.own = self.own if len(self.own) < SOURCES_LIMIT else {}
-            self.own[syn.destination] = is_own(syn.destination, interface)
-        return self.touch(syn, now) if self.own[syn.destination] else None
+        if syn and not self.inside and self.is_own(syn.destination, interface):
+            self.touch(syn, now)
 
     def touch(self, syn, now):
         """One SYN may be a token itself, or a step of a sequence, or half of a code."""
@@ -2041,7 +2041,9 @@ class Daemon:
         before = dict(self.firewall.openings)
         try:
             if decision.verdict == 'open':
-                openings = openings_of(knock, now)
+                client, expires = knock.client, now.mono + knock.seconds * 1000
+                openings = [Opening(client.name, widened(knock), proto, port, client.once, expires)
+                            for proto, low, high in knock.services for port in range(low, high + 1)]
                 self.firewall.open(openings, now)
                 group = knock.client.name, str(knock.source), format_services(knock.services)
                 self.open[group] = openings[0]
@@ -2100,12 +2102,12 @@ class Daemon:
 
     def tell(self, kind, line, now):
         """The same kind of line once a minute, the rest counted."""
-        last, more = self.refusals.get(kind, (None, 0))
-        if last is not None and now.mono - last < 60000:
-            self.refusals[kind] = (last, more + 1)
-            return
-        self.refusals[kind] = (now.mono, 0)
-        log(line + (' (%d more before)' % more if more else ''), 5)
+        last, more = self.refusals.get(kind, (-60000, 0))
+        if now.mono - last < 60000:
+            self.refusals[kind] = last, more + 1
+        else:
+            self.refusals[kind] = now.mono, 0
+            log(line + (' (%d more before)' % more if more else ''), 5)
 
 def status_socket(config):
     """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody asks."""
@@ -2139,13 +2141,6 @@ def clock_doubt(config, ledger, now):
     return '%s UTC is before %s, the time of a file or a knock of ours: only paper knocks count ' \
         'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
         if now < latest - 1000 else None
-
-def openings_of(knock, now):
-    """One opening a port."""
-    expires = now.mono + knock.seconds * 1000
-    client, source = knock.client, widened(knock)
-    return [Opening(client.name, source, service.proto, port, client.once, expires)
-            for service in knock.services for port in range(service.low, service.high + 1)]
 
 def state_line(config, box):
     """What the log says at the start, and of a new config."""
@@ -2231,7 +2226,7 @@ def format_uri(address):
     host = address.host.replace('%', '%25')
     host = '[%s]' % host if ':' in host else host
     port = ':%d' % address.port if address.port else ''
-    query = (('id', address.server_id), ('via', address.via.replace('udp', '')),
+    query = (('id', address.server_id), ('via', '' if address.via == 'udp' else address.via),
              ('open', format_services(address.services)), ('once', '1' * address.once))
     return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
                                       '&'.join('%s=%s' % part for part in query if part[1]))
