@@ -1352,8 +1352,9 @@ def notify(text):
             sock.sendto(text.encode('ascii'), re.sub('^@', '\0', os.environ['NOTIFY_SOCKET']))
 
 def pipe_with(data):
-    """A descriptor from which a child reads these few bytes; no file is made."""
+    """A descriptor from which a child reads these bytes; no file is made."""
     reader, writer = os.pipe()
+    fcntl.fcntl(writer, F_SETPIPE_SZ, max(4096, len(data)))     # all of them, before it reads
     os.write(writer, data)
     os.close(writer)
     return reader
@@ -1884,12 +1885,12 @@ class Daemon:
 
     def look_for_step(self, now):
         """After a lost ledger, a forward step of the clock could make old knocks good again."""
-        offset = now.wall - now.mono
-        if self.lost is not None and offset - self.lost > 1000:
+        ahead = 0 if self.lost is None else now.wall - now.mono - self.lost
+        if ahead > 1000:
             self.state.ledger.quarantine(now.wall, self.config.window)
             saved(self.file, self.state.ledger, 'the clock went forward')
-        if self.lost is not None and not 0 <= offset - self.lost <= 1000:
-            self.lost = offset
+        if not 0 <= ahead <= 1000:
+            self.lost += ahead
 
     def turn(self, now):
         """A new step: other tokens."""
@@ -2026,7 +2027,7 @@ class Daemon:
         except KnockError as error:
             return 'signature: %s' % error
 
-    def honour(self, decision, source, now):
+    def honour(self, decision, sender, now):
         """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
         knock, state = decision.knock, self.state
         state.honoured = {known: seen for known, seen in state.honoured.items()
@@ -2035,14 +2036,15 @@ class Daemon:
                             self.config.window, knock.paper)
         if not saved(self.file, state.ledger, 'refused %s %s' % (knock.client.name, knock.source)):
             return False
-        state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
+        state.honoured[knock.client.fingerprint, knock.knock_id] = sender, now.mono
         if self.trial is not None and not self.inside:
             self.settle(None, 'passed, it hides for good', now)
         before = dict(self.firewall.openings)
         try:
             if decision.verdict == 'open':
-                client, expires = knock.client, now.mono + knock.seconds * 1000
-                openings = [Opening(client.name, widened(knock), proto, port, client.once, expires)
+                client, source = knock.client, widened(knock)
+                openings = [Opening(client.name, source, proto, port, client.once,
+                                    now.mono + knock.seconds * 1000)
                             for proto, low, high in knock.services for port in range(low, high + 1)]
                 self.firewall.open(openings, now)
                 group = knock.client.name, str(knock.source), format_services(knock.services)
@@ -2176,12 +2178,8 @@ def go_lean():
     if __name__ != '__main__' or not os.path.exists(globals().get('__file__', '')):
         return                          # lean already, or read from standard input
     import marshal
-    code = marshal.dumps(compile(read_file(__file__), __file__, 'exec', optimize=2))
-    reader, writer = os.pipe()
-    if fcntl.fcntl(writer, F_SETPIPE_SZ, 1 << 20) < len(code):
-        return
-    os.write(writer, code)
-    os.close(writer)
+    code = compile(read_file(__file__), __file__, 'exec', optimize=2)
+    reader = pipe_with(marshal.dumps(code))
     os.set_inheritable(reader, True)
     flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
     os.execv(sys.executable, [sys.executable] + flags + [
@@ -2256,7 +2254,7 @@ def edit_config(path, changes):
     return config
 
 def ask_daemon(config, word):
-    """What the daemon answers; None if there is none."""
+    """What the daemon answers; nothing if there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         try:
@@ -2265,7 +2263,7 @@ def ask_daemon(config, word):
             sock.send(word)
             return json.loads(sock.recv(1 << 20).decode('ascii'))
         except OSError:
-            return None
+            return {}
 
 def find_client(config, name):
     if name not in config.clients:
@@ -2359,10 +2357,10 @@ def client_rows(config, knocks):
     return [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')] + rows
 
 def command_list(args, config):
-    print_table(client_rows(config, (ask_daemon(config, b'status') or {}).get('knocks', {})))
+    print_table(client_rows(config, ask_daemon(config, b'status').get('knocks', {})))
 
 def command_status(args, config):
-    report = ask_daemon(config, b'status') or {}
+    report = ask_daemon(config, b'status')
     if args.json:
         print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
     elif report:
