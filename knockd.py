@@ -1799,10 +1799,9 @@ class Daemon:
                     self.reload(moment())
             if self.asked.fileno() in ready:
                 self.answer(moment())
-            for descriptor in ready & set(datagrams):
-                self.read(*datagrams[descriptor], hear=self.hear_datagram)
-            for descriptor in ready & set(syns):        # last: a flood of them delays no datagram
-                self.read(*syns[descriptor], hear=self.hear_syn)
+            for heard, hear in ((datagrams, self.hear_datagram), (syns, self.hear_syn)):
+                for descriptor in ready & set(heard):   # SYNs last: a flood delays no datagram
+                    self.read(*heard[descriptor], hear=hear)
             if self.events.fileno() in ready and ruleset_changed(self.events):
                 self.mend_at = self.mend_at or moment().mono + COALESCE
             self.watch(moment())
@@ -2519,15 +2518,13 @@ def command_uninstall(args, config):
     """Leaves nothing of ours, neither files nor rules."""
     _, files, _, ends = init_system(args)
     config = config._replace(hide=(), accept_in=())
-    for step in ends + [config, ' '.join(
-            ['rm -rf /etc/knockd /run/knockd /var/lib/knockd', SCRIPT] + list(files))]:
+    rules = command_rules, args, config
+    steps = [(carry_out, args, line) for line in ends + [' '.join(
+        ['rm -rf /etc/knockd /run/knockd /var/lib/knockd', SCRIPT] + list(files))]]
+    steps.insert(-1, rules if args.dry_run or args.root else (Firewall(config).load,))
+    for step, *arguments in steps:      # what fails does not keep the rest
         try:
-            if step is not config:
-                carry_out(args, step)
-            elif args.dry_run or args.root:
-                command_rules(args, config)
-            else:
-                Firewall(config).load()
+            step(*arguments)
         except KnockError as error:
             print(error)
 
