@@ -235,7 +235,6 @@ Opening = collections.namedtuple('Opening', 'client source proto port once expir
 Decision = collections.namedtuple('Decision', 'verdict reason knock')
 JUNK, MUTE = Decision('junk', None, None), Decision('mute', None, None)
 
-
 # --- config: text in, a Config or all that is wrong with it out ---------------------------------
 def matching(pattern, form, convert=str):
     """A reader of texts of one form; convert raises ValueError for what the pattern lets by."""
@@ -275,12 +274,6 @@ def command(text):
     import shlex                # late: few configs have one
     return shlex.split(text)
 
-def read_secret(text):
-    """A secret of chance: 52 random characters hold some 26 different ones."""
-    if len(set(re.sub('[ -]', '', text))) in range(1, 4):
-        raise KnockError('a placeholder, not a secret; make one with: knockd.py add NAME')
-    return decode_secret(text)
-
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 NAMES = {'client': NAME, 'action': ACTION}
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
@@ -311,7 +304,7 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
     'on_close': (read_command, ()),
 }
 CLIENT_KEYS = {
-    'secret': (read_secret, None, 'make one with: knockd.py add NAME'),
+    'secret': (decode_secret, None, 'make one with: knockd.py add NAME'),
     'allow': (parse_services, None),
     'default': (parse_services, None),
     'open_for': (milliseconds(1, MONTH), None),
@@ -439,7 +432,6 @@ def edited(text, section, entries):
         return part
     return re.sub(pattern, with_entries, text).rstrip('\n') + '\n'
 
-
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
 SPENT_LIMIT, VOID = 1000, 1 << 32         # ids a key; above every number of a sheet
 UNUSED_KEY = {'floor': 0, 'spent': {}, 'paper': [0, 0]}     # ms; {id: ms}; sheet, number
@@ -504,7 +496,6 @@ def parse_ledger(text, server_id):
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise KnockError('the ledger cannot be read: %s' % error)
     return Ledger(server_id, data['floor'], data['keys'])
-
 
 # --- filter compiler: classic BPF that passes only packets with a token that is valid now -------
 # linux/filter.h: struct sock_filter { u16 code; u8 jt, jf; u32 k; }, here (code, jt, jf, k).
@@ -591,7 +582,6 @@ def syn_filter(version, ports, tokens):
         (LD_BYTE_X, 13), (AND, SYN_FLAGS), (JEQ, 0, 'drop', SYN),
         (LD_HALF_X, 2), (JGE, 0, 'token', low), (JGT, 'token', 0, high), (RETURN, WHOLE_PACKET),
         'drop', (RETURN, 0), 'token', (LD_WORD_X, 4)]) + token_tree(tokens and sorted(tokens))
-
 
 # --- packet parser: bytes from the IP header on; trusts neither the filter nor any length -------
 NOTHING = None, None, None, b''
@@ -684,7 +674,6 @@ def decode_plain(plain):
     return Request(OPS[op], time, unpack_address(source), seconds, services, (actions + [None])[0],
                    signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
 
-
 # --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
 SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
 SOURCES_LIMIT, STRIKES = 4096, 10
@@ -774,7 +763,6 @@ class Codes:
 
     def succeed(self):
         self.wrong, self.nap = 0, 1
-
 
 # --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
 MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND, SYNS_A_SECOND = 200, 5, 2, 20000
@@ -941,7 +929,6 @@ def scope_flaw(knock):
     if beyond:
         return 'not allowed ' + beyond[0]
     return 'no signature' if client.ssh_key and request.signature is None else None
-
 
 # --- firewall text: nft commands out of addresses and integers, nothing else --------------------
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
@@ -1231,7 +1218,6 @@ def living_connections(connections, hide):
                    and covered(Service(6, connection[2], connection[2]), hide)},
                   key=lambda connection: (connection[0].version, connection))
 
-
 # --- edges: clock, log, files, commands, sockets ------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
@@ -1252,8 +1238,7 @@ F_SETPIPE_SZ = 1031             # linux/fcntl.h
 CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
 STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
-GUARD = '''# Run by the service before Python: a boot needs neither it nor the config to hide.
-# Never over a table that is there.
+GUARD = '''# For a boot without Python or a config; never over a table that is there.
 nft list table inet knockd >/dev/null 2>&1 || nft -f - <<'END'
 %sEND
 '''
@@ -1372,22 +1357,16 @@ def verify_signature(client, request):
         for descriptor in pipes:
             os.close(descriptor)
 
-def check_signatures():
-    """KnockError if ssh-keygen cannot do what ssh_key needs."""
-    try:
-        run(['ssh-keygen', '-Y', 'sign'])
-    except KnockError as error:
-        if 'option' in str(error) or 'installed' in str(error):
-            raise KnockError('ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s' % error)
-
 def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(config.ledger, 0o022)
     if any(client.ssh_key for client in config.clients.values()):
         try:
-            check_signatures()
+            run(['ssh-keygen', '-Y', 'sign'])
         except KnockError as error:
-            problems.append('%s: %s' % (config.path, error))
+            if 'option' in str(error) or 'installed' in str(error):
+                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
+                                % (config.path, error))
     if problems:
         raise KnockError('\n'.join(problems), 2)
 
@@ -1437,12 +1416,10 @@ def read_config(path):
     """The Config in a file that belongs to root or us and is closed to others; KnockError with a
     line for everything that is wrong."""
     try:
-        text = read_file(path)
+        text, problems = read_file(path), path_flaws(path, 0o027)
+        config = parse_config(text, os.path.abspath(path))
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror), 2)
-    problems = path_flaws(path, 0o027)
-    try:
-        config = parse_config(text, os.path.abspath(path))
     except KnockError as error:
         problems.append(str(error))
     if problems:
@@ -1740,7 +1717,6 @@ def is_own(address, interface):
         return True
     return False
 
-
 # --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
 class Daemon:
     """One process, one thread; it holds the ledger's lock, the sockets and what is open."""
@@ -1756,7 +1732,6 @@ class Daemon:
         self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
         self.muted, self.unmute, self.stopping = set(), None, False
         self.events, self.mend_at = None, None      # what tells of changes; when to look
-        self.junk, self.hour = 0, 0             # how much was told of, and when to look again
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
         self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
         self.counts, self.last = collections.Counter(), {}
@@ -1830,13 +1805,11 @@ class Daemon:
                 self.reload(now)
             self.turn(now)
             self.file.keep_ballast()
-            self.sum_up(now)
             if self.firewall.outdated():
                 self.mend_at = now.mono
         if self.trial and now.mono >= self.trial:
-            self.settle(0, 'no authentic knock came from outside, so nothing is hidden any more; '
-                        'the next one hides it for good; type on another machine: knock.py and '
-                        'the line that knockd.py show NAME prints here', now)
+            self.settle(0, 'no authentic knock came from outside: nothing is hidden until one '
+                        'does; type elsewhere: knock.py and what knockd.py show prints', now)
         if self.mend_at is not None and now.mono >= self.mend_at:
             self.mend(now)
 
@@ -2092,15 +2065,6 @@ class Daemon:
                       'probation': self.trial and max(0, self.trial - now.mono) // 1000}
             self.asked.sendto(json.dumps(report).encode('ascii'), asker or b'')
 
-    def sum_up(self, now):
-        """One line an hour, if there was any junk."""
-        junk = self.counts['junk'] + self.counts['mute']
-        if now.mono >= self.hour:
-            self.hour = now.mono + 3600000
-            if junk > self.junk:
-                log('junk: %d packets with a valid tag were not authentic' % (junk - self.junk), 5)
-            self.junk = junk
-
     def tell(self, kind, line, now):
         """The same kind of line once a minute, the rest counted."""
         last, more = self.refusals.get(kind, (-60000, 0))
@@ -2145,11 +2109,10 @@ def clock_doubt(config, ledger, now):
 
 def state_line(config, box):
     """What the log says at the start, and of a new config."""
-    decoys = sorted(box.decoys.values())
+    decoys = ', '.join(map(str, sorted(box.decoys.values()))) if len(box.decoys) < 5 else ''
     return '%d client%s; hiding %s; nft; answer %s%s' % (
-        len(config.clients), 's'[len(config.clients) == 1:],
-        format_services(config.hide) or 'nothing', config.answer,
-        ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
+        len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide) or
+        'nothing', config.answer, ' via decoy ' + decoys if decoys else '')
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -2160,7 +2123,6 @@ def honour_line(decision, began, ended):
         '%ds' % knock.seconds if decision.verdict == 'open' else '', knock.carrier,
         'skew %+.1fs' % ((knock.request.time - began.wall) / 1000) if told else '',
         '%dms' % (ended.mono - began.mono)]))
-
 
 # --- administration: one function a command ------------------------------------------------------
 def signal_pipe():
@@ -2236,15 +2198,13 @@ def client_line(config, client, via='udp'):
     return line + (phone % (client.name, config.host or config.id, encode_secret(
         client.keys['code'][:20])) if client.code else '')
 
-def edit_config(path, changes):
-    """Writes a good config in which just these entries are new, {section: [(key, text)]}; a
-    section without any goes."""
+def edit_config(path, section, entries=()):
+    """Writes a good config in which just these entries are new; without any, the section goes."""
     text = read_file(path)
     sections = dict(ini_sections(text, path))
-    for section, entries in changes.items():
-        text = edited(text, section, entries)
-        known = sections.pop(section, {})
-        sections.update({section: dict(known, **dict(entries))} if entries else {})
+    known = sections.pop(section, {})
+    sections.update({section: dict(known, **dict(entries))} if entries else {})
+    text = edited(text, section, entries)
     config = parse_config(text, os.path.abspath(path))
     if ini_sections(text, path) != sections:
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
@@ -2254,15 +2214,14 @@ def edit_config(path, changes):
 
 def ask_daemon(config, word):
     """What the daemon answers; nothing if there is none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    with contextlib.suppress(OSError), \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
-        try:
-            sock.bind('')               # any name, for the answer: unix(7), autobind
-            sock.connect(STATUS_SOCKET % config.id)
-            sock.send(word)
-            return json.loads(sock.recv(1 << 20).decode('ascii'))
-        except OSError:
-            return {}
+        sock.bind('')                   # any name, for the answer: unix(7), autobind
+        sock.connect(STATUS_SOCKET % config.id)
+        sock.send(word)
+        return json.loads(sock.recv(1 << 20).decode('ascii'))
+    return {}
 
 def find_client(config, name):
     if name not in config.clients:
@@ -2271,10 +2230,9 @@ def find_client(config, name):
 
 def known_ledger(config):
     """The ledger as it is on disk, an empty one if it cannot be read; without the lock."""
-    try:
+    with contextlib.suppress(OSError, ValueError, KnockError):
         return LedgerFile(config.ledger).load(config.id)
-    except (OSError, ValueError, KnockError):
-        return Ledger(config.id)
+    return Ledger(config.id)
 
 def command_run(args, _):
     go_lean()
@@ -2292,25 +2250,11 @@ def command_rules(args, config):
 
 def command_add(args, _):
     if not os.path.exists(args.config):
-        return first_config(args, args.name, args.hide or args.allow)
-    config, section = read_config(args.config), 'client ' + args.name
-    if args.name in config.clients:
+        return first_config(args, args.name, args.allow)
+    if args.name in read_config(args.config).clients:
         raise KnockError('there is a client %s already; remove it first' % args.name)
-    changes = {section: client_entries(args)}
-    bare = [service for service in parse_services(args.hide or args.allow or '')
-            if not covered(service, config.hide)]
-    if bare and (args.hide or hide_too(format_services(bare))):
-        changes['server'] = [('hide', format_services(config.hide + tuple(bare)))]
-    config = edit_config(args.config, changes)
+    config = edit_config(args.config, 'client ' + args.name, client_entries(args))
     return print(client_line(config, config.clients[args.name]))
-
-def hide_too(services):
-    """Asks at the terminal; without one, or without a yes, it is a KnockError."""
-    if sys.stdin.isatty():
-        print(services + ' is not hidden. Hide it? [y/N] ', end='', file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() in ('y', 'yes'):
-            return True
-    raise KnockError('%s is not hidden; to hide it too, add: --hide %s' % (services, services), 2)
 
 def client_entries(args):
     """A client's section out of the options of a command, which are called as its keys."""
@@ -2330,7 +2274,7 @@ def command_paper(args, config):
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
     sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
                 (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]})
+    edit_config(args.config, 'client ' + args.name, [('paper', '%d:%d' % (sheet, args.number))])
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2365,8 +2309,7 @@ def command_status(args, config):
     elif report:
         print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
         if report['probation'] is not None:
-            print('probation: %d s left for a first knock from outside; after that nothing is '
-                  'hidden until one comes\n' % report['probation'])
+            print('probation: %d s left for a knock from outside\n' % report['probation'])
         print_table(client_rows(config, report['knocks']) + [('\nOPEN', '', '', '')] + [
             group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
         print_table([('\nCOUNTED', '')] + [
@@ -2386,9 +2329,8 @@ def day(ms):
 
 def command_remove(args, config):
     find_client(config, args.name)
-    edit_config(args.config, {'client ' + args.name: []})
+    edit_config(args.config, 'client ' + args.name)
     print('removed %s' % args.name)
-
 
 # --- installer: the same on each init system, and out again --------------------------------------
 SCRIPT, PYTHON = '/usr/local/sbin/knockd.py', find_program('python3') or sys.executable
@@ -2396,7 +2338,7 @@ RUN = '%s %s run' % (PYTHON, SCRIPT)
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
 SANDBOX = '''
     Type=notify WatchdogSec=90 Restart=always RestartSec=1 RuntimeDirectory=knockd UMask=0077
-    ReadWritePaths=STATE+-/run/xtables.lock CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
+    ReadWritePaths=STATE CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
     RestrictAddressFamilies=AF_UNIX+AF_INET+AF_INET6+AF_NETLINK+AF_PACKET ProtectSystem=strict
     NoNewPrivileges=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes ProtectClock=yes
     ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes LockPersonality=yes
@@ -2411,8 +2353,6 @@ Before=network-pre.target
 Wants=network-pre.target
 StartLimitIntervalSec=0
 [Service]
-# iptables locks a file that it could not make in a read-only /run
-ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null && touch /run/xtables.lock'
 ExecStartPre=-/bin/sh STATE/guard
 ExecStart=%s%s
 [Install]
@@ -2429,36 +2369,6 @@ start_service() {
 	procd_close_instance
 }
 ''' % RUN
-OPENRC = '''#!/sbin/openrc-run
-supervisor=supervise-daemon
-command=%s
-command_args="%s run"
-respawn_max=0
-error_logger="logger -t knockd"
-depend() { need localmount; before net; }
-start_pre() { sh STATE/guard || true; }
-''' % (PYTHON, SCRIPT)
-RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nsh STATE/guard\nexec %s 2>&1\n' % RUN,
-         '/etc/sv/knockd/log/run': '#!/bin/sh\nexec logger -t knockd\n'}
-SYSV = '''#!/bin/sh
-### BEGIN INIT INFO
-# Provides: knockd
-# Required-Start: $remote_fs
-# Required-Stop:
-# X-Start-Before: $network
-# Default-Start: S
-# Default-Stop:
-### END INIT INFO
-case "$1" in
-start | stop | restart | force-reload) kill -- "-$(cat /run/knockd.pid)" 2>/dev/null ;;
-*) exit 3 ;;
-esac
-[ "$1" = stop ] && exit
-sh STATE/guard
-exec </dev/null >/dev/null
-setsid sh -c 'echo $$ >/run/knockd.pid; while sleep 1; do %s; done' 2>&1 |
-	logger -t knockd 2>/dev/null &
-''' % RUN
 SERVICES = [    # what tells the init system; the service's files; how it starts, how it ends
     ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
      ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
@@ -2466,22 +2376,13 @@ SERVICES = [    # what tells the init system; the service's files; how it starts
     ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
                      '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},
      ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']),
-    ('/sbin/openrc-run', {'/etc/init.d/knockd': OPENRC},
-     ['rc-update add knockd boot', 'rc-service knockd restart'],
-     ['rc-service knockd stop', 'rc-update delete knockd boot']),
-    *[(folder, RUNIT, ['ln -sfn /etc/sv/knockd ' + folder, 'sh -c "sv restart knockd; :"'],
-       ['sv down knockd', 'rm -rf %s/knockd /etc/sv/knockd' % folder])
-      for folder in ('/var/service', '/etc/service')],      # of Void, of Debian
-    ('/etc/inittab', {'/etc/init.d/knockd': SYSV},
-     ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-     ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
+     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'])]
 
 def init_system(args):
     for service in SERVICES:
         if os.path.exists(args.root + service[0]):
             return service
-    raise KnockError('no init system that is known here; let yours run: ' + RUN)
+    raise KnockError('neither systemd nor procd; let your init system run: ' + RUN)
 
 def carry_out(args, line):
     print('$ ' + line, flush=True)
@@ -2528,7 +2429,6 @@ def command_uninstall(args, config):
         except KnockError as error:
             print(error)
 
-
 # --- command line --------------------------------------------------------------------------------
 FIRST = [('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, as tcp/22')),
          ('--client', dict(metavar='NAME', help='for a first config: the first client')),
@@ -2553,8 +2453,7 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
         ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m')),
-        ('--hide', dict(metavar='SERVICES', help='hide these too'))] + FIRST[2:]),
+        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m'))] + FIRST[2:]),
     ('show', command_show, "print a client's knock:// line again", [
         CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock')),
         ('--qr', dict(action='store_true', help='as a picture, too, if qrencode is there'))]),
