@@ -140,14 +140,10 @@ def keystream(key, nonce, length):
     stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
     return stream[:length]
 
-def datagram_mac(keys, body):
-    """The MAC over tag || nonce || sealed."""
-    return hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-
 def unseal(keys, datagram):
-    """The plain bytes of a datagram, or None if its MAC does not hold."""
+    """The plain bytes of a datagram, or None if its MAC, over all before it, does not hold."""
     body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    if not hmac.compare_digest(mac, datagram_mac(keys, body)):
+    if not hmac.compare_digest(mac, hmac_sha256(keys['mac'], body)[:MAC_SIZE]):
         return None
     nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
     return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
