@@ -372,33 +372,30 @@ def read_client(name, entries, server, complain):
     keys = derive_keys(values['secret'] or b'', server['id'] or '')     # missing is complained of
     return Client(**dict(values, name=name, keys=keys, fingerprint=fingerprint(keys)))
 
-def read_server(entries, complain):
-    values = read_section(SERVER_KEYS, entries, complain)
-    tcp = sum(high - low + 1 for proto, low, high in values['hide'] if proto == PROTOCOLS['tcp'])
-    if values['answer'] == 'box' and tcp > DECOYS:
-        complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
-                 'answer = drop' % (tcp, DECOYS))
-    if values['open_for'] > values['max_open_for']:
-        complain('open_for', 'longer than max_open_for')
-    return values
-
 def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
     sections, problems = ini_sections(text, path), []
     def complain_in(section):
         return lambda key, why: problems.append('%s: [%s] %s: %s' % (path, section, key, why))
-    server = read_server(sections.pop('server', {}), complain_in('server'))
+    complain = complain_in('server')
+    server = read_section(SERVER_KEYS, sections.pop('server', {}), complain)
+    tcp = sum(high - low + 1 for proto, low, high in server['hide'] if proto == PROTOCOLS['tcp'])
+    if server['answer'] == 'box' and tcp > DECOYS:
+        complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
+                 'answer = drop' % (tcp, DECOYS))
+    if server['open_for'] > server['max_open_for']:
+        complain('open_for', 'longer than max_open_for')
     clients, actions, secrets = collections.OrderedDict(), {}, {}
     for section, entries in sections.items():
-        kind, _, name = section.partition(' ')
+        complain, (kind, _, name) = complain_in(section), section.partition(' ')
         if kind in NAMES and not NAMES[kind].match(name):
-            complain_in(section)(kind, '%r is no name for it; write a-z 0-9 _ -' % name)
+            complain(kind, '%r is no name for it; write a-z 0-9 _ -' % name)
         if kind == 'action':
-            actions[name] = read_section(ACTION_KEYS, entries, complain_in(section))['run']
+            actions[name] = read_section(ACTION_KEYS, entries, complain)['run']
         elif kind == 'client':
-            client = clients[name] = read_client(name, entries, server, complain_in(section))
+            client = clients[name] = read_client(name, entries, server, complain)
             if secrets.setdefault(client.secret, name) != name and client.secret:
-                complain_in(section)('secret', 'the same as that of %s' % secrets[client.secret])
+                complain('secret', 'the same as that of %s' % secrets[client.secret])
         else:
             problems.append('%s: [%s]: unknown section; known are [server], [client NAME] and '
                             '[action NAME]' % (path, section))
@@ -629,18 +626,17 @@ def unpack_address(packed):
     return None if address.is_unspecified else address.ipv4_mapped or address
 
 def decode_items(plain):
-    """The items as (type, value, where the item begins); raises KnockError on any flaw."""
-    items, offset = [], PLAIN.size
+    """{type: values}, and how much of it a signature signs; raises KnockError on any flaw."""
+    items, offset, signed = {PORTS_ITEM: [], ACTION_ITEM: [], SIGNATURE_ITEM: []}, PLAIN.size, None
     while offset < len(plain) and plain[offset]:
-        kind, length = plain[offset], int.from_bytes(plain[offset + 1:offset + 3], 'big')
-        value = plain[offset + 3:offset + 3 + length]
-        if len(plain) < offset + 3 + length or items and items[-1][0] == SIGNATURE_ITEM:
-            raise KnockError('malformed: an item overruns the knock or follows the signature')
-        items.append((kind, value, offset))
-        offset += 3 + length
+        kind, end = plain[offset], offset + 3 + int.from_bytes(plain[offset + 1:offset + 3], 'big')
+        if kind not in items or end > len(plain) or items[SIGNATURE_ITEM]:
+            raise KnockError('malformed: an item is unknown, too long or behind the signature')
+        items[kind].append(plain[offset + 3:end])
+        signed, offset = offset if kind == SIGNATURE_ITEM else None, end
     if any(plain[offset:]) or len(plain) - offset > PADDING_LIMIT:
         raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
-    return items
+    return items, signed
 
 def decode_service(value):
     """The value of an item of type 1: proto u8 || low u16 || high u16."""
@@ -657,18 +653,15 @@ def decode_plain(plain):
     version, op, time, source, seconds = PLAIN.unpack_from(plain)
     if version != PLAIN_VERSION or op not in OPS or time >= 1 << 42:
         raise KnockError('malformed: version %d, op %d, time %d' % (version, op, time))
-    items = decode_items(plain)
-    if any(kind > SIGNATURE_ITEM for kind, _, _ in items):
-        raise KnockError('malformed: an item of unknown type')
-    services = tuple(decode_service(value) for kind, value, _ in items if kind == PORTS_ITEM)
-    actions = [value.decode('latin-1') for kind, value, _ in items if kind == ACTION_ITEM]
-    signed = [entry for entry in items if entry[0] == SIGNATURE_ITEM]
+    items, signed = decode_items(plain)
+    services = tuple(map(decode_service, items[PORTS_ITEM]))
+    actions = [value.decode('latin-1') for value in items[ACTION_ITEM]]
     if len(set(services)) < len(services):
         raise KnockError('malformed: a port range twice')
     if len(actions) != (OPS[op] == 'run') or actions and (services or not ACTION.match(actions[0])):
         raise KnockError('malformed: run has one good name and nothing else, the others have none')
     return Request(OPS[op], time, unpack_address(source), seconds, services, (actions + [None])[0],
-                   signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
+                   (items[SIGNATURE_ITEM] + [None])[0], plain[:signed])
 
 # --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
 SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
