@@ -1348,7 +1348,7 @@ def verify_signature(client, request):
 
 def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
-    problems = path_flaws(config.ledger, 0o022)
+    problems = path_flaws(os.path.dirname(config.ledger), 0o022)
     if any(client.ssh_key for client in config.clients.values()):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
@@ -1723,7 +1723,7 @@ class Daemon:
         self.events, self.mend_at = None, None      # what tells of changes; when to look
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
         self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
-        self.counts, self.last = collections.Counter(), {}
+        self.counts, self.last, self.junk = collections.Counter(), {}, 0
         self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
         self.inside = False     # the frame that we look at is from this box, or from a `trust`
         self.trial, self.renew = None, False    # mono when a probation ends, 0: nobody came
@@ -1794,6 +1794,9 @@ class Daemon:
                 self.reload(now)
             self.turn(now)
             self.file.keep_ballast()
+            if self.steps.stop % 120 == 0 and self.counts['junk'] > self.junk:      # once an hour
+                log('junk: %d packets were not authentic' % (self.counts['junk'] - self.junk), 5)
+                self.junk = self.counts['junk']
             if self.firewall.outdated():
                 self.mend_at = now.mono
         if self.trial and now.mono >= self.trial:

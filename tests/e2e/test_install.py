@@ -250,26 +250,6 @@ def test_without_a_firewall_tool_the_package_manager_brings_one(wire, box):
         box.must('rm', '-f', '/run/apt', '/run/cover')
 
 
-def test_on_sysv_a_killed_daemon_is_started_again_and_stop_means_stop(wire, box):
-    """The real script; /etc/inittab is all there is of the init system."""
-    box.must('rm', '-rf', '/run/systemd')
-    box.must('sh', '-c', 'touch /etc/inittab; printf "#!/bin/sh\n" >/usr/local/sbin/update-rc.d; '
-             'printf "#!/bin/sh\nexec cat >>/run/log\n" >/usr/local/bin/logger; '
-             'chmod 755 /usr/local/sbin/update-rc.d /usr/local/bin/logger')
-    install(box)
-    try:
-        says(box, 'ready: ')
-        box.must('sh', '-c', 'kill -9 $(cat /var/lib/knockd/ledger.json.lock)')
-        says(box, 'ready: ', 2)
-        box.must('/etc/init.d/knockd', 'restart')
-        says(box, 'ready: ', 3)
-        assert not wire.client.connects('10.9.0.1')
-    finally:
-        box.run('/usr/local/sbin/knockd.py', 'uninstall')
-    assert left(box) == [] and box.run('test', '-e', '/etc/init.d/knockd').code
-    assert wire.client.connects('10.9.0.1')
-
-
 def test_a_hung_loop_tells_the_watchdog_nothing(wire, daemon, tmp_path):
     """systemd kills and restarts what has said nothing for WatchdogSec; this is the silence."""
     knockd = daemon()

@@ -377,6 +377,37 @@ def test_a_config_of_somebody_else_is_refused(tmp_path, monkeypatch):
     assert caught.value.status == 2
 
 
+@pytest.mark.parametrize('mode,cure', [(0o777, True), (0o775, True), (0o755, False), (0o1777, False)])
+def test_what_another_user_could_change_is_refused(tmp_path, mode, cure):
+    """Whoever may write to a folder may put another file there; not so where it is sticky."""
+    folder = tmp_path / 'open' / 'closed'
+    folder.mkdir(0o700, parents=True)
+    os.chmod(str(tmp_path / 'open'), mode)
+    path = config_file(folder, 0o600)
+    flaws = ['%s is open to others; type: chmod go-w %s' % ((tmp_path / 'open',) * 2)]
+    assert knockd.path_flaws(path, 0o027) == flaws * cure
+    assert knockd.path_flaws(str(folder / 'ledger.json'), 0o022) == flaws * cure
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+    path, uid = config_file(tmp_path, 0o600), os.stat(str(tmp_path)).st_uid
+    real = os.stat
+    monkeypatch.setattr(os, 'stat', lambda name: os.stat_result(
+        [number if place != 4 or name != str(tmp_path) else uid + 7
+         for place, number in enumerate(real(name))]))
+    assert knockd.path_flaws(path, 0o027) == ['%s belongs to user %d; type: chown root %s' % (
+        tmp_path, uid + 7, tmp_path)]
+
+
+def test_a_link_on_the_way_is_refused(tmp_path):
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'real')
+    config_file(tmp_path / 'real', 0o600)
+    path = str(tmp_path / 'link' / 'knockd.ini')
+    assert knockd.path_flaws(path, 0o027) == ['%s goes through a link; write %s' % (
+        path, tmp_path / 'real' / 'knockd.ini')]
+
+
 def test_a_config_that_is_not_there_or_a_folder_is_one_sentence(tmp_path):
     for path in (str(tmp_path / 'none.ini'), str(tmp_path)):
         with pytest.raises(knockd.KnockError) as caught:

@@ -493,6 +493,15 @@ def test_a_firewall_that_fails_is_told_and_the_knock_stays_spent(daemon, state):
                                 packet.payload[8:24].hex(), WALL) == 'replay'
 
 
+def test_an_opening_that_failed_is_forgotten_or_it_would_fail_with_every_load(daemon, state):
+    def half(openings, now):
+        daemon.firewall.openings.update((opening[1:5], opening) for opening in openings)
+        raise knockd.KnockError('nft failed')
+    daemon.firewall.open = half
+    daemon.handle(knock(state), at())
+    assert daemon.firewall.openings == {} and 'nft failed' in daemon.lines[0]
+
+
 def test_a_copy_is_silent_for_two_seconds(daemon, state):
     packet = knock(state)
     for mono in (0, 0, 1, 2000):
