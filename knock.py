@@ -133,14 +133,10 @@ def keystream(key, nonce, length):
     stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
     return stream[:length]
 
-def datagram_mac(keys, body):
-    """The MAC over tag || nonce || sealed."""
-    return hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-
 def unseal(keys, datagram):
-    """The plain bytes of a datagram, or None if its MAC does not hold."""
+    """The plain bytes of a datagram, or None if its MAC, over all before it, does not hold."""
     body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    if not hmac.compare_digest(mac, datagram_mac(keys, body)):
+    if not hmac.compare_digest(mac, hmac_sha256(keys['mac'], body)[:MAC_SIZE]):
         return None
     nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
     return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
@@ -298,7 +294,7 @@ def seal(keys, nonce, plain, step):
     body = tag_at(keys, step) + nonce + sealed
     if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
         raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
-    return body + datagram_mac(keys, body)
+    return body + hmac_sha256(keys['mac'], body)[:MAC_SIZE]
 
 def code_ports(code):
     """The two ports that carry a code of eight digits."""

@@ -21,6 +21,8 @@ import configparser
 import contextlib
 import errno
 import fcntl
+import functools
+import itertools
 import json
 import os
 import select
@@ -138,14 +140,10 @@ def keystream(key, nonce, length):
     stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
     return stream[:length]
 
-def datagram_mac(keys, body):
-    """The MAC over tag || nonce || sealed."""
-    return hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-
 def unseal(keys, datagram):
-    """The plain bytes of a datagram, or None if its MAC does not hold."""
+    """The plain bytes of a datagram, or None if its MAC, over all before it, does not hold."""
     body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    if not hmac.compare_digest(mac, datagram_mac(keys, body)):
+    if not hmac.compare_digest(mac, hmac_sha256(keys['mac'], body)[:MAC_SIZE]):
         return None
     nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
     return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
@@ -232,7 +230,6 @@ Opening = collections.namedtuple('Opening', 'client source proto port once expir
 # What judge() says: verdict is junk, mute, copy, refused, open, close or run.
 Decision = collections.namedtuple('Decision', 'verdict reason knock')
 JUNK, MUTE = Decision('junk', None, None), Decision('mute', None, None)
-
 
 # --- config: text in, a Config or all that is wrong with it out ---------------------------------
 def matching(pattern, form, convert=str):
@@ -375,34 +372,30 @@ def read_client(name, entries, server, complain):
     keys = derive_keys(values['secret'] or b'', server['id'] or '')     # missing is complained of
     return Client(**dict(values, name=name, keys=keys, fingerprint=fingerprint(keys)))
 
-def read_server(entries, complain):
-    values = read_section(SERVER_KEYS, entries, complain)
-    tcp = sum(high - low + 1 for proto, low, high in values['hide'] if proto == PROTOCOLS['tcp'])
-    if values['answer'] == 'box' and tcp > DECOYS:
-        complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
-                 'answer = drop' % (tcp, DECOYS))
-    if values['open_for'] > values['max_open_for']:
-        complain('open_for', 'longer than max_open_for')
-    return values
-
 def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
-    problems = []
+    sections, problems = ini_sections(text, path), []
     def complain_in(section):
         return lambda key, why: problems.append('%s: [%s] %s: %s' % (path, section, key, why))
-    sections = ini_sections(text, path)
-    server = read_server(sections.pop('server', {}), complain_in('server'))
+    complain = complain_in('server')
+    server = read_section(SERVER_KEYS, sections.pop('server', {}), complain)
+    tcp = sum(high - low + 1 for proto, low, high in server['hide'] if proto == PROTOCOLS['tcp'])
+    if server['answer'] == 'box' and tcp > DECOYS:
+        complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
+                 'answer = drop' % (tcp, DECOYS))
+    if server['open_for'] > server['max_open_for']:
+        complain('open_for', 'longer than max_open_for')
     clients, actions, secrets = collections.OrderedDict(), {}, {}
     for section, entries in sections.items():
-        kind, _, name = section.partition(' ')
+        complain, (kind, _, name) = complain_in(section), section.partition(' ')
         if kind in NAMES and not NAMES[kind].match(name):
-            complain_in(section)(kind, '%r is no name for it; write a-z 0-9 _ -' % name)
+            complain(kind, '%r is no name for it; write a-z 0-9 _ -' % name)
         if kind == 'action':
-            actions[name] = read_section(ACTION_KEYS, entries, complain_in(section))['run']
+            actions[name] = read_section(ACTION_KEYS, entries, complain)['run']
         elif kind == 'client':
-            client = clients[name] = read_client(name, entries, server, complain_in(section))
+            client = clients[name] = read_client(name, entries, server, complain)
             if secrets.setdefault(client.secret, name) != name and client.secret:
-                complain_in(section)('secret', 'the same as that of %s' % secrets[client.secret])
+                complain('secret', 'the same as that of %s' % secrets[client.secret])
         else:
             problems.append('%s: [%s]: unknown section; known are [server], [client NAME] and '
                             '[action NAME]' % (path, section))
@@ -417,22 +410,20 @@ def parse_config(text, path):
 # A section, and the comments right above it.
 SECTION = r'(?m)^(?:[#;].*\n)*\[%s\].*\n?(?:(?!(?:[#;].*\n)*\[).*\n|(?!(?:[#;].*\n)*\[).+)*'
 
-def with_section(text, section, entries):
-    """The text with a section appended."""
-    before = text.rstrip('\n') + '\n\n' if text.strip() else ''
-    return before + '[%s]\n' % section + ''.join('%s = %s\n' % entry for entry in entries)
-
-def without_section(text, section):
-    """The text without that section; comments and order of the rest are kept."""
-    return re.sub(SECTION % re.escape(section), '', text).rstrip('\n') + '\n'
-
-def with_key(text, section, key, value):
-    """The text with that key of a section set."""
-    def edited(part):
-        part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part.group())
-        return re.sub(r'(?m)^\[.*$', r'\g<0>\n%s = %s' % (key, value), part, count=1)
-    return re.sub(SECTION % re.escape(section), edited, text)
-
+def edited(text, section, entries):
+    """The text with these entries in a section, appended if it is not there; without any entries
+    the section goes. Comments and the order of the rest are kept."""
+    pattern = SECTION % re.escape(section)
+    if entries and not re.search(pattern, text):
+        text = (text.rstrip('\n') + '\n\n' if text.strip() else '') + '[%s]' % section
+    def with_entries(found):
+        part = found.group() if entries else ''
+        for key, value in reversed(entries):
+            part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part)
+            head = re.search(r'(?m)^\[.*', part).end()
+            part = part[:head] + '\n%s = %s' % (key, value) + part[head:]
+        return part
+    return re.sub(pattern, with_entries, text).rstrip('\n') + '\n'
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
 SPENT_LIMIT, VOID = 1000, 1 << 32         # ids a key; above every number of a sheet
@@ -498,7 +489,6 @@ def parse_ledger(text, server_id):
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise KnockError('the ledger cannot be read: %s' % error)
     return Ledger(server_id, data['floor'], data['keys'])
-
 
 # --- filter compiler: classic BPF that passes only packets with a token that is valid now -------
 # linux/filter.h: struct sock_filter { u16 code; u8 jt, jf; u32 k; }, here (code, jt, jf, k).
@@ -586,7 +576,6 @@ def syn_filter(version, ports, tokens):
         (LD_HALF_X, 2), (JGE, 0, 'token', low), (JGT, 'token', 0, high), (RETURN, WHOLE_PACKET),
         'drop', (RETURN, 0), 'token', (LD_WORD_X, 4)]) + token_tree(tokens and sorted(tokens))
 
-
 # --- packet parser: bytes from the IP header on; trusts neither the filter nor any length -------
 NOTHING = None, None, None, b''
 
@@ -637,18 +626,17 @@ def unpack_address(packed):
     return None if address.is_unspecified else address.ipv4_mapped or address
 
 def decode_items(plain):
-    """The items as (type, value, where the item begins); raises KnockError on any flaw."""
-    items, offset = [], PLAIN.size
+    """{type: values}, and how much of it a signature signs; raises KnockError on any flaw."""
+    items, offset, signed = {PORTS_ITEM: [], ACTION_ITEM: [], SIGNATURE_ITEM: []}, PLAIN.size, None
     while offset < len(plain) and plain[offset]:
-        kind, length = plain[offset], int.from_bytes(plain[offset + 1:offset + 3], 'big')
-        value = plain[offset + 3:offset + 3 + length]
-        if len(plain) < offset + 3 + length or items and items[-1][0] == SIGNATURE_ITEM:
-            raise KnockError('malformed: an item overruns the knock or follows the signature')
-        items.append((kind, value, offset))
-        offset += 3 + length
+        kind, end = plain[offset], offset + 3 + int.from_bytes(plain[offset + 1:offset + 3], 'big')
+        if kind not in items or end > len(plain) or items[SIGNATURE_ITEM]:
+            raise KnockError('malformed: an item is unknown, too long or behind the signature')
+        items[kind].append(plain[offset + 3:end])
+        signed, offset = offset if kind == SIGNATURE_ITEM else None, end
     if any(plain[offset:]) or len(plain) - offset > PADDING_LIMIT:
         raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
-    return items
+    return items, signed
 
 def decode_service(value):
     """The value of an item of type 1: proto u8 || low u16 || high u16."""
@@ -665,19 +653,15 @@ def decode_plain(plain):
     version, op, time, source, seconds = PLAIN.unpack_from(plain)
     if version != PLAIN_VERSION or op not in OPS or time >= 1 << 42:
         raise KnockError('malformed: version %d, op %d, time %d' % (version, op, time))
-    items = decode_items(plain)
-    if any(kind > SIGNATURE_ITEM for kind, _, _ in items):
-        raise KnockError('malformed: an item of unknown type')
-    services = tuple(decode_service(value) for kind, value, _ in items if kind == PORTS_ITEM)
-    actions = [value.decode('latin-1') for kind, value, _ in items if kind == ACTION_ITEM]
-    signed = [entry for entry in items if entry[0] == SIGNATURE_ITEM]
+    items, signed = decode_items(plain)
+    services = tuple(map(decode_service, items[PORTS_ITEM]))
+    actions = [value.decode('latin-1') for value in items[ACTION_ITEM]]
     if len(set(services)) < len(services):
         raise KnockError('malformed: a port range twice')
     if len(actions) != (OPS[op] == 'run') or actions and (services or not ACTION.match(actions[0])):
         raise KnockError('malformed: run has one good name and nothing else, the others have none')
     return Request(OPS[op], time, unpack_address(source), seconds, services, (actions + [None])[0],
-                   signed[0][1] if signed else None, plain[:signed[0][2]] if signed else plain)
-
+                   (items[SIGNATURE_ITEM] + [None])[0], plain[:signed])
 
 # --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
 SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
@@ -768,7 +752,6 @@ class Codes:
 
     def succeed(self):
         self.wrong, self.nap = 0, 1
-
 
 # --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
 MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND, SYNS_A_SECOND = 200, 5, 2, 20000
@@ -936,10 +919,9 @@ def scope_flaw(knock):
         return 'not allowed ' + beyond[0]
     return 'no signature' if client.ssh_key and request.signature is None else None
 
-
 # --- firewall text: nft commands out of addresses and integers, nothing else --------------------
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
-FAMILIES, BITS = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}, {4: 32, 6: 128}
+FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
 TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
 # What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
 # decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
@@ -955,13 +937,10 @@ ANSWERS = {
 # Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
 # A SYN belongs to no connection, whatever conntrack still knows of an old one between these ports.
 TABLE = '''table inet knockd {
-%(empty)s
-}
+%(empty)s}
 flush table inet knockd
-%(flush)s
-table inet knockd {
-%(sets)s
- chain guard {
+%(flush)stable inet knockd {
+%(sets)s chain guard {
   type filter hook prerouting priority -149; policy accept;
   iifname { %(trust)s } return
   meta l4proto != tcp ct state established,related return
@@ -972,7 +951,7 @@ table inet knockd {
   tcp dport @decoys delete @asked6 { ip6 saddr . tcp sport . tcp dport }
  }
  chain check {
-%(check)s
+  %(check)s
  }
  chain answer {
   type filter hook output priority -301; policy accept;
@@ -984,88 +963,76 @@ table inet knockd {
  }
  chain label {
   tcp sport set tcp sport map @real
-%(label)s }
-%(labels)s}
+  %(label)s
+ }
+}
 '''
-# Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC 6437). nft
-# writes whole bytes: 16 bits of a hash go there as they are, the upper 4 by one of 16 chains.
-LABEL = '''  ip6 flowlabel 0 return
-  @nh,16,16 set jhash ip6 daddr . tcp dport . tcp sport mod 4294967295 seed %%d
-  jhash ip6 daddr . tcp dport . tcp sport mod 16 seed %%d vmap { %s }
-''' % ', '.join('%d : goto label%d' % (number, number) for number in range(16))
-LABEL_CHAINS = ''.join(' chain label%d {\n  @nh,12,4 set %d\n }\n' % (number, number)
-                       for number in range(16))
-
-def open_set(version, length, once):
+def open_set(network, once):
     """open4 holds hosts, open4_24 networks of that length, once4 what lets one connection in."""
-    suffix = '' if length == BITS[version] else '_%d' % length
-    return '%s%d%s' % ('once' if once else 'open', version, suffix)
+    length = '_%d' % network.prefixlen if network.prefixlen < network.max_prefixlen else ''
+    return '%s%d%s' % ('once' if once else 'open', network.version, length)
 
 def open_sets(config):
-    """[(version, prefix length, once)]: hosts, and what else some client's section asks for."""
-    asked = {(4, client.prefix4, client.once) for client in config.clients.values()} | \
-        {(6, client.prefix6, client.once) for client in config.clients.values()}
-    return sorted(asked | {(version, BITS[version], False) for version in FAMILIES})
+    """[(any network of a set, once)]: hosts, and what else some client's section asks for."""
+    asked = {('0.0.0.0', 32, False), ('::', 128, False)}
+    for client in config.clients.values():
+        asked |= {('0.0.0.0', client.prefix4, client.once), ('::', client.prefix6, client.once)}
+    return [(ipaddress.ip_network(each[:2]), each[2]) for each in sorted(asked)]
 
 def nft_opening(opening, now=None):
     """The element of an opening; without now, what names it for a deletion."""
-    protocol = format_service(Service(opening.proto, 1, 1)).partition('/')[0]
-    key = '%s . %s . %d' % (opening.source.network_address, protocol, opening.port)
+    service = format_service(Service(opening.proto, opening.port, opening.port))
+    key = '%s . %s' % (opening.source.network_address, service.replace('/', ' . '))
     return key if now is None else '%s timeout %dms comment "%s"' % (
         key, opening.expires - now.mono, opening.client)
 
-def nft_set(name, kind, rest, elements):
-    """A set or a map with its elements, in the words of nft."""
-    listed = ['elements = { %s }' % ', '.join(elements)] if elements else []
-    return ' %s {\n%s }\n' % (name, ''.join('  %s\n' % line for line in ['type ' + kind] + rest
-                                            + listed))
+def nft_set(name, kind, elements=()):
+    """A set or a map, in the words of nft; its elements are a line of their own."""
+    line = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
+    return ' %s {\n  type %s\n%s }\n' % (name, kind, line)
 
-def nft_sets(config, box, openings, living, now):
-    """Every set. Nothing deletes from asked when a hidden port is asked, and 100 ms is a tenth of
-    the kernel's garbage collection: of dead elements, more than 16 with one key refuse the next."""
+def nft_sets(config, box, living):
+    """All sets but those of openings. Nothing deletes from asked when a hidden port is asked, and
+    100 ms is a tenth of the kernel's garbage collection: of dead elements, more than 16 with one
+    key refuse the next."""
     pairs = sorted(box.decoys.items())
-    text = nft_set('set hidden', 'inet_proto . inet_service', ['flags interval', 'auto-merge'], [
+    text = nft_set('set hidden', 'inet_proto . inet_service; flags interval; auto-merge', [
         format_service(service).replace('/', ' . ') for service in merged(config.hide)])
     for name, elements in (('decoy', pairs), ('real', [pair[::-1] for pair in pairs])):
-        text += nft_set('map ' + name, 'inet_service : inet_service', [],
+        text += nft_set('map ' + name, 'inet_service : inet_service',
                         ['%d : %d' % element for element in elements])
-    text += nft_set('set decoys', 'inet_service', [], ['%d' % decoy for _, decoy in pairs])
+    text += nft_set('set decoys', 'inet_service', ['%d' % decoy for _, decoy in pairs])
     for version, (_, kind) in FAMILIES.items():
-        known = [connection for connection in living if connection[0].version == version]
-        ports = ' . inet_service . inet_service'
-        text += nft_set('set living%d' % version, kind + ports, ['flags timeout', 'timeout 12h'],
-                        ['%s . %d . %d' % connection for connection in known])
-        text += nft_set('set asked%d' % version, kind + ports,
-                        ['flags dynamic,timeout', 'timeout 100ms', 'size 65535'], [])
-    return text + nft_open_sets(config, openings, now).rstrip('\n')
-
-def nft_open_sets(config, openings, now):
-    """The sets of openings. Those of `once` carry a limit an element, which the kernel spends on
-    the first new connection; begun knows that one's SYN when it comes again."""
-    text, opened = '', grouped(openings)
-    for version, length, once in open_sets(config):
-        name, kind = open_set(version, length, once), FAMILIES[version][1]
-        text += nft_set('set ' + name, kind + ' . inet_proto . inet_service', ['flags timeout'] + (
-            ['limit rate 1/week burst 1 packets'] if once else []),
-            [nft_opening(opening, now) for opening in opened.get(name, ())])
-        if once:
-            text += nft_set('set begun%s' % name[4:], kind + ' . inet_service . inet_proto . '
-                            'inet_service', ['flags dynamic,timeout', 'timeout 1m', 'size 65535'],
-                            [])
+        kind += ' . inet_service . inet_service; flags '
+        text += nft_set('set living%d' % version, kind + 'timeout; timeout 12h', [
+            '%s . %d . %d' % each for each in living if each[0].version == version])
+        text += nft_set('set asked%d' % version,
+                        kind + 'dynamic,timeout; timeout 100ms; size 65535')
     return text
 
-def nft_lookup(version, length, once, mark):
-    """The lines that let the openings of one set by. Networks are looked up by the masked source:
-    interval sets refuse overlaps, and a host inside a network."""
-    family, name = FAMILIES[version][0], open_set(version, length, once)
-    mask = '' if length == BITS[version] else ' & %s' % ipaddress.ip_network(
-        ('::' if version == 6 else '0.0.0.0', length)).netmask
-    begun = '%s saddr . th sport . meta l4proto . th dport' % family
-    marked = 'meta mark set meta mark | 0x%08x accept' % mark
-    opened = '%s saddr%s . meta l4proto . th dport @%s ' % (family, mask, name)
-    return [opened + marked] if not once else [
-        '%s @begun%s %s' % (begun, name[4:], marked),
-        'ct state new %sadd @begun%s { %s } %s' % (opened, name[4:], begun, marked)]
+def nft_opened(config, openings, now):
+    """(the sets of openings, the lines that let by what is in them). Networks are looked up by the
+    masked source: interval sets refuse overlaps, and a host inside a network. Those of `once` have
+    a limit an element, which the kernel spends on the first new connection; begun knows that one's
+    SYN when it comes again."""
+    sets, lines, marked = '', [], 'meta mark set meta mark | 0x%08x accept' % config.mark
+    for network, once in open_sets(config):
+        (family, kind), name = FAMILIES[network.version], open_set(network, once)
+        mask = ' & %s' % network.netmask if network.prefixlen < network.max_prefixlen else ''
+        opened = '%s saddr%s . meta l4proto . th dport @%s ' % (family, mask, name)
+        limit = '; limit rate 1/week burst 1 packets' if once else ''
+        sets += nft_set('set ' + name, kind + ' . inet_proto . inet_service; flags timeout' + limit,
+                        [nft_opening(opening, now) for opening in openings
+                         if open_set(opening.source, opening.once) == name])
+        if once:
+            begun = name.replace('once', 'begun')
+            sets += nft_set('set ' + begun, kind + ' . inet_service . inet_proto . inet_service; '
+                            'flags dynamic,timeout; timeout 1m; size 65535')
+            syn = family + ' saddr . th sport . meta l4proto . th dport'
+            lines.append('%s @%s %s' % (syn, begun, marked))
+            opened = 'ct state new %sadd @%s { %s } ' % (opened, begun, syn)
+        lines.append(opened + marked)
+    return sets, lines
 
 def nft_box(box):
     """What makes a hidden port answer like every closed port of this box: its TCP goes to a
@@ -1079,48 +1046,50 @@ def nft_box(box):
     lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
     return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
 
+def nft_label(config):
+    """Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC
+    6437). nft writes whole bytes: 16 bits of a hash as they are, the upper 4 by 16 rules."""
+    secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
+    seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
+    hashed = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
+    return ['ip6 flowlabel 0 return', '@nh,16,16 set ' + hashed % (0xffffffff, seeds[0])] + [
+        '%s == %d @nh,12,4 set %d' % (hashed % (16, seeds[1]), bits, bits) for bits in range(16)]
+
+NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
+
 def nft_ruleset(config, box, openings, living, now):
     """The whole table, replacing the one that may be there, in one transaction."""
-    check = [line for version, length, once in open_sets(config)
-             for line in nft_lookup(version, length, once, config.mark)]
+    if not config.hide:         # a probation that nobody passed, or uninstall
+        return NFT_NOTHING
+    sets, check = nft_opened(config, openings, now)
+    sets += nft_sets(config, box, living)
     check += ['tcp flags & (syn | ack) != syn %s saddr . tcp sport . tcp dport @living%d return'
               % (family, version) for version, (family, _) in FAMILIES.items()]
     check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
-    sets = nft_sets(config, box, openings, living, now)
-    secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
-    seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
     return TABLE % {
         'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
-        'flush': '\n'.join('flush %s inet knockd %s' % kind_and_name
-                           for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
+        'flush': ''.join('flush %s inet knockd %s\n' % kind_and_name
+                         for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
         'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
-        'check': '\n'.join('  ' + line for line in check),
-        'label': LABEL % seeds if box.labels else '',
-        'labels': LABEL_CHAINS if box.labels else ''}
+        'check': '\n  '.join(check),
+        'label': '\n  '.join(nft_label(config) if box.labels else ())}
 
 def nft_change(verb, openings, now=None):
-    """add or delete elements of the open sets."""
+    """add or delete elements of the open sets: one command for neighbours of one set."""
     return ''.join('%s element inet knockd %s { %s }\n' % (
         verb, name, ', '.join(nft_opening(opening, now) for opening in chosen))
-        for name, chosen in grouped(openings).items())
+        for name, chosen in itertools.groupby(
+            openings, lambda opening: open_set(opening.source, opening.once)))
 
-def grouped(openings):
-    """{set: its openings}"""
-    sets = collections.OrderedDict()
-    for opening in openings:
-        name = open_set(opening.source.version, opening.source.prefixlen, opening.once)
-        sets.setdefault(name, []).append(opening)
-    return sets
+def nft_close(openings):
+    """Closes; adding first, for deleting what has just expired would be an error."""
+    return nft_change('add', openings) + nft_change('delete', openings)
 
 def nft_open(openings, known, now):
     """Opens; what is open already is replaced: adding alone extends only on new kernels, and
     never lets another connection through `once`."""
     old = [opening for opening in openings if opening[1:5] in known]
-    return nft_change('add', old) + nft_change('delete', old) + nft_change('add', openings, now)
-
-def nft_close(openings):
-    """Closes; adding first, for deleting what has just expired would be an error."""
-    return nft_change('add', openings) + nft_change('delete', openings)
+    return nft_close(old) + nft_change('add', openings, now)
 
 def nft_accept(chain, mark):
     """One rule at the head of a chain that would drop what the guard lets through."""
@@ -1133,42 +1102,41 @@ def is_accept(rule, mark):
         {'accept': None}]
 
 def chain_of(entry):
-    return entry.get('family'), entry.get('table'), entry.get('chain', entry.get('name'))
+    return entry['family'], entry['table'], entry.get('chain', entry.get('name'))
 
-def rules_by_chain(ruleset):
-    """{(family, table, chain): [the statements of each rule]}"""
-    chains = {}
-    for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
-        chains.setdefault(chain_of(rule), []).append(rule.get('expr', ()))
-    return chains
+def foreign(ruleset, kind):
+    """The tables, chains or rules of others, as nft -j lists them."""
+    return [entry[kind] for entry in ruleset
+            if kind in entry and entry[kind].get('table') != 'knockd']
 
-def base_chains(ruleset, hooks):
-    """{(family, table, chain): policy} of the filters on these hooks that are not ours."""
-    return {chain_of(chain): chain.get('policy')
-            for chain in (entry['chain'] for entry in ruleset if 'chain' in entry)
-            if chain.get('hook') in hooks and chain['table'] != 'knockd'}
+def box_verdicts(ruleset, hooks, protocol):
+    """{(family, table, chain): what it does with a protocol's closed ports}, on these hooks."""
+    rules = {}
+    for rule in foreign(ruleset, 'rule'):
+        rules.setdefault(chain_of(rule), []).append(rule['expr'])
+    return {chain_of(chain): VERDICTS[closing_verdict(rules, chain_of(chain), protocol)
+                                      or chain.get('policy', 'accept')]
+            for chain in foreign(ruleset, 'chain') if chain.get('hook') in hooks}
 
 def closing_chains(ruleset):
     """Chains that may drop what the guard lets by, but those of a table that its owner has locked
     (NFT_TABLE_F_OWNER, as firewalld's)."""
-    rules = rules_by_chain(ruleset)
-    locked = [(entry['table']['family'], entry['table']['name']) for entry in ruleset
-              if 'owner' in entry.get('table', {}).get('flags', ())]
-    return [name for name, policy in base_chains(ruleset, ('input', 'forward')).items()
-            if name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6') and
-            any((closing_verdict(rules, name, protocol) or policy) not in (None, 'accept')
-                for protocol in PROTOCOLS)]
+    locked = [(table['family'], table['name']) for table in foreign(ruleset, 'table')
+              if 'owner' in table.get('flags', ())]
+    return {name for protocol in PROTOCOLS
+            for name, verdict in box_verdicts(ruleset, ('input', 'forward'), protocol).items()
+            if verdict and name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6')}
 
 def accept_changes(config, ruleset):
     """Commands that leave our rule once in each chain there is that needs it, and nowhere else."""
-    wanted = closing_chains(ruleset) if ('auto',) in config.accept_in else []
-    wanted += [chain for chain in config.accept_in if chain not in wanted and
-               any(chain_of(entry['chain']) == chain for entry in ruleset if 'chain' in entry)]
+    asked = closing_chains(ruleset) if ('auto',) in config.accept_in else set()
+    wanted = [name for name in map(chain_of, foreign(ruleset, 'chain'))
+              if name in asked.union(config.accept_in)]
     text = ''
-    for rule in (entry['rule'] for entry in ruleset if 'rule' in entry):
+    for rule in foreign(ruleset, 'rule'):
         if is_accept(rule, config.mark) and chain_of(rule) in wanted:
             wanted.remove(chain_of(rule))
-        elif is_accept(rule, config.mark) and rule['table'] != 'knockd':
+        elif is_accept(rule, config.mark):
             text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
     return text + ''.join(nft_accept(chain, config.mark) for chain in wanted)
 
@@ -1178,43 +1146,38 @@ def listed(ruleset, ours):
         entry for entry in ruleset for value in entry.values()
         if ours == ('knockd' in (value.get('table'), value.get('name')))]))
 
-def closing_verdict(chains, name, protocol):
+def closing_verdict(rules, name, protocol):
     """What a chain does with every packet of a protocol: None or a key of VERDICTS.
     Only rules without a condition count, and those whose condition is the protocol."""
-    for statements in chains.get(name, ()):
-        statements = [each for each in statements if not set(each) & {'counter', 'log'}]
-        if statements and statements[0].get('match', {}).get('left') == {'meta': {
-                'key': 'l4proto'}} and statements[0]['match']['right'] == protocol:
-            statements = statements[1:]
-        kind, detail = list(statements[0].items())[0] if len(statements) == 1 else (None, None)
+    condition = {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}
+    for statements in rules.get(name, ()):
+        statements = [pair for each in statements for pair in each.items()
+                      if pair[0] not in ('counter', 'log') and pair != ('match', condition)]
+        kind, detail = statements[0] if len(statements) == 1 else (None, None)
+        verdict = kind
         if kind in ('jump', 'goto'):
-            verdict = closing_verdict(chains, name[:2] + (detail['target'],), protocol)
-        else:
-            named = detail.get('expr') or detail.get('type') if isinstance(detail, dict) else None
-            verdict = named or kind
+            verdict = closing_verdict(rules, name[:2] + (detail['target'],), protocol)
+        elif kind == 'reject' and detail:
+            verdict = detail.get('expr', detail.get('type'))
         if verdict in VERDICTS:
             return verdict
     return None
 
 def box_policy(ruleset, protocol):
-    """The verdict of this box's own input chains on a protocol's closed ports."""
-    rules = rules_by_chain(ruleset)
-    verdicts = [closing_verdict(rules, name, protocol) or policy
-                for name, policy in base_chains(ruleset, ('input',)).items()]
-    return next(filter(None, map(VERDICTS.get, verdicts)), None)
+    """What this box does with a protocol's closed ports before its own stack answers, if so."""
+    return next(filter(None, box_verdicts(ruleset, ('input',), protocol).values()), None)
 
 def pick_decoys(config, ruleset, listening, ephemeral):
     """{hidden TCP port: one that nothing on this box knows: no listener, rule, outgoing}"""
     if config.answer != 'box':
         return {}
     rules = listed(ruleset, False)
-    named = {int(number) for number in re.findall(r'\b\d{1,5}\b', rules)}
-    ranges = [(int(low), int(high)) for low, high in
+    ranges = [tuple(map(int, ends)) for ends in
               re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
     hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
               for port in range(service.low, service.high + 1)}
-    taken = hidden.union(listening, named)      # one by one: all at once would be memory for life
-    free = (port for ranged in (False, True)
+    taken = hidden.union(listening, map(int, re.findall(r'\b\d{1,5}\b', rules)))
+    free = (port for ranged in (False, True)    # one by one: all at once would be memory for life
             for ports in (range(61022, 65536), range(29999, 1024, -1)) for port in ports
             if port not in taken and not ephemeral[0] <= port <= ephemeral[1]
             and ranged == any(low <= port <= high for low, high in ranges))
@@ -1231,9 +1194,8 @@ def parse_connections(text):
     for line in text.splitlines()[1:]:
         _, local, remote, state = line.split()[:4]
         address, port = remote.split(':')
-        packed = b''.join(struct.pack('=I', int(address[i:i + 8], 16))
-                          for i in range(0, len(address), 8))
-        source = ipaddress.ip_address(packed)
+        words = [struct.pack('=I', int(word, 16)) for word in re.findall('.{8}', address)]
+        source = ipaddress.ip_address(b''.join(words))
         source = getattr(source, 'ipv4_mapped', None) or source
         connections.append((source, int(port, 16), int(local.split(':')[1], 16), int(state, 16)))
     return connections
@@ -1245,11 +1207,11 @@ def living_connections(connections, hide):
                    and covered(Service(6, connection[2], connection[2]), hide)},
                   key=lambda connection: (connection[0].version, connection))
 
-
 # --- edges: clock, log, files, commands, sockets ------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-PACKAGES = (('apt-get', 'apt-get install'), ('opkg', 'opkg install'), ('apk', 'apk add'),
-            ('dnf', 'dnf install'), ('zypper', 'zypper install'), ('pacman', 'pacman -S'))
+PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
+            ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
+            ('pacman', 'pacman -S --noconfirm'))
 FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
 ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
 BALLAST = 65536                 # bytes given up when the disk is full, so that a knock still fits
@@ -1264,6 +1226,11 @@ COALESCE = 10                   # ms: one reload of a firewall is many changes
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
 STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
+BOOT_ID = '/proc/sys/kernel/random/boot_id'
+GUARD = '''# For a boot without Python or a config; never over a table that is there.
+nft list table inet knockd >/dev/null 2>&1 || nft -f - <<'END'
+%sEND
+'''
 
 def moment():
     return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
@@ -1283,13 +1250,14 @@ def printable(text):
 def find_program(name):
     return shutil.which(name, path=SEARCH_PATH)
 
-def missing(program):
-    """The error for a program that is not there, with what to type on this system."""
+def package_command(program):
+    """What brings a program that is not there, on this system."""
     package = {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}.get(program, program)
-    for manager, command in PACKAGES:
-        if find_program(manager):
-            return KnockError('%s is not installed; type: %s %s' % (program, command, package))
-    return KnockError('%s is not installed; install the package %s' % (program, package))
+    commands = [command for manager, command in PACKAGES if find_program(manager)]
+    return ' '.join(commands[:1] + [package])
+
+def missing(program):
+    return KnockError('%s is not installed; type: %s' % (program, package_command(program)))
 
 def start(argv, facts=None, descriptors=()):
     """A process for run(); facts are added to a clean environment."""
@@ -1358,8 +1326,9 @@ def notify(text):
             sock.sendto(text.encode('ascii'), re.sub('^@', '\0', os.environ['NOTIFY_SOCKET']))
 
 def pipe_with(data):
-    """A descriptor from which a child reads these few bytes; no file is made."""
+    """A descriptor from which a child reads these bytes; no file is made."""
     reader, writer = os.pipe()
+    fcntl.fcntl(writer, F_SETPIPE_SZ, max(4096, len(data)))     # all of them, before it reads
     os.write(writer, data)
     os.close(writer)
     return reader
@@ -1378,14 +1347,17 @@ def verify_signature(client, request):
             os.close(descriptor)
 
 def check_programs(config):
-    """What this box must have for this config; KnockError if it has not."""
+    """What this box must have for this config; KnockError with all that it has not."""
+    problems = path_flaws(os.path.dirname(config.ledger), 0o022)
     if any(client.ssh_key for client in config.clients.values()):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
         except KnockError as error:
             if 'option' in str(error) or 'installed' in str(error):
-                raise KnockError('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
-                                 % (config.path, error), 2)
+                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
+                                % (config.path, error))
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
 
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
@@ -1412,20 +1384,54 @@ def replace_file(path, data):
     finally:
         os.close(folder)
 
+def path_flaws(path, forbidden):
+    """A line for each user but root and us who could change this file, by a folder above it too;
+    forbidden: bits of its mode. What is not there yet has no flaw."""
+    path, real = os.path.abspath(path), os.path.realpath(path)
+    if real != path:
+        return ['%s goes through a link; write %s' % (path, real)]
+    flaws, trusted = [], {0, os.geteuid(), os.stat('/').st_uid}     # '/': root in a namespace
+    while path != '/':
+        status = os.stat(path if os.path.exists(path) else '/')
+        if status.st_uid not in trusted:
+            flaws.append('%s belongs to user %d; type: chown root %s' % (path, status.st_uid, path))
+        if status.st_mode & forbidden and status.st_mode & 0o41000 != 0o41000:      # as /tmp
+            flaws.append('%s is open to others; type: chmod %s %s' % (
+                path, '600' if forbidden == 0o027 else 'go-w', path))
+        path, forbidden = os.path.dirname(path), 0o022
+    return flaws
+
 def read_config(path):
-    """The Config in a file that belongs to root or us and is closed to others."""
+    """The Config in a file that belongs to root or us and is closed to others; KnockError with a
+    line for everything that is wrong."""
     try:
-        with open(path, encoding='utf-8', errors='surrogateescape') as file:
-            status = os.fstat(file.fileno())
-            text = file.read()
+        text, problems = read_file(path), path_flaws(path, 0o027)
+        config = parse_config(text, os.path.abspath(path))
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror), 2)
-    if status.st_uid not in (0, os.geteuid()):
-        raise KnockError('%s belongs to user %d; type: chown root %s'
-                         % (path, status.st_uid, path), 2)
-    if status.st_mode & 0o027:
-        raise KnockError('%s is open to others; type: chmod 600 %s' % (path, path), 2)
-    return parse_config(text, os.path.abspath(path))
+    except KnockError as error:
+        problems.append(str(error))
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+    return config
+
+def beside(config, name):
+    """The path of what is kept in the ledger's folder."""
+    return os.path.join(os.path.dirname(config.ledger), name)
+
+def probation_text(left):
+    """What is left, and when in this boot that was: by a clock that no one sets or restarts."""
+    return '%d %d %s' % (left, moment().mono, read_file(BOOT_ID))
+
+def probation_left(config):
+    """Milliseconds in which a new installation must be knocked at; None if it has been."""
+    path = beside(config, 'probation')
+    try:
+        left, since, boot = read_file(path).split()
+        used = moment().mono - int(since) if boot == read_file(BOOT_ID).strip() else 0
+        return max(0, int(left) - used)
+    except (OSError, ValueError):       # unreadable: rather no guard than its owner locked out
+        return 0 if os.path.lexists(path) else None
 
 class LedgerFile:
     """The ledger's file, its lock for this process's life, and the ballast beside it."""
@@ -1446,6 +1452,8 @@ class LedgerFile:
 
     def load(self, server_id):
         """The Ledger; KnockError if it is missing, unreadable or not ours."""
+        for flaw in path_flaws(self.path, 0o022):
+            raise KnockError(flaw)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding='ascii') as file:
             return parse_ledger(file.read(), server_id)
@@ -1507,8 +1515,7 @@ class Firewall:
 
     def look(self, ruleset):
         """The box as it is now, decoys chosen."""
-        ephemeral = [int(port) for port in
-                     read_file('/proc/sys/net/ipv4/ip_local_port_range').split()]
+        ephemeral = list(map(int, read_file('/proc/sys/net/ipv4/ip_local_port_range').split()))
         reflects = os.path.exists(FLOWLABEL_REFLECT) and int(read_file(FLOWLABEL_REFLECT)) & 2
         return Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
                    box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
@@ -1524,14 +1531,13 @@ class Firewall:
         """Puts the whole table in force, openings with the time they have left."""
         ruleset = ruleset or self.ruleset()
         self.box = self.look(ruleset)
-        for clear in ('', '', 'table inet knockd\ndelete table inet knockd\n'):
+        for clear in ('', '', NFT_NOTHING):
             try:
                 run(['nft', '-f', '-'], clear + self.text(moment()))
                 break
-            except KnockError as error:     # nft has hung, or another version's table is in the
-                failure = error             # way: to delete it comes last, as it lets packets by
-        else:
-            raise failure
+            except KnockError:      # nft has hung, or another version's table is in the way: to
+                if clear:           # delete it comes last, as it lets packets by
+                    raise
         accepts = accept_changes(self.config, ruleset)
         if accepts:
             run(['nft', '-f', '-'], accepts)
@@ -1552,12 +1558,11 @@ class Firewall:
 
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
-        known = {key: self.openings[key] for key in (opening[1:5] for opening in openings)
-                 if key in self.openings and self.openings[key].expires > now.mono}
-        longest = [opening._replace(expires=max(
-            opening.expires, known.get(opening[1:5], opening).expires)) for opening in openings]
+        longest = [opening._replace(expires=max(opening.expires, self.openings.get(
+            opening[1:5], opening).expires)) for opening in openings]
+        text = nft_open(longest, self.openings, now)
         self.openings.update((opening[1:5], opening) for opening in longest)
-        self.apply(nft_open(longest, known, now))
+        self.apply(text)
 
     def close(self, openings):
         for opening in openings:
@@ -1701,7 +1706,6 @@ def is_own(address, interface):
         return True
     return False
 
-
 # --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
 class Daemon:
     """One process, one thread; it holds the ledger's lock, the sockets and what is open."""
@@ -1713,13 +1717,16 @@ class Daemon:
         self.firewall = Firewall(config)
         self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
         self.tokens = []        # StepTokens: those that are loaded, and last the step's to come
-        self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
+        self.pace, self.asleep = Budget(SYNS_A_SECOND), False
+        self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
         self.muted, self.unmute, self.stopping = set(), None, False
         self.events, self.mend_at = None, None      # what tells of changes; when to look
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
         self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
-        self.counts, self.last = collections.Counter(), {}
+        self.counts, self.last, self.junk = collections.Counter(), {}, 0
         self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
+        self.inside = False     # the frame that we look at is from this box, or from a `trust`
+        self.trial, self.renew = None, False    # mono when a probation ends, 0: nobody came
 
     def start(self):
         self.file.take()
@@ -1729,11 +1736,14 @@ class Daemon:
         self.lost = now.wall - now.mono if lost else None
         self.state = State(self.config, ledger)
         self.events = ruleset_events()
-        self.firewall.load()
+        left = probation_left(self.config)
+        self.trial = left and now.mono + left
+        self.enforce(self.config)
         self.turn(now)
         self.file.keep_ballast()
         self.asked = status_socket(self.config)
-        log('ready: ' + state_line(self.config, self.firewall.box))
+        log('ready: ' + state_line(self.firewall.config, self.firewall.box) + (
+            '; on probation: %d s for a first knock from outside' % (left // 1000) if left else ''))
         notify('READY=1')
 
     def loop(self, signals):
@@ -1753,10 +1763,9 @@ class Daemon:
                     self.reload(moment())
             if self.asked.fileno() in ready:
                 self.answer(moment())
-            for descriptor in ready & set(datagrams):
-                self.read(*datagrams[descriptor], hear=self.hear_datagram)
-            for descriptor in ready & set(syns):        # last: a flood of them delays no datagram
-                self.read(*syns[descriptor], hear=self.hear_syn)
+            for heard, hear in ((datagrams, self.hear_datagram), (syns, self.hear_syn)):
+                for descriptor in ready & set(heard):   # SYNs last: a flood delays no datagram
+                    self.read(*heard[descriptor], hear=hear)
             if self.events.fileno() in ready and ruleset_changed(self.events):
                 self.mend_at = self.mend_at or moment().mono + COALESCE
             self.watch(moment())
@@ -1767,10 +1776,10 @@ class Daemon:
 
     def patience(self, now):
         """Milliseconds until anything is due."""
-        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at)
-               if at is not None]
-        due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP]
-        return max(0, min([STEP - (now.wall + self.config.window) % STEP] + due)) + 1
+        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at, self.trial) if at]
+        due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP,
+                STEP - (now.wall + self.config.window) % STEP]
+        return max(0, min(due)) + 1
 
     def watch(self, now):
         """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
@@ -1785,8 +1794,14 @@ class Daemon:
                 self.reload(now)
             self.turn(now)
             self.file.keep_ballast()
+            if self.steps.stop % 120 == 0 and self.counts['junk'] > self.junk:      # once an hour
+                log('junk: %d packets were not authentic' % (self.counts['junk'] - self.junk), 5)
+                self.junk = self.counts['junk']
             if self.firewall.outdated():
                 self.mend_at = now.mono
+        if self.trial and now.mono >= self.trial:
+            self.settle(0, 'no authentic knock came from outside: nothing is hidden until one '
+                        'does; type elsewhere: knock.py and what knockd.py show prints', now)
         if self.mend_at is not None and now.mono >= self.mend_at:
             self.mend(now)
 
@@ -1794,26 +1809,60 @@ class Daemon:
         """After somebody's change of the ruleset; again in a second if that fails."""
         self.mend_at = None
         try:
-            if self.firewall.mend():
+            if self.renew:
+                self.enforce(self.config)
+            elif self.firewall.mend():
                 self.tell(('', 'mend'), 'firewall: something of ours was gone or the box has '
                           'changed; loaded again', now)
         except KnockError as error:
             self.tell(('', 'firewall'), 'firewall: %s' % error, now)
             self.mend_at = now.mono + 1000
 
+    def enforce(self, config):
+        """The firewall as config has it; none at all after a probation that nobody passed."""
+        allowed = {client.name: client.allow for client in config.clients.values()}
+        firewall = Firewall(config._replace(hide=(), accept_in=()) if self.trial == 0 else config, {
+            key: opening for key, opening in self.firewall.openings.items() if covered(
+                Service(opening.proto, opening.port, opening.port),
+                allowed.get(opening.client, ()))})
+        firewall.load()
+        self.firewall, self.renew = firewall, False
+        if self.trial is None and os.path.exists(beside(config, 'guard')):      # installed
+            self.keep('guard', GUARD % nft_ruleset(config, firewall.box, (), (), moment()))
+
+    def settle(self, trial, line, now):
+        """A probation ends: by an authentic knock from outside (None), or nobody has come (0)."""
+        log('probation: ' + line, 4)
+        self.trial, self.renew, self.mend_at = trial, True, now.mono
+        self.keep('probation', None if trial is None else probation_text(0))
+
+    def keep(self, name, text):
+        """Renews a file beside the ledger, if it has changed, for flash wears; None: it goes."""
+        path = beside(self.config, name)
+        try:
+            if text is None:
+                os.unlink(path)
+            elif read_file(path) != text:
+                replace_file(path, text.encode('ascii'))
+        except OSError as error:
+            log('%s: %s' % (path, error.strerror), 3)
+
     def look_for_step(self, now):
         """After a lost ledger, a forward step of the clock could make old knocks good again."""
-        offset = now.wall - now.mono
-        if self.lost is not None and offset - self.lost > 1000:
+        ahead = 0 if self.lost is None else now.wall - now.mono - self.lost
+        if ahead > 1000:
             self.state.ledger.quarantine(now.wall, self.config.window)
             saved(self.file, self.state.ledger, 'the clock went forward')
-        if self.lost is not None and not 0 <= offset - self.lost <= 1000:
-            self.lost = offset
+        if not 0 <= ahead <= 1000:
+            self.lost += ahead
 
     def turn(self, now):
         """A new step: other tokens."""
         config, state = self.config, self.state
-        self.steps, self.own = window_steps(now.wall, config.window), {}
+        self.steps = window_steps(now.wall, config.window)
+        self.is_own.cache_clear()
+        if self.trial:          # for the next boot
+            self.keep('probation', probation_text(max(0, self.trial - now.mono)))
         self.tokens = valid_tokens(config, now.wall, self.tokens)
         loaded = self.tokens[:-1]
         state.tags = {tag: owner for step in loaded for tag, owner in step.tags.items()}
@@ -1847,24 +1896,22 @@ class Daemon:
             if (config.id, config.ledger) != (self.config.id, self.config.ledger):
                 raise KnockError('%s: id and ledger change only with a restart' % config.path)
             check_programs(config)
-            firewall = Firewall(config, ((key, opening) for key, opening in
-                                         self.firewall.openings.items()
-                                         if still_allowed(opening, config)))
-            firewall.load()
+            self.enforce(config)
         except KnockError as error:
             for line in str(error).splitlines():
                 log('config refused, the old one stays: %s' % line, 4)
             return
-        self.config, self.state.config, self.firewall = config, config, firewall
+        self.config = self.state.config = config
         self.sequences, self.tokens = Sequences(paper_sequences(config)), []    # not of before
         self.next_end = now.mono
         self.turn(now)
-        log('config reloaded: ' + state_line(config, firewall.box))
+        log('config reloaded: ' + state_line(self.firewall.config, self.firewall.box))
 
     def read(self, version, sock, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
         for frame, address in receive(sock):
             try:
+                self.inside = address[0] in ('lo',) + self.config.trust
                 hear(version, frame, address[0], moment())
             except Exception as error:          # a defect of ours must not be a way to stop us
                 log('internal error: %s: %s' % (type(error).__name__, error), 3)
@@ -1881,14 +1928,11 @@ class Daemon:
     def hear_syn(self, version, frame, interface, now):
         """A SYN from outside to this box, if there are not too many of them."""
         if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
-            return self.sleep(now)
+            self.sleep(now)
+            return
         syn = parse_syn(version, frame)
-        if syn is None or interface in ('lo',) + self.config.trust:
-            return None
-        if syn.destination not in self.own:
-            self.own = self.own if len(self.own) < SOURCES_LIMIT else {}
-            self.own[syn.destination] = is_own(syn.destination, interface)
-        return self.touch(syn, now) if self.own[syn.destination] else None
+        if syn and not self.inside and self.is_own(syn.destination, interface):
+            self.touch(syn, now)
 
     def touch(self, syn, now):
         """One SYN may be a token itself, or a step of a sequence, or half of a code."""
@@ -1947,7 +1991,7 @@ class Daemon:
         except KnockError as error:
             return 'signature: %s' % error
 
-    def honour(self, decision, source, now):
+    def honour(self, decision, sender, now):
         """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
         knock, state = decision.knock, self.state
         state.honoured = {known: seen for known, seen in state.honoured.items()
@@ -1956,10 +2000,16 @@ class Daemon:
                             self.config.window, knock.paper)
         if not saved(self.file, state.ledger, 'refused %s %s' % (knock.client.name, knock.source)):
             return False
-        state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
+        state.honoured[knock.client.fingerprint, knock.knock_id] = sender, now.mono
+        if self.trial is not None and not self.inside:
+            self.settle(None, 'passed, it hides for good', now)
+        before = dict(self.firewall.openings)
         try:
             if decision.verdict == 'open':
-                openings = openings_of(knock, now)
+                client, source = knock.client, widened(knock)
+                openings = [Opening(client.name, source, proto, port, client.once,
+                                    now.mono + knock.seconds * 1000)
+                            for proto, low, high in knock.services for port in range(low, high + 1)]
                 self.firewall.open(openings, now)
                 group = knock.client.name, str(knock.source), format_services(knock.services)
                 self.open[group] = openings[0]
@@ -1972,6 +2022,7 @@ class Daemon:
                 perform(knock.request.action, self.config.actions[knock.request.action],
                         (knock.client.name, knock.source, '', knock.seconds))
         except KnockError as error:
+            self.firewall.openings = before     # or what failed now would fail with every load
             log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
                 3)
             return False
@@ -2002,17 +2053,18 @@ class Daemon:
             openings = [group + ((opening.expires - now.mono) // 1000,)
                         for group, opening in self.open.items()]
             report = {'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
-                      'openings': openings}
+                      'openings': openings,
+                      'probation': self.trial and max(0, self.trial - now.mono) // 1000}
             self.asked.sendto(json.dumps(report).encode('ascii'), asker or b'')
 
     def tell(self, kind, line, now):
         """The same kind of line once a minute, the rest counted."""
-        last, more = self.refusals.get(kind, (None, 0))
-        if last is not None and now.mono - last < 60000:
-            self.refusals[kind] = (last, more + 1)
-            return
-        self.refusals[kind] = (now.mono, 0)
-        log(line + (' (%d more before)' % more if more else ''), 5)
+        last, more = self.refusals.get(kind, (-60000, 0))
+        if now.mono - last < 60000:
+            self.refusals[kind] = last, more + 1
+        else:
+            self.refusals[kind] = now.mono, 0
+            log(line + (' (%d more before)' % more if more else ''), 5)
 
 def status_socket(config):
     """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody asks."""
@@ -2020,6 +2072,8 @@ def status_socket(config):
     path = STATUS_SOCKET % config.id
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        for flaw in path_flaws(os.path.dirname(path), 0o022):
+            raise PermissionError(errno.EPERM, flaw)
         if os.path.lexists(path):
             os.unlink(path)     # nobody's: we hold the ledger's lock
         os.fchmod(sock.fileno(), 0o600)
@@ -2045,24 +2099,12 @@ def clock_doubt(config, ledger, now):
         'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
         if now < latest - 1000 else None
 
-def openings_of(knock, now):
-    """One opening a port."""
-    expires = now.mono + knock.seconds * 1000
-    client, source = knock.client, widened(knock)
-    return [Opening(client.name, source, service.proto, port, client.once, expires)
-            for service in knock.services for port in range(service.low, service.high + 1)]
-
-def still_allowed(opening, config):
-    client = config.clients.get(opening.client)
-    return client is not None and covered(
-        Service(opening.proto, opening.port, opening.port), client.allow)
-
 def state_line(config, box):
     """What the log says at the start, and of a new config."""
-    decoys = sorted(box.decoys.values())
+    decoys = ', '.join(map(str, sorted(box.decoys.values()))) if len(box.decoys) < 5 else ''
     return '%d client%s; hiding %s; nft; answer %s%s' % (
-        len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide),
-        config.answer, ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
+        len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide) or
+        'nothing', config.answer, ' via decoy ' + decoys if decoys else '')
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -2073,7 +2115,6 @@ def honour_line(decision, began, ended):
         '%ds' % knock.seconds if decision.verdict == 'open' else '', knock.carrier,
         'skew %+.1fs' % ((knock.request.time - began.wall) / 1000) if told else '',
         '%dms' % (ended.mono - began.mono)]))
-
 
 # --- administration: one function a command ------------------------------------------------------
 def signal_pipe():
@@ -2090,12 +2131,8 @@ def go_lean():
     if __name__ != '__main__' or not os.path.exists(globals().get('__file__', '')):
         return                          # lean already, or read from standard input
     import marshal
-    code = marshal.dumps(compile(read_file(__file__), __file__, 'exec', optimize=2))
-    reader, writer = os.pipe()
-    if fcntl.fcntl(writer, F_SETPIPE_SZ, 1 << 20) < len(code):
-        return
-    os.write(writer, code)
-    os.close(writer)
+    code = compile(read_file(__file__), __file__, 'exec', optimize=2)
+    reader = pipe_with(marshal.dumps(code))
     os.set_inheritable(reader, True)
     flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
     os.execv(sys.executable, [sys.executable] + flags + [
@@ -2119,11 +2156,11 @@ def first_config(args, name, hide, *entries):
     if not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
                          '--client NAME' % path, 2)
-    if find_program('nft') is None and not args.root:
+    if find_program('nft') is None and not (args.root or args.dry_run):
         raise missing('nft')
     entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
-    text = with_section('', 'server', [entry for entry in entries if entry[1]])
-    text = with_section(text, 'client ' + name, client_entries(args))
+    text = edited('', 'server', [entry for entry in entries if entry[1]])
+    text = edited(text, 'client ' + name, client_entries(args))
     config = parse_config(text, path)
     put(args, config.ledger, Ledger(config.id).text())
     put(args, path, text)
@@ -2140,12 +2177,10 @@ def format_uri(address):
     host = address.host.replace('%', '%25')
     host = '[%s]' % host if ':' in host else host
     port = ':%d' % address.port if address.port else ''
-    query = ['id=' + address.server_id]
-    query += ['via=' + address.via] if address.via != 'udp' else []
-    query += ['open=' + format_services(address.services)] if address.services else []
-    query += ['once=1'] if address.once else []
+    query = (('id', address.server_id), ('via', '' if address.via == 'udp' else address.via),
+             ('open', format_services(address.services)), ('once', '1' * address.once))
     return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
-                                      '&'.join(query))
+                                      '&'.join('%s=%s' % part for part in query if part[1]))
 
 def client_line(config, client, via='udp'):
     """The knock:// line; with codes, one for the phone too (Google Authenticator's Key Uri)."""
@@ -2155,36 +2190,30 @@ def client_line(config, client, via='udp'):
     return line + (phone % (client.name, config.host or config.id, encode_secret(
         client.keys['code'][:20])) if client.code else '')
 
-def edit_config(path, section, **entries):
+def edit_config(path, section, entries=()):
     """Writes a good config in which just these entries are new; without any, the section goes."""
     text = read_file(path)
-    sections = ini_sections(text, path)
+    sections = dict(ini_sections(text, path))
     known = sections.pop(section, {})
-    if entries:
-        sections[section] = dict(known, **entries)
-        text = text if known else with_section(text, section, entries.items())
-    else:
-        text = without_section(text, section)
-    for key in known and entries:
-        text = with_key(text, section, key, entries[key])
+    sections.update({section: dict(known, **dict(entries))} if entries else {})
+    text = edited(text, section, entries)
     config = parse_config(text, os.path.abspath(path))
-    if dict(ini_sections(text, path)) != dict(sections):
+    if ini_sections(text, path) != sections:
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
     replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
     ask_daemon(config, b'reload')       # without an answer, it looks for itself within 30 s
     return config
 
 def ask_daemon(config, word):
-    """What the daemon answers; None if there is none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    """What the daemon answers; nothing if there is none."""
+    with contextlib.suppress(OSError), \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
-        try:
-            sock.bind('')               # any name, for the answer: unix(7), autobind
-            sock.connect(STATUS_SOCKET % config.id)
-            sock.send(word)
-            return json.loads(sock.recv(1 << 20).decode('ascii'))
-        except OSError:
-            return None
+        sock.bind('')                   # any name, for the answer: unix(7), autobind
+        sock.connect(STATUS_SOCKET % config.id)
+        sock.send(word)
+        return json.loads(sock.recv(1 << 20).decode('ascii'))
+    return {}
 
 def find_client(config, name):
     if name not in config.clients:
@@ -2193,10 +2222,9 @@ def find_client(config, name):
 
 def known_ledger(config):
     """The ledger as it is on disk, an empty one if it cannot be read; without the lock."""
-    try:
+    with contextlib.suppress(OSError, ValueError, KnockError):
         return LedgerFile(config.ledger).load(config.id)
-    except (OSError, ValueError, KnockError):
-        return Ledger(config.id)
+    return Ledger(config.id)
 
 def command_run(args, _):
     go_lean()
@@ -2217,7 +2245,7 @@ def command_add(args, _):
         return first_config(args, args.name, args.allow)
     if args.name in read_config(args.config).clients:
         raise KnockError('there is a client %s already; remove it first' % args.name)
-    config = edit_config(args.config, 'client ' + args.name, **dict(client_entries(args)))
+    config = edit_config(args.config, 'client ' + args.name, client_entries(args))
     return print(client_line(config, config.clients[args.name]))
 
 def client_entries(args):
@@ -2226,7 +2254,10 @@ def client_entries(args):
     return [(key, told[key].strip()) for key in CLIENT_KEYS if told.get(key)]
 
 def command_show(args, config):
-    print(client_line(config, find_client(config, args.name), args.via))
+    line = client_line(config, find_client(config, args.name), args.via)
+    print(line, flush=True)
+    for text in line.splitlines() if args.qr else ():
+        print(run(['qrencode', '-t', 'ANSIUTF8'], text))    # by its input: argv is for all to see
 
 def command_paper(args, config):
     """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
@@ -2235,7 +2266,7 @@ def command_paper(args, config):
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
     sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
                 (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, 'client ' + args.name, paper='%d:%d' % (sheet, args.number))
+    edit_config(args.config, 'client ' + args.name, [('paper', '%d:%d' % (sheet, args.number))])
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2261,14 +2292,16 @@ def client_rows(config, knocks):
     return [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')] + rows
 
 def command_list(args, config):
-    print_table(client_rows(config, (ask_daemon(config, b'status') or {}).get('knocks', {})))
+    print_table(client_rows(config, ask_daemon(config, b'status').get('knocks', {})))
 
 def command_status(args, config):
-    report = ask_daemon(config, b'status') or {}
+    report = ask_daemon(config, b'status')
     if args.json:
         print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
     elif report:
         print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
+        if report['probation'] is not None:
+            print('probation: %d s left for a knock from outside\n' % report['probation'])
         print_table(client_rows(config, report['knocks']) + [('\nOPEN', '', '', '')] + [
             group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
         print_table([('\nCOUNTED', '')] + [
@@ -2291,21 +2324,19 @@ def command_remove(args, config):
     edit_config(args.config, 'client ' + args.name)
     print('removed %s' % args.name)
 
-
 # --- installer: the same on each init system, and out again --------------------------------------
-SCRIPT, STATE = '/usr/local/sbin/knockd.py', '/var/lib/knockd'
-RUN = '%s %s run' % (find_program('python3') or sys.executable, SCRIPT)
-# Before Python, so that the boot needs neither it nor the config; never over a table that is there.
-GUARD = 'nft list table inet knockd >/dev/null 2>&1 || nft -f %s/guard.nft' % STATE
+SCRIPT, PYTHON = '/usr/local/sbin/knockd.py', find_program('python3') or sys.executable
+RUN = '%s %s run' % (PYTHON, SCRIPT)
+# STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
 SANDBOX = '''
-    Type=notify WatchdogSec=90 Restart=always RestartSec=1 StateDirectory=knockd
-    RuntimeDirectory=knockd UMask=0077 NoNewPrivileges=yes CapabilityBoundingSet=CAP_NET_ADMIN
-    CapabilityBoundingSet=CAP_NET_RAW RestrictAddressFamilies=AF_UNIX ProtectSystem=strict
-    RestrictAddressFamilies=AF_INET RestrictAddressFamilies=AF_INET6 ProtectHome=yes PrivateTmp=yes
-    RestrictAddressFamilies=AF_NETLINK RestrictAddressFamilies=AF_PACKET PrivateDevices=yes
-    ProtectClock=yes ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes
-    ProtectControlGroups=yes RestrictNamespaces=yes RestrictSUIDSGID=yes LockPersonality=yes
-    MemoryDenyWriteExecute=yes SystemCallFilter=@system-service SystemCallArchitectures=native'''
+    Type=notify WatchdogSec=90 Restart=always RestartSec=1 RuntimeDirectory=knockd UMask=0077
+    ReadWritePaths=STATE CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
+    RestrictAddressFamilies=AF_UNIX+AF_INET+AF_INET6+AF_NETLINK+AF_PACKET ProtectSystem=strict
+    NoNewPrivileges=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes ProtectClock=yes
+    ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes LockPersonality=yes
+    ProtectControlGroups=yes RestrictNamespaces=yes RestrictSUIDSGID=yes
+    MemoryDenyWriteExecute=yes SystemCallArchitectures=native
+    SystemCallFilter=@system-service'''         # a line each, + is a space
 SYSTEMD = '''[Unit]
 Description=Hides services until an authentic knock arrives
 DefaultDependencies=no
@@ -2314,30 +2345,30 @@ Before=network-pre.target
 Wants=network-pre.target
 StartLimitIntervalSec=0
 [Service]
-ExecStartPre=-/bin/sh -c '%s'
+ExecStartPre=-/bin/sh STATE/guard
 ExecStart=%s%s
 [Install]
 WantedBy=multi-user.target
-''' % (GUARD, RUN, re.sub(r'\s+', '\n', SANDBOX))
+''' % (RUN, re.sub(r'\s+', '\n', SANDBOX).replace('+', ' '))
 PROCD = '''#!/bin/sh /etc/rc.common
 USE_PROCD=1 START=18
 start_service() {
-	%s
+	sh STATE/guard
 	procd_open_instance
 	procd_set_param command %s
 	procd_set_param respawn 3600 5 0
 	procd_set_param stderr 1
 	procd_close_instance
 }
-''' % (GUARD.replace(STATE, '/etc/knockd'), RUN)
-SERVICES = (    # what tells the init system; the service's files; how it starts, how it ends
+''' % RUN
+SERVICES = [    # what tells the init system; the service's files; how it starts, how it ends
     ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
      ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
      ['systemctl disable --now knockd']),
     ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
-                     '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},    # not in tmpfs
+                     '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},
      ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']))
+     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'])]
 
 def init_system(args):
     for service in SERVICES:
@@ -2348,7 +2379,7 @@ def init_system(args):
 def carry_out(args, line):
     print('$ ' + line, flush=True)
     if not (args.dry_run or args.root):
-        run(line.split(), seconds=60)
+        run(command(line), seconds=600)
 
 def command_install(args, _):
     """What is there stays: a second time renews script and service."""
@@ -2357,28 +2388,38 @@ def command_install(args, _):
     if not source:              # Python reads a pipe to its end before it begins
         raise KnockError('no script can copy itself out of a pipe; save it first: curl -fsSO URL '
                          '&& python3 knockd.py install')
+    if not (args.root or find_program('nft') or find_program('iptables')):
+        carry_out(args, package_command('nft'))
     put(args, SCRIPT, source, 0o755)
-    state = '/etc/knockd' if system == '/sbin/procd' else STATE     # OpenWrt's /var is in memory
-    config = first_config(args, args.client, args.hide, ('ledger', state + '/ledger.json'))
-    if not args.root:
-        put(args, state + '/guard.nft', Firewall(config).text(moment()))
+    state = '/etc' if system == '/sbin/procd' else '/var/lib'   # OpenWrt's /var is in memory
+    config = first_config(args, args.client, args.hide, ('ledger', state + '/knockd/ledger.json'))
+    guard, trial = beside(config, 'guard'), beside(config, 'probation')
+    new = not os.path.exists(args.root + guard)
+    if new:
+        put(args, guard, '# Nothing, until an authentic knock has arrived from outside.\n')
+    if not args.probation:
+        carry_out(args, 'rm -f ' + trial)
+    elif new or os.path.exists(args.root + trial):
+        put(args, trial, probation_text(args.probation * 1000))
     for path, text in files.items():
-        put(args, path, text, 0o755 if text.startswith('#!') else 0o644)
+        put(args, path, text.replace('STATE', os.path.dirname(guard)),
+            0o755 if text.startswith('#!') else 0o644)
     for line in starts:
         carry_out(args, line)
 
 def command_uninstall(args, config):
     """Leaves nothing of ours, neither files nor rules."""
     _, files, _, ends = init_system(args)
-    rules = accept_changes(config._replace(accept_in=()), Firewall(config).ruleset())
-    rules += 'add table inet knockd;delete table inet knockd'
-    for line in ends + ['nft ' + rules.replace('\n', ';'), ' '.join(
-            ['rm -rf /etc/knockd /run/knockd', STATE, SCRIPT] + list(files))]:
+    config = config._replace(hide=(), accept_in=())
+    rules = command_rules, args, config
+    steps = [(carry_out, args, line) for line in ends + [' '.join(
+        ['rm -rf /etc/knockd /run/knockd /var/lib/knockd', SCRIPT] + list(files))]]
+    steps.insert(-1, rules if args.dry_run or args.root else (Firewall(config).load,))
+    for step, *arguments in steps:      # what fails does not keep the rest
         try:
-            carry_out(args, line)
+            step(*arguments)
         except KnockError as error:
             print(error)
-
 
 # --- command line --------------------------------------------------------------------------------
 FIRST = [('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, as tcp/22')),
@@ -2388,7 +2429,9 @@ PLACE = [('--dry-run', dict(action='store_true', help='only show every file and 
          ('--root', dict(metavar='FOLDER', default='', help='into this tree; start nothing'))]
 CLIENT_NAME = ('name', dict(metavar='NAME'))
 COMMANDS = (    # name, function, what it does, its arguments
-    ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE),
+    ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE +
+     [('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
+                           help='how long it hides if nobody knocks: %(default)s; 0: ever'))]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', dict(action='store_true', help='say more'))]),
@@ -2404,7 +2447,8 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
         ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m'))] + FIRST[2:]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
+        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock')),
+        ('--qr', dict(action='store_true', help='as a picture, too, if qrencode is there'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
         CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
     ('list', command_list, 'all clients, and when each last knocked', []),

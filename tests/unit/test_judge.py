@@ -6,7 +6,7 @@ import pytest
 import knockd
 from knock import encode_plain, seal
 
-SECRETS = {name: knockd.encode_secret(bytes([number]) * 32)
+SECRETS = {name: knockd.encode_secret(bytes([number + 1]) * 32)
            for number, name in enumerate(('anna', 'bert', 'careful', 'trusted', 'short'))}
 SERVER = '''[server]
 id = home
@@ -128,7 +128,7 @@ def test_an_unknown_tag_costs_no_mac(state, monkeypatch):
 
 
 def test_a_knock_for_another_server_is_junk(state):
-    other = knockd.derive_keys(bytes([0]) * 32, 'office')
+    other = knockd.derive_keys(bytes([1]) * 32, 'office')
     assert other != state.config.clients['anna'].keys
     assert said(state, knock(state, key=other)) == ('junk', None)
 
@@ -491,6 +491,15 @@ def test_a_firewall_that_fails_is_told_and_the_knock_stays_spent(daemon, state):
     assert len(daemon.lines) == 1 and 'nft failed' in daemon.lines[0]
     assert state.ledger.refusal(state.config.clients['anna'].fingerprint,
                                 packet.payload[8:24].hex(), WALL) == 'replay'
+
+
+def test_an_opening_that_failed_is_forgotten_or_it_would_fail_with_every_load(daemon, state):
+    def half(openings, now):
+        daemon.firewall.openings.update((opening[1:5], opening) for opening in openings)
+        raise knockd.KnockError('nft failed')
+    daemon.firewall.open = half
+    daemon.handle(knock(state), at())
+    assert daemon.firewall.openings == {} and 'nft failed' in daemon.lines[0]
 
 
 def test_a_copy_is_silent_for_two_seconds(daemon, state):

@@ -70,3 +70,14 @@ def test_no_jump_locks_a_client_out_for_longer_than_it_lasts(tmp_path, monkeypat
         counts.update(clocks.walk(tmp_path, monkeypatch, seed, 30))
     print(dict(counts))
     assert min(counts.values()) > 15, 'a walk that goes nowhere proves nothing'
+
+
+def test_junk_is_one_line_an_hour_if_there_was_any(tmp_path, monkeypatch):
+    box = clocks.Box(tmp_path, monkeypatch, clocks.RIGHT)
+    for step in range(3 * 120):
+        if step < 240:                      # junk in the first two hours, none in the third
+            box.hear([(17, bytes([0x9c, 0x40, 0x1f, 0x90, 0, 90, 0, 0]) + bytes(82))])
+        box.sleep()
+    told = [line for line in box.lines if line.startswith('junk: ')]
+    assert len(told) in (2, 3)              # whether or not an hour began under way
+    assert sum(int(line.split()[1]) for line in told) == 240
