@@ -20,6 +20,7 @@ if __name__ == '__main__' and sys.argv[1:] == ['--version']:
 
 import argparse
 import errno
+import functools
 import io
 import os
 import select
@@ -420,7 +421,8 @@ def own_address(target):
         sock.connect(with_port(target, 9))
         return ipaddress.ip_address(sock.getsockname()[0].partition('%')[0])
 
-def translated(target):
+@functools.lru_cache()           # the name is looked up once, however often we knock
+def translated(address):
     """Does a NAT64 stand between? Its prefix is well known, or this network's own (RFC 7050)."""
     prefixes = [NAT64]
     try:
@@ -428,7 +430,7 @@ def translated(target):
             prefixes.append(ipaddress.IPv6Network((entry[4][0].partition('%')[0], 96), False))
     except OSError:
         pass                    # no such name here: no NAT64
-    return any(ipaddress.ip_address(bare(target)) in prefix for prefix in prefixes)
+    return any(ipaddress.ip_address(address) in prefix for prefix in prefixes)
 
 def source_to_name(target):
     """Our own address, if the server sees it too: a captured knock is worth nothing elsewhere."""
@@ -436,7 +438,7 @@ def source_to_name(target):
         own = own_address(target)
     except OSError:
         return None
-    if not own.is_global or own.version == 6 and translated(target):
+    if not own.is_global or own.version == 6 and translated(bare(target)):
         return None
     return own
 

@@ -2326,7 +2326,7 @@ def command_remove(args, config):
 
 # --- installer: the same on each init system, and out again --------------------------------------
 SCRIPT, PYTHON = '/usr/local/sbin/knockd.py', find_program('python3') or sys.executable
-RUN = '%s %s run' % (PYTHON, SCRIPT)
+RUN = '%s -I %s run' % (PYTHON, SCRIPT)       # whatever PYTHON* says
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
 SANDBOX = '''
     Type=notify WatchdogSec=90 Restart=always RestartSec=1 RuntimeDirectory=knockd UMask=0077

@@ -65,6 +65,30 @@ def test_a_daemon_without_streams_guards(wire, services, daemon):
     assert knockd.process.poll() is None
 
 
+def test_a_poisoned_environment_changes_nothing(wire, services, daemon, tmp_path):
+    """Started as the service starts it, from the environment of somebody who means it badly."""
+    for name in ('json', 'hmac', 'argparse', 'nft', 'sitecustomize'):
+        evil = tmp_path / (name if name == 'nft' else name + '.py')
+        evil.write_text('#!/bin/sh\ntouch %s/harm\n' % tmp_path if name == 'nft' else
+                        'open(%r, "w")\nraise SystemExit(9)\n' % str(tmp_path / 'harm'))
+        evil.chmod(0o755)
+    poison = dict(PATH=str(tmp_path), PYTHONPATH=str(tmp_path), PYTHONHOME=str(tmp_path),
+                  PYTHONSTARTUP=str(tmp_path / 'json.py'), PYTHONIOENCODING='utf-16',
+                  PYTHONOPTIMIZE='2', LC_ALL='tr_TR.ISO-8859-9', LANG='xx', HOME=str(tmp_path))
+    knockd = daemon(anna='')
+    knockd.kill()
+    with open(knockd.log, 'ab') as log:
+        knockd.process = subprocess.Popen(
+            wire.server.command('/usr/bin/env', *['%s=%s' % pair for pair in poison.items()] +
+                                [sys.executable, '-I', KNOCKD, '--config', knockd.config, 'run']),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment())
+    knockd.says('ready: ', 2)
+    wire.client.send(knockd.datagram('anna', seconds=9), wire.server.addresses[0])
+    knockd.says('open anna ')
+    assert wire.client.connects(wire.server.addresses[0])
+    assert not (tmp_path / 'harm').exists()
+
+
 def test_who_asks_for_the_status_without_an_address_gets_none_and_harms_nobody(wire, daemon):
     knockd = daemon(anna='')
     asking = ('import socket; asker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); '

@@ -33,8 +33,7 @@ def plain(text):
     """What chance and this box made is replaced by a word."""
     for pattern, word in (('[A-Z2-7]{52}', 'SECRET'), (r'\b[0-9a-f]{16}\b', 'ID'),
                           (r'(?m)^(\d+) \d+ [0-9a-f-]{36}$', r'\1 UPTIME BOOT'),
-                          (r'(?m)^command=\S+', 'command=PYTHON'),
-                          (r'/\S+/python\S* /usr/local', 'PYTHON /usr/local')):
+                          (r'/\S+/python\S* -I', 'PYTHON -I')):
         text = re.sub(pattern, word, text)
     return text
 
