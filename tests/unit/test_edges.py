@@ -377,7 +377,8 @@ def test_a_config_of_somebody_else_is_refused(tmp_path, monkeypatch):
     assert caught.value.status == 2
 
 
-@pytest.mark.parametrize('mode,cure', [(0o777, True), (0o775, True), (0o755, False), (0o1777, False)])
+@pytest.mark.parametrize('mode,cure', [
+    (0o777, True), (0o775, True), (0o755, False), (0o1777, False)])
 def test_what_another_user_could_change_is_refused(tmp_path, mode, cure):
     """Whoever may write to a folder may put another file there; not so where it is sticky."""
     folder = tmp_path / 'open' / 'closed'
