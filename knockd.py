@@ -1550,7 +1550,9 @@ class Firewall:
     def mend(self):
         """Loads everything again if something of ours is gone, or the box has changed."""
         ruleset = self.ruleset()
-        whole = (listed(ruleset, True), self.look(ruleset)) == self.loaded
+        ours = listed(ruleset, True)
+        whole = (ours, self.look(ruleset)) == self.loaded and \
+            ('"guard"' in ours) == bool(self.config.hide)       # load() may have looked too late
         if whole and not accept_changes(self.config, ruleset):
             return False
         self.load(ruleset)

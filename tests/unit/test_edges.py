@@ -3,6 +3,7 @@ sockets that fail. Real files, processes and a real full disk; faults are put in
 import collections
 import errno
 import ipaddress
+import json
 import os
 import shutil
 import socket
@@ -738,6 +739,19 @@ def test_a_listener_at_a_decoy_is_noticed(tmp_path):
         assert not firewall.outdated()
         service.listen(1)
         assert firewall.outdated()
+
+
+def test_a_table_that_is_taken_away_while_it_is_loaded_is_missed(tmp_path, monkeypatch):
+    """What load() sees afterwards is no more what it has loaded."""
+    config = knockd.parse_config(CONFIG % tmp_path, str(tmp_path / 'knockd.ini'))
+    there = []
+    monkeypatch.setattr(knockd, 'run', lambda argv, text='': json.dumps({'nftables': there}))
+    firewall = knockd.Firewall(config)
+    firewall.load()
+    assert firewall.mend()
+    there += [{'chain': {'family': 'inet', 'table': 'knockd', 'name': 'guard'}}]
+    firewall.load()
+    assert not firewall.mend()
 
 
 @pytest.fixture
