@@ -2390,7 +2390,7 @@ def command_install(args, _):
     if not source:              # Python reads a pipe to its end before it begins
         raise KnockError('no script can copy itself out of a pipe; save it first: curl -fsSO URL '
                          '&& python3 knockd.py install')
-    if not (args.root or find_program('nft') or find_program('iptables')):
+    if not (args.root or find_program('nft')):
         carry_out(args, package_command('nft'))
     put(args, SCRIPT, source, 0o755)
     state = '/etc' if system == '/sbin/procd' else '/var/lib'   # OpenWrt's /var is in memory
