@@ -298,7 +298,7 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
     'carriers': (listing(choice('udp', 'icmp', 'syn', 'ports', 'code')), ('udp', 'icmp', 'ports')),
     'port': (matching(r'[1-9]\d{0,4}', 'a port from 1 to 65535',
                       lambda text: range(65536).index(int(text))), None),
-    'firewall': (choice('auto', 'nft'), 'auto'),
+    'firewall': (choice('auto', 'nft', 'iptables'), 'auto'),
     'accept_in': (listing(matching(
         'auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
         'auto or a chain; write for example inet filter input',
@@ -992,6 +992,7 @@ def ledger_flaw(knock, ledger):
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
 FAMILIES, BITS = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}, {4: 32, 6: 128}
 TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 # What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
 # decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
 Box = collections.namedtuple('Box', 'decoys tcp udp labels')
@@ -999,10 +1000,8 @@ TCP_RESET = 'reject with tcp reset'
 VERDICTS = {    # as nft -j lists them: as we write them
     'accept': None, 'drop': 'drop', 'reject': 'reject', 'port-unreachable': 'reject',
     'tcp reset': TCP_RESET, 'admin-prohibited': 'reject with icmpx type admin-prohibited'}
-ANSWERS = {
-    'drop': ['drop'],
-    'reset': ['meta l4proto tcp ' + TCP_RESET, 'reject'],
-    'prohibited': ['reject with icmpx type admin-prohibited']}
+ANSWERS = {'drop': ('drop', 'drop'), 'reset': (TCP_RESET, 'reject'),    # for TCP, for UDP
+           'prohibited': (VERDICTS['admin-prohibited'],) * 2}
 # Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
 TABLE = '''table inet knockd {
 %(empty)s
@@ -1058,8 +1057,8 @@ def open_sets(config):
 
 def nft_opening(opening, now=None):
     """The element of an opening; without now, what names it for a deletion."""
-    protocol = format_service(Service(opening.proto, 1, 1)).partition('/')[0]
-    key = '%s . %s . %d' % (opening.source.network_address, protocol, opening.port)
+    key = '%s . %s . %d' % (opening.source.network_address, PROTOCOL_NAMES[opening.proto],
+                            opening.port)
     return key if now is None else '%s timeout %dms comment "%s"' % (
         key, opening.expires - now.mono, opening.client)
 
@@ -1134,7 +1133,8 @@ def nft_ruleset(config, box, openings, living, now):
              for line in nft_lookup(version, length, once, config.mark)]
     check += ['%s saddr . tcp sport . tcp dport @living%d return' % (family, version)
               for version, (family, _) in FAMILIES.items()]
-    check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
+    check += nft_box(box) if config.answer == 'box' else [
+        'meta l4proto tcp %s' % ANSWERS[config.answer][0], ANSWERS[config.answer][1]]
     sets = nft_sets(config, box, openings, living, now)
     secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
     seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
@@ -1222,11 +1222,13 @@ def accept_changes(config, ruleset):
             text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
     return text + ''.join(nft_accept(chain, config.mark) for chain in wanted)
 
+def is_ours(entry):
+    return any('knockd' in (value.get('table'), value.get('name')) for value in entry.values())
+
 def listed(ruleset, ours):
     """Our table as text, or all but ours, without what differs from listing to listing."""
     return re.sub(r'"handle": \d+', '', json.dumps([
-        entry for entry in ruleset for value in entry.values()
-        if ours == ('knockd' in (value.get('table'), value.get('name')))]))
+        entry for entry in ruleset if is_ours(entry) == ours]))
 
 def closing_verdict(chains, name, protocol):
     """What a chain does with every packet of a protocol: None or a key of VERDICTS.
@@ -1296,6 +1298,136 @@ def living_connections(connections, hide):
                   key=lambda connection: (connection[0].version, connection))
 
 
+# --- firewall text: iptables, where there is no nft ----------------------------------------------
+# A chain of ours in each table: mangle marks who may pass, filter accepts him and answers others,
+# nat keeps others from forwards and sends their TCP to the decoys. A table is a transaction; in
+# this order nat sees no living connection that is not marked yet, and a failure hides what was.
+HOOKS = (('mangle', ['PREROUTING']), ('filter', ['INPUT', 'FORWARD']), ('nat', ['PREROUTING']))
+OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
+TO_US = '-m addrtype --dst-type LOCAL,ANYCAST -j '
+TARGETS = {     # of the verdicts of nft
+    'drop': 'DROP', 'reject': 'REJECT', TCP_RESET: 'REJECT --reject-with tcp-reset',
+    VERDICTS['admin-prohibited']: 'REJECT --reject-with icmp-admin-prohibited'}
+LONGEST = 2147483               # seconds that an ipset can count
+
+def seconds_left(opening, now):
+    return min((opening.expires - now.mono) // 1000, LONGEST)
+
+def ipset_element(opening):
+    return 'knockd%d %s,%s:%d' % (opening.source.version, opening.source,
+                                  PROTOCOL_NAMES[opening.proto], opening.port)
+
+def ipset_open(openings, now):
+    """Opens and extends. Whole seconds, rounded down; 0 would be for ever, but is not live."""
+    return ''.join('add %s timeout %d\n' % (ipset_element(opening), seconds_left(opening, now))
+                   for opening in openings)
+
+def ipset_all(openings, now):
+    """Both sets, from one moment to the next with these openings and no others."""
+    form, sets = 'hash:net,port family %s timeout 30\n', (('knockd4', 'inet'), ('knockd6', 'inet6'))
+    return ''.join('create {0} {1}create {0}-new {1}flush {0}-new\n'.format(name, form % family)
+                   for name, family in sets) \
+        + re.sub(r'(?m)^(add \w+)', r'\1-new', ipset_open(openings, now)) \
+        + ''.join('swap {0} {0}-new\ndestroy {0}-new\n'.format(name) for name, _ in sets)
+
+def ipset_close(openings):
+    return ''.join('del %s\n' % ipset_element(opening) for opening in openings)
+
+def recent_list(opening):
+    """The list in /proc/net/xt_recent that this opening has for itself."""
+    return 'knockd-%s-%d-%s-%d' % (opening.source.network_address, opening.source.prefixlen,
+                                   PROTOCOL_NAMES[opening.proto], opening.port)
+
+def recent_match(opening, seconds):
+    """The kernel counts the seconds, from when the address was written to the list."""
+    return '-p %s --dport %d -m recent --rcheck --seconds %d --name %s --mask %s --rsource' % (
+        PROTOCOL_NAMES[opening.proto], opening.port, seconds, recent_list(opening),
+        opening.source.netmask)
+
+def recent_open(openings):
+    """Commands. Their rules are there already, so that nothing is ever open for too long."""
+    return [(['tee', '/proc/net/xt_recent/' + recent_list(opening)],
+             '+%s\n' % opening.source.network_address) for opening in openings]
+
+def iptables_rules(config, box, version, passing):
+    """{table: the rules of our chain}; passing: matches of what may pass."""
+    bit = '0x%08x/0x%08x' % (config.mark, config.mark)
+    trusted = ['-i %s -j RETURN' % name for name in ('lo',) + config.trust]
+    known = trusted + ['-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN']
+    hidden = [tuple(format_service(service).replace('-', ':').split('/'))
+              for service in merged(config.hide)]
+    tcp, udp = ANSWERS.get(config.answer, (box.tcp, box.udp))
+    # An accepting box answers itself what has an ACK or a RST: it may be of a living connection.
+    ends = {'tcp': ('--tcp-flags ACK,RST NONE ' if tcp is None else '') + TO_US
+                   + TARGETS[tcp or TCP_RESET], 'udp': TO_US + TARGETS[udp or 'reject']}
+    if version == 6:
+        ends = {protocol: end.replace('icmp-admin', 'icmp6-adm') for protocol, end in ends.items()}
+    return {
+        'mangle': known + ['-p udp --dport %s -m addrtype --dst-type %s -j DROP' % (
+            ports, 'BROADCAST,MULTICAST' if version == 4 else 'MULTICAST')
+            for protocol, ports in hidden if protocol == 'udp'] + [
+            '%s %sMARK --set-xmark %s' % (match, TO_US, bit) for match in passing],
+        'filter': ['-m mark --mark %s -j %s' % (bit, 'ACCEPT' if config.accept_in else 'RETURN')]
+        + known + ['-p %s --dport %s %s' % (protocol, ports, ends[protocol])
+                   for protocol, ports in hidden],
+        'nat': trusted + ['-m mark --mark %s -j RETURN' % bit]
+        + ['-p tcp --dport %d %sDNAT --to-destination :%d' % (port, TO_US, decoy)
+           for port, decoy in sorted(box.decoys.items())]
+        + ['-p %s --dport %s %sACCEPT' % (match + (TO_US,)) for match in hidden]}
+
+def our_jumps(ruleset):
+    """[(tool, table, chain)] from where packets come to us."""
+    rules = [entry['rule'] for entry in ruleset if 'rule' in entry and is_ours(entry)]
+    return sorted((rule['family'], rule['of'], rule['chain']) for rule in rules
+                  if rule['chain'] != 'KNOCKD')
+
+def iptables_restore(tool, rules, jumps=None):
+    """(argument list, text) that replace these rules. jumps: those that are there; with None they
+    stay."""
+    text = ''
+    for table, hooks in HOOKS:
+        if table in rules:
+            text += '*%s\n:KNOCKD - [0:0]\n' % table
+            text += ''.join('-A KNOCKD %s\n' % rule for rule in rules[table])
+            for hook in () if jumps is None else hooks:
+                text += '-D %s %s\n' % (hook, OUR_JUMP) * jumps.count((tool, table, hook))
+                text += '-I %s %s\n' % (hook, OUR_JUMP)
+            text += 'COMMIT\n'
+    return [tool + '-restore', '--noflush', '-w'], text
+
+def parse_saved(tool, text):
+    """What iptables-save says, as nft -j would; what is ours is in a table named knockd. Not so
+    the rules of recent lists, which change with every knock."""
+    entries, table = [], None
+    for line in text.splitlines():
+        found = re.match(r'(\*|:|-A )(\S+) ?(.*)', line.replace('"knockd"', 'knockd'))
+        kind, name, rest = found.groups() if found else ('', '', '')
+        table = name if kind == '*' else table
+        ours = name == 'KNOCKD' or rest == OUR_JUMP
+        entry = {'family': tool, 'table': 'knockd' if ours else table, 'of': table}
+        if kind == ':':
+            policy = rest.split()[0].lower()        # only the kernel's own chains have one
+            entries.append({'chain': dict(entry, name=name, policy=policy,
+                                          hook=name.lower() if policy != '-' else None)})
+        elif kind == '-A ' and not (ours and ' -m recent ' in rest):
+            entries.append({'rule': dict(entry, chain=name, expr=parse_rule(rest))})
+    return entries
+
+def parse_rule(text):
+    """Its statements as nft -j would list them, if nothing but its protocol is a condition."""
+    plain = re.match(r'(?:-p (tcp|udp) )?-[jg] (\S+)(?: --reject-with (?:icmp6?-)?(\S+))?\Z',
+                     re.sub(r'-m comment --comment ("[^"]*"|\S+) ', '', text))
+    if not plain:
+        return [{'xt': text, 'ranges': [{'range': [int(low), int(high)]} for low, high in
+                                        re.findall(r'(?<=[ ,])(\d{1,5}):(\d{1,5})\b', text)]}]
+    protocol, target, word = plain.groups()
+    word = word and word.replace('tcp-', 'tcp ').replace('adm-', 'admin-')
+    match = {'match': {'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}}
+    return [match] * bool(protocol) + [
+        {target.lower(): {'type': word}} if target in ('ACCEPT', 'DROP', 'REJECT') else
+        {'jump': {'target': target}}]
+
+
 # --- edges: clock, log, files, commands, sockets ------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (('apt-get', 'apt-get install'), ('opkg', 'opkg install'), ('apk', 'apk add'),
@@ -1307,6 +1439,9 @@ SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
 SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
 RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
+UNHIDE = {'nft': 'nft delete table inet knockd', 'iptables': 'for t in mangle filter nat; do '
+          'iptables -t $t -F KNOCKD; ip6tables -t $t -F KNOCKD; done'}
+NFT, IPSET = ['nft', '-f', '-'], ['ipset', '-exist', 'restore']
 FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
 NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
 ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
@@ -1535,7 +1670,11 @@ def open_ledger(file, config, now):
     return ledger, True
 
 class Firewall:
-    """The kernel's table as we want it: applied by one nft command a change."""
+    """The kernel's rules as we want them: applied by one command a change; here by nft."""
+    clears = '', '', 'table inet knockd\ndelete table inet knockd\n'
+
+    def __new__(cls, config, _=()):
+        return object.__new__(Iptables if backend(config) == 'iptables' else Firewall)
 
     def __init__(self, config, openings=()):
         self.config, self.box, self.loaded = config, None, None
@@ -1554,19 +1693,27 @@ class Firewall:
                    box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
 
     def text(self, now):
-        """What load() applies."""
-        self.box = self.box or self.look(self.ruleset())
+        """What load() applies where nothing of ours is yet, each part below the command for it."""
+        foreign = [entry for entry in self.ruleset() if not is_ours(entry)]
+        return ''.join(('' if argv[0] == 'nft' else '# %s\n' % ' '.join(argv)) + text
+                       for argv, text in self.commands(foreign, now))
+
+    def live(self, now):
+        return [opening for opening in self.openings.values() if opening.expires > now.mono]
+
+    def commands(self, ruleset, now):
+        """[(argument list, its standard input)] that put everything in force."""
+        self.box = self.look(ruleset)
         living = living_connections(all_connections(), self.config.hide)
-        return nft_ruleset(self.config, self.box, [opening for opening in self.openings.values()
-                                                   if opening.expires > now.mono], living, now)
+        return [(NFT, nft_ruleset(self.config, self.box, self.live(now), living, now))]
 
     def load(self, ruleset=None):
-        """Puts the whole table in force, openings with the time they have left."""
+        """Puts everything in force, openings with the time they have left."""
         ruleset = ruleset or self.ruleset()
-        self.box = self.look(ruleset)
-        for clear in ('', '', 'table inet knockd\ndelete table inet knockd\n'):
+        for clear in self.clears:
             try:
-                run(['nft', '-f', '-'], clear + self.text(moment()))
+                for argv, text in self.commands(ruleset, moment()):
+                    run(argv, clear + text)
                 break
             except KnockError as error:     # nft has hung, or another version's table is in the
                 failure = error             # way: to delete it comes last, as it lets packets by
@@ -1574,7 +1721,7 @@ class Firewall:
             raise failure
         accepts = accept_changes(self.config, ruleset)
         if accepts:
-            run(['nft', '-f', '-'], accepts)
+            run(NFT, accepts)
         self.loaded = listed(self.ruleset(), True), self.box
 
     def outdated(self):
@@ -1585,10 +1732,14 @@ class Firewall:
         """Loads everything again if something of ours is gone, or the box has changed."""
         ruleset = self.ruleset()
         whole = (listed(ruleset, True), self.look(ruleset)) == self.loaded
-        if whole and not accept_changes(self.config, ruleset):
+        if whole and self.hooked(ruleset) and not accept_changes(self.config, ruleset):
             return False
         self.load(ruleset)
         return True
+
+    def hooked(self, ruleset):
+        """Whoever took it away before load() had looked must not be overlooked."""
+        return '"guard"' in listed(ruleset, True)
 
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
@@ -1597,18 +1748,25 @@ class Firewall:
         longest = [opening._replace(expires=max(
             opening.expires, known.get(opening[1:5], opening).expires)) for opening in openings]
         self.openings.update((opening[1:5], opening) for opening in longest)
-        self.apply(nft_open(longest, known, now))
+        self.apply(self.opened(longest, known, now))
 
     def close(self, openings):
         for opening in openings:
             self.openings.pop(opening[1:5], None)
         if openings:
-            self.apply(nft_close(openings))
+            self.apply(self.closed(openings))
 
-    def apply(self, text):
+    def opened(self, openings, known, now):
+        return [(NFT, nft_open(openings, known, now))]
+
+    def closed(self, openings):
+        return [(NFT, nft_close(openings))]
+
+    def apply(self, commands):
         try:
-            run(['nft', '-f', '-'], text)
-        except KnockError:      # somebody took the table away: put it back, this change included
+            for argv, text in commands:
+                run(argv, text)
+        except KnockError:      # somebody took our rules away: put them back, this change included
             self.load()
 
     def chosen(self, knock):
@@ -1617,6 +1775,92 @@ class Firewall:
                 if (opening.client, opening.source) == (knock.client.name, widened(knock)) and
                 (not knock.services or
                  covered(Service(opening.proto, opening.port, opening.port), knock.services))]
+
+    def removal(self):
+        """Command lines after which nothing of ours is left."""
+        rules = accept_changes(self.config._replace(accept_in=()), self.ruleset())
+        rules += 'add table inet knockd;delete table inet knockd'
+        return ['nft ' + rules.replace('\n', ';')]
+
+class Iptables(Firewall):
+    """By iptables and ip6tables; openings in an ipset or, without that tool, in recent lists."""
+    clears = '', ''
+
+    def __init__(self, config, openings=()):
+        super().__init__(config, openings)
+        flaws = ['[client %s] once' % client.name for client in config.clients.values()
+                 if client.once]
+        flaws += ['[server] accept_in'] * any(chain != ('auto',) for chain in config.accept_in)
+        flaws += ['[server] trust: ' + name for name in config.trust if name.endswith('+')]
+        if flaws:
+            raise KnockError('%s: %s: iptables cannot do that; install nftables'
+                             % (config.path, flaws[0]), 2)
+        self.tools, self.ipset = {4: 'iptables', 6: 'ip6tables'}, find_program('ipset')
+        self.seconds = {}       # {opening's key: those in its rule}, without ipset
+        if not find_program('ip6tables') or not os.path.exists('/proc/net/if_inet6'):
+            del self.tools[6]
+            log('firewall: IPv6 is not guarded: no ip6tables, or no IPv6', 4)
+
+    def ruleset(self):
+        return [entry for tool in self.tools.values()
+                for entry in parse_saved(tool, run([tool + '-save']))]
+
+    def rules(self, version, now, box):
+        living = living_connections(all_connections(), self.config.hide)
+        passing = ['-s %s -p tcp ! --syn --sport %d --dport %d' % connection
+                   for connection in living if connection[0].version == version]
+        passing += ['-m set --match-set knockd%d src,dst' % version] if self.ipset else [
+            recent_match(opening, self.seconds[opening[1:5]]) for opening in self.live(now)
+            if opening.source.version == version]
+        return iptables_rules(self.config, box, version, passing)
+
+    def live(self, now):
+        """Without what has less than a second left, the unit of both stores."""
+        return [opening for opening in self.openings.values()
+                if seconds_left(opening, now) > 0 and opening.source.version in self.tools]
+
+    def commands(self, ruleset, now):
+        self.box, live = self.look(ruleset), self.live(now)
+        self.seconds = {opening[1:5]: seconds_left(opening, now) for opening in live}
+        commands = [(IPSET, ipset_all(live, now))] if self.ipset else []
+        for version, tool in self.tools.items():
+            entries = [entry for entry in ruleset for value in entry.values()
+                       if value['family'] == tool]
+            box = self.box._replace(tcp=box_policy(entries, 'tcp'), udp=box_policy(entries, 'udp'))
+            commands.append(iptables_restore(tool, self.rules(version, now, box),
+                                             our_jumps(entries)))
+        return commands + ([] if self.ipset else recent_open(live))
+
+    def opened(self, openings, known, now):
+        if self.ipset:
+            return [(IPSET, ipset_open(openings, now))]
+        self.seconds.update((opening[1:5], seconds_left(opening, now)) for opening in openings)
+        return self.closed(openings) + recent_open(openings)
+
+    def closed(self, openings):
+        """Without ipset, what is open is rules of mangle; those of these families are replaced."""
+        return [(IPSET, ipset_close(openings))] if self.ipset else [
+            iptables_restore(tool, {'mangle': self.rules(version, moment(), self.box)['mangle']})
+            for version, tool in self.tools.items()
+            if version in {opening.source.version for opening in openings}]
+
+    def outdated(self):
+        return True                         # no event tells of iptables-legacy: look once a step
+
+    def hooked(self, ruleset):
+        return our_jumps(ruleset) == sorted((tool, table, hook) for tool in self.tools.values()
+                                            for table, hooks in HOOKS for hook in hooks)
+
+    def removal(self):
+        lines = ['%s -t %s %s' % (tool, table, change) for tool in self.tools.values()
+                 for table, hooks in HOOKS for change in
+                 ['-D %s %s' % (hook, OUR_JUMP) for hook in hooks] + ['-F KNOCKD', '-X KNOCKD']]
+        return lines + ['ipset destroy knockd%d' % version for version in FAMILIES if self.ipset]
+
+def backend(config):
+    """nft if it is there, iptables if only that is."""
+    either = ('nft', 'iptables') if config.firewall == 'auto' else (config.firewall,)
+    return next((name for name in either if find_program(name)), either[0])
 
 def widened(knock):
     """The network that a knock is for: its address alone, unless the client's section says more."""
@@ -1633,8 +1877,11 @@ def listening_ports():
 
 def ruleset_events():
     """A socket that becomes readable when anybody changes the ruleset."""
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
-    sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
+    except OSError:             # an old kernel with iptables alone: nothing ever comes
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
     return sock
 
@@ -1800,7 +2047,8 @@ class Daemon:
             if self.events.fileno() in ready and ruleset_changed(self.events):
                 self.mend_at = self.mend_at or moment().mono + COALESCE
             self.watch(moment())
-        log('stopped; what is hidden stays hidden, until you type: nft delete table inet knockd')
+        log('stopped; what is hidden stays hidden, until you type: '
+            + UNHIDE[backend(self.config)])
 
     def patience(self, now):
         """Milliseconds until anything is due."""
@@ -2106,9 +2354,10 @@ def still_allowed(opening, config):
 def state_line(config, box):
     """What the log says at the start, and of a new config."""
     decoys = sorted(box.decoys.values())
-    return '%d client%s; hiding %s; nft; answer %s%s' % (
+    return '%d client%s; hiding %s; %s; answer %s%s' % (
         len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide),
-        config.answer, ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
+        backend(config), config.answer,
+        ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -2254,6 +2503,7 @@ def command_run(args, _):
 
 def command_check(args, config):
     check_programs(config)
+    Firewall(config)                # refuses what its backend cannot do
     print('configuration OK')
 
 def command_rules(args, config):
@@ -2418,9 +2668,7 @@ def command_install(args, _):
 def command_uninstall(args, config):
     """Leaves nothing of ours, neither files nor rules."""
     _, files, _, ends = init_system(args)
-    rules = accept_changes(config._replace(accept_in=()), Firewall(config).ruleset())
-    rules += 'add table inet knockd;delete table inet knockd'
-    for line in ends + ['nft ' + rules.replace('\n', ';'), ' '.join(
+    for line in ends + Firewall(config).removal() + [' '.join(
             ['rm -rf /etc/knockd /run/knockd', STATE, SCRIPT] + list(files))]:
         try:
             carry_out(args, line)
