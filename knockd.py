@@ -282,6 +282,12 @@ def command(text):
     import shlex                # late: few configs have one
     return shlex.split(text)
 
+def read_secret(text):
+    """A secret of chance: 52 random characters hold some 26 different ones."""
+    if len(set(re.sub('[ -]', '', text))) in range(1, 4):
+        raise KnockError('a placeholder, not a secret; make one with: knockd.py add NAME')
+    return decode_secret(text)
+
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 NAMES = {'client': NAME, 'action': ACTION}
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
@@ -312,7 +318,7 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
     'on_close': (read_command, ()),
 }
 CLIENT_KEYS = {
-    'secret': (decode_secret, None, 'make one with: knockd.py add NAME'),
+    'secret': (read_secret, None, 'make one with: knockd.py add NAME'),
     'allow': (parse_services, None),
     'default': (parse_services, None),
     'open_for': (milliseconds(1, MONTH), None),
@@ -335,15 +341,25 @@ Config = collections.namedtuple('Config', ['path'] + list(SERVER_KEYS) + ['clien
 Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint'] + list(CLIENT_KEYS))
 ACTION_KEYS = {'run': (read_command, (), 'write for example: run = /sbin/reboot')}
 
-def ini_sections(text, path):
-    """{section: {key: text}} of an INI file; KnockError where it is not one."""
-    ini = configparser.RawConfigParser(delimiters=('=',), comment_prefixes=('#', ';'),
-                                       default_section='\0')
-    try:
-        ini.read_string(text, path)
-    except configparser.Error as error:
-        raise KnockError(' '.join(str(error).split()), 2)
-    return collections.OrderedDict((name, dict(ini.items(name))) for name in ini.sections())
+def read_ini(text, path):
+    """({section: {key: text}} of an INI file, [a line for all that had to be skipped])"""
+    lines, problems = text.split('\n'), []
+    while True:
+        ini = configparser.RawConfigParser(delimiters=('=',), comment_prefixes=('#', ';'),
+                                           default_section='\0')
+        try:
+            ini.read_file(lines, path)
+            return collections.OrderedDict((name, dict(ini.items(name)))
+                                           for name in ini.sections()), problems
+        except configparser.Error as error:     # it tells the first: so again, without that
+            end = number = getattr(error, 'lineno', None) or error.errors[0][0]
+            while not hasattr(error, 'option') and not hasattr(error, 'errors') \
+                    and end < len(lines) and not lines[end].startswith('['):
+                end += 1                        # a header twice, or none: to the next one
+            lines[number - 1:end] = [''] * (end - number + 1)
+            where = 'neither [section] nor key = value:' if not hasattr(error, 'section') else \
+                '[%s] %s: a second time, in' % (error.section, getattr(error, 'option', 'all'))
+            problems.append('%s: %s line %d' % (path, where, number))
 
 def read_section(keys, entries, complain):
     """The values of one section by its table of keys; what is wrong goes to complain(key, why)."""
@@ -398,10 +414,9 @@ def read_server(entries, complain):
 
 def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
-    problems = []
+    sections, problems = read_ini(text, path)
     def complain_in(section):
         return lambda key, why: problems.append('%s: [%s] %s: %s' % (path, section, key, why))
-    sections = ini_sections(text, path)
     server = read_server(sections.pop('server', {}), complain_in('server'))
     clients, actions, secrets = collections.OrderedDict(), {}, {}
     for section, entries in sections.items():
@@ -485,9 +500,11 @@ class Ledger:
             return 'quarantine'
         return None
 
-    def record(self, mark, knock_id, time, window, paper=None):
-        """Spends a knock. The caller writes text() to disk before anything opens."""
+    def record(self, mark, knock_id, time, window, paper=None, last=None):
+        """Spends a knock. The caller writes text() to disk before anything opens. last: when and
+        from where, for people."""
         key = self.keys.get(mark, {'floor': 0, 'spent': {}, 'paper': [0, 0]})
+        key = dict(key, last=last) if last else key
         if paper is not None:
             self.put(mark, dict(key, paper=list(paper)))
             return
@@ -498,7 +515,7 @@ class Ledger:
         while len(spent) > SPENT_LIMIT:
             floor = min(spent.values()) + 1
             spent = {known: when for known, when in spent.items() if when >= floor}
-        self.put(mark, {'floor': floor, 'spent': spent, 'paper': key['paper']})
+        self.put(mark, dict(key, floor=floor, spent=spent))
 
 def whole(number, what):
     """A number out of a ledger: an integer that a time can be."""
@@ -518,8 +535,10 @@ def parse_ledger(text, server_id):
                 raise KnockError('the ledger has the key %.40r' % mark)
             spent = {str(known): whole(time, 'the time') for known, time in key['spent'].items()}
             sheet, number = key['paper']
+            when, source = key.get('last', (0, '::'))       # for people; older ledgers have none
             ledger.put(mark, {'floor': whole(key['floor'], 'the floor'), 'spent': spent, 'paper': [
-                whole(sheet, 'the sheet'), whole(number, 'the number')]})
+                whole(sheet, 'the sheet'), whole(number, 'the number')], 'last': [
+                    whole(when, 'the time'), str(ipaddress.ip_address(source))]})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise KnockError('the ledger cannot be read: %s' % error)
     return ledger
@@ -1419,15 +1438,24 @@ def verify_signature(client, request):
         for descriptor in pipes:
             os.close(descriptor)
 
+def check_signatures():
+    """KnockError if ssh-keygen cannot do what ssh_key needs."""
+    try:
+        run(['ssh-keygen', '-Y', 'sign'])
+    except KnockError as error:
+        if 'option' in str(error) or 'installed' in str(error):
+            raise KnockError('ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s' % error)
+
 def check_programs(config):
-    """What this box must have for this config; KnockError if it has not."""
+    """What this box must have for this config; KnockError with all that it has not."""
+    problems = path_flaws(config.ledger, 0o022)
     if any(client.ssh_key for client in config.clients.values()):
         try:
-            run(['ssh-keygen', '-Y', 'sign'])
+            check_signatures()
         except KnockError as error:
-            if 'option' in str(error) or 'installed' in str(error):
-                raise KnockError('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
-                                 % (config.path, error), 2)
+            problems.append('%s: %s' % (config.path, error))
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
 
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
@@ -1456,20 +1484,38 @@ def replace_file(path, data):
     finally:
         os.close(folder)
 
+def path_flaws(path, forbidden):
+    """A line for each user but root and us who could change this file, by a folder above it too;
+    forbidden: bits of its mode. What is not there yet has no flaw."""
+    path, real = os.path.abspath(path), os.path.realpath(path)
+    if real != path:
+        return ['%s goes through a link; write %s' % (path, real)]
+    flaws, trusted = [], {0, os.geteuid(), os.stat('/').st_uid}     # '/': root in a namespace
+    while path != '/':
+        status = os.stat(path if os.path.exists(path) else '/')
+        if status.st_uid not in trusted:
+            flaws.append('%s belongs to user %d; type: chown root %s' % (path, status.st_uid, path))
+        if status.st_mode & forbidden and status.st_mode & 0o41000 != 0o41000:      # as /tmp
+            flaws.append('%s is open to others; type: chmod %s %s' % (
+                path, '600' if forbidden == 0o027 else 'go-w', path))
+        path, forbidden = os.path.dirname(path), 0o022
+    return flaws
+
 def read_config(path):
-    """The Config in a file that belongs to root or us and is closed to others."""
+    """The Config in a file that belongs to root or us and is closed to others; KnockError with a
+    line for everything that is wrong."""
     try:
-        with open(path, encoding='utf-8', errors='surrogateescape') as file:
-            status = os.fstat(file.fileno())
-            text = file.read()
+        text = read_file(path)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror), 2)
-    if status.st_uid not in (0, os.geteuid()):
-        raise KnockError('%s belongs to user %d; type: chown root %s'
-                         % (path, status.st_uid, path), 2)
-    if status.st_mode & 0o027:
-        raise KnockError('%s is open to others; type: chmod 600 %s' % (path, path), 2)
-    return parse_config(text, os.path.abspath(path))
+    problems = path_flaws(path, 0o027)
+    try:
+        config = parse_config(text, os.path.abspath(path))
+    except KnockError as error:
+        problems.append(str(error))
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+    return config
 
 class LedgerFile:
     """The ledger's file, its lock for this process's life, and the ballast beside it."""
@@ -1490,6 +1536,8 @@ class LedgerFile:
 
     def load(self, server_id):
         """The Ledger; KnockError if it is missing, unreadable or not ours."""
+        for flaw in path_flaws(self.path, 0o022):
+            raise KnockError(flaw)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding='ascii') as file:
             return parse_ledger(file.read(), server_id)
@@ -1758,9 +1806,10 @@ class Daemon:
         self.pace, self.asleep, self.own = Budget(SYNS_A_SECOND), False, {}
         self.muted, self.unmute, self.stopping = set(), None, False
         self.events, self.mend_at = None, None      # what tells of changes; when to look
+        self.junk, self.hour = 0, 0             # how much was told of, and when to look again
         self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
         self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
-        self.counts, self.last = collections.Counter(), {}
+        self.counts = collections.Counter()
         self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
 
     def start(self):
@@ -1822,6 +1871,7 @@ class Daemon:
                 self.reload(now)
             self.turn(now)
             self.file.keep_ballast()
+            self.sum_up(now)
             if self.firewall.outdated():
                 self.mend_at = now.mono
         if self.mend_at is not None and now.mono >= self.mend_at:
@@ -1985,7 +2035,7 @@ class Daemon:
         state.honoured = {known: seen for known, seen in state.honoured.items()
                           if now.mono - seen[1] <= COPY_TIME}
         state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                            self.config.window, knock.paper)
+                            self.config.window, knock.paper, (now.wall, str(knock.source)))
         if not self.save('refused %s %s' % (knock.client.name, knock.source)):
             return False
         state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
@@ -2008,7 +2058,6 @@ class Daemon:
             log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
                 3)
             return False
-        self.last[knock.client.name] = now.wall, str(knock.source)
         log(honour_line(decision, now, moment()))
         return True
 
@@ -2034,11 +2083,19 @@ class Daemon:
                 self.reload(now)
             openings = [group + ((opening.expires - now.mono) // 1000,)
                         for group, opening in self.open.items()]
-            self.asked.sendto(json.dumps({
-                'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
-                'openings': openings}).encode('ascii'), asker)
+            self.asked.sendto(json.dumps({'clock': self.doubt, 'counts': self.counts,
+                                          'openings': openings}).encode('ascii'), asker)
         except OSError:
             pass                # whoever asked has gone
+
+    def sum_up(self, now):
+        """One line an hour, if there was any junk."""
+        junk = self.counts['junk'] + self.counts['mute']
+        if now.mono >= self.hour:
+            self.hour = now.mono + 3600000
+            if junk > self.junk:
+                log('junk: %d packets with a valid tag were not authentic' % (junk - self.junk), 5)
+            self.junk = junk
 
     def save(self, consequence):
         """The ledger to disk; False, and one line, if it cannot be."""
@@ -2065,6 +2122,8 @@ def status_socket(config):
     path = STATUS_SOCKET % config.id
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        for flaw in path_flaws(os.path.dirname(path), 0o022):
+            raise PermissionError(errno.EPERM, flaw)
         if os.path.lexists(path):
             os.unlink(path)     # nobody's: we hold the ledger's lock
         os.fchmod(sock.fileno(), 0o600)
@@ -2203,20 +2262,22 @@ def client_line(config, client, via='udp'):
     return line + (phone % (client.name, config.host or config.id, encode_secret(
         code_key(client.keys))) if client.code else '')
 
-def edit_config(path, section, **entries):
-    """Writes a good config in which just these entries are new; without any, the section goes."""
+def edit_config(path, changes):
+    """Writes a good config in which just these entries are new, {section: {key: text}}; a section
+    without any goes."""
     text = read_file(path)
-    sections = ini_sections(text, path)
-    known = sections.pop(section, {})
-    if entries:
-        sections[section] = dict(known, **entries)
-        text = text if known else with_section(text, section, entries.items())
-    else:
-        text = without_section(text, section)
-    for key in known and entries:
-        text = with_key(text, section, key, entries[key])
+    sections, _ = read_ini(text, path)
+    for section, entries in changes.items():
+        known = sections.pop(section, {})
+        if entries:
+            sections[section] = dict(known, **entries)
+            text = text if known else with_section(text, section, entries.items())
+        else:
+            text = without_section(text, section)
+        for key in known and entries:
+            text = with_key(text, section, key, entries[key])
     config = parse_config(text, os.path.abspath(path))
-    if dict(ini_sections(text, path)) != dict(sections):
+    if dict(read_ini(text, path)[0]) != dict(sections):
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
     replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
     ask_daemon(config, b'reload')       # without an answer, it looks for itself within 30 s
@@ -2262,11 +2323,25 @@ def command_rules(args, config):
 
 def command_add(args, _):
     if not os.path.exists(args.config):
-        return first_config(args, args.name, args.allow)
-    if args.name in read_config(args.config).clients:
+        return first_config(args, args.name, args.hide or args.allow)
+    config, section = read_config(args.config), 'client ' + args.name
+    if args.name in config.clients:
         raise KnockError('there is a client %s already; remove it first' % args.name)
-    config = edit_config(args.config, 'client ' + args.name, **dict(client_entries(args)))
+    changes = {section: dict(client_entries(args))}
+    bare = [service for service in parse_services(args.hide or args.allow or '')
+            if not covered(service, config.hide)]
+    if bare and (args.hide or hide_too(format_services(bare))):
+        changes['server'] = {'hide': format_services(config.hide + tuple(bare))}
+    config = edit_config(args.config, changes)
     return print(client_line(config, config.clients[args.name]))
+
+def hide_too(services):
+    """Asks at the terminal; without one, or without a yes, it is a KnockError."""
+    if sys.stdin.isatty():
+        print(services + ' is not hidden. Hide it? [y/N] ', end='', file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ('y', 'yes'):
+            return True
+    raise KnockError('%s is not hidden; to hide it too, add: --hide %s' % (services, services), 2)
 
 def client_entries(args):
     """A client's section out of the options of a command, which are called as its keys."""
@@ -2274,7 +2349,10 @@ def client_entries(args):
     return [(key, told[key].strip()) for key in CLIENT_KEYS if told.get(key)]
 
 def command_show(args, config):
-    print(client_line(config, find_client(config, args.name), args.via))
+    line = client_line(config, find_client(config, args.name), args.via)
+    print(line, flush=True)
+    for text in line.splitlines() if args.qr else ():
+        print(run(['qrencode', '-t', 'ANSIUTF8'], text))    # by its input: argv is for all to see
 
 def command_paper(args, config):
     """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
@@ -2283,7 +2361,7 @@ def command_paper(args, config):
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
     sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
                 (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, 'client ' + args.name, paper='%d:%d' % (sheet, args.number))
+    edit_config(args.config, {'client ' + args.name: {'paper': '%d:%d' % (sheet, args.number)}})
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2297,27 +2375,34 @@ def print_table(rows):
     for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
-def client_rows(config, knocks):
+def last_knocks(config):
+    """{name: (milliseconds, address)} out of the ledger, which outlives the daemon."""
+    keys = known_ledger(config).keys
+    last = {client.name: keys.get(client.fingerprint, {}).get('last', (0, ''))
+            for client in config.clients.values()}
+    return {name: told for name, told in last.items() if told[0]}
+
+def client_rows(config):
     """A line a client: name, what it may open, until when it may, when it last did."""
-    ledger, now, rows = known_ledger(config), moment().wall, []
+    now, knocks, rows = moment().wall, last_knocks(config), []
     for client in config.clients.values():
-        spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
-        when, source = knocks.get(client.name, (max(spent.values(), default=NEVER), 'unknown'))
-        rows.append((client.name, format_services(client.allow), day(client.expires),
-                     'never' if when == NEVER else '%s ago from %s'
-                     % (duration((now - when) // 1000), source)))
-    return [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')] + rows
+        when, source = knocks.get(client.name, (None, None))
+        rows.append((client.name, format_services(client.allow), day(client.expires), 'never'
+                     if source is None else 'last knock %s ago from %s' % (
+                         duration((now - when) // 1000), source)))
+    return [('CLIENT', 'ALLOW', 'EXPIRES', 'KNOCKED')] + rows
 
 def command_list(args, config):
-    print_table(client_rows(config, (ask_daemon(config, b'status') or {}).get('knocks', {})))
+    print_table(client_rows(config))
 
 def command_status(args, config):
     report = ask_daemon(config, b'status') or {}
     if args.json:
-        print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
+        print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients),
+                              knocks=last_knocks(config))))
     elif report:
         print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
-        print_table(client_rows(config, report['knocks']) + [('\nOPEN', '', '', '')] + [
+        print_table(client_rows(config) + [('\nOPEN', '', '', '')] + [
             group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
         print_table([('\nCOUNTED', '')] + [
             (what, '%d' % count) for what, count in sorted(report['counts'].items())])
@@ -2336,7 +2421,7 @@ def day(ms):
 
 def command_remove(args, config):
     find_client(config, args.name)
-    edit_config(args.config, 'client ' + args.name)
+    edit_config(args.config, {'client ' + args.name: {}})
     print('removed %s' % args.name)
 
 
@@ -2450,9 +2535,11 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
         ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m'))] + FIRST[2:]),
+        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m')),
+        ('--hide', dict(metavar='SERVICES', help='hide these too'))] + FIRST[2:]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock'))]),
+        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock')),
+        ('--qr', dict(action='store_true', help='as a picture, too, if qrencode is there'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
         CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
     ('list', command_list, 'all clients, and when each last knocked', []),

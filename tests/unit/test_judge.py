@@ -6,7 +6,7 @@ import pytest
 import knockd
 from knock import encode_plain, seal
 
-SECRETS = {name: knockd.encode_secret(bytes([number]) * 32)
+SECRETS = {name: knockd.encode_secret(bytes([number + 1]) * 32)
            for number, name in enumerate(('anna', 'bert', 'careful', 'trusted', 'short'))}
 SERVER = '''[server]
 id = home
@@ -122,7 +122,7 @@ def test_an_unknown_tag_costs_no_mac(state, monkeypatch):
 
 
 def test_a_knock_for_another_server_is_junk(state):
-    other = knockd.derive_keys(bytes([0]) * 32, 'office')
+    other = knockd.derive_keys(bytes([1]) * 32, 'office')
     assert other != state.config.clients['anna'].keys
     assert said(state, knock(state, key=other)) == ('junk', None)
 

@@ -121,7 +121,7 @@ def test_what_was_not_written_before_a_crash_is_not_honoured_either(world):
 
 
 # --- the walks find every mistake ---------------------------------------------------------------
-def floor_of_the_current_window(ledger, mark, knock_id, time, window, paper=None):
+def floor_of_the_current_window(ledger, mark, knock_id, time, window, paper=None, last=None):
     """record() that computes the floor anew: it falls when the window grows."""
     key = ledger.keys.get(mark, {'spent': {}})
     floor = time - (2 * window + 60000)
@@ -130,7 +130,7 @@ def floor_of_the_current_window(ledger, mark, knock_id, time, window, paper=None
     ledger.put(mark, {'floor': max(0, floor), 'spent': spent, 'paper': [0, 0]})
 
 
-def forgetting_by_age(ledger, mark, knock_id, time, window, paper=None):
+def forgetting_by_age(ledger, mark, knock_id, time, window, paper=None, last=None):
     """record() that forgets what is older than the window, floor or no floor."""
     key = ledger.keys.get(mark, {'spent': {}})
     spent = {known: when for known, when in key['spent'].items() if when >= time - window}
