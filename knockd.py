@@ -1331,6 +1331,7 @@ NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilt
 ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
 COALESCE = 10                   # ms: one reload of a firewall is many changes
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
+SIOCSIFFLAGS = 0x8914           # linux/sockios.h
 CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
 STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
 
@@ -2425,6 +2426,109 @@ def command_remove(args, config):
     print('removed %s' % args.name)
 
 
+# --- selftest: what the daemon needs, tried in namespaces that are thrown away --------------------
+HOOK = 'chain a { type filter hook prerouting priority -149; %s; }'
+NFT_PROBES = (      # what is tried; in a table; what it needs
+    ('sets with timeouts', 'set a { type ipv4_addr; flags timeout; elements = { 192.0.2.1 timeout '
+     '9s } }', 'Linux 4.1 or later'),
+    ('concatenated intervals', 'set a { type inet_proto . inet_service; flags interval; elements = '
+     '{ tcp . 80-90 } }', 'Linux 5.6 or later'),
+    ('limits of elements', 'set a { type ipv4_addr; flags timeout; limit rate 1/week burst 1 '
+     'packets; elements = { 192.0.2.1 timeout 9s } }', 'a newer kernel; leave once = no'),
+    ('payload rewriting', HOOK % 'tcp dport set 61022', 'a newer kernel; write answer = drop'),
+    ('fib', HOOK % 'fib daddr type local accept', 'the module nft_fib_inet (kmod-nft-fib)'),
+    ('reject before routing', HOOK % 'reject', 'Linux 5.9 or later; write answer = drop'))
+IPTABLES_PROBES = (
+    ('ipset timeouts', 'ipset create selftest hash:ip,port timeout 9', 'the package ipset'),
+    ('recent', 'iptables -w -A INPUT -m recent --rcheck --seconds 9', 'the module xt_recent'),
+    ('mark', 'iptables -w -t mangle -A PREROUTING -j MARK --or-mark 1', 'the module xt_mark'),
+    ('decoy', 'iptables -w -t nat -A PREROUTING -p tcp -j REDIRECT --to-ports 9', 'NAT modules'))
+
+def command_selftest(args, _):
+    """Goes on in namespaces of its own, network and mounts, where unshare may make them."""
+    config = read_config(args.config) if os.path.exists(args.config) else parse_config(
+        '[server]\nid = none\nhide = tcp/22\n', os.path.abspath(args.config))
+    here, flags = os.readlink('/proc/self/ns/net'), '-nm' if os.geteuid() == 0 else '-Urnm'
+    alone, mount, bad = args.outside not in (None, here), 'mount -t tmpfs tmpfs /run', 0
+    try:
+        if args.outside is None:
+            run(['unshare', flags] + mount.split())
+            os.execv(find_program('unshare'), [
+                'unshare', flags, 'sh', '-c', mount + ' && exec "$@"', 'sh', sys.executable,
+                os.path.abspath(__file__), '--config', config.path, 'selftest', '--outside', here])
+    except KnockError as error:
+        print('without a network namespace, firewall and knock are not tried: %s' % error)
+    for what, attempt, needs in probes(config, alone):
+        try:
+            flaw = attempt()
+        except (KnockError, OSError) as error:
+            flaw = '%s%s' % (error, needs and '; it needs ' + needs)
+        bad += bool(flaw)
+        print('%-28s %s' % (what, flaw or 'ok'), flush=True)
+    if bad:
+        raise KnockError('%d of these must be mended' % bad)
+
+def probes(config, alone):
+    """(what, a function that raises or returns what is wrong, what it needs)"""
+    yield 'kernel filter', lambda: Capture(1).load([b'12345678'], lambda version, tokens: (
+        datagram_filter(version, CARRIERS, None, tokens))), ''
+    yield 'ledger', lambda: ledger_doubt(config.ledger), ''
+    yield 'clock', lambda: clock_doubt(config, known_ledger(config), moment().wall), ''
+    if any(client.ssh_key for client in config.clients.values()) or find_program('ssh-keygen'):
+        yield 'ssh-keygen -Y', check_signatures, ''
+    if alone and (config.firewall == 'iptables' or not find_program('nft')):
+        for what, line, needs in IPTABLES_PROBES:
+            yield 'iptables: ' + what, lambda line=line: run(line.split()) and None, needs
+    elif alone:
+        for what, text, needs in NFT_PROBES:
+            yield 'nft: ' + what, lambda text=text: run(
+                ['nft', '-f', '-'], 'table inet selftest\ndelete table inet selftest\n'
+                'table inet selftest { %s\n}\n' % text) and None, needs
+    if alone:
+        yield 'a real knock', knock_doubt, ''
+
+def ledger_doubt(path):
+    """Is its folder on a disk, and writable? One that is not there yet is made by the daemon."""
+    folder = os.path.dirname(path) + '/'
+    mounts = [line.split()[1:3] for line in read_file('/proc/mounts').splitlines()]
+    _, kind = max(mount for mount in mounts if folder.startswith(mount[0].rstrip('/') + '/'))
+    if kind in ('tmpfs', 'ramfs'):
+        return '%s is in memory; write for example: ledger = /etc/knockd/ledger.json' % folder
+    if os.path.isdir(folder):
+        replace_file(path + '.selftest', b'')
+        os.unlink(path + '.selftest')
+    return '\n'.join(path_flaws(path, 0o022))
+
+def knock_doubt():
+    """A daemon beside us, a datagram to it over lo (DESIGN 3.2), and what it says is open."""
+    path, secret, name = '/run/selftest/knockd.ini', os.urandom(32), os.urandom(8).hex()
+    text = '[server]\nid = %s\nhide = tcp/22\n[client me]\nsecret = %s\n' % (
+        name, encode_secret(secret))
+    config, keys = parse_config(text, path), derive_keys(secret, name)
+    os.mkdir(os.path.dirname(path), 0o700)
+    replace_file(path, text.encode('ascii'))
+    replace_file(config.ledger, Ledger(name).text().encode('ascii'))
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(path + '.log', os.O_WRONLY | os.O_CREAT, 0o600), 2)
+        os.execv(sys.executable, [sys.executable, __file__, '--config', path, 'run'])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack('@16sh14x', b'lo', 1))        # IFF_UP
+        for _ in range(100):
+            time.sleep(0.1)
+            report = ask_daemon(config, b'status') or {'openings': ()}
+            if report['openings']:
+                break
+            now, nonce = moment().wall, os.urandom(NONCE_SIZE)
+            plain = PLAIN.pack(PLAIN_VERSION, 1, now, bytes(16), 0)
+            body = tag_at(keys, step_of(now)) + nonce + bytes(map(
+                operator.xor, plain, keystream(keys['enc'], nonce, len(plain))))
+            sock.sendto(body + datagram_mac(keys, body), ('127.0.0.1', 40000))
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+    return '' if report['openings'] else 'nothing opened: ' + read_file(path + '.log').strip()
+
+
 # --- installer: the same on each init system, and out again --------------------------------------
 SCRIPT, STATE = '/usr/local/sbin/knockd.py', '/var/lib/knockd'
 RUN = '%s %s run' % (find_program('python3') or sys.executable, SCRIPT)
@@ -2543,6 +2647,8 @@ COMMANDS = (    # name, function, what it does, its arguments
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
         CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
     ('list', command_list, 'all clients, and when each last knocked', []),
+    ('selftest', command_selftest, 'try on this box all that the daemon needs, down to a knock', [
+        ('--outside', dict(help=argparse.SUPPRESS))]),
     ('status', command_status, 'is it alive, what is open, who knocked, what was refused', [
         ('--json', dict(action='store_true', help='for programs'))]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
@@ -2568,7 +2674,7 @@ def command_line():
 def main(argv=None):
     try:
         args = command_line().parse_args(argv)
-        first = args.function in (command_run, command_add, command_install)
+        first = args.function in (command_run, command_add, command_install, command_selftest)
         args.function(args, None if first else read_config(args.config))
     except KnockError as error:
         for line in str(error).splitlines():
