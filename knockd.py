@@ -1128,8 +1128,12 @@ def nft_box(box):
     lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
     return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
 
+NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
+
 def nft_ruleset(config, box, openings, living, now):
     """The whole table, replacing the one that may be there, in one transaction."""
+    if not config.hide:         # a probation that nobody passed, or uninstall
+        return NFT_NOTHING
     check = [line for version, length, once in open_sets(config)
              for line in nft_lookup(version, length, once, config.mark)]
     check += ['%s saddr . tcp sport . tcp dport @living%d return' % (family, version)
@@ -1298,8 +1302,9 @@ def living_connections(connections, hide):
 
 # --- edges: clock, log, files, commands, sockets ------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-PACKAGES = (('apt-get', 'apt-get install'), ('opkg', 'opkg install'), ('apk', 'apk add'),
-            ('dnf', 'dnf install'), ('zypper', 'zypper install'), ('pacman', 'pacman -S'))
+PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
+            ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
+            ('pacman', 'pacman -S --noconfirm'))
 FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
 ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
 BALLAST = 65536                 # bytes given up when the disk is full, so that a knock still fits
@@ -1314,6 +1319,12 @@ COALESCE = 10                   # ms: one reload of a firewall is many changes
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
 STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
+BOOT_ID = '/proc/sys/kernel/random/boot_id'
+GUARD = '''# Run by the service before Python: a boot needs neither it nor the config to hide.
+# Never over a table that is there.
+nft list table inet knockd >/dev/null 2>&1 || nft -f - <<'END'
+%sEND
+'''
 
 def moment():
     return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
@@ -1338,13 +1349,14 @@ def find_program(name):
             return path
     return None
 
-def missing(program):
-    """The error for a program that is not there, with what to type on this system."""
+def package_command(program):
+    """What brings a program that is not there, on this system."""
     package = {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}.get(program, program)
-    for manager, command in PACKAGES:
-        if find_program(manager):
-            return KnockError('%s is not installed; type: %s %s' % (program, command, package))
-    return KnockError('%s is not installed; install the package %s' % (program, package))
+    commands = [command for manager, command in PACKAGES if find_program(manager)]
+    return ' '.join(commands[:1] + [package])
+
+def missing(program):
+    return KnockError('%s is not installed; type: %s' % (program, package_command(program)))
 
 def run(argv, text='', seconds=10, facts=None, descriptors=()):
     """The one place that executes a command; its output, or a KnockError with its complaint.
@@ -1471,6 +1483,24 @@ def read_config(path):
         raise KnockError('%s is open to others; type: chmod 600 %s' % (path, path), 2)
     return parse_config(text, os.path.abspath(path))
 
+def beside(config, name):
+    """The path of what is kept in the ledger's folder."""
+    return os.path.join(os.path.dirname(config.ledger), name)
+
+def probation_text(left):
+    """What is left, and when in this boot that was: by a clock that no one sets or restarts."""
+    return '%d %d %s' % (left, moment().mono, read_file(BOOT_ID))
+
+def probation_left(config):
+    """Milliseconds in which a new installation must be knocked at; None if it has been."""
+    path = beside(config, 'probation')
+    try:
+        left, since, boot = read_file(path).split()
+        used = moment().mono - int(since) if boot == read_file(BOOT_ID).strip() else 0
+        return max(0, int(left) - used)
+    except (OSError, ValueError):       # unreadable: rather no guard than its owner locked out
+        return 0 if os.path.lexists(path) else None
+
 class LedgerFile:
     """The ledger's file, its lock for this process's life, and the ballast beside it."""
 
@@ -1564,7 +1594,7 @@ class Firewall:
         """Puts the whole table in force, openings with the time they have left."""
         ruleset = ruleset or self.ruleset()
         self.box = self.look(ruleset)
-        for clear in ('', '', 'table inet knockd\ndelete table inet knockd\n'):
+        for clear in ('', '', NFT_NOTHING):
             try:
                 run(['nft', '-f', '-'], clear + self.text(moment()))
                 break
@@ -1762,6 +1792,8 @@ class Daemon:
         self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
         self.counts, self.last = collections.Counter(), {}
         self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
+        self.inside = False     # the frame that we look at is from this box, or from a `trust`
+        self.trial, self.renew = None, False    # mono when a probation ends, 0: nobody came
 
     def start(self):
         self.file.take()
@@ -1771,11 +1803,14 @@ class Daemon:
         self.lost = now.wall - now.mono if lost else None
         self.state = State(self.config, ledger)
         self.events = ruleset_events()
-        self.firewall.load()
+        left = probation_left(self.config)
+        self.trial = left and now.mono + left
+        self.enforce(self.config)
         self.turn(now)
         self.file.keep_ballast()
         self.asked = status_socket(self.config)
-        log('ready: ' + state_line(self.config, self.firewall.box))
+        log('ready: ' + state_line(self.firewall.config, self.firewall.box) + (
+            '; on probation: %d s for a first knock from outside' % (left // 1000) if left else ''))
         notify('READY=1')
 
     def loop(self, signals):
@@ -1804,8 +1839,8 @@ class Daemon:
 
     def patience(self, now):
         """Milliseconds until anything is due."""
-        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at)
-               if at is not None]
+        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at, self.trial)
+               if at]
         due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP]
         return max(0, min([STEP - (now.wall + self.config.window) % STEP] + due)) + 1
 
@@ -1824,6 +1859,10 @@ class Daemon:
             self.file.keep_ballast()
             if self.firewall.outdated():
                 self.mend_at = now.mono
+        if self.trial and now.mono >= self.trial:
+            self.settle(0, 'no authentic knock came from outside, so nothing is hidden any more; '
+                        'the next one hides it for good; type on another machine: knock.py and '
+                        'the line that knockd.py show NAME prints here', now)
         if self.mend_at is not None and now.mono >= self.mend_at:
             self.mend(now)
 
@@ -1831,12 +1870,41 @@ class Daemon:
         """After somebody's change of the ruleset; again in a second if that fails."""
         self.mend_at = None
         try:
-            if self.firewall.mend():
+            if self.renew:
+                self.enforce(self.config)
+            elif self.firewall.mend():
                 self.tell(('', 'mend'), 'firewall: something of ours was gone or the box has '
                           'changed; loaded again', now)
         except KnockError as error:
             self.tell(('', 'firewall'), 'firewall: %s' % error, now)
             self.mend_at = now.mono + 1000
+
+    def enforce(self, config):
+        """The firewall as config has it; none at all after a probation that nobody passed."""
+        firewall = Firewall(config._replace(hide=(), accept_in=()) if self.trial == 0 else config,
+                            ((key, opening) for key, opening in self.firewall.openings.items()
+                             if still_allowed(opening, config)))
+        firewall.load()
+        self.firewall, self.renew = firewall, False
+        if self.trial is None and os.path.exists(beside(config, 'guard')):      # installed
+            self.keep('guard', GUARD % nft_ruleset(config, firewall.box, (), (), moment()))
+
+    def settle(self, trial, line, now):
+        """A probation ends: by an authentic knock from outside (None), or nobody has come (0)."""
+        log('probation: ' + line, 4)
+        self.trial, self.renew, self.mend_at = trial, True, now.mono
+        self.keep('probation', None if trial is None else probation_text(0))
+
+    def keep(self, name, text):
+        """Renews a file beside the ledger, if it has changed, for flash wears; None: it goes."""
+        path = beside(self.config, name)
+        try:
+            if text is None:
+                os.unlink(path)
+            elif read_file(path) != text:
+                replace_file(path, text.encode('ascii'))
+        except OSError as error:
+            log('%s: %s' % (path, error.strerror), 3)
 
     def look_for_step(self, now):
         """After a lost ledger, a forward step of the clock could make old knocks good again."""
@@ -1851,6 +1919,8 @@ class Daemon:
         """A new step: other tokens."""
         config, state = self.config, self.state
         self.steps, self.own = window_steps(now.wall, config.window), {}
+        if self.trial:          # for the next boot
+            self.keep('probation', probation_text(max(0, self.trial - now.mono)))
         state.tags = valid_tags(config, now.wall, state.tags)
         state.syns, state.codes = valid_syns(config, now.wall), valid_codes(config, now.wall)
         self.known = valid_sequences(config, now.wall, self.known)
@@ -1882,24 +1952,22 @@ class Daemon:
             if (config.id, config.ledger) != (self.config.id, self.config.ledger):
                 raise KnockError('%s: id and ledger change only with a restart' % config.path)
             check_programs(config)
-            firewall = Firewall(config, ((key, opening) for key, opening in
-                                         self.firewall.openings.items()
-                                         if still_allowed(opening, config)))
-            firewall.load()
+            self.enforce(config)
         except KnockError as error:
             for line in str(error).splitlines():
                 log('config refused, the old one stays: %s' % line, 4)
             return
-        self.config, self.state.config, self.firewall = config, config, firewall
+        self.config = self.state.config = config
         self.sequences, self.known, self.state.tags = Sequences(), {}, {}  # of clients of before
         self.next_end = now.mono
         self.turn(now)
-        log('config reloaded: ' + state_line(config, firewall.box))
+        log('config reloaded: ' + state_line(self.firewall.config, self.firewall.box))
 
     def read(self, version, sock, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
         for frame, address in receive(sock):
             try:
+                self.inside = address[0] in ('lo',) + self.config.trust
                 hear(version, frame, address[0], moment())
             except Exception as error:          # a defect of ours must not be a way to stop us
                 log('internal error: %s: %s' % (type(error).__name__, error), 3)
@@ -1914,7 +1982,7 @@ class Daemon:
         if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
             return self.sleep(now)
         syn = parse_syn(version, frame)
-        if syn is None or interface in ('lo',) + self.config.trust:
+        if syn is None or self.inside:
             return None
         if syn.destination not in self.own:
             self.own = self.own if len(self.own) < SOURCES_LIMIT else {}
@@ -1989,6 +2057,8 @@ class Daemon:
         if not self.save('refused %s %s' % (knock.client.name, knock.source)):
             return False
         state.honoured[knock.client.fingerprint, knock.knock_id] = source, now.mono
+        if self.trial is not None and not self.inside:
+            self.settle(None, 'passed, it hides for good', now)
         try:
             if decision.verdict == 'open':
                 openings = openings_of(knock, now)
@@ -2036,7 +2106,8 @@ class Daemon:
                         for group, opening in self.open.items()]
             self.asked.sendto(json.dumps({
                 'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
-                'openings': openings}).encode('ascii'), asker)
+                'openings': openings, 'probation':
+                self.trial and max(0, self.trial - now.mono) // 1000}).encode('ascii'), asker)
         except OSError:
             pass                # whoever asked has gone
 
@@ -2107,8 +2178,9 @@ def state_line(config, box):
     """What the log says at the start, and of a new config."""
     decoys = sorted(box.decoys.values())
     return '%d client%s; hiding %s; nft; answer %s%s' % (
-        len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide),
-        config.answer, ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
+        len(config.clients), 's'[len(config.clients) == 1:],
+        format_services(config.hide) or 'nothing', config.answer,
+        ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -2167,7 +2239,7 @@ def first_config(args, name, hide, *entries):
     if not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
                          '--client NAME' % path, 2)
-    if find_program('nft') is None and not args.root:
+    if find_program('nft') is None and not (args.root or args.dry_run):
         raise missing('nft')
     entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
     text = with_section('', 'server', [entry for entry in entries if entry[1]])
@@ -2317,6 +2389,9 @@ def command_status(args, config):
         print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
     elif report:
         print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
+        if report['probation'] is not None:
+            print('probation: %d s left for a first knock from outside; after that nothing is '
+                  'hidden until one comes\n' % report['probation'])
         print_table(client_rows(config, report['knocks']) + [('\nOPEN', '', '', '')] + [
             group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
         print_table([('\nCOUNTED', '')] + [
@@ -2341,19 +2416,18 @@ def command_remove(args, config):
 
 
 # --- installer: the same on each init system, and out again --------------------------------------
-SCRIPT, STATE = '/usr/local/sbin/knockd.py', '/var/lib/knockd'
-RUN = '%s %s run' % (find_program('python3') or sys.executable, SCRIPT)
-# Before Python, so that the boot needs neither it nor the config; never over a table that is there.
-GUARD = 'nft list table inet knockd >/dev/null 2>&1 || nft -f %s/guard.nft' % STATE
+SCRIPT, PYTHON = '/usr/local/sbin/knockd.py', find_program('python3') or sys.executable
+RUN = '%s %s run' % (PYTHON, SCRIPT)
+# STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
 SANDBOX = '''
-    Type=notify WatchdogSec=90 Restart=always RestartSec=1 StateDirectory=knockd
-    RuntimeDirectory=knockd UMask=0077 NoNewPrivileges=yes CapabilityBoundingSet=CAP_NET_ADMIN
-    CapabilityBoundingSet=CAP_NET_RAW RestrictAddressFamilies=AF_UNIX ProtectSystem=strict
-    RestrictAddressFamilies=AF_INET RestrictAddressFamilies=AF_INET6 ProtectHome=yes PrivateTmp=yes
-    RestrictAddressFamilies=AF_NETLINK RestrictAddressFamilies=AF_PACKET PrivateDevices=yes
-    ProtectClock=yes ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes
-    ProtectControlGroups=yes RestrictNamespaces=yes RestrictSUIDSGID=yes LockPersonality=yes
-    MemoryDenyWriteExecute=yes SystemCallFilter=@system-service SystemCallArchitectures=native'''
+    Type=notify WatchdogSec=90 Restart=always RestartSec=1 RuntimeDirectory=knockd UMask=0077
+    ReadWritePaths=STATE+-/run/xtables.lock CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
+    RestrictAddressFamilies=AF_UNIX+AF_INET+AF_INET6+AF_NETLINK+AF_PACKET ProtectSystem=strict
+    NoNewPrivileges=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes ProtectClock=yes
+    ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes LockPersonality=yes
+    ProtectControlGroups=yes RestrictNamespaces=yes RestrictSUIDSGID=yes
+    MemoryDenyWriteExecute=yes SystemCallArchitectures=native
+    SystemCallFilter=@system-service'''         # a line each, + is a space
 SYSTEMD = '''[Unit]
 Description=Hides services until an authentic knock arrives
 DefaultDependencies=no
@@ -2362,41 +2436,83 @@ Before=network-pre.target
 Wants=network-pre.target
 StartLimitIntervalSec=0
 [Service]
-ExecStartPre=-/bin/sh -c '%s'
+# iptables locks a file that it could not make in a read-only /run
+ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null && touch /run/xtables.lock'
+ExecStartPre=-/bin/sh STATE/guard
 ExecStart=%s%s
 [Install]
 WantedBy=multi-user.target
-''' % (GUARD, RUN, re.sub(r'\s+', '\n', SANDBOX))
+''' % (RUN, re.sub(r'\s+', '\n', SANDBOX).replace('+', ' '))
 PROCD = '''#!/bin/sh /etc/rc.common
 USE_PROCD=1 START=18
 start_service() {
-	%s
+	sh STATE/guard
 	procd_open_instance
 	procd_set_param command %s
 	procd_set_param respawn 3600 5 0
 	procd_set_param stderr 1
 	procd_close_instance
 }
-''' % (GUARD.replace(STATE, '/etc/knockd'), RUN)
-SERVICES = (    # what tells the init system; the service's files; how it starts, how it ends
+''' % RUN
+OPENRC = '''#!/sbin/openrc-run
+supervisor=supervise-daemon
+command=%s
+command_args="%s run"
+respawn_max=0
+error_logger="logger -t knockd"
+depend() { need localmount; before net; }
+start_pre() { sh STATE/guard || true; }
+''' % (PYTHON, SCRIPT)
+RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nsh STATE/guard\nexec %s 2>&1\n' % RUN,
+         '/etc/sv/knockd/log/run': '#!/bin/sh\nexec logger -t knockd\n'}
+SYSV = '''#!/bin/sh
+### BEGIN INIT INFO
+# Provides: knockd
+# Required-Start: $remote_fs
+# Required-Stop:
+# X-Start-Before: $network
+# Default-Start: S
+# Default-Stop:
+### END INIT INFO
+case "$1" in
+start | stop | restart | force-reload) kill -- "-$(cat /run/knockd.pid)" 2>/dev/null ;;
+*) exit 3 ;;
+esac
+[ "$1" = stop ] && exit
+sh STATE/guard
+exec </dev/null >/dev/null
+setsid sh -c 'echo $$ >/run/knockd.pid; while sleep 1; do %s; done' 2>&1 |
+	logger -t knockd 2>/dev/null &
+''' % RUN
+SERVICES = [    # what tells the init system; the service's files; how it starts, how it ends
     ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
      ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
      ['systemctl disable --now knockd']),
     ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
-                     '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},    # not in tmpfs
+                     '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},
      ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']))
+     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']),
+    ('/sbin/openrc-run', {'/etc/init.d/knockd': OPENRC},
+     ['rc-update add knockd boot', 'rc-service knockd restart'],
+     ['rc-service knockd stop', 'rc-update delete knockd boot'])]
+SERVICES += [(folder, RUNIT, ['ln -sfn /etc/sv/knockd ' + folder, 'sh -c "sv restart knockd; :"'],
+              ['sv down knockd', 'rm -rf %s/knockd /etc/sv/knockd' % folder])
+             for folder in ('/var/service', '/etc/service')]     # of Void, of Debian
+SERVICES += [('/etc/inittab', {'/etc/init.d/knockd': SYSV},
+              ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
+              ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
 
 def init_system(args):
     for service in SERVICES:
         if os.path.exists(args.root + service[0]):
             return service
-    raise KnockError('neither systemd nor procd; let your init system run: ' + RUN)
+    raise KnockError('no init system that is known here; let yours run: ' + RUN)
 
 def carry_out(args, line):
     print('$ ' + line, flush=True)
     if not (args.dry_run or args.root):
-        run(line.split(), seconds=60)
+        import shlex
+        run(shlex.split(line), seconds=600)
 
 def command_install(args, _):
     """What is there stays: a second time renews script and service."""
@@ -2405,25 +2521,37 @@ def command_install(args, _):
     if not source:              # Python reads a pipe to its end before it begins
         raise KnockError('no script can copy itself out of a pipe; save it first: curl -fsSO URL '
                          '&& python3 knockd.py install')
+    if not (args.root or find_program('nft') or find_program('iptables')):
+        carry_out(args, package_command('nft'))
     put(args, SCRIPT, source, 0o755)
-    state = '/etc/knockd' if system == '/sbin/procd' else STATE     # OpenWrt's /var is in memory
-    config = first_config(args, args.client, args.hide, ('ledger', state + '/ledger.json'))
-    if not args.root:
-        put(args, state + '/guard.nft', Firewall(config).text(moment()))
+    state = '/etc' if system == '/sbin/procd' else '/var/lib'   # OpenWrt's /var is in memory
+    config = first_config(args, args.client, args.hide, ('ledger', state + '/knockd/ledger.json'))
+    guard, trial = beside(config, 'guard'), beside(config, 'probation')
+    new = not os.path.exists(args.root + guard)
+    if new:
+        put(args, guard, '# Nothing, until an authentic knock has arrived from outside.\n')
+    if not args.probation:
+        carry_out(args, 'rm -f ' + trial)
+    elif new or os.path.exists(args.root + trial):
+        put(args, trial, probation_text(args.probation * 1000))
     for path, text in files.items():
-        put(args, path, text, 0o755 if text.startswith('#!') else 0o644)
+        put(args, path, text.replace('STATE', os.path.dirname(guard)),
+            0o755 if text.startswith('#!') else 0o644)
     for line in starts:
         carry_out(args, line)
 
 def command_uninstall(args, config):
     """Leaves nothing of ours, neither files nor rules."""
     _, files, _, ends = init_system(args)
-    rules = accept_changes(config._replace(accept_in=()), Firewall(config).ruleset())
-    rules += 'add table inet knockd;delete table inet knockd'
-    for line in ends + ['nft ' + rules.replace('\n', ';'), ' '.join(
-            ['rm -rf /etc/knockd /run/knockd', STATE, SCRIPT] + list(files))]:
+    config = config._replace(hide=(), accept_in=())
+    for step in ends + [config, ' '.join(
+            ['rm -rf /etc/knockd /run/knockd /var/lib/knockd', SCRIPT] + list(files))]:
         try:
-            carry_out(args, line)
+            if step is not config:
+                carry_out(args, step)
+            else:
+                command_rules(args, config)
+                Firewall(config).load()
         except KnockError as error:
             print(error)
 
@@ -2436,7 +2564,9 @@ PLACE = [('--dry-run', dict(action='store_true', help='only show every file and 
          ('--root', dict(metavar='FOLDER', default='', help='into this tree; start nothing'))]
 CLIENT_NAME = ('name', dict(metavar='NAME'))
 COMMANDS = (    # name, function, what it does, its arguments
-    ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE),
+    ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE +
+     [('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
+                           help='how long it hides if nobody knocks: %(default)s; 0: ever'))]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', dict(action='store_true', help='say more'))]),

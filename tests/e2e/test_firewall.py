@@ -160,7 +160,7 @@ def test_without_nft_one_line_names_the_command_that_installs_it(wire, daemon):
     done = wire.server.run('unshare', '-m', 'sh', '-c', hide + 'exec "$@"', 'sh', sys.executable,
                            KNOCKD, '--config', knockd.config, 'run', timeout=10)
     assert done.code == 1
-    how = 'apt-get install nftables' if wherever('apt-get') else 'nftables'
+    how = 'apt-get install -y nftables' if wherever('apt-get') else 'nftables'
     assert re.match(r'knockd: nft [^\n]*%s\n$' % how, done.err)
 
 

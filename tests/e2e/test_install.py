@@ -1,7 +1,12 @@
 """One installation from beginning to end, on a box with a systemctl that does what a test needs."""
 
+import os
 import re
+import signal
+import socket
+import sys
 import threading
+import time
 
 import pytest
 from network import HIDDEN, KNOCKD, accept, alive, until
@@ -16,7 +21,7 @@ unit=/etc/systemd/system/knockd.service
     rm /run/pid ;;
 esac
 case "$*" in "restart knockd")
-    sed -n 's/^ExecStartPre=-//p' $unit >/run/before
+    sed -n 's/^ExecStartPre=-+*//p' $unit >/run/before
     sh /run/before
     sleep 0.3                           # a slow box: the guard is there, the daemon is not
     $(sed -n 's/^ExecStart=//p' $unit) >>/run/log 2>&1 </dev/null &
@@ -60,6 +65,14 @@ def log(box):
     return box.must('cat', '/run/log')
 
 
+def says(box, text, times=1):
+    assert until(lambda: log(box).count(text) >= times), '%r: %s' % (text, log(box))
+
+
+def line_of(said):
+    return re.search(r'^knock://me:\S+$', said, re.M).group()
+
+
 def left(box):
     return [path for path in OURS if box.run('ls', '-d', path).code == 0]
 
@@ -101,9 +114,12 @@ def test_a_connection_that_was_there_lives_through_the_installation(wire, box, s
 
 
 def test_the_guard_is_there_before_python_is(wire, box):
-    """As after a boot with a broken Python: no table, and only the unit's first line runs."""
-    install(box)
-    assert until(lambda: 'ready: ' in log(box))
+    """As after a boot with a broken Python: no table, and only the unit's first lines run."""
+    line = line_of(install(box))
+    says(box, 'ready: ')
+    assert wire.client.knock(line).code == 0, 'no guard before a first knock'
+    says(box, 'probation: passed')
+    assert until(lambda: 'table inet knockd' in box.must('cat', '/var/lib/knockd/guard'))
     box.must('systemctl', 'disable', '--now', 'knockd')
     box.nft('flush ruleset')
     assert wire.client.connects('10.9.0.1')
@@ -132,5 +148,136 @@ def test_what_is_secret_is_closed_to_others(box):
     install(box)
     modes = box.must('stat', '-c', '%a %n', '/etc/knockd', '/var/lib/knockd',
                      '/etc/knockd/knockd.ini', '/var/lib/knockd/ledger.json',
-                     '/var/lib/knockd/guard.nft').split()[::2]
+                     '/var/lib/knockd/guard').split()[::2]
     assert modes == ['700', '700', '600', '600', '600']
+
+
+def test_nobody_knocks_so_nothing_is_hidden_and_a_later_knock_hides_for_good(wire, box):
+    before = box.must('nft', 'list', 'ruleset')
+    line = line_of(install(box, '--probation', '2s'))
+    says(box, 'ready: 1 client; hiding tcp/2222')
+    assert not wire.client.connects('10.9.0.1')
+    says(box, 'probation: no authentic knock came from outside')
+    assert wire.client.reaches('10.9.0.1') and box.must('nft', 'list', 'ruleset') == before
+
+    box.must('systemctl', 'restart', 'knockd')
+    says(box, 'ready: 1 client; hiding nothing')
+    assert wire.client.connects('10.9.0.1') and box.must('nft', 'list', 'ruleset') == before
+    assert 'probation: 0 s left' in box.must('/usr/local/sbin/knockd.py', 'status')
+
+    wire.client.knock(line, '--wait', '0')
+    says(box, 'probation: passed')
+    assert until(lambda: not wire.stranger.connects('10.9.0.1'))
+    assert wire.client.connects('10.9.0.1'), 'and his knock was honoured'
+    box.must('systemctl', 'restart', 'knockd')
+    says(box, 'ready: 1 client; hiding tcp/2222', 2)
+    assert not wire.stranger.connects('10.9.0.1')
+
+
+def test_the_first_knock_from_outside_ends_the_probation_and_one_of_the_box_itself_does_not(
+        wire, box):
+    line = line_of(install(box, '--probation', '4s'))
+    end = time.monotonic() + 4.2
+    says(box, 'on probation: ')
+    assert box.knock(line).code == 0
+    says(box, 'open me 10.9.0.1 ')
+    assert 'passed' not in log(box)
+    assert 'probation: ' in box.must('/usr/local/sbin/knockd.py', 'status')
+    assert wire.client.knock(line).code == 0
+    says(box, 'probation: passed')
+    assert 'probation' not in box.must('/usr/local/sbin/knockd.py', 'status')
+    assert until(lambda: time.monotonic() > end)
+    assert not wire.stranger.connects('10.9.0.1') and 'no authentic knock' not in log(box)
+    assert box.run('test', '-e', '/var/lib/knockd/probation').code
+
+
+def test_a_restart_does_not_prolong_the_probation(wire, box):
+    install(box, '--probation', '8s')
+    begun = time.monotonic()
+    says(box, 'on probation: ')
+    assert until(lambda: time.monotonic() > begun + 2)
+    box.must('systemctl', 'restart', 'knockd')
+    says(box, 'ready: 1 client; hiding tcp/2222', 2)
+    says(box, 'probation: no authentic knock came from outside')
+    assert 6 < time.monotonic() - begun < 9.9, 'not 8 s after the restart'
+
+
+def test_uninstall_leaves_the_files_and_the_rules_of_before(wire, box):
+    def state():
+        found = box.run('find', '/etc', '/usr/local', '/var/lib', '/run', '-newer', '/run/mark',
+                         '!', '-path', '/run/systemctl', '!', '-path', '/run/log', '!', '-path',
+                         '/run/before', '!', '-type', 'd').out
+        rules = [box.run(name).out for name in ('iptables-save', 'ip6tables-save')]
+        return found, box.must('nft', 'list', 'ruleset'), rules
+    box.must('touch', '/run/mark')
+    before = state()
+    line = line_of(install(box))
+    says(box, 'ready: ')
+    assert wire.client.knock(line).code == 0
+    assert state() != before
+    box.must('/usr/local/sbin/knockd.py', 'uninstall')
+    box.must('rm', '-f', '/run/xtables.lock')       # iptables-save makes it, and so does the unit
+    assert state() == before
+    assert left(box) == []
+
+
+def test_without_a_firewall_tool_the_package_manager_brings_one(wire, box):
+    """nft and iptables are covered up; an apt-get that uncovers nft stands for the real one."""
+    nft, iptables = ['/usr/sbin/' + name for name in ('nft', 'iptables')]
+    box.must('sh', '-c', 'cat >/usr/local/sbin/apt-get; chmod 755 /usr/local/sbin/apt-get; '
+             ': >/run/cover', stdin='#!/bin/sh\necho "$@" >>/run/apt\numount ' + nft)
+    box.must('mount', '--bind', '/run/cover', nft)
+    box.must('mount', '--bind', '/run/cover', os.path.realpath(iptables))
+    try:
+        shown = install(box, '--dry-run')
+        assert '$ apt-get install -y nftables\n' in shown and box.run('cat', '/run/apt').code
+        assert '$ apt-get install -y nftables\n' in install(box)
+        assert box.must('cat', '/run/apt') == 'install -y nftables\n'
+        says(box, 'ready: ')
+        assert not wire.client.connects('10.9.0.1')
+    finally:
+        box.run('umount', nft)
+        box.must('umount', os.path.realpath(iptables))
+        box.must('rm', '-f', '/run/apt', '/run/cover')
+
+
+def test_on_sysv_a_killed_daemon_is_started_again_and_stop_means_stop(wire, box):
+    """The real script; /etc/inittab is all there is of the init system."""
+    box.must('rm', '-rf', '/run/systemd')
+    box.must('sh', '-c', 'touch /etc/inittab; printf "#!/bin/sh\n" >/usr/local/sbin/update-rc.d; '
+             'printf "#!/bin/sh\nexec cat >>/run/log\n" >/usr/local/bin/logger; '
+             'chmod 755 /usr/local/sbin/update-rc.d /usr/local/bin/logger')
+    install(box)
+    try:
+        says(box, 'ready: ')
+        box.must('sh', '-c', 'kill -9 $(cat /var/lib/knockd/ledger.json.lock)')
+        says(box, 'ready: ', 2)
+        box.must('/etc/init.d/knockd', 'restart')
+        says(box, 'ready: ', 3)
+        assert not wire.client.connects('10.9.0.1')
+    finally:
+        box.run('/usr/local/sbin/knockd.py', 'uninstall')
+    assert left(box) == [] and box.run('test', '-e', '/etc/init.d/knockd').code
+    assert wire.client.connects('10.9.0.1')
+
+
+def test_a_hung_loop_tells_the_watchdog_nothing(wire, daemon, tmp_path):
+    """systemd kills and restarts what has said nothing for WatchdogSec; this is the silence."""
+    knockd = daemon()
+    knockd.kill()
+    with wire.server.make_socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / 'notify'))
+        notified.settimeout(2)
+        with wire.server.start('env', 'NOTIFY_SOCKET=%s' % (tmp_path / 'notify'),
+                               'WATCHDOG_USEC=400000', sys.executable, KNOCKD, '--config',
+                               knockd.config, 'run') as process:
+            assert notified.recv(100) == b'READY=1'
+            assert notified.recv(100).startswith(b'WATCHDOG=1')
+            process.send_signal(signal.SIGSTOP)
+            notified.settimeout(0.8)
+            with pytest.raises(socket.timeout):
+                for _ in range(20):             # what was on its way, then nothing
+                    notified.recv(100)
+            process.send_signal(signal.SIGCONT)
+            notified.settimeout(2)
+            assert notified.recv(100).startswith(b'WATCHDOG=1')

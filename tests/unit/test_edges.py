@@ -1,5 +1,6 @@
 """What touches the world: files that are whole or not there, the lock, a full disk, commands,
 sockets that fail. Real files, processes and a real full disk; faults are put in by hand."""
+import collections
 import errno
 import ipaddress
 import os
@@ -415,9 +416,9 @@ def programs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('manager,command', [
-    ('apt-get', 'apt-get install nftables'), ('opkg', 'opkg install nftables'),
-    ('apk', 'apk add nftables'), ('dnf', 'dnf install nftables'),
-    ('pacman', 'pacman -S nftables'), ('zypper', 'zypper install nftables')])
+    ('apt-get', 'apt-get install -y nftables'), ('opkg', 'opkg install nftables'),
+    ('apk', 'apk add nftables'), ('dnf', 'dnf install -y nftables'),
+    ('pacman', 'pacman -S --noconfirm nftables'), ('zypper', 'zypper install -y nftables')])
 def test_a_missing_nft_is_told_with_what_to_type_here(programs, manager, command):
     programs(manager, '')
     with pytest.raises(knockd.KnockError) as caught:
@@ -662,3 +663,39 @@ def test_a_listener_at_a_decoy_is_noticed(tmp_path):
         assert not firewall.outdated()
         service.listen(1)
         assert firewall.outdated()
+
+
+@pytest.fixture
+def probation(tmp_path, monkeypatch):
+    """A function: the time left after some ms of this boot, by a file that was written at 5 s."""
+    def left(text, mono=5000, wall=0):
+        monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(wall, mono))
+        if text is not None:
+            write(str(tmp_path / 'probation'), text.encode(), 0o600)
+        config = collections.namedtuple('Config', 'ledger')(str(tmp_path / 'ledger.json'))
+        return knockd.probation_left(config)
+    left.boot = write(str(tmp_path / 'boot'), b'this-boot\n', 0o600)
+    monkeypatch.setattr(knockd, 'BOOT_ID', str(tmp_path / 'boot'))
+    return left
+
+
+def test_a_probation_counts_on_through_restarts_and_no_wall_clock_moves_it(probation):
+    text = '600000 5000 this-boot\n'
+    assert probation(text) == 600000
+    assert probation(text, 5250, 10 ** 13) == 599750
+    assert probation(text, 604999, -10 ** 13) == 1
+    assert probation(text, 605000) == probation(text, 9000000) == 0
+    assert knockd.probation_text(7) == '7 9000000 this-boot\n'
+
+
+def test_a_probation_goes_on_after_a_boot_with_what_was_left(probation):
+    assert probation('90000 700000 another-boot\n', 10) == 90000
+
+
+def test_a_probation_that_was_passed_or_never_was_leaves_no_file(probation):
+    assert probation(None) is None
+
+
+@pytest.mark.parametrize('text', ('', '600000', 'a b c', '600000 5000 this-boot more'))
+def test_an_unreadable_probation_locks_nobody_out(probation, text):
+    assert probation(text) == 0

@@ -200,8 +200,13 @@ VARIANTS = [
     ('answer = prohibited', 'accept', BASE),
     ('answer = drop', 'accept', BASE.replace('trust = lan', 'trust = a.b@c:d+e-f_g')),
     ('answer = drop', 'accept', BASE.replace('tcp/22, ', 'tcp/22, tcp/22-23, tcp/1-65535, ')),
-    ('answer = drop', 'accept', BASE.replace('tcp/22, udp/51820, tcp/8000-8010', '')),
 ]
+
+
+def test_a_config_that_hides_nothing_leaves_no_table():
+    """So does a probation that nobody passed. Adding first, for it may not be there."""
+    text = ruleset('answer = drop', text=BASE.replace('tcp/22, udp/51820, tcp/8000-8010', ''))
+    assert text == 'table inet knockd\ndelete table inet knockd\n'
 
 
 def in_namespace(script):

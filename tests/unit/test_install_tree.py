@@ -10,8 +10,13 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 KNOCKD = os.path.join(TOP, 'knockd.py')
 GOLDEN = os.path.join(TOP, 'tests', 'unit', 'golden')
 FIRST = ('--hide', 'tcp/22', '--client', 'laptop', '--host', 'gate.example')
-EVIDENCE = {'systemd': 'run/systemd/system', 'procd': 'sbin/procd'}
-SERVICE = {'systemd': 'etc/systemd/system/knockd.service', 'procd': 'etc/init.d/knockd'}
+EVIDENCE = {'systemd': 'run/systemd/system', 'procd': 'sbin/procd', 'openrc': 'sbin/openrc-run',
+            'runit': 'var/service', 'sysv': 'etc/inittab'}
+SERVICE = {'systemd': 'etc/systemd/system/knockd.service', 'procd': 'etc/init.d/knockd',
+           'openrc': 'etc/init.d/knockd', 'runit': 'etc/sv/knockd/run', 'sysv': 'etc/init.d/knockd'}
+START = {'systemd': 'systemctl restart knockd', 'procd': '/etc/init.d/knockd restart',
+         'openrc': 'rc-service knockd restart', 'runit': 'sh -c "sv restart knockd; :"',
+         'sysv': '/etc/init.d/knockd restart'}
 
 
 def knockd(*arguments, **options):
@@ -31,6 +36,8 @@ def tree_of(folder, system):
 def plain(text):
     """What chance and this box made is replaced by a word."""
     for pattern, word in (('[A-Z2-7]{52}', 'SECRET'), (r'\b[0-9a-f]{16}\b', 'ID'),
+                          (r'(?m)^(\d+) \d+ [0-9a-f-]{36}$', r'\1 UPTIME BOOT'),
+                          (r'(?m)^command=\S+', 'command=PYTHON'),
                           (r'/\S+/python\S* /usr/local', 'PYTHON /usr/local')):
         text = re.sub(pattern, word, text)
     return text
@@ -81,7 +88,8 @@ def test_a_second_installation_keeps_config_and_ledger(system, tmp_path):
 def test_a_dry_run_shows_every_file_in_full_and_writes_none(system, tmp_path):
     dry, wet = tree_of(tmp_path / 'dry', system), tree_of(tmp_path / 'wet', system)
     code, out, _ = knockd('install', '--root', dry, '--dry-run', *FIRST)
-    assert code == 0 and not os.path.exists(dry + '/etc') and not os.path.exists(dry + '/usr')
+    assert code == 0 and not os.path.exists(dry + '/etc/knockd')
+    assert not os.path.exists(dry + '/usr') and not os.path.exists(dry + '/etc/init.d')
     knockd('install', '--root', wet, *FIRST)
     shown = plain(out)
     for path, mode, text in re.findall(r'--- (\S+) 0o(\d+)\n(.*?)(?=^--- |\Z)', files_of(wet),
@@ -89,8 +97,7 @@ def test_a_dry_run_shows_every_file_in_full_and_writes_none(system, tmp_path):
         assert '--- %s, mode %s\n%s' % (path, mode, text) in shown
     with open(KNOCKD) as script:
         assert script.read() in out
-    assert re.findall(r'^\$ .*', out, re.M)[-1] == '$ %s restart%s' % (
-        ('systemctl', ' knockd') if system == 'systemd' else ('/etc/init.d/knockd', ''))
+    assert re.findall(r'^\$ (.*)', out, re.M)[-1] == START[system]
 
 
 def test_on_openwrt_the_ledger_is_not_in_memory_and_outlives_an_upgrade(tmp_path):
@@ -154,9 +161,41 @@ def test_the_unit_is_exposed_no_more_than_three_of_ten(tmp_path):
     assert float(re.search(r'exposure level for knockd.service: (\d\.\d)', out).group(1)) <= 3.0
 
 
-def test_the_script_of_procd_is_a_sound_shell_script(tmp_path):
-    tree = tree_of(tmp_path, 'procd')
+@pytest.mark.parametrize('system', sorted(set(EVIDENCE) - {'systemd'}))
+def test_the_script_of_the_service_is_a_sound_shell_script(system, tmp_path):
+    """SC2034: variables that rc.common and openrc-run read."""
+    tree = tree_of(tmp_path, system)
     knockd('install', '--root', tree, *FIRST)
-    script = os.path.join(tree, SERVICE['procd'])
+    script = os.path.join(tree, SERVICE[system])
     assert tool('sh', '-n', script) == ('', 0)
     assert tool('shellcheck', '-s', 'dash', '-e', 'SC2034', script) == ('', 0)
+
+
+def test_the_ledger_of_a_first_try_stays_where_the_sandbox_may_write(tmp_path):
+    """`run --hide --client` puts it beside the config; the unit must let the daemon in there."""
+    tree = tree_of(tmp_path, 'systemd')
+    os.makedirs(tree + '/etc/knockd', 0o700)
+    with open(tree + '/etc/knockd/knockd.ini', 'w') as file:
+        file.write('[server]\nid = x\nhide = tcp/22\nledger = /etc/knockd/ledger.json\n')
+    os.chmod(tree + '/etc/knockd/knockd.ini', 0o600)
+    code, _, err = knockd('install', '--root', tree)
+    assert (code, err) == (0, '')
+    with open(os.path.join(tree, SERVICE['systemd'])) as file:
+        text = file.read()
+    assert 'ReadWritePaths=/etc/knockd -/run/xtables.lock\n' in text
+    assert 'ExecStartPre=-/bin/sh /etc/knockd/guard\n' in text
+
+
+@pytest.mark.parametrize('more,left', [((), '600000'), (('--probation', '90'), '90000'),
+                                       (('--probation', '0'), None)])
+def test_a_new_installation_is_on_probation(more, left, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    assert knockd('install', '--root', tree, *FIRST + more)[0] == 0
+    path = tree + '/var/lib/knockd/probation'
+    assert os.path.exists(path) == (left is not None)
+    if left:
+        with open(path) as file:
+            assert file.read().split()[0] == left
+        os.unlink(path)         # as the daemon does when a knock has come
+        knockd('install', '--root', tree)
+        assert not os.path.exists(path), 'once passed, it is over'
