@@ -2549,8 +2549,9 @@ def command_uninstall(args, config):
         try:
             if step is not config:
                 carry_out(args, step)
-            else:
+            elif args.dry_run or args.root:
                 command_rules(args, config)
+            else:
                 Firewall(config).load()
         except KnockError as error:
             print(error)

@@ -101,6 +101,15 @@ def test_install_knock_connect_install_again_uninstall_and_nothing_is_left(wire,
     assert wire.client.connects('10.9.0.1')
 
 
+def test_a_dry_run_of_uninstall_shows_all_and_takes_nothing_away(wire, box):
+    install(box)
+    says(box, 'ready: ')
+    shown = box.must('/usr/local/sbin/knockd.py', 'uninstall', '--dry-run')
+    assert '$ systemctl disable --now knockd\n' in shown and '$ rm -rf /etc/knockd ' in shown
+    assert '\ntable inet knockd\ndelete table inet knockd\n' in shown
+    assert sorted(left(box)) == sorted(OURS) and not wire.client.connects('10.9.0.1')
+
+
 def test_a_connection_that_was_there_lives_through_the_installation(wire, box, services):
     with wire.client.connection('10.9.0.1', HIDDEN) as connection:
         with accept(services[HIDDEN], connection) as end:
