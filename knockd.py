@@ -2502,6 +2502,8 @@ SERVICES += [('/etc/inittab', {'/etc/init.d/knockd': SYSV},
               ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
               ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
 
+FETCH = ('curl', '-fsSL'), ('wget', '-qO-'), ('uclient-fetch', '-qO-')
+
 def init_system(args):
     for service in SERVICES:
         if os.path.exists(args.root + service[0]):
@@ -2514,13 +2516,29 @@ def carry_out(args, line):
         import shlex
         run(shlex.split(line), seconds=600)
 
+def again(url):
+    """Python has read a pipe to its end before this script begins, so it must be fetched again; it
+    is taken only if it compiles to the very code that runs."""
+    fetch = [each for each in FETCH if find_program(each[0])]
+    if not (url and fetch):
+        raise KnockError('no script can copy itself out of a pipe; say with --url URL where it is '
+                         'from, or save it first: curl -fsSO URL && python3 knockd.py install')
+    import marshal
+    text, frame = run(list(fetch[0]) + [url], seconds=60), sys._getframe()
+    while frame.f_back:
+        frame = frame.f_back
+    try:
+        code = compile(text, frame.f_code.co_filename, 'exec', dont_inherit=True)
+    except (SyntaxError, ValueError):
+        code = None
+    if marshal.dumps(code, 2) != marshal.dumps(frame.f_code, 2):    # 2: the same for equal code
+        raise KnockError('%s is not the script that runs here; save it first' % url)
+    return text
+
 def command_install(args, _):
     """What is there stays: a second time renews script and service."""
     system, files, starts, _ = init_system(args)
-    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin')
-    if not source:              # Python reads a pipe to its end before it begins
-        raise KnockError('no script can copy itself out of a pipe; save it first: curl -fsSO URL '
-                         '&& python3 knockd.py install')
+    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin') or again(args.url)
     if not (args.root or find_program('nft') or find_program('iptables')):
         carry_out(args, package_command('nft'))
     put(args, SCRIPT, source, 0o755)
@@ -2567,7 +2585,8 @@ CLIENT_NAME = ('name', dict(metavar='NAME'))
 COMMANDS = (    # name, function, what it does, its arguments
     ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE +
      [('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
-                           help='how long it hides if nobody knocks: %(default)s; 0: ever'))]),
+                           help='how long it hides if nobody knocks: %(default)s; 0: ever')),
+      ('--url', dict(metavar='URL', help='where a script out of a pipe is from'))]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', dict(action='store_true', help='say more'))]),

@@ -11,6 +11,9 @@ import time
 import pytest
 from network import HIDDEN, KNOCKD, accept, alive, until
 
+# Where a test installs, it does so for the system's own Python: once is enough.
+pytestmark = pytest.mark.kernel
+
 # Reads the unit as systemd does, as far as it matters: guard, daemon, what a restart is.
 SYSTEMCTL = r'''#!/bin/sh
 echo "$@" >>/run/systemctl

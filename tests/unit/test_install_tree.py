@@ -1,8 +1,11 @@
 """install: what it would do on each init system, as a tree and as golden files."""
+import http.server
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -130,6 +133,58 @@ def test_a_script_out_of_a_pipe_says_that_it_must_be_saved_first(tmp_path):
     with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
         code, _, err = knockd('install', '--root', tree, *FIRST, script='-', stdin=source.stdout)
     assert code == 1 and re.match(r'knockd: [^\n]* pipe; [^\n]*curl -fsSO[^\n]*\n$', err)
+    assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
+
+
+@pytest.fixture
+def serve():
+    """A function: the URL of a text, by a web server that ends with the test."""
+    servers = []
+
+    def start(text):
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_):
+                pass
+        servers.append(http.server.HTTPServer(('127.0.0.1', 0), Answer))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return 'http://127.0.0.1:%d/knockd.py' % servers[-1].server_address[1]
+    if not (shutil.which('curl') or shutil.which('wget')):
+        pytest.skip('neither curl nor wget here')
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def piped(tree, url):
+    with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
+        return knockd('install', '--root', tree, '--url', url, *FIRST, script='-',
+                      stdin=source.stdout)
+
+
+def test_a_script_out_of_a_pipe_fetches_itself_again(serve, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    with open(KNOCKD) as script:
+        text = script.read()
+    code, _, err = piped(tree, serve(text))
+    assert (code, err) == (0, '')
+    with open(tree + '/usr/local/sbin/knockd.py') as copy:
+        assert copy.read() == text
+
+
+@pytest.mark.parametrize('change', [
+    lambda text: text.replace('STEP = 30000', 'STEP = 30001'), lambda text: '<html>no</html>',
+    lambda text: '', lambda text: text + 'import evil\n'])
+def test_another_script_at_that_address_is_not_installed(change, serve, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    with open(KNOCKD) as script:
+        code, _, err = piped(tree, serve(change(script.read())))
+    assert code == 1 and re.match(r'knockd: http://\S+ is not the script that runs here', err)
     assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
 
 
