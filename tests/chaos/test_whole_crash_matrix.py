@@ -7,7 +7,7 @@ import crashes
 import pytest
 
 pytestmark = pytest.mark.chaos
-CROWD = 600
+CROWD = 1000
 
 
 @pytest.fixture(scope='module')
