@@ -286,7 +286,7 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
     'carriers': (listing(choice('udp', 'icmp', 'syn', 'ports', 'code')), ('udp', 'icmp', 'ports')),
     'port': (matching(r'[1-9]\d{0,4}', 'a port from 1 to 65535',
                       lambda text: range(65536).index(int(text))), None),
-    'firewall': (choice('auto', 'nft'), 'auto'),
+    'firewall': (choice('auto', 'nft', 'iptables'), 'auto'),
     'accept_in': (listing(matching(
         'auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
         'auto or a chain; write for example inet filter input',
@@ -930,10 +930,8 @@ TCP_RESET = 'reject with tcp reset'
 VERDICTS = {    # as nft -j lists them: as we write them
     'accept': None, 'drop': 'drop', 'reject': 'reject', 'port-unreachable': 'reject',
     'tcp reset': TCP_RESET, 'admin-prohibited': 'reject with icmpx type admin-prohibited'}
-ANSWERS = {
-    'drop': ['drop'],
-    'reset': ['meta l4proto tcp ' + TCP_RESET, 'reject'],
-    'prohibited': ['reject with icmpx type admin-prohibited']}
+ANSWERS = {'drop': ('drop', 'drop'), 'reset': (TCP_RESET, 'reject'),    # for TCP, for UDP
+           'prohibited': (VERDICTS['admin-prohibited'],) * 2}
 # Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
 # A SYN belongs to no connection, whatever conntrack still knows of an old one between these ports.
 TABLE = '''table inet knockd {
@@ -1065,7 +1063,8 @@ def nft_ruleset(config, box, openings, living, now):
     sets += nft_sets(config, box, living)
     check += ['tcp flags & (syn | ack) != syn %s saddr . tcp sport . tcp dport @living%d return'
               % (family, version) for version, (family, _) in FAMILIES.items()]
-    check += nft_box(box) if config.answer == 'box' else ANSWERS[config.answer]
+    check += nft_box(box) if config.answer == 'box' else [
+        'meta l4proto tcp ' + ANSWERS[config.answer][0], ANSWERS[config.answer][1]]
     return TABLE % {
         'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
         'flush': ''.join('flush %s inet knockd %s\n' % kind_and_name
@@ -1140,11 +1139,13 @@ def accept_changes(config, ruleset):
             text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
     return text + ''.join(nft_accept(chain, config.mark) for chain in wanted)
 
+def is_ours(entry):
+    return any('knockd' in (value.get('table'), value.get('name')) for value in entry.values())
+
 def listed(ruleset, ours):
     """Our table as text, or all but ours, without what differs from listing to listing."""
     return re.sub(r'"handle": \d+', '', json.dumps([
-        entry for entry in ruleset for value in entry.values()
-        if ours == ('knockd' in (value.get('table'), value.get('name')))]))
+        entry for entry in ruleset if is_ours(entry) == ours]))
 
 def closing_verdict(rules, name, protocol):
     """What a chain does with every packet of a protocol: None or a key of VERDICTS.
@@ -1172,8 +1173,8 @@ def pick_decoys(config, ruleset, listening, ephemeral):
     if config.answer != 'box':
         return {}
     rules = listed(ruleset, False)
-    ranges = [tuple(map(int, ends)) for ends in
-              re.findall(r'"range": \[(\d{1,5}), (\d{1,5})\]', rules)]
+    ranges = [tuple(map(int, ends)) for ends in        # of nft, of iptables
+              re.findall(r'(?:"range": \[|[ ,])(\d{1,5})(?:, |:)(\d{1,5})\b', rules)]
     hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
               for port in range(service.low, service.high + 1)}
     taken = hidden.union(listening, map(int, re.findall(r'\b\d{1,5}\b', rules)))
@@ -1207,6 +1208,140 @@ def living_connections(connections, hide):
                    and covered(Service(6, connection[2], connection[2]), hide)},
                   key=lambda connection: (connection[0].version, connection))
 
+# --- firewall text: iptables, where there is no nft ----------------------------------------------
+# A chain of ours in each table: mangle marks who may pass, filter accepts him and answers others,
+# nat keeps others from forwards and sends their TCP to the decoys. A table is a transaction; in
+# this order nat sees no living connection that is not marked yet, and a failure hides what was.
+HOOKS = (('mangle', ['PREROUTING']), ('filter', ['INPUT', 'FORWARD']), ('nat', ['PREROUTING']))
+OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
+TO_US = '-m addrtype --dst-type LOCAL,ANYCAST -j '
+TARGETS = {     # of the verdicts of nft
+    'drop': 'DROP', 'reject': 'REJECT', TCP_RESET: 'REJECT --reject-with tcp-reset',
+    VERDICTS['admin-prohibited']: 'REJECT --reject-with icmp-admin-prohibited'}
+LONGEST = 2147483               # seconds that an ipset can count
+IPSET_NOTHING = 'destroy knockd4\ndestroy knockd6\n'
+
+def seconds_left(opening, now):
+    return min((opening.expires - now.mono) // 1000, LONGEST)
+
+def protocol_and_port(opening):
+    return tuple(format_service(Service(opening.proto, opening.port, opening.port)).split('/'))
+
+def ipset_element(opening):
+    return 'knockd%d %s,%s:%s' % ((opening.source.version, opening.source)
+                                  + protocol_and_port(opening))
+
+def ipset_open(openings, now):
+    """Opens and extends. Whole seconds, rounded down; 0 would be for ever, but is not live."""
+    return ''.join('add %s timeout %d\n' % (ipset_element(opening), seconds_left(opening, now))
+                   for opening in openings)
+
+def ipset_all(openings, now):
+    """Both sets, from one moment to the next with these openings and no others."""
+    form, sets = 'hash:net,port family %s timeout 30\n', (('knockd4', 'inet'), ('knockd6', 'inet6'))
+    return ''.join('create {0} {1}create {0}-new {1}flush {0}-new\n'.format(name, form % family)
+                   for name, family in sets) \
+        + re.sub(r'(?m)^(add \w+)', r'\1-new', ipset_open(openings, now)) \
+        + ''.join('swap {0} {0}-new\ndestroy {0}-new\n'.format(name) for name, _ in sets)
+
+def ipset_close(openings):
+    return ''.join('del %s\n' % ipset_element(opening) for opening in openings)
+
+def recent_list(opening):
+    """The list in /proc/net/xt_recent that this opening has for itself."""
+    return 'knockd-%s-%d-%s-%s' % (
+        (opening.source.network_address, opening.source.prefixlen) + protocol_and_port(opening))
+
+def recent_match(opening, seconds):
+    """The kernel counts the seconds, from when the address was written to the list."""
+    return '-p %s --dport %s -m recent --rcheck --seconds %d --name %s --mask %s --rsource' % (
+        protocol_and_port(opening) + (seconds, recent_list(opening), opening.source.netmask))
+
+def recent_open(openings):
+    """Commands. Their rules are there already, so that nothing is ever open for too long."""
+    return [(['tee', '/proc/net/xt_recent/' + recent_list(opening)],
+             '+%s\n' % opening.source.network_address) for opening in openings]
+
+def iptables_rules(config, box, version, passing):
+    """{table: the rules of our chain}; passing: matches of what may pass."""
+    if not config.hide:         # as in nft_ruleset()
+        return {table: [] for table, _ in HOOKS}
+    bit = '0x%08x/0x%08x' % (config.mark, config.mark)
+    trusted = ['-i %s -j RETURN' % name for name in ('lo',) + config.trust]
+    known = trusted + ['%s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN' % match
+                       for match in ('! -p tcp', '-p tcp ! --syn')]     # as in TABLE
+    hidden = [tuple(format_service(service).replace('-', ':').split('/'))
+              for service in merged(config.hide)]
+    tcp, udp = ANSWERS.get(config.answer, (box.tcp, box.udp))
+    # An accepting box answers itself what has an ACK or a RST: it may be of a living connection.
+    ends = {'tcp': ('--tcp-flags ACK,RST NONE ' if tcp is None else '') + TO_US
+                   + TARGETS[tcp or TCP_RESET], 'udp': TO_US + TARGETS[udp or 'reject']}
+    if version == 6:
+        ends = {protocol: end.replace('icmp-admin', 'icmp6-adm') for protocol, end in ends.items()}
+    return {
+        'mangle': known + ['-p udp --dport %s -m addrtype --dst-type %s -j DROP' % (
+            ports, 'BROADCAST,MULTICAST' if version == 4 else 'MULTICAST')
+            for protocol, ports in hidden if protocol == 'udp'] + [
+            '%s %sMARK --set-xmark %s' % (match, TO_US, bit) for match in passing],
+        'filter': ['-m mark --mark %s -j %s' % (bit, 'ACCEPT' if config.accept_in else 'RETURN')]
+        + known + ['-p %s --dport %s %s' % (protocol, ports, ends[protocol])
+                   for protocol, ports in hidden],
+        'nat': trusted + ['-m mark --mark %s -j RETURN' % bit]
+        + ['-p tcp --dport %d %sDNAT --to-destination :%d' % (port, TO_US, decoy)
+           for port, decoy in sorted(box.decoys.items())]
+        + ['-p %s --dport %s %sACCEPT' % (match + (TO_US,)) for match in hidden]}
+
+def our_jumps(ruleset):
+    """[(tool, table, chain)] from where packets come to us."""
+    rules = [entry['rule'] for entry in ruleset if 'rule' in entry and is_ours(entry)]
+    return sorted((rule['family'], rule['of'], rule['chain']) for rule in rules
+                  if rule['chain'] != 'KNOCKD')
+
+def iptables_restore(tool, rules, jumps=None):
+    """(argument list, text) that replace the rules of these tables; a table without rules loses our
+    chain. jumps: those that are there; with None they stay."""
+    text = ''
+    for table, hooks in HOOKS:
+        if table in rules:
+            text += '*%s\n:KNOCKD - [0:0]\n' % table
+            text += ''.join('-A KNOCKD %s\n' % rule for rule in rules[table])
+            for hook in () if jumps is None else hooks:
+                text += '-D %s %s\n' % (hook, OUR_JUMP) * jumps.count((tool, table, hook))
+                text += '-I %s %s\n' % (hook, OUR_JUMP) if rules[table] else ''
+            text += 'COMMIT\n' if rules[table] else '-X KNOCKD\nCOMMIT\n'
+    return [tool + '-restore', '--noflush', '-w'], text
+
+def parse_saved(tool, text):
+    """What iptables-save says, as nft -j would; what is ours is in a table named knockd. Not so
+    the rules of recent lists, which change with every knock."""
+    entries, table = [], None
+    for line in text.splitlines():
+        found = re.match(r'(\*|:|-A )(\S+) ?(.*)', line.replace('"knockd"', 'knockd'))
+        kind, name, rest = found.groups() if found else ('', '', '')
+        table = name if kind == '*' else table
+        ours = name == 'KNOCKD' or rest == OUR_JUMP
+        entry = {'family': tool, 'table': 'knockd' if ours else table, 'of': table}
+        if kind == ':':
+            policy = rest.split()[0].lower()        # only the kernel's own chains have one
+            entries.append({'chain': dict(entry, name=name, policy=policy,
+                                          hook=name.lower() if policy != '-' else None)})
+        elif kind == '-A ' and not (ours and ' -m recent ' in rest):
+            entries.append({'rule': dict(entry, chain=name, expr=parse_rule(rest))})
+    return entries
+
+def parse_rule(text):
+    """Its statements as nft -j would list them, if nothing but its protocol is a condition."""
+    plain = re.match(r'(?:-p (tcp|udp) )?-[jg] (\S+)(?: --reject-with (?:icmp6?-)?(\S+))?\Z',
+                     re.sub(r'-m comment --comment ("[^"]*"|\S+) ', '', text))
+    if not plain:
+        return [{'xt': text}]
+    protocol, target, word = plain.groups()
+    word = word and word.replace('tcp-', 'tcp ').replace('adm-', 'admin-')
+    match = {'match': {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}}
+    return [match] * bool(protocol) + [
+        {target.lower(): {'type': word}} if target in ('ACCEPT', 'DROP', 'REJECT') else
+        {'jump': {'target': target}}]
+
 # --- edges: clock, log, files, commands, sockets ------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
@@ -1219,6 +1354,7 @@ SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
 SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
 RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
+NFT, IPSET = ['nft', '-f', '-'], ['ipset', '-exist', 'restore']
 FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
 NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
 ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
@@ -1227,10 +1363,12 @@ F_SETPIPE_SZ = 1031             # linux/fcntl.h
 CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
 STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
-GUARD = '''# For a boot without Python or a config; never over a table that is there.
-nft list table inet knockd >/dev/null 2>&1 || nft -f - <<'END'
+GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
 %sEND
 '''
+THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
+         'iptables-restore': 'iptables -w -t nat -S KNOCKD',
+         'ip6tables-restore': 'ip6tables -w -t nat -S KNOCKD'}
 
 def moment():
     return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
@@ -1273,21 +1411,21 @@ def start(argv, facts=None, descriptors=()):
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
 
-SPARE, spares = ['nft', '-f', '-'], []     # at most one of these; None where it does not start
+spares = []     # at most one (argument list, process); None where it does not start
 
-def keep_spare():
-    """Starts the nft of the next change before there is one: it waits for its standard input, which
-    ends when we do, and has not looked at the ruleset before that."""
-    if not (spares and spares[0] and spares[0].poll() is None):
+def keep_spare(argv):
+    """Starts the command of the next change before there is one: it waits for its standard input,
+    which ends when we do, and has not looked at the ruleset before that."""
+    if not (spares and spares[0][0] == argv and spares[0][1] and spares[0][1].poll() is None):
         try:
-            spares[:] = [start(SPARE)]
+            spares[:] = [(argv, start(argv))]
         except KnockError:
-            spares[:] = [None]
+            spares[:] = [(argv, None)]
 
 def run(argv, text='', seconds=10, facts=None, descriptors=()):
     """The one place that executes a command; its output, or a KnockError with its complaint.
     text is its standard input."""
-    process = spares.pop() if spares and argv == SPARE else None
+    process = spares.pop()[1] if spares and spares[0][0] == argv else None
     if process is None or process.poll() is not None:
         process = start(argv, facts, descriptors)
     with process:               # which closes the pipes: what left the session may hold its ends
@@ -1503,7 +1641,9 @@ def open_ledger(file, config, now):
     return ledger, True
 
 class Firewall:
-    """The kernel's table as we want it: applied by one nft command a change."""
+    """The kernel's rules as we want them: applied by one command a change; here by nft."""
+    name, spare, clears = 'nft', NFT, ('', '', NFT_NOTHING)
+    undo = 'nft delete table inet knockd'
 
     def __init__(self, config, openings=()):
         self.config, self.box, self.loaded = config, None, None
@@ -1520,62 +1660,88 @@ class Firewall:
         return Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
                    box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
 
-    def text(self, now):
-        """What load() applies."""
-        self.box = self.box or self.look(self.ruleset())
-        living = living_connections(all_connections(), self.config.hide)
-        return nft_ruleset(self.config, self.box, [opening for opening in self.openings.values()
-                                                   if opening.expires > now.mono], living, now)
+    def live(self, now):
+        return [opening for opening in self.openings.values() if opening.expires > now.mono]
+
+    def commands(self, ruleset, living, now):
+        """[(argument list, its standard input)] that put everything in force."""
+        self.box = self.look(ruleset)
+        return [(NFT, nft_ruleset(self.config, self.box, self.live(now), living, now))]
+
+    def living(self):
+        return living_connections(all_connections(), self.config.hide)
+
+    def text(self):
+        """What load() applies, each part under the command for it, if that is not nft."""
+        return ''.join(('' if argv == NFT else '# %s\n' % ' '.join(argv)) + text for argv, text
+                       in self.commands(self.ruleset(), self.living(), moment()))
+
+    def guard(self):
+        """A shell script that hides what we hide; never over what is there."""
+        foreign = [entry for entry in self.ruleset() if not is_ours(entry)]
+        commands = type(self)(self.config).commands(foreign, (), moment())
+        return '# For a boot without Python or a config.\n' + ''.join(
+            GUARD % (THERE[argv[0]], ' '.join(argv), text) for argv, text in commands)
 
     def load(self, ruleset=None):
-        """Puts the whole table in force, openings with the time they have left."""
+        """Puts everything in force, openings with the time they have left."""
         ruleset = ruleset or self.ruleset()
-        self.box = self.look(ruleset)
-        for clear in ('', '', NFT_NOTHING):
+        for clear in self.clears:
             try:
-                run(['nft', '-f', '-'], clear + self.text(moment()))
+                for argv, text in self.commands(ruleset, self.living(), moment()):
+                    run(argv, clear + text)
                 break
             except KnockError:      # nft has hung, or another version's table is in the way: to
                 if clear:           # delete it comes last, as it lets packets by
                     raise
         accepts = accept_changes(self.config, ruleset)
         if accepts:
-            run(['nft', '-f', '-'], accepts)
+            run(NFT, accepts)
         self.loaded = listed(self.ruleset(), True), self.box
 
     def outdated(self):
         """Does anybody listen at a decoy? No event tells of that."""
         return listening_ports() & set(self.box.decoys.values())
 
+    def hooked(self, ruleset):
+        """Do packets come to us? load() may have looked too late to see that they do not."""
+        return '"guard"' in listed(ruleset, True)
+
     def mend(self):
         """Loads everything again if something of ours is gone, or the box has changed."""
         ruleset = self.ruleset()
-        ours = listed(ruleset, True)
-        whole = (ours, self.look(ruleset)) == self.loaded and \
-            ('"guard"' in ours) == bool(self.config.hide)       # load() may have looked too late
+        whole = (listed(ruleset, True), self.look(ruleset)) == self.loaded and \
+            self.hooked(ruleset) == bool(self.config.hide)
         if whole and not accept_changes(self.config, ruleset):
             return False
         self.load(ruleset)
         return True
 
+    def opened(self, openings, known, now):
+        return [(NFT, nft_open(openings, known, now))]
+
+    def closed(self, openings):
+        return [(NFT, nft_close(openings))]
+
     def open(self, openings, now):
         """A knock extends an opening, it never shortens or doubles it."""
         longest = [opening._replace(expires=max(opening.expires, self.openings.get(
             opening[1:5], opening).expires)) for opening in openings]
-        text = nft_open(longest, self.openings, now)
+        known = {opening[1:5] for opening in longest}.intersection(self.openings)
         self.openings.update((opening[1:5], opening) for opening in longest)
-        self.apply(text)
+        self.apply(self.opened(longest, known, now))
 
     def close(self, openings):
         for opening in openings:
             self.openings.pop(opening[1:5], None)
         if openings:
-            self.apply(nft_close(openings))
+            self.apply(self.closed(openings))
 
-    def apply(self, text):
+    def apply(self, commands):
         try:
-            run(['nft', '-f', '-'], text)
-        except KnockError:      # somebody took the table away: put it back, this change included
+            for argv, text in commands:
+                run(argv, text)
+        except KnockError:      # somebody took our rules away: put them back, this change included
             self.load()
 
     def chosen(self, knock):
@@ -1584,6 +1750,87 @@ class Firewall:
                 if (opening.client, opening.source) == (knock.client.name, widened(knock)) and
                 (not knock.services or
                  covered(Service(opening.proto, opening.port, opening.port), knock.services))]
+
+class Iptables(Firewall):
+    """By iptables and ip6tables; openings in an ipset or, without that tool, in recent lists."""
+    name, spare, clears = 'iptables', IPSET, ('', '')
+    undo = 'for of in mangle filter nat; do iptables -t $of -F KNOCKD; ' \
+        'ip6tables -t $of -F KNOCKD; done'
+
+    def __init__(self, config, openings=()):
+        super().__init__(config, openings)
+        flaws = ['[client %s] once' % client.name for client in config.clients.values()
+                 if client.once]
+        flaws += ['[server] accept_in'] * any(chain != ('auto',) for chain in config.accept_in)
+        flaws += ['[server] trust: ' + name for name in config.trust if name.endswith('+')]
+        if flaws:
+            raise KnockError('%s: %s: iptables cannot do that; install nftables'
+                             % (config.path, flaws[0]), 2)
+        self.tools, self.ipset = {4: 'iptables', 6: 'ip6tables'}, find_program('ipset')
+        self.seconds = {}       # {opening's key: those in its rule}, without ipset
+        if not find_program('ip6tables') or not os.path.exists('/proc/net/if_inet6'):
+            del self.tools[6]
+            self.name += ' (IPv6 is not guarded: no ip6tables, or no IPv6)'
+
+    def ruleset(self):
+        return [entry for tool in self.tools.values()
+                for entry in parse_saved(tool, run([tool + '-save']))]
+
+    def rules(self, version, living, now, box):
+        passing = ['-s %s -p tcp ! --syn --sport %d --dport %d' % connection
+                   for connection in living if connection[0].version == version]
+        passing += ['-m set --match-set knockd%d src,dst' % version] if self.ipset else [
+            recent_match(opening, self.seconds[opening[1:5]]) for opening in self.live(now)
+            if opening.source.version == version]
+        return iptables_rules(self.config, box, version, passing)
+
+    def live(self, now):
+        """Without what has less than a second left, the unit of both stores."""
+        return [opening for opening in self.openings.values()
+                if seconds_left(opening, now) > 0 and opening.source.version in self.tools]
+
+    def commands(self, ruleset, living, now):
+        self.box, live, commands = self.look(ruleset), self.live(now), []
+        self.seconds = {opening[1:5]: seconds_left(opening, now) for opening in live}
+        for version, tool in self.tools.items():
+            entries = [entry for entry in ruleset for value in entry.values()
+                       if value['family'] == tool]
+            box = self.box._replace(tcp=box_policy(entries, 'tcp'), udp=box_policy(entries, 'udp'))
+            commands.append(iptables_restore(tool, self.rules(version, living, now, box),
+                                             our_jumps(entries)))
+        if not self.ipset:
+            return commands + recent_open(live)
+        return [(IPSET, ipset_all(live, now))] + commands if self.config.hide else \
+            commands + [(IPSET, IPSET_NOTHING)]
+
+    def opened(self, openings, known, now):
+        if self.ipset:
+            return [(IPSET, ipset_open(openings, now))]
+        self.seconds.update((opening[1:5], seconds_left(opening, now)) for opening in openings)
+        return self.closed(openings) + recent_open(openings)
+
+    def closed(self, openings):
+        """Without ipset, what is open is rules of mangle; those of these families are replaced."""
+        if self.ipset:
+            return [(IPSET, ipset_close(openings))]
+        return [iptables_restore(tool, {'mangle': self.rules(
+            version, self.living(), moment(), self.box)['mangle']})
+            for version, tool in self.tools.items()
+            if version in {opening.source.version for opening in openings}]
+
+    def outdated(self):
+        return True                         # no event tells of iptables-legacy: look once a step
+
+    def hooked(self, ruleset):
+        return our_jumps(ruleset) == sorted((tool, table, hook) for tool in self.tools.values()
+                                            for table, hooks in HOOKS for hook in hooks)
+
+BACKENDS = collections.OrderedDict((('nft', Firewall), ('iptables', Iptables)))
+
+def make_firewall(config, openings=()):
+    """By nft if it is there, by iptables if only that is."""
+    names = list(BACKENDS) if config.firewall == 'auto' else [config.firewall]
+    return BACKENDS[next(filter(find_program, names), names[0])](config, openings)
 
 def widened(knock):
     """The network that a knock is for: its address alone, unless the client's section says more."""
@@ -1600,9 +1847,12 @@ def listening_ports():
 
 def ruleset_events():
     """A socket that becomes readable when anybody changes the ruleset."""
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK,
-                         NETLINK_NETFILTER)
-    sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
+    except OSError:             # an old kernel with iptables alone: nothing ever comes
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.setblocking(False)
     return sock
 
 def ruleset_changed(events):
@@ -1716,7 +1966,7 @@ class Daemon:
         self.config, self.verbose = config, verbose
         self.file = LedgerFile(config.ledger)
         self.datagrams, self.syns = Capture(SOCKET_PAIRS), Capture(1)
-        self.firewall = Firewall(config)
+        self.firewall = make_firewall(config)
         self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
         self.tokens = []        # StepTokens: those that are loaded, and last the step's to come
         self.pace, self.asleep = Budget(SYNS_A_SECOND), False
@@ -1744,7 +1994,7 @@ class Daemon:
         self.turn(now)
         self.file.keep_ballast()
         self.asked = status_socket(self.config)
-        log('ready: ' + state_line(self.firewall.config, self.firewall.box) + (
+        log('ready: ' + state_line(self.firewall) + (
             '; on probation: %d s for a first knock from outside' % (left // 1000) if left else ''))
         notify('READY=1')
 
@@ -1773,8 +2023,8 @@ class Daemon:
             self.watch(moment())
             self.tokens[-1].derive(SLICE)
             if not ready:               # so that no knock waits for it
-                keep_spare()
-        log('stopped; what is hidden stays hidden, until you type: nft delete table inet knockd')
+                keep_spare(self.firewall.spare)
+        log('stopped; what is hidden stays hidden, until you type: ' + self.firewall.undo)
 
     def patience(self, now):
         """Milliseconds until anything is due."""
@@ -1823,14 +2073,14 @@ class Daemon:
     def enforce(self, config):
         """The firewall as config has it; none at all after a probation that nobody passed."""
         allowed = {client.name: client.allow for client in config.clients.values()}
-        firewall = Firewall(config._replace(hide=(), accept_in=()) if self.trial == 0 else config, {
-            key: opening for key, opening in self.firewall.openings.items() if covered(
-                Service(opening.proto, opening.port, opening.port),
-                allowed.get(opening.client, ()))})
+        openings = {key: opening for key, opening in self.firewall.openings.items() if covered(
+            Service(opening.proto, opening.port, opening.port), allowed.get(opening.client, ()))}
+        firewall = make_firewall(config._replace(hide=(), accept_in=()) if self.trial == 0
+                                 else config, openings)
         firewall.load()
         self.firewall, self.renew = firewall, False
         if self.trial is None and os.path.exists(beside(config, 'guard')):      # installed
-            self.keep('guard', GUARD % nft_ruleset(config, firewall.box, (), (), moment()))
+            self.keep('guard', firewall.guard())
 
     def settle(self, trial, line, now):
         """A probation ends: by an authentic knock from outside (None), or nobody has come (0)."""
@@ -1907,7 +2157,7 @@ class Daemon:
         self.sequences, self.tokens = Sequences(paper_sequences(config)), []    # not of before
         self.next_end = now.mono
         self.turn(now)
-        log('config reloaded: ' + state_line(self.firewall.config, self.firewall.box))
+        log('config reloaded: ' + state_line(self.firewall))
 
     def read(self, version, sock, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
@@ -2101,12 +2351,13 @@ def clock_doubt(config, ledger, now):
         'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
         if now < latest - 1000 else None
 
-def state_line(config, box):
+def state_line(firewall):
     """What the log says at the start, and of a new config."""
-    decoys = ', '.join(map(str, sorted(box.decoys.values()))) if len(box.decoys) < 5 else ''
-    return '%d client%s; hiding %s; nft; answer %s%s' % (
+    config, decoys = firewall.config, sorted(firewall.box.decoys.values())
+    return '%d client%s; hiding %s; %s; answer %s%s' % (
         len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide) or
-        'nothing', config.answer, ' via decoy ' + decoys if decoys else '')
+        'nothing', firewall.name, config.answer,
+        ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -2158,7 +2409,7 @@ def first_config(args, name, hide, *entries):
     if not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
                          '--client NAME' % path, 2)
-    if find_program('nft') is None and not (args.root or args.dry_run):
+    if not (any(map(find_program, BACKENDS)) or args.root or args.dry_run):
         raise missing('nft')
     entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
     text = edited('', 'server', [entry for entry in entries if entry[1]])
@@ -2236,11 +2487,12 @@ def command_run(args, _):
 
 def command_check(args, config):
     check_programs(config)
+    make_firewall(config)           # refuses what its backend cannot do
     print('configuration OK')
 
 def command_rules(args, config):
-    firewall = Firewall(config)
-    print(firewall.text(moment()) + accept_changes(config, firewall.ruleset()), end='')
+    firewall = make_firewall(config)
+    print(firewall.text() + accept_changes(config, firewall.ruleset()), end='')
 
 def command_add(args, _):
     if not os.path.exists(args.config):
@@ -2416,7 +2668,7 @@ def command_uninstall(args, config):
     rules = command_rules, args, config
     steps = [(carry_out, args, line) for line in ends + [' '.join(
         ['rm -rf /etc/knockd /run/knockd /var/lib/knockd', SCRIPT] + list(files))]]
-    steps.insert(-1, rules if args.dry_run or args.root else (Firewall(config).load,))
+    steps.insert(-1, rules if args.dry_run or args.root else (make_firewall(config).load,))
     for step, *arguments in steps:      # what fails does not keep the rest
         try:
             step(*arguments)

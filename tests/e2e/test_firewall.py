@@ -153,10 +153,11 @@ def wherever(program):
                    if os.path.exists(path)})
 
 
-def test_without_nft_one_line_names_the_command_that_installs_it(wire, daemon):
+def test_without_nft_and_iptables_one_line_names_the_command_that_installs_it(wire, daemon):
     knockd = daemon()
     knockd.kill()
-    hide = ''.join('mount --bind /dev/null %s; ' % path for path in wherever('nft'))
+    hide = ''.join('mount --bind /dev/null %s; ' % path for path in
+                   wherever('nft') + [os.path.realpath(path) for path in wherever('iptables')])
     done = wire.server.run('unshare', '-m', 'sh', '-c', hide + 'exec "$@"', 'sh', sys.executable,
                            KNOCKD, '--config', knockd.config, 'run', timeout=10)
     assert done.code == 1

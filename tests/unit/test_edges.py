@@ -521,10 +521,10 @@ def is_alive(pid):
 def test_the_spare_gets_the_text_and_is_used_once(programs, monkeypatch):
     monkeypatch.setattr(knockd, 'spares', [])
     programs('nft', 'echo $$; /bin/cat')
-    knockd.keep_spare()
-    pid = knockd.spares[0].pid
-    knockd.keep_spare()
-    assert [spare.pid for spare in knockd.spares] == [pid], 'one is enough'
+    knockd.keep_spare(knockd.NFT)
+    pid = knockd.spares[0][1].pid
+    knockd.keep_spare(knockd.NFT)
+    assert [spare.pid for _, spare in knockd.spares] == [pid], 'one is enough'
     assert knockd.run(['nft', '-j', 'list']) != '%d\n' % pid, 'another command is not its'
     assert knockd.run(['nft', '-f', '-'], 'add\n') == '%d\nadd\n' % pid
     assert knockd.spares == [] and knockd.run(['nft', '-f', '-'], 'b\n').endswith('b\n')
@@ -534,8 +534,8 @@ def test_a_spare_that_has_died_is_not_used_and_is_replaced(programs, monkeypatch
     monkeypatch.setattr(knockd, 'spares', [])
     programs('nft', 'echo $$; /bin/cat')
     for use in (False, True):
-        knockd.keep_spare()
-        spare = knockd.spares[0]
+        knockd.keep_spare(knockd.NFT)
+        spare = knockd.spares[0][1]
         spare.kill()
         for pipe in (spare.stdin, spare.stdout, spare.stderr):
             pipe.close()
@@ -544,20 +544,20 @@ def test_a_spare_that_has_died_is_not_used_and_is_replaced(programs, monkeypatch
         if use:
             assert knockd.run(['nft', '-f', '-'], 'a\n').endswith('a\n')
         else:
-            knockd.keep_spare()
-            assert knockd.spares[0].poll() is None and spare.returncode == -9
+            knockd.keep_spare(knockd.NFT)
+            assert knockd.spares[0][1].poll() is None and spare.returncode == -9
             assert knockd.run(['nft', '-f', '-'], 'a\n').startswith('%d\n' % spare.pid) is False
 
 
 def test_where_no_spare_can_be_started_the_next_change_says_why(programs, monkeypatch):
     monkeypatch.setattr(knockd, 'spares', [])
-    knockd.keep_spare()
-    assert knockd.spares == [None]
+    knockd.keep_spare(knockd.NFT)
+    assert knockd.spares == [(knockd.NFT, None)]
     with pytest.raises(knockd.KnockError, match='not installed'):
         knockd.run(['nft', '-f', '-'], 'a')
     programs('nft', '/bin/cat')
-    knockd.spares[:] = [None]
-    knockd.keep_spare()
+    knockd.spares[:] = [(knockd.NFT, None)]
+    knockd.keep_spare(knockd.NFT)
     assert knockd.run(['nft', '-f', '-'], 'a') == 'a'
 
 

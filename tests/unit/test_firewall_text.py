@@ -61,9 +61,11 @@ ALIVE = 'ct state invalid tcp flags & (ack | rst) != 0 return'
 # What a packet gets that is neither open nor living: answer, what the box does itself, the end of
 # the check; `decoy` stands for the lines that send TCP to a closed port.
 ENDS = [
-    ('drop', 'accept', ['drop']), ('drop', 'drop', ['drop']),
+    ('drop', 'accept', ['meta l4proto tcp drop', 'drop']),
+    ('drop', 'drop', ['meta l4proto tcp drop', 'drop']),
     ('reset', 'accept', ['meta l4proto tcp reject with tcp reset', 'reject']),
-    ('prohibited', 'accept', ['reject with icmpx type admin-prohibited']),
+    ('prohibited', 'accept', ['meta l4proto tcp reject with icmpx type admin-prohibited',
+                              'reject with icmpx type admin-prohibited']),
     ('box', 'accept', [ALIVE, 'decoy', 'meta l4proto tcp drop',
                        'meta nfproto ipv6 udp checksum 0 drop', 'reject']),
     ('box', 'drop', ['decoy', 'meta l4proto tcp drop', 'drop']),
