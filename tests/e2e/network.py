@@ -451,9 +451,10 @@ class Wire:
             member.close()
 
 
-def finish_checksums(namespace, interface):
-    """Captured checksums shall be final, not left to a network card that is not there."""
-    value = array.array('I', [ETHTOOL_STXCSUM, 0])
+def finish_checksums(namespace, interface, left=0):
+    """Captured checksums shall be final, not left to a network card that is not there. left=1: as
+    Linux has it, which lets a packet be as long as the card takes it."""
+    value = array.array('I', [ETHTOOL_STXCSUM, left])
     with namespace.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, SIOCETHTOOL,
                     struct.pack('16sP16x', interface.encode(), value.buffer_info()[0]))
