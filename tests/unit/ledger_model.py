@@ -146,7 +146,8 @@ class World:
                 ('read_config', lambda path: self.config()), ('select', Select(self)),
                 ('config_stamp', lambda path: (0, self.edition)), ('is_own', lambda *_: True),
                 ('ruleset_events', Quiet), ('status_socket', lambda config: Quiet()),
-                ('LedgerFile', lambda path: File(self)), ('make_firewall', lambda *_: Firewall(self)),
+                ('LedgerFile', lambda path: File(self)),
+                ('make_firewall', lambda *_: Firewall(self)),
                 ('Capture', lambda limit: Sockets(self, SOCKETS[limit > 1]))):
             patch.setattr(knockd, name, played)
 
