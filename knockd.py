@@ -2363,6 +2363,36 @@ start_service() {
 	procd_close_instance
 }
 ''' % RUN
+OPENRC = '''#!/sbin/openrc-run
+supervisor=supervise-daemon respawn_max=0 respawn_delay=1
+command=%s command_args="-I %s run"
+error_logger="logger -t knockd"
+depend() { after localmount; before net; }
+start_pre() { sh STATE/guard || true; }
+''' % (PYTHON, SCRIPT)
+RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec %s\n' % RUN,
+         '/etc/sv/knockd/log/run': '#!/bin/sh\numask 077\nmkdir -p /var/log/knockd\n'
+         'exec svlogd -tt /var/log/knockd\n'}      # part of runit; a syslog may not be there
+SYSV = '''#!/bin/sh
+### BEGIN INIT INFO
+# Provides: knockd
+# Required-Start: $local_fs
+# Required-Stop:
+# X-Start-Before: $network
+# Default-Start: S
+# Default-Stop:
+### END INIT INFO
+case "$1" in start | stop | restart | force-reload) ;; *) exit 3 ;; esac
+[ -s /run/knockd.pid ] && for signal in TERM 0 0 0 0 0 KILL; do
+	kill -s $signal -- "-$(cat /run/knockd.pid)" 2>/dev/null || break
+	sleep 1
+done
+rm -f /run/knockd.pid
+[ "$1" = stop ] && exit
+sh STATE/guard
+setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
+	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
+''' % RUN
 SERVICES = [    # what tells the init system; the service's files; how it starts, how it ends
     ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
      ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
@@ -2370,13 +2400,25 @@ SERVICES = [    # what tells the init system; the service's files; how it starts
     ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
                      '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},
      ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'])]
+     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']),
+    ('/run/openrc', {'/etc/init.d/knockd': OPENRC},
+     ['rc-update add knockd boot', 'rc-service knockd restart'],
+     ['rc-service knockd stop', 'rc-update delete knockd boot'])]
+SERVICES += [(folder + ' /usr/bin/runsvdir', RUNIT, [
+    'ln -sfn /etc/sv/knockd %s/knockd' % folder,
+    'sh -c "sv restart /etc/sv/knockd || true"'],       # the first time, runsvdir starts it
+    ['rm %s/knockd' % folder, 'sv shutdown /etc/sv/knockd',
+     'rm -rf /etc/sv/knockd /var/log/knockd'])
+    for folder in ('/var/service', '/etc/service')]     # of Void, of Debian
+SERVICES += [('/etc/inittab /usr/sbin/update-rc.d', {'/etc/init.d/knockd': SYSV},
+              ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
+              ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
 
 def init_system(args):
     for service in SERVICES:
-        if os.path.exists(args.root + service[0]):
+        if all(os.path.exists(args.root + path) for path in service[0].split()):
             return service
-    raise KnockError('neither systemd nor procd; let your init system run: ' + RUN)
+    raise KnockError('no init system that is known here; let yours run: ' + RUN)
 
 def carry_out(args, line):
     print('$ ' + line, flush=True)
