@@ -2425,13 +2425,28 @@ def carry_out(args, line):
     if not (args.dry_run or args.root):
         run(command(line), seconds=600)
 
+def fetched(url):
+    """This script out of a pipe, which Python has read to its end before it begins: fetched once
+    more, and taken only if its text compiles to the very code that runs."""
+    fetch = [argv for argv in (['curl', '-fsSL'], ['wget', '-qO-']) if find_program(argv[0])]
+    if not (url and fetch):
+        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL where curl '
+                         'gets it, or save it first: curl -fsSO URL && python3 knockd.py install')
+    import marshal
+    import traceback
+    text = run(fetch[0] + [url], seconds=60)
+    ours = list(traceback.walk_stack(None))[-1][0].f_code       # of the module: the whole script
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        code = compile(text, ours.co_filename, 'exec')
+        if text.startswith('#!/usr/bin/env python3\n') and \
+                marshal.dumps(code, 2) == marshal.dumps(ours, 2):   # 2: no references, no interning
+            return text
+    raise KnockError('%s is not the script that runs here; save it first' % url)
+
 def command_install(args, _):
     """What is there stays: a second time renews script and service."""
     system, files, starts, _ = init_system(args)
-    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin')
-    if not source:              # Python reads a pipe to its end before it begins
-        raise KnockError('no script can copy itself out of a pipe; save it first: curl -fsSO URL '
-                         '&& python3 knockd.py install')
+    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin') or fetched(args.url)
     if not (args.root or find_program('nft')):
         carry_out(args, package_command('nft'))
     put(args, SCRIPT, source, 0o755)
@@ -2475,7 +2490,8 @@ CLIENT_NAME = ('name', dict(metavar='NAME'))
 COMMANDS = (    # name, function, what it does, its arguments
     ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE +
      [('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
-                           help='how long it hides if nobody knocks: %(default)s; 0: ever'))]),
+                           help='how long it hides if nobody knocks: %(default)s; 0: ever')),
+      ('--url', dict(metavar='URL', help='where a script out of a pipe comes from'))]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', dict(action='store_true', help='say more'))]),

@@ -1,8 +1,11 @@
 """install: what it would do on each init system, as a tree and as golden files."""
+import http.server
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -175,8 +178,80 @@ def test_a_script_out_of_a_pipe_says_that_it_must_be_saved_first(tmp_path):
     tree = tree_of(tmp_path, 'systemd')
     with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
         code, _, err = knockd('install', '--root', tree, *FIRST, script='-', stdin=source.stdout)
-    assert code == 1 and re.match(r'knockd: [^\n]* pipe; [^\n]*curl -fsSO[^\n]*\n$', err)
+    assert code == 1
+    assert re.match(r'knockd: [^\n]* pipe [^\n]*--url[^\n]*curl -fsSO[^\n]*\n$', err)
     assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
+
+
+@pytest.fixture
+def serve():
+    """A function: the URL at which a web server answers with these texts in turn."""
+    servers = []
+
+    def start(*texts):
+        answers = list(texts)
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(answers.pop(0))
+
+            def log_message(self, *_):
+                pass
+        servers.append(http.server.HTTPServer(('127.0.0.1', 0), Answer))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return 'http://127.0.0.1:%d/knockd.py' % servers[-1].server_address[1]
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def script_bytes():
+    with open(KNOCKD, 'rb') as file:
+        return file.read()
+
+
+def curled(tree, url, *more):
+    """curl URL | python3 - install --url URL"""
+    if not shutil.which('curl'):
+        pytest.skip('no curl here')
+    with subprocess.Popen(['curl', '-fsS', url], stdout=subprocess.PIPE) as source:
+        return knockd('install', '--root', tree, '--url', url, *FIRST + more, script='-',
+                      stdin=source.stdout)
+
+
+def test_a_script_out_of_a_pipe_is_fetched_again(serve, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    code, out, err = curled(tree, serve(script_bytes(), script_bytes()))
+    assert (code, err) == (0, '') and out.startswith('knock://laptop:')
+    with open(tree + '/usr/local/sbin/knockd.py', 'rb') as copy:
+        assert copy.read() == script_bytes()
+
+
+@pytest.mark.parametrize('change', [
+    lambda text: text.replace(b'STEP = 30000', b'STEP = 30001'), lambda text: b'<html>no</html>',
+    lambda text: b'', lambda text: text + b'import evil\n', lambda text: text[:len(text) // 2],
+    lambda text: b'#!/bin/evil' + text[text.index(b'\n'):], lambda text: b'(' * 5000,
+    lambda text: text.replace(b'\n"""', b'\n# coding: utf-7\n"""', 1),
+    lambda text: text.replace(b'\n', b'\r\n'), lambda text: text + b'\0'],
+    ids=['a number', 'HTML', 'nothing', 'a line more', 'half', 'interpreter', 'deep', 'coding',
+         'CRLF', 'NUL'])
+def test_another_script_at_that_address_is_not_installed(change, serve, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    code, _, err = curled(tree, serve(script_bytes(), change(script_bytes())))
+    assert code == 1 and re.match(r'knockd: http://\S+ is not the script that runs here[^\n]*\n$',
+                                  err)
+    assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
+
+
+def test_an_address_that_no_longer_answers_is_told(serve, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
+        code, _, err = knockd('install', '--root', tree, '--url', 'http://127.0.0.1:9/knockd.py',
+                              *FIRST, script='-', stdin=source.stdout)
+    assert code == 1 and re.match(r'knockd: \w+ [^\n]*http://127[^\n]* failed [^\n]*\n$', err)
 
 
 def tool(*argv):
