@@ -2615,6 +2615,36 @@ start_service() {
 	procd_close_instance
 }
 ''' % RUN
+OPENRC = '''#!/sbin/openrc-run
+supervisor=supervise-daemon respawn_max=0 respawn_delay=1
+command=%s command_args="-I %s run"
+error_logger="logger -t knockd"
+depend() { after localmount; before net; }
+start_pre() { sh STATE/guard || true; }
+''' % (PYTHON, SCRIPT)
+RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec %s\n' % RUN,
+         '/etc/sv/knockd/log/run': '#!/bin/sh\numask 077\nmkdir -p /var/log/knockd\n'
+         'exec svlogd -tt /var/log/knockd\n'}      # part of runit; a syslog may not be there
+SYSV = '''#!/bin/sh
+### BEGIN INIT INFO
+# Provides: knockd
+# Required-Start: $local_fs
+# Required-Stop:
+# X-Start-Before: $network
+# Default-Start: S
+# Default-Stop:
+### END INIT INFO
+case "$1" in start | stop | restart | force-reload) ;; *) exit 3 ;; esac
+[ -s /run/knockd.pid ] && for signal in TERM 0 0 0 0 0 KILL; do
+	kill -s $signal -- "-$(cat /run/knockd.pid)" 2>/dev/null || break
+	sleep 1
+done
+rm -f /run/knockd.pid
+[ "$1" = stop ] && exit
+sh STATE/guard
+setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
+	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
+''' % RUN
 SERVICES = [    # what tells the init system; the service's files; how it starts, how it ends
     ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
      ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
@@ -2622,26 +2652,53 @@ SERVICES = [    # what tells the init system; the service's files; how it starts
     ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
                      '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},
      ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'])]
+     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']),
+    ('/run/openrc', {'/etc/init.d/knockd': OPENRC},
+     ['rc-update add knockd boot', 'rc-service knockd restart'],
+     ['rc-service knockd stop', 'rc-update delete knockd boot'])]
+SERVICES += [(folder + ' /usr/bin/runsvdir', RUNIT, [
+    'ln -sfn /etc/sv/knockd %s/knockd' % folder,
+    'sh -c "sv restart /etc/sv/knockd || true"'],       # the first time, runsvdir starts it
+    ['rm %s/knockd' % folder, 'sv shutdown /etc/sv/knockd',
+     'rm -rf /etc/sv/knockd /var/log/knockd'])
+    for folder in ('/var/service', '/etc/service')]     # of Void, of Debian
+SERVICES += [('/etc/inittab /usr/sbin/update-rc.d', {'/etc/init.d/knockd': SYSV},
+              ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
+              ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
 
 def init_system(args):
     for service in SERVICES:
-        if os.path.exists(args.root + service[0]):
+        if all(os.path.exists(args.root + path) for path in service[0].split()):
             return service
-    raise KnockError('neither systemd nor procd; let your init system run: ' + RUN)
+    raise KnockError('no init system that is known here; let yours run: ' + RUN)
 
 def carry_out(args, line):
     print('$ ' + line, flush=True)
     if not (args.dry_run or args.root):
         run(command(line), seconds=600)
 
+def fetched(url):
+    """This script out of a pipe, which Python has read to its end before it begins: fetched once
+    more, and taken only if its text compiles to the very code that runs."""
+    fetch = [argv for argv in (['curl', '-fsSL'], ['wget', '-qO-']) if find_program(argv[0])]
+    if not (url and fetch):
+        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL where curl '
+                         'gets it, or save it first: curl -fsSO URL && python3 knockd.py install')
+    import marshal
+    import traceback
+    text = run(fetch[0] + [url], seconds=60)
+    ours = list(traceback.walk_stack(None))[-1][0].f_code       # of the module: the whole script
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        code = compile(text, ours.co_filename, 'exec')
+        if text.startswith('#!/usr/bin/env python3\n') and \
+                marshal.dumps(code, 2) == marshal.dumps(ours, 2):   # 2: no references, no interning
+            return text
+    raise KnockError('%s is not the script that runs here; save it first' % url)
+
 def command_install(args, _):
     """What is there stays: a second time renews script and service."""
     system, files, starts, _ = init_system(args)
-    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin')
-    if not source:              # Python reads a pipe to its end before it begins
-        raise KnockError('no script can copy itself out of a pipe; save it first: curl -fsSO URL '
-                         '&& python3 knockd.py install')
+    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin') or fetched(args.url)
     if not (args.root or find_program('nft')):
         carry_out(args, package_command('nft'))
     put(args, SCRIPT, source, 0o755)
@@ -2685,7 +2742,8 @@ CLIENT_NAME = ('name', dict(metavar='NAME'))
 COMMANDS = (    # name, function, what it does, its arguments
     ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE +
      [('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
-                           help='how long it hides if nobody knocks: %(default)s; 0: ever'))]),
+                           help='how long it hides if nobody knocks: %(default)s; 0: ever')),
+      ('--url', dict(metavar='URL', help='where a script out of a pipe comes from'))]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', dict(action='store_true', help='say more'))]),

@@ -101,6 +101,40 @@ def test_install_knock_connect_install_again_uninstall_and_nothing_is_left(wire,
     assert wire.client.connects('10.9.0.1')
 
 
+def test_under_sysv_a_killed_daemon_is_started_again_and_a_stop_ends_all_of_it(wire, box):
+    """With Debian's own update-rc.d; a logger that writes where the test can read."""
+    box.must('rm', '-r', '/run/systemd')
+    box.must('sh', '-c', 'rm -f /etc/rc?.d/*knockd /etc/init.d/knockd; touch /etc/inittab; '
+             'cat >/usr/local/sbin/logger; chmod 755 /usr/local/sbin/logger',
+             stdin='#!/bin/sh\ncat >>/run/log\n')
+    try:
+        line = line_of(install(box))
+        says(box, 'ready: ')
+        assert wire.client.knock(line).code == 0
+        links = box.must('sh', '-c', 'cd /etc; ls rc?.d/*knockd').split()
+        assert links and all(link.startswith('rcS.d/S') for link in links)
+
+        group = box.must('cat', '/run/knockd.pid').strip()
+        box.must('sh', '-c', 'kill -9 "$(pgrep -g %s -f "[ ]run$" | tail -1)"' % group)
+        says(box, 'ready: ', 2)
+        assert wire.client.knock(line).code == 0, 'it opens as before'
+        install(box)
+        says(box, 'ready: ', 3)
+        assert box.run('pgrep', '-g', group).code, 'nothing of the first is left'
+
+        group = box.must('cat', '/run/knockd.pid').strip()
+        assert box.run('/etc/init.d/knockd', 'stop').code == 0
+        assert box.run('pgrep', '-g', group).code and not wire.stranger.connects('10.9.0.1')
+        assert log(box).count('stopped; ') == 2
+        assert box.run('/etc/init.d/knockd', 'stop').code == 0, 'a second time, too'
+        assert box.run('/etc/init.d/knockd', 'reload').code == 3
+        box.must('/usr/local/sbin/knockd.py', 'uninstall')
+        assert left(box) == [] and wire.client.connects('10.9.0.1')
+        assert box.run('sh', '-c', 'ls /etc/init.d/knockd /etc/rc?.d/*knockd').code
+    finally:
+        box.run('/etc/init.d/knockd', 'stop')
+
+
 def test_a_dry_run_of_uninstall_shows_all_and_takes_nothing_away(wire, box):
     install(box)
     says(box, 'ready: ')

@@ -1,8 +1,11 @@
 """install: what it would do on each init system, as a tree and as golden files."""
+import http.server
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -10,9 +13,29 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 KNOCKD = os.path.join(TOP, 'knockd.py')
 GOLDEN = os.path.join(TOP, 'tests', 'unit', 'golden')
 FIRST = ('--hide', 'tcp/22', '--client', 'laptop', '--host', 'gate.example')
-EVIDENCE = {'systemd': 'run/systemd/system', 'procd': 'sbin/procd'}
-SERVICE = {'systemd': 'etc/systemd/system/knockd.service', 'procd': 'etc/init.d/knockd'}
-START = {'systemd': 'systemctl restart knockd', 'procd': '/etc/init.d/knockd restart'}
+EVIDENCE = {'systemd': ['run/systemd/system'], 'procd': ['sbin/procd', 'etc/inittab'],
+            'openrc': ['run/openrc', 'etc/inittab'],
+            'runit': ['etc/service', 'usr/bin/runsvdir', 'etc/inittab', 'usr/sbin/update-rc.d'],
+            'void': ['var/service', 'usr/bin/runsvdir'],
+            # Debian's openssh-server makes /etc/service, runit or not
+            'sysv': ['etc/inittab', 'usr/sbin/update-rc.d', 'etc/service']}
+SERVICE = {'systemd': ['etc/systemd/system/knockd.service'], 'procd': ['etc/init.d/knockd'],
+           'openrc': ['etc/init.d/knockd'], 'sysv': ['etc/init.d/knockd'],
+           'runit': ['etc/sv/knockd/run', 'etc/sv/knockd/log/run']}
+SERVICE['void'] = SERVICE['runit']
+START = {'systemd': 'systemctl restart knockd', 'procd': '/etc/init.d/knockd restart',
+         'openrc': 'rc-service knockd restart', 'sysv': '/etc/init.d/knockd restart',
+         'runit': 'sh -c "sv restart /etc/sv/knockd || true"'}
+START['void'] = START['runit']
+ENDS = {    # in this order, before the files go
+    'systemd': ['systemctl disable --now knockd'],
+    'procd': ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
+    'openrc': ['rc-service knockd stop', 'rc-update delete knockd boot'],
+    'runit': ['rm /etc/service/knockd', 'sv shutdown /etc/sv/knockd',
+              'rm -rf /etc/sv/knockd /var/log/knockd'],
+    'void': ['rm /var/service/knockd', 'sv shutdown /etc/sv/knockd',
+             'rm -rf /etc/sv/knockd /var/log/knockd'],
+    'sysv': ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove']}
 
 
 def knockd(*arguments, **options):
@@ -25,7 +48,8 @@ def knockd(*arguments, **options):
 
 def tree_of(folder, system):
     """An empty box with that init system."""
-    os.makedirs(os.path.join(str(folder), EVIDENCE[system]))
+    for path in EVIDENCE[system]:
+        os.makedirs(os.path.join(str(folder), path))
     return str(folder)
 
 
@@ -33,7 +57,7 @@ def plain(text):
     """What chance and this box made is replaced by a word."""
     for pattern, word in (('[A-Z2-7]{52}', 'SECRET'), (r'\b[0-9a-f]{16}\b', 'ID'),
                           (r'(?m)^(\d+) \d+ [0-9a-f-]{36}$', r'\1 UPTIME BOOT'),
-                          (r'/\S+/python\S* -I', 'PYTHON -I')):
+                          (r'/\S+/python\S* ((?:command_args=")?-I)', r'PYTHON \1')):
         text = re.sub(pattern, word, text)
     return text
 
@@ -57,7 +81,7 @@ def test_a_tree_is_as_its_golden_file_says(system, tmp_path):
     code, out, err = knockd('install', '--root', tree, *FIRST)
     assert (code, err) == (0, '')
     assert re.match('knock://laptop:[A-Z2-7]{52}@gate.example[?]id=', out)
-    golden = os.path.join(GOLDEN, system)
+    golden = os.path.join(GOLDEN, system.replace('void', 'runit'))
     if os.environ.get('WRITE_GOLDEN'):
         with open(golden, 'w') as file:
             file.write(files_of(tree))
@@ -84,7 +108,8 @@ def test_a_dry_run_shows_every_file_in_full_and_writes_none(system, tmp_path):
     dry, wet = tree_of(tmp_path / 'dry', system), tree_of(tmp_path / 'wet', system)
     code, out, _ = knockd('install', '--root', dry, '--dry-run', *FIRST)
     assert code == 0 and not os.path.exists(dry + '/etc/knockd')
-    assert not os.path.exists(dry + '/usr') and not os.path.exists(dry + '/etc/init.d')
+    assert not os.path.exists(dry + '/usr/local') and not os.path.exists(dry + '/etc/init.d')
+    assert not os.path.exists(dry + '/etc/sv') and not os.path.exists(dry + '/etc/systemd')
     knockd('install', '--root', wet, *FIRST)
     shown = plain(out)
     for path, mode, text in re.findall(r'--- (\S+) 0o(\d+)\n(.*?)(?=^--- |\Z)', files_of(wet),
@@ -93,6 +118,32 @@ def test_a_dry_run_shows_every_file_in_full_and_writes_none(system, tmp_path):
     with open(KNOCKD) as script:
         assert script.read() in out
     assert re.findall(r'^\$ (.*)', out, re.M)[-1] == START[system]
+
+
+@pytest.mark.parametrize('system', sorted(EVIDENCE))
+def test_uninstall_stops_the_service_before_it_takes_its_files(system, tmp_path):
+    tree = tree_of(tmp_path, system)
+    knockd('install', '--root', tree, *FIRST)
+    code, out, _ = knockd('--config', tree + '/etc/knockd/knockd.ini', 'uninstall', '--root', tree)
+    *ends, last = re.findall(r'^\$ (.*)', out, re.M)
+    assert (code, ends) == (0, ENDS[system])
+    assert last.split()[:2] == ['rm', '-rf'] and set(last.split()[2:]) >= {
+        '/' + path for path in SERVICE[system]}
+
+
+def test_a_link_of_runits_folder_is_never_taken_for_the_service(tmp_path):
+    """/var/service of Void is a link itself; `ln -sfn X /var/service` would replace it."""
+    tree = tree_of(tmp_path / 'tree', 'void')
+    _, out, _ = knockd('install', '--root', tree, *FIRST)
+    line, = re.findall(r'^\$ ln (.*)', out, re.M)
+    folder = tmp_path / 'current'
+    folder.mkdir()
+    (tmp_path / 'service').symlink_to(folder)
+    target = line.split()[-1].replace('/var/service', str(tmp_path / 'service'))
+    for _ in range(2):
+        subprocess.check_call(['ln', line.split()[0], '/etc/sv/knockd', target])
+    assert [path.name for path in folder.iterdir()] == ['knockd']
+    assert os.readlink(str(tmp_path / 'service')) == str(folder)
 
 
 def test_on_openwrt_the_ledger_is_not_in_memory_and_outlives_an_upgrade(tmp_path):
@@ -106,8 +157,11 @@ def test_on_openwrt_the_ledger_is_not_in_memory_and_outlives_an_upgrade(tmp_path
 
 
 def test_an_unknown_init_system_is_told_what_to_run(tmp_path):
+    os.makedirs(str(tmp_path / 'etc' / 'service'))      # Debian's openssh-server makes it
+    (tmp_path / 'etc' / 'inittab').write_text('::sysinit:/etc/init.d/rcS\n')    # of busybox
     code, _, err = knockd('install', '--root', str(tmp_path), *FIRST)
-    assert code == 1 and 'knockd.py run' in err and err.count('\n') == 1
+    assert code == 1 and '-I /usr/local/sbin/knockd.py run' in err and err.count('\n') == 1
+    assert not os.path.exists(str(tmp_path / 'usr'))
 
 
 def test_a_script_on_standard_input_installs_itself(tmp_path):
@@ -124,8 +178,80 @@ def test_a_script_out_of_a_pipe_says_that_it_must_be_saved_first(tmp_path):
     tree = tree_of(tmp_path, 'systemd')
     with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
         code, _, err = knockd('install', '--root', tree, *FIRST, script='-', stdin=source.stdout)
-    assert code == 1 and re.match(r'knockd: [^\n]* pipe; [^\n]*curl -fsSO[^\n]*\n$', err)
+    assert code == 1
+    assert re.match(r'knockd: [^\n]* pipe [^\n]*--url[^\n]*curl -fsSO[^\n]*\n$', err)
     assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
+
+
+@pytest.fixture
+def serve():
+    """A function: the URL at which a web server answers with these texts in turn."""
+    servers = []
+
+    def start(*texts):
+        answers = list(texts)
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(answers.pop(0))
+
+            def log_message(self, *_):
+                pass
+        servers.append(http.server.HTTPServer(('127.0.0.1', 0), Answer))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return 'http://127.0.0.1:%d/knockd.py' % servers[-1].server_address[1]
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def script_bytes():
+    with open(KNOCKD, 'rb') as file:
+        return file.read()
+
+
+def curled(tree, url, *more):
+    """curl URL | python3 - install --url URL"""
+    if not shutil.which('curl'):
+        pytest.skip('no curl here')
+    with subprocess.Popen(['curl', '-fsS', url], stdout=subprocess.PIPE) as source:
+        return knockd('install', '--root', tree, '--url', url, *FIRST + more, script='-',
+                      stdin=source.stdout)
+
+
+def test_a_script_out_of_a_pipe_is_fetched_again(serve, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    code, out, err = curled(tree, serve(script_bytes(), script_bytes()))
+    assert (code, err) == (0, '') and out.startswith('knock://laptop:')
+    with open(tree + '/usr/local/sbin/knockd.py', 'rb') as copy:
+        assert copy.read() == script_bytes()
+
+
+@pytest.mark.parametrize('change', [
+    lambda text: text.replace(b'STEP = 30000', b'STEP = 30001'), lambda text: b'<html>no</html>',
+    lambda text: b'', lambda text: text + b'import evil\n', lambda text: text[:len(text) // 2],
+    lambda text: b'#!/bin/evil' + text[text.index(b'\n'):], lambda text: b'(' * 5000,
+    lambda text: text.replace(b'\n"""', b'\n# coding: utf-7\n"""', 1),
+    lambda text: text.replace(b'\n', b'\r\n'), lambda text: text + b'\0'],
+    ids=['a number', 'HTML', 'nothing', 'a line more', 'half', 'interpreter', 'deep', 'coding',
+         'CRLF', 'NUL'])
+def test_another_script_at_that_address_is_not_installed(change, serve, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    code, _, err = curled(tree, serve(script_bytes(), change(script_bytes())))
+    assert code == 1 and re.match(r'knockd: http://\S+ is not the script that runs here[^\n]*\n$',
+                                  err)
+    assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
+
+
+def test_an_address_that_no_longer_answers_is_told(serve, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
+        code, _, err = knockd('install', '--root', tree, '--url', 'http://127.0.0.1:9/knockd.py',
+                              *FIRST, script='-', stdin=source.stdout)
+    assert code == 1 and re.match(r'knockd: \w+ [^\n]*http://127[^\n]* failed [^\n]*\n$', err)
 
 
 def tool(*argv):
@@ -139,7 +265,7 @@ def tool(*argv):
 def test_systemd_knows_every_line_of_the_unit(tmp_path):
     tree = tree_of(tmp_path, 'systemd')
     knockd('install', '--root', tree, *FIRST)
-    unit = os.path.join(tree, SERVICE['systemd'])
+    unit = os.path.join(tree, SERVICE['systemd'][0])
     with open(unit) as file:        # systemd-analyze wants to find what it starts
         text = re.sub(r'(?m)^ExecStart=.*', 'ExecStart=/bin/true', file.read())
     with open(unit, 'w') as file:
@@ -158,12 +284,13 @@ def test_the_unit_is_exposed_no_more_than_three_of_ten(tmp_path):
 
 @pytest.mark.parametrize('system', sorted(set(EVIDENCE) - {'systemd'}))
 def test_the_script_of_the_service_is_a_sound_shell_script(system, tmp_path):
-    """SC2034: variables that rc.common reads."""
+    """SC2034: variables that rc.common or openrc-run reads."""
     tree = tree_of(tmp_path, system)
     knockd('install', '--root', tree, *FIRST)
-    script = os.path.join(tree, SERVICE[system])
-    assert tool('sh', '-n', script) == ('', 0)
-    assert tool('shellcheck', '-s', 'dash', '-e', 'SC2034', script) == ('', 0)
+    for path in SERVICE[system]:
+        script = os.path.join(tree, path)
+        assert tool('sh', '-n', script) == ('', 0)
+        assert tool('shellcheck', '-s', 'dash', '-e', 'SC2034', script) == ('', 0)
 
 
 def test_the_ledger_of_a_first_try_stays_where_the_sandbox_may_write(tmp_path):
@@ -175,7 +302,7 @@ def test_the_ledger_of_a_first_try_stays_where_the_sandbox_may_write(tmp_path):
     os.chmod(tree + '/etc/knockd/knockd.ini', 0o600)
     code, _, err = knockd('install', '--root', tree)
     assert (code, err) == (0, '')
-    with open(os.path.join(tree, SERVICE['systemd'])) as file:
+    with open(os.path.join(tree, SERVICE['systemd'][0])) as file:
         text = file.read()
     assert 'ReadWritePaths=/etc/knockd\n' in text
     assert 'ExecStartPre=-/bin/sh /etc/knockd/guard\n' in text
