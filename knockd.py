@@ -22,6 +22,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import io
 import itertools
 import json
 import os
@@ -2578,6 +2579,89 @@ def command_remove(args, config):
     edit_config(args.config, 'client ' + args.name)
     print('removed %s' % args.name)
 
+# --- selftest: what the daemon needs, tried in namespaces that are thrown away --------------------
+HOOK = 'chain a { type filter hook prerouting priority -149; %s; }'
+FEATURES = (    # of a firewall: what it is, what tries it, what it needs
+    ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }', 'nf_tables'),
+    ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }', 'Linux 5.6'),
+    ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }', 'a newer Linux and nft'),
+    ('nft: payload rewriting', HOOK % 'tcp dport set 61022', 'a newer Linux and nft'),
+    ('nft: fib', HOOK % 'fib daddr type local accept', 'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
+    ('nft: reject in prerouting', HOOK % 'reject', 'Linux 5.9'),
+    ('iptables: ipset', 'ipset create a hash:net,port timeout 9', 'ip_set'),
+    ('iptables: recent', 'iptables -w -A INPUT -m recent --rcheck --seconds 9', 'xt_recent'),
+    ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1', 'xt_mark'),
+    ('iptables: redirect', 'iptables -w -t nat -A PREROUTING -p tcp -j REDIRECT', 'xt_REDIRECT'))
+
+def command_selftest(args, _):
+    """What it does in namespaces of its own ends with it, and it starts nothing that lives on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    alone, flaws = os.environ.get('KNOCKD_LEFT') not in (None, os.readlink('/proc/self/ns/net')), 0
+    config = read_config(args.config) if os.path.exists(args.config) else parse_config(
+        '[server]\nid = none\nhide = tcp/22', os.path.abspath(args.config))._replace(path=__file__)
+    for what, needs, attempt, *arguments in attempts(config, alone):
+        try:
+            flaw = attempt(*arguments)
+        except (KnockError, OSError, ValueError, LookupError) as error:
+            flaw = '%s%s' % (error, needs and '; it needs ' + needs)
+        flaws += bool(flaw)
+        print('%-28s %s' % (what, printable('; '.join((flaw or 'ok').splitlines()))), flush=True)
+    if flaws:
+        raise KnockError('%d of these must be mended' % flaws)
+
+def attempts(config, alone):
+    """(what, its needs, a function that raises or returns what is wrong, its arguments)"""
+    yield 'namespaces', 'root; without them no firewall and no knock is tried', isolate, alone
+    yield 'kernel filter', '', Capture(1).load, [b'12345678'], lambda version, tokens: (
+        datagram_filter(version, CARRIERS, None, tokens))
+    yield 'config and ssh-keygen', '', check_programs, config
+    yield 'ledger', '', ledger_doubt, os.path.realpath(config.ledger)
+    yield 'clock', '', clock_doubt, config, known_ledger(config), moment().wall
+    tool = 'iptables' if config.firewall == 'iptables' or not find_program('nft') else 'nft'
+    needless = 'iptables: ' + ('recent' if find_program('ipset') else 'ipset')
+    for what, how, needs in FEATURES if alone else ():
+        if what.startswith(tool) and what != needless:
+            yield (what, needs, run) + ((how.split(),) if tool == 'iptables' else (
+                ['nft', '-f', '-'], 'table inet a { %s\n}\ndelete table inet a\n' % how))
+    yield from [('a real knock', '', knock_doubt, config)] * alone
+
+def isolate(alone):
+    """Begins again, in this process, with a network and mounts of its own; there it covers /run."""
+    unshare = [] if alone else ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
+    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', '/run'])
+    if not alone:
+        os.stat(__file__)       # which a script out of a pipe has not
+        os.environ['KNOCKD_LEFT'] = os.readlink('/proc/self/ns/net')
+        os.execv(find_program('unshare'), unshare + [sys.executable, __file__] + sys.argv[1:])
+
+def ledger_doubt(path):
+    """Looks at its file system, of those mounted above it the last, and touches nothing."""
+    mounts = [line.split()[1:4] for line in read_file('/proc/mounts').splitlines()]
+    place, kind, mode = [each for each in mounts if path.startswith(each[0].rstrip('/') + '/')][-1]
+    flaw = 'in memory' if kind in ('tmpfs', 'ramfs') else 'read-only' if mode[:2] == 'ro' else \
+        'full' if os.statvfs(place).f_bavail < 33 else None
+    return flaw and '%s is %s; write for example: ledger = /etc/knockd/ledger.json' % (place, flaw)
+
+def knock_doubt(config):
+    """A daemon in this process, and a datagram to it over lo (DESIGN 3.2)."""
+    trial = parse_config(
+        '[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\nsecret = %s'
+        % (config.firewall, config.answer, encode_secret(os.urandom(32))), '/run/selftest.ini')
+    replace_file(trial.ledger, Ledger(trial.id).text().encode('ascii'))
+    keys, daemon, nonce = trial.clients['me'].keys, Daemon(trial), os.urandom(NONCE_SIZE)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, \
+            contextlib.redirect_stderr(io.StringIO()) as said:
+        fcntl.ioctl(sock, 0x8914, struct.pack('@16sh14x', b'lo', 1))    # SIOCSIFFLAGS, IFF_UP
+        daemon.start()
+        now, waiting = moment().wall, daemon.datagrams.pairs[0][0][1]
+        body = tag_at(keys, step_of(now)) + nonce + bytes(map(
+            operator.xor, PLAIN.pack(PLAIN_VERSION, 1, now, bytes(16), 0),
+            keystream(keys['enc'], nonce, PLAIN.size)))
+        sock.sendto(body + hmac_sha256(keys['mac'], body)[:MAC_SIZE], ('127.0.0.1', 40000))
+        select.select([waiting], (), (), 5)
+        daemon.read(4, waiting, daemon.hear_datagram)
+    return '' if daemon.open else 'opened nothing; the daemon says: ' + said.getvalue()
+
 # --- installer: the same on each init system, and out again --------------------------------------
 SCRIPT, PYTHON = '/usr/local/sbin/knockd.py', find_program('python3') or sys.executable
 RUN = '%s -I %s run' % (PYTHON, SCRIPT)       # whatever PYTHON* says
@@ -2749,6 +2833,7 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('-v --verbose', dict(action='store_true', help='say more'))]),
     ('check', command_check, 'read the config and say all that is wrong with it', []),
     ('rules', command_rules, 'print exactly what would be given to nft', []),
+    ('selftest', command_selftest, 'try on this box what the daemon needs, down to a knock', []),
     ('add', command_add, 'make a client and print its knock:// line', [
         CLIENT_NAME,
         ('--allow', dict(metavar='SERVICES', help='what it may open; without it, all')),
@@ -2789,7 +2874,7 @@ def command_line():
 def main(argv=None):
     try:
         args = command_line().parse_args(argv)
-        first = args.function in (command_run, command_add, command_install)
+        first = args.function in (command_run, command_add, command_install, command_selftest)
         args.function(args, None if first else read_config(args.config))
     except KnockError as error:
         for line in str(error).splitlines():
