@@ -96,6 +96,13 @@ def test_one_feature_that_is_refused_is_named_and_the_knock_opens_nothing(wire, 
     assert 'kmod-nft-fib' in lines['nft: fib'] and 'Not supported' in lines[KNOCK]
 
 
+def test_a_knock_that_opens_nothing_is_told_with_the_log_of_the_daemon(wire, config, tmp_path):
+    lines, flaws = selftest(wire, config, refusing(tmp_path, 'comment "me"'))
+    assert flaws == [KNOCK]
+    assert re.match('opened nothing; the daemon says: ready: .*; open me 127.0.0.1 failed: nft',
+                    lines[KNOCK])
+
+
 def test_without_nft_iptables_is_tried(wire, config):
     if not wherever('iptables'):
         pytest.skip('no iptables here')
