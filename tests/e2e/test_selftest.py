@@ -73,7 +73,7 @@ def test_it_touches_neither_rules_nor_interfaces_nor_files_nor_the_daemon(wire, 
                                 r'%p %T@ %s %m\n').out
         assert made.ledger in found
         return [line for line in found.splitlines() if made.log not in line], [
-            wire.server.must(*command) for command in (
+            wire.server.must(*command).replace(' tentative', '') for command in (
                 ('nft', 'list', 'ruleset'), ('ip', '-o', 'addr'), ('cat', '/proc/mounts'))]
     before = state()
     done = made.do('selftest')
@@ -94,6 +94,13 @@ def test_one_feature_that_is_refused_is_named_and_the_knock_opens_nothing(wire, 
     lines, flaws = selftest(wire, config, refusing(tmp_path, 'fib daddr'))
     assert flaws == ['nft: fib', KNOCK]
     assert 'kmod-nft-fib' in lines['nft: fib'] and 'Not supported' in lines[KNOCK]
+
+
+def test_a_knock_that_opens_nothing_is_told_with_the_log_of_the_daemon(wire, config, tmp_path):
+    lines, flaws = selftest(wire, config, refusing(tmp_path, 'comment "me"'))
+    assert flaws == [KNOCK]
+    assert re.match('opened nothing; the daemon says: ready: .*; open me 127.0.0.1 failed: nft',
+                    lines[KNOCK])
 
 
 def test_without_nft_iptables_is_tried(wire, config):
