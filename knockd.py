@@ -2192,13 +2192,15 @@ def client_line(config, client, via='udp'):
     return line + (phone % (client.name, config.host or config.id, encode_secret(
         client.keys['code'][:20])) if client.code else '')
 
-def edit_config(path, section, entries=()):
-    """Writes a good config in which just these entries are new; without any, the section goes."""
+def edit_config(path, changes):
+    """Writes a good config in which just these {section: entries} are new; a section without any
+    goes."""
     text = read_file(path)
     sections = dict(ini_sections(text, path))
-    known = sections.pop(section, {})
-    sections.update({section: dict(known, **dict(entries))} if entries else {})
-    text = edited(text, section, entries)
+    for section, entries in changes.items():
+        known = sections.pop(section, {})
+        sections.update({section: dict(known, **dict(entries))} if entries else {})
+        text = edited(text, section, entries)
     config = parse_config(text, os.path.abspath(path))
     if ini_sections(text, path) != sections:
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
@@ -2245,10 +2247,21 @@ def command_rules(args, config):
 def command_add(args, _):
     if not os.path.exists(args.config):
         return first_config(args, args.name, args.allow)
-    if args.name in read_config(args.config).clients:
+    config, changes = read_config(args.config), {'client ' + args.name: client_entries(args)}
+    if args.name in config.clients:
         raise KnockError('there is a client %s already; remove it first' % args.name)
-    config = edit_config(args.config, 'client ' + args.name, client_entries(args))
+    bare = tuple(service for service in parse_services(args.allow or '')
+                 if not covered(service, config.hide))
+    if bare and os.isatty(0) and hide_too(format_services(bare)):
+        changes['server'] = [('hide', format_services(config.hide + bare))]
+    config = edit_config(args.config, changes)
     return print(client_line(config, config.clients[args.name]))
+
+def hide_too(services):
+    """Asks at the terminal; Ctrl-C ends it all, and a no lets parse_config() say what is wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print('%s: not hidden. Hide it too? [y/N] ' % services, end='', file=sys.stderr, flush=True)
+    return os.read(0, 100).strip().lower() in (b'y', b'yes')
 
 def client_entries(args):
     """A client's section out of the options of a command, which are called as its keys."""
@@ -2268,7 +2281,7 @@ def command_paper(args, config):
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
     sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
                 (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, 'client ' + args.name, [('paper', '%d:%d' % (sheet, args.number))])
+    edit_config(args.config, {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]})
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2323,7 +2336,7 @@ def day(ms):
 
 def command_remove(args, config):
     find_client(config, args.name)
-    edit_config(args.config, 'client ' + args.name)
+    edit_config(args.config, {'client ' + args.name: ()})
     print('removed %s' % args.name)
 
 # --- installer: the same on each init system, and out again --------------------------------------
