@@ -270,6 +270,12 @@ def command(text):
     import shlex                # late: few configs have one
     return shlex.split(text)
 
+def read_secret(text):
+    """A secret of chance: of its 52 characters some 26 are different."""
+    if len(set(re.sub('[ -]', '', text))) in range(1, 5):
+        raise KnockError('a placeholder, not a secret; make one with: knockd.py add NAME')
+    return decode_secret(text)
+
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 NAMES = {'client': NAME, 'action': ACTION}
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
@@ -300,7 +306,7 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
     'on_close': (read_command, ()),
 }
 CLIENT_KEYS = {
-    'secret': (decode_secret, None, 'make one with: knockd.py add NAME'),
+    'secret': (read_secret, None, 'make one with: knockd.py add NAME'),
     'allow': (parse_services, None),
     'default': (parse_services, None),
     'open_for': (milliseconds(1, MONTH), None),

@@ -172,6 +172,14 @@ def test_a_secret_with_a_slip_is_a_problem(secret):
         assert secret[:20] not in problems(text)[0], 'an error message is no place for a secret'
 
 
+@pytest.mark.parametrize('secret', ['A' * 52, 'a' * 26 + '-' + 'A' * 26, 'ABCD' * 13, 'xxxx',
+                                    'X' * 51 + 'A'])
+def test_a_placeholder_is_no_secret(secret):
+    line, = problems(SERVER + '[client anna]\nsecret = %s\n' % secret)
+    assert line == '[client anna] secret: a placeholder, not a secret; make one with: ' \
+        'knockd.py add NAME'
+
+
 def test_everything_that_is_wrong_is_told_at_once():
     assert places('''
 [server]
@@ -441,7 +449,7 @@ def test_ctrl_c_at_the_question_is_no_traceback(path):
     process = subprocess.Popen(
         [sys.executable, knockd.__file__, '--config', path, 'add', 'bert', '--allow', 'tcp/8080'],
         stdin=slave, stderr=subprocess.PIPE)
-    while not process.stderr.read(1) == b'?':
+    while process.stderr.read(1) != b'?':
         pass
     process.send_signal(2)
     assert process.communicate()[1].strip() == b'[y/N]' and process.returncode == -2
