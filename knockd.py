@@ -2351,7 +2351,7 @@ RUN = '%s -I %s run' % (PYTHON, SCRIPT)       # whatever PYTHON* says
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
 SANDBOX = '''
     Type=notify WatchdogSec=90 Restart=always RestartSec=1 RuntimeDirectory=knockd UMask=0077
-    ReadWritePaths=STATE CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
+    ReadWritePaths=STATE+-/run/xtables.lock CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
     RestrictAddressFamilies=AF_UNIX+AF_INET+AF_INET6+AF_NETLINK+AF_PACKET ProtectSystem=strict
     NoNewPrivileges=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes ProtectClock=yes
     ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes LockPersonality=yes
@@ -2366,6 +2366,8 @@ Before=network-pre.target
 Wants=network-pre.target
 StartLimitIntervalSec=0
 [Service]
+# iptables locks a file that it could not make in a read-only /run
+ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null && touch /run/xtables.lock'
 ExecStartPre=-/bin/sh STATE/guard
 ExecStart=%s%s
 [Install]
@@ -2466,7 +2468,7 @@ def command_install(args, _):
     """What is there stays: a second time renews script and service."""
     system, files, starts, _ = init_system(args)
     source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin') or fetched(args.url)
-    if not (args.root or find_program('nft')):
+    if not (args.root or find_program('nft') or find_program('iptables')):
         carry_out(args, package_command('nft'))
     put(args, SCRIPT, source, 0o755)
     state = '/etc' if system == '/sbin/procd' else '/var/lib'   # OpenWrt's /var is in memory
