@@ -271,6 +271,12 @@ def command(text):
     import shlex                # late: few configs have one
     return shlex.split(text)
 
+def read_secret(text):
+    """A secret of chance: of its 52 characters some 26 are different."""
+    if len(set(re.sub('[ -]', '', text))) in range(1, 5):
+        raise KnockError('a placeholder, not a secret; make one with: knockd.py add NAME')
+    return decode_secret(text)
+
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 NAMES = {'client': NAME, 'action': ACTION}
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
@@ -301,7 +307,7 @@ SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what t
     'on_close': (read_command, ()),
 }
 CLIENT_KEYS = {
-    'secret': (decode_secret, None, 'make one with: knockd.py add NAME'),
+    'secret': (read_secret, None, 'make one with: knockd.py add NAME'),
     'allow': (parse_services, None),
     'default': (parse_services, None),
     'open_for': (milliseconds(1, MONTH), None),
@@ -2444,13 +2450,15 @@ def client_line(config, client, via='udp'):
     return line + (phone % (client.name, config.host or config.id, encode_secret(
         client.keys['code'][:20])) if client.code else '')
 
-def edit_config(path, section, entries=()):
-    """Writes a good config in which just these entries are new; without any, the section goes."""
+def edit_config(path, changes):
+    """Writes a good config in which just these {section: entries} are new; a section without any
+    goes."""
     text = read_file(path)
     sections = dict(ini_sections(text, path))
-    known = sections.pop(section, {})
-    sections.update({section: dict(known, **dict(entries))} if entries else {})
-    text = edited(text, section, entries)
+    for section, entries in changes.items():
+        known = sections.pop(section, {})
+        sections.update({section: dict(known, **dict(entries))} if entries else {})
+        text = edited(text, section, entries)
     config = parse_config(text, os.path.abspath(path))
     if ini_sections(text, path) != sections:
         raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
@@ -2498,10 +2506,21 @@ def command_rules(args, config):
 def command_add(args, _):
     if not os.path.exists(args.config):
         return first_config(args, args.name, args.allow)
-    if args.name in read_config(args.config).clients:
+    config, changes = read_config(args.config), {'client ' + args.name: client_entries(args)}
+    if args.name in config.clients:
         raise KnockError('there is a client %s already; remove it first' % args.name)
-    config = edit_config(args.config, 'client ' + args.name, client_entries(args))
+    bare = tuple(service for service in parse_services(args.allow or '')
+                 if not covered(service, config.hide))
+    if bare and os.isatty(0) and hide_too(format_services(bare)):
+        changes['server'] = [('hide', format_services(config.hide + bare))]
+    config = edit_config(args.config, changes)
     return print(client_line(config, config.clients[args.name]))
+
+def hide_too(services):
+    """Asks at the terminal; Ctrl-C ends it all, and a no lets parse_config() say what is wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print('%s: not hidden. Hide it too? [y/N] ' % services, end='', file=sys.stderr, flush=True)
+    return os.read(0, 100).strip().lower() in (b'y', b'yes')
 
 def client_entries(args):
     """A client's section out of the options of a command, which are called as its keys."""
@@ -2521,7 +2540,7 @@ def command_paper(args, config):
         raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
     sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
                 (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, 'client ' + args.name, [('paper', '%d:%d' % (sheet, args.number))])
+    edit_config(args.config, {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]})
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
           'within 20 s, each line once, from the top; a line voids those above it.'
           % (args.name, config.host or guess_host(), sheet))
@@ -2576,7 +2595,7 @@ def day(ms):
 
 def command_remove(args, config):
     find_client(config, args.name)
-    edit_config(args.config, 'client ' + args.name)
+    edit_config(args.config, {'client ' + args.name: ()})
     print('removed %s' % args.name)
 
 # --- selftest: what the daemon needs, tried in namespaces that are thrown away --------------------
@@ -2668,7 +2687,7 @@ RUN = '%s -I %s run' % (PYTHON, SCRIPT)       # whatever PYTHON* says
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
 SANDBOX = '''
     Type=notify WatchdogSec=90 Restart=always RestartSec=1 RuntimeDirectory=knockd UMask=0077
-    ReadWritePaths=STATE CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
+    ReadWritePaths=STATE+-/run/xtables.lock CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
     RestrictAddressFamilies=AF_UNIX+AF_INET+AF_INET6+AF_NETLINK+AF_PACKET ProtectSystem=strict
     NoNewPrivileges=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes ProtectClock=yes
     ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes LockPersonality=yes
@@ -2683,6 +2702,8 @@ Before=network-pre.target
 Wants=network-pre.target
 StartLimitIntervalSec=0
 [Service]
+# iptables locks a file that it could not make in a read-only /run
+ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null && touch /run/xtables.lock'
 ExecStartPre=-/bin/sh STATE/guard
 ExecStart=%s%s
 [Install]
@@ -2783,7 +2804,7 @@ def command_install(args, _):
     """What is there stays: a second time renews script and service."""
     system, files, starts, _ = init_system(args)
     source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin') or fetched(args.url)
-    if not (args.root or find_program('nft')):
+    if not (args.root or find_program('nft') or find_program('iptables')):
         carry_out(args, package_command('nft'))
     put(args, SCRIPT, source, 0o755)
     state = '/etc' if system == '/sbin/procd' else '/var/lib'   # OpenWrt's /var is in memory

@@ -284,6 +284,25 @@ def test_without_a_firewall_tool_the_package_manager_brings_one(wire, box):
         box.must('rm', '-f', '/run/apt', '/run/cover')
 
 
+def test_where_iptables_is_there_no_package_is_brought(box):
+    nft = '/usr/sbin/nft'
+    box.must('sh', '-c', ': >/run/cover')
+    box.must('mount', '--bind', '/run/cover', nft)
+    try:
+        assert not re.search(r'(?m)^\$ .*nftables$', install(box, '--dry-run'))
+    finally:
+        box.must('umount', nft)
+        box.must('rm', '-f', '/run/cover')
+
+
+def test_the_file_that_iptables_locks_is_there_before_the_sandbox_is(box):
+    """systemd makes writable what is there: the unit's first line, outside of it, makes it."""
+    box.must('rm', '-f', '/run/xtables.lock')
+    install(box)
+    says(box, 'ready: ')
+    assert box.run('test', '-f', '/run/xtables.lock').code == 0
+
+
 def test_a_hung_loop_tells_the_watchdog_nothing(wire, daemon, tmp_path):
     """systemd kills and restarts what has said nothing for WatchdogSec; this is the silence."""
     knockd = daemon()

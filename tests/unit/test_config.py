@@ -1,6 +1,9 @@
 """The config: a line for everything that is wrong, all at once; edits that keep the rest."""
+import contextlib
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -167,6 +170,14 @@ def test_a_secret_with_a_slip_is_a_problem(secret):
     assert places(text) == ['[client anna] secret']
     if secret:
         assert secret[:20] not in problems(text)[0], 'an error message is no place for a secret'
+
+
+@pytest.mark.parametrize('secret', ['A' * 52, 'a' * 26 + '-' + 'A' * 26, 'ABCD' * 13, 'xxxx',
+                                    'X' * 51 + 'A'])
+def test_a_placeholder_is_no_secret(secret):
+    line, = problems(SERVER + '[client anna]\nsecret = %s\n' % secret)
+    assert line == '[client anna] secret: a placeholder, not a secret; make one with: ' \
+        'knockd.py add NAME'
 
 
 def test_everything_that_is_wrong_is_told_at_once():
@@ -392,3 +403,72 @@ def test_an_edit_that_would_break_the_config_changes_nothing(path, capsys, argum
     if status:
         assert said.out == '' and all(line.startswith('knockd: ')
                                       for line in said.err.splitlines())
+
+
+def add_at_a_terminal(path, answer, *arguments):
+    """(exit code, the line on standard output, what the terminal showed) of knockd.py add."""
+    master, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, knockd.__file__, '--config', path, 'add', 'bert'] + list(arguments),
+        stdin=slave, stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    os.write(master, answer)
+    out = process.communicate()[0].decode()
+    shown = b''
+    with contextlib.suppress(OSError):      # EIO: all is read, and nobody has the other end
+        while True:
+            shown += os.read(master, 4096)
+    os.close(master)
+    return process.returncode, out, shown.decode('utf-8', 'replace')
+
+
+def test_add_at_a_terminal_asks_whether_to_hide_what_is_not_hidden(path):
+    before = knockd.read_config(path)
+    code, out, shown = add_at_a_terminal(path, b'y\n', '--allow', 'tcp/22,tcp/8080,udp/53')
+    assert code == 0 and shown.count('tcp/8080,udp/53: not hidden. Hide it too?') == 1
+    assert out.startswith('knock://bert:') and out.count('\n') == 1
+    config = knockd.read_config(path)
+    assert ports(config.hide) == ports(before.hide) + ['tcp/8080', 'udp/53']
+    assert ports(config.clients['bert'].allow) == ['tcp/22', 'tcp/8080', 'udp/53']
+    for kept in ('# The gate of the house.', '; hide more one day', "# Anna's old phone"):
+        assert kept in read(path)
+
+
+@pytest.mark.parametrize('answer', [b'\n', b'n\n', b'\xff\n', b'\x04'],
+                         ids=['enter', 'no', 'junk', 'end'])
+def test_without_a_yes_nothing_is_added_and_the_line_says_what_to_do(answer, path):
+    before = read(path)
+    code, out, shown = add_at_a_terminal(path, answer, '--allow', 'tcp/8080')
+    assert (code, out, read(path)) == (2, '', before)
+    assert '[client bert] allow: tcp/8080 is not in hide; add it there' in shown
+
+
+def test_ctrl_c_at_the_question_is_no_traceback(path):
+    before = read(path)
+    master, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, knockd.__file__, '--config', path, 'add', 'bert', '--allow', 'tcp/8080'],
+        stdin=slave, stderr=subprocess.PIPE)
+    while process.stderr.read(1) != b'?':
+        pass
+    process.send_signal(2)
+    assert process.communicate()[1].strip() == b'[y/N]' and process.returncode == -2
+    assert read(path) == before
+    os.close(master)
+    os.close(slave)
+
+
+def test_add_asks_nothing_where_all_is_hidden(path):
+    code, out, shown = add_at_a_terminal(path, b'y\n', '--allow', 'tcp/22,tcp/8001')
+    assert code == 0 and out.startswith('knock://bert:') and 'hidden' not in shown
+
+
+def test_an_edit_of_two_sections_is_one_write(path, monkeypatch):
+    """The client and what he may open: never one without the other, whenever the power fails."""
+    written = []
+    monkeypatch.setattr(knockd, 'replace_file', lambda to, data: written.append((to, data)))
+    knockd.edit_config(path, {'server': [('hide', 'tcp/22,tcp/8080,udp/51820')],
+                              'client bert': [('secret', knockd.encode_secret(bytes(range(2, 34)))),
+                                              ('allow', 'tcp/8080')]})
+    (_, data), = written
+    assert b'hide = tcp/22,tcp/8080' in data and b'[client bert]' in data

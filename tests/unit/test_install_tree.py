@@ -304,7 +304,7 @@ def test_the_ledger_of_a_first_try_stays_where_the_sandbox_may_write(tmp_path):
     assert (code, err) == (0, '')
     with open(os.path.join(tree, SERVICE['systemd'][0])) as file:
         text = file.read()
-    assert 'ReadWritePaths=/etc/knockd\n' in text
+    assert 'ReadWritePaths=/etc/knockd -/run/xtables.lock\n' in text
     assert 'ExecStartPre=-/bin/sh /etc/knockd/guard\n' in text
 
 
