@@ -7,7 +7,7 @@ import crashes
 import pytest
 
 pytestmark = pytest.mark.chaos
-CROWD = 1000
+CROWD = 880
 
 
 @pytest.fixture(scope='module')
