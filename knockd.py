@@ -2517,8 +2517,7 @@ def command_add(args, _):
     return print(client_line(config, config.clients[args.name]))
 
 def hide_too(services):
-    """Asks at the terminal; Ctrl-C ends it all, and a no lets parse_config() say what is wrong."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Asks at the terminal; a no lets parse_config() say what is wrong."""
     print('%s: not hidden. Hide it too? [y/N] ' % services, end='', file=sys.stderr, flush=True)
     return os.read(0, 100).strip().lower() in (b'y', b'yes')
 
@@ -2614,7 +2613,6 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
 
 def command_selftest(args, _):
     """What it does in namespaces of its own ends with it, and it starts nothing that lives on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     alone, flaws = os.environ.get('KNOCKD_LEFT') not in (None, os.readlink('/proc/self/ns/net')), 0
     config = read_config(args.config) if os.path.exists(args.config) else parse_config(
         '[server]\nid = none\nhide = tcp/22', os.path.abspath(args.config))._replace(path=__file__)
@@ -2910,4 +2908,5 @@ def main(argv=None):
     return 0
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)        # Ctrl-C ends all without a traceback
     sys.exit(main())
