@@ -1,5 +1,6 @@
 """A box without nft: both kinds of iptables, openings in an ipset or in recent lists."""
 
+import os
 import re
 import shlex
 import signal
@@ -310,3 +311,19 @@ def test_auto_takes_iptables_where_nft_is_not_there(wire, tmp_path, settings):
         done = wire.server.run('unshare', '-m', 'sh', '-c', hide + 'exec "$@"', 'sh',
                                sys.executable, KNOCKD, '--config', knockd.config, 'rules')
         assert done.code == 0 and word in done.out, done.err
+
+
+def test_the_guard_for_a_boot_without_python_hides_and_doubles_nothing(wire, box, started):
+    knockd = started(anna='')
+    before, guard = box.saved(), os.path.join(os.path.dirname(knockd.ledger), 'guard')
+    with open(guard, 'w'):
+        pass                                            # as install leaves it
+    knockd.reload()
+    knockd.kill()
+    box.do(FLUSH)
+    assert 'KNOCKD' not in box.saved()
+    for _ in range(2):
+        box.server.must('sh', guard, env=box.environment())
+        assert box.saved() == before
+    for address in wire.server.addresses:
+        assert not wire.stranger.connects(address)
