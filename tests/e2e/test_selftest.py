@@ -75,6 +75,7 @@ def test_it_touches_neither_rules_nor_interfaces_nor_files_nor_the_daemon(wire, 
         return [line for line in found.splitlines() if made.log not in line], [
             wire.server.must(*command).replace(' tentative', '') for command in (
                 ('nft', 'list', 'ruleset'), ('ip', '-o', 'addr'), ('cat', '/proc/mounts'))]
+    assert until(lambda: 'tentative' not in wire.server.must('ip', '-o', 'addr'))
     before = state()
     done = made.do('selftest')
     assert done.code == 0, done.out

@@ -37,6 +37,7 @@ class Deaf:
 
 class Doors:
     """Plays the firewall; remembers what was opened."""
+    name = 'played'
 
     def __init__(self):
         self.opened, self.openings = [], {}

@@ -241,8 +241,9 @@ def test_a_script_out_of_a_pipe_is_fetched_again(serve, tmp_path):
 def test_another_script_at_that_address_is_not_installed(change, serve, tmp_path):
     tree = tree_of(tmp_path, 'systemd')
     code, _, err = curled(tree, serve(script_bytes(), change(script_bytes())))
-    assert code == 1 and re.match(r'knockd: http://\S+ is not the script that runs here[^\n]*\n$',
-                                  err)
+    # A deep text makes the parser of Python 3.8 and before say a line of its own.
+    assert code == 1 and re.match(r'(s_push: .*\n)?knockd: http://\S+ is not the script that runs '
+                                  r'here[^\n]*\n$', err)
     assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
 
 

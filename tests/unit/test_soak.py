@@ -49,7 +49,7 @@ def test_a_day_leaves_memory_descriptors_ledger_and_filter_as_they_were(tmp_path
     monkeypatch.setattr(knockd, 'packet_socket', lambda protocol: socket.socket(
         socket.AF_UNIX, socket.SOCK_DGRAM))
     box = clocks.Box(tmp_path, monkeypatch, clocks.RIGHT)
-    monkeypatch.setattr(knockd, 'Firewall', Doors)
+    monkeypatch.setattr(knockd, 'make_firewall', Doors)
     base, secrets = clocks.CONFIG % (box.config.ledger, knockd.encode_secret(clocks.SECRET)), []
     box.daemon.datagrams, box.daemon.syns = Filters(8), Filters(1)
     marks, honoured, began = [], 0, box.mono
