@@ -708,7 +708,7 @@ def routed(bench, offload):
         network.finish_checksums(member, 'eth0', offload)
     for member, number in ((bench.client, 1), (bench.wire.stranger, 2)):
         bench.server.must('ip', 'addr', 'add', '10.77.%d.1/24' % number, 'dev', 'eth0')
-        member.must('ip', '-b', '-', stdin='addr add 10.77.%d.2/24 dev eth0\nroute add '
+        member.must('ip', '-b', '-', stdin='addr add 10.77.%d.2/24 dev eth0\nroute replace '
                     '10.77.%d.0/24 via 10.77.%d.1\n' % (number, 3 - number, number))
     redirects = {'ipv4__conf__%s__send_redirects' % where: 0 for where in ('all', 'eth0')}
     bench.server.set(ipv4__ip_forward=1, **redirects)
