@@ -291,6 +291,7 @@ def lost_ledger(wire, house, name, address, call, number, fault):
     house.launch()
     assert until(lambda: house.dead() or house.count('ready: ') > readies), (told, house.text())
     assert until(house.fired), (told, 'the call was not made', house.trace())    # a spare, later
+    assert not fault.startswith('kill') or until(house.dead), told
     for _ in range(2):
         if house.dead():
             house.start()
