@@ -15,7 +15,6 @@ reviews it for security starts with judge(). What it does not do: README.md.
 """
 __version__ = '0.1.0'
 
-import argparse
 import array
 import configparser
 import contextlib
@@ -27,12 +26,12 @@ import itertools
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
+import types
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
 # tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire are
@@ -1393,7 +1392,9 @@ def printable(text):
     return re.sub(r'[^\x20-\x7e]', '?', text)
 
 def find_program(name):
-    return shutil.which(name, path=SEARCH_PATH)
+    """As shutil.which() says, whose import would cost 0.7 MB."""
+    paths = (os.path.join(folder, name) for folder in SEARCH_PATH.split(':'))
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
 
 def package_command(program):
     """What brings a program that is not there, on this system."""
@@ -2350,7 +2351,7 @@ def config_stamp(path):
 
 def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None: something of ours is from a later time."""
-    paths = config.path, config.ledger, globals().get('lean_from', config.path)
+    paths = config.path, config.ledger, globals().get('lean', {}).get('script', config.path)
     latest = max([stamp[0] // 1000000 for stamp in map(config_stamp, paths) if stamp] +
                  [time - config.window for key in ledger.keys.values()
                   for time in key['spent'].values()], default=0)
@@ -2385,19 +2386,21 @@ def signal_pipe():
         signal.signal(number, lambda *_: None)
     return reader
 
-def go_lean():
-    """Compiling this file leaves 5 MB of garbage that CPython never gives back: the daemon goes on
-    in a fresh interpreter, same process, that only loads the compiled code."""
+def go_lean(args):
+    """Compiling this file leaves 5 MB of garbage that CPython never gives back, argparse half of
+    one: the daemon goes on in a fresh interpreter, same process, that only loads the compiled code
+    and has args, as "lean", to begin with."""
     if __name__ != '__main__' or not os.path.exists(globals().get('__file__', '')):
         return                          # lean already, or read from standard input
     import marshal
     code = compile(read_file(__file__), __file__, 'exec', optimize=2)
-    reader = pipe_with(marshal.dumps(code))
+    told = dict(vars(args), function=None, script=os.path.abspath(__file__))
+    reader = pipe_with(marshal.dumps(told) + marshal.dumps(code))
     os.set_inheritable(reader, True)
     flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
     os.execv(sys.executable, [sys.executable] + flags + [
-        '-c', 'import marshal; exec(marshal.load(open(%d, "rb")), {"__name__": "__main__", '
-        '"lean_from": %r})' % (reader, os.path.abspath(__file__))] + sys.argv[1:])
+        '-c', 'import marshal; pipe = open(%d, "rb"); lean = marshal.load(pipe); '
+        'exec(marshal.load(pipe), {"__name__": "__main__", "lean": lean})' % reader] + sys.argv[1:])
 
 def put(args, path, text, mode=0o600):
     """Writes a file and its folder; with --dry-run it is only shown."""
@@ -2489,7 +2492,7 @@ def known_ledger(config):
     return Ledger(config.id)
 
 def command_run(args, _):
-    go_lean()
+    go_lean(args)
     config = first_config(args, args.client, args.hide)
     check_programs(config)
     Daemon(config, args.verbose).loop(signal_pipe())
@@ -2871,6 +2874,7 @@ COMMANDS = (    # name, function, what it does, its arguments
 )
 
 def command_line():
+    import argparse                     # the daemon does without: go_lean()
     parser = argparse.ArgumentParser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -2889,7 +2893,9 @@ def command_line():
 
 def main(argv=None):
     try:
-        args = command_line().parse_args(argv)
+        lean = globals().get('lean')    # go_lean() left it to us
+        args = types.SimpleNamespace(**dict(lean, function=command_run)) if lean else \
+            command_line().parse_args(argv)
         first = args.function in (command_run, command_add, command_install, command_selftest)
         args.function(args, None if first else read_config(args.config))
     except KnockError as error:
