@@ -21,7 +21,7 @@ SCRIPTS = {'knockd.py': 2950, 'knock.py': 1000}         # lines that fit one sit
 # imports all of them in a restricted interpreter.
 IMPORTABLE = frozenset("""
     argparse array base64 binascii bisect collections configparser contextlib copy datetime
-    errno fcntl functools getpass glob grp hashlib heapq hmac io ipaddress itertools json
+    errno fcntl functools gc getpass glob grp hashlib heapq hmac io ipaddress itertools json
     marshal math operator os platform pwd queue random re resource secrets select selectors
     shlex shutil signal socket stat string struct subprocess sys syslog tempfile termios
     textwrap threading time traceback tty types
