@@ -1513,26 +1513,32 @@ def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
 
-def replace_file(path, data):
-    """The file is either as it was or as it shall be, and on disk when this returns. OSError."""
-    temporary = path + '.new'
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW,
-                             0o600)
-        with open(descriptor, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.rename(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):      # the first error is the one to tell
-            os.unlink(temporary)
-        raise
+def write_file(path, data):
+    """What is in it is on disk when this returns, its name perhaps not. OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+def sync_folder(path):
+    """The names in the folder of this file are on disk when this returns. OSError."""
     folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+def replace_file(path, data):
+    """The file is either as it was or as it shall be, and on disk when this returns. OSError."""
+    try:
+        write_file(path + '.new', data)
+        os.rename(path + '.new', path)
+    except OSError:
+        with contextlib.suppress(OSError):      # the first error is the one to tell
+            os.unlink(path + '.new')
+        raise
+    sync_folder(path)
 
 def path_flaws(path, forbidden):
     """A line for each user but root and us who could change this file, by a folder above it too;
@@ -1584,10 +1590,15 @@ def probation_left(config):
         return 0 if os.path.lexists(path) else None
 
 class LedgerFile:
-    """The ledger's file, its lock for this process's life, and the ballast beside it."""
+    """The ledger's file, its lock for this process's life, and the ballast beside it.
+
+    Between two knocks an empty file, its name on disk already, waits to be the next ledger: then a
+    knock waits for one fsync. It gets the ledger's name when nobody waits any more, and until then
+    load() finds it."""
 
     def __init__(self, path):
-        self.path, self.lock = path, None
+        self.path, self.new, self.lock = path, path + '.new', None
+        self.spare = self.pending = False       # is .new there and empty; is it the ledger
 
     def take(self):
         """Locks it; KnockError if another daemon lives. The lock file holds our process id."""
@@ -1602,9 +1613,16 @@ class LedgerFile:
 
     def load(self, server_id):
         """The Ledger; KnockError if it is missing, unreadable or not ours."""
-        for flaw in path_flaws(self.path, 0o022):
+        ledger = self.read(self.path, server_id)
+        with contextlib.suppress(OSError, ValueError, KnockError):      # as a rule .new is empty
+            ledger = self.read(self.new, server_id)
+            self.pending = True
+        return ledger
+
+    def read(self, path, server_id):
+        for flaw in path_flaws(path, 0o022):
             raise KnockError(flaw)
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding='ascii') as file:
             return parse_ledger(file.read(), server_id)
 
@@ -1612,13 +1630,37 @@ class LedgerFile:
         """On disk when this returns; OSError if it cannot be."""
         data = ledger.text().encode('ascii')
         try:
-            replace_file(self.path, data)
+            self.write(data)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             if not full or not os.path.exists(self.path + '.ballast'):
                 raise
             os.unlink(self.path + '.ballast')
+            self.write(data)
+
+    def write(self, data):
+        self.rename()
+        if self.spare:
+            self.spare = False
+            write_file(self.new, data)
+            self.pending = True
+        else:
             replace_file(self.path, data)
+
+    def rename(self):
+        """What has been written gets the ledger's name. OSError."""
+        if self.pending:
+            os.rename(self.new, self.path)
+            self.pending = False
+            sync_folder(self.path)
+
+    def keep_spare(self):
+        """For the next knock, which does without if this fails."""
+        with contextlib.suppress(OSError):
+            self.rename()
+            write_file(self.new, b'')
+            sync_folder(self.path)
+            self.spare = True
 
     def keep_ballast(self):
         """Made again when there is room; random, for a file system may store zeros as nothing."""
@@ -2005,6 +2047,7 @@ class Daemon:
         self.enforce(self.config)
         self.turn(now)
         self.file.keep_ballast()
+        self.file.keep_spare()
         self.asked = status_socket(self.config)
         log('ready: ' + state_line(self.firewall) + (
             '; on probation: %d s for a first knock from outside' % (left // 1000) if left else ''))
@@ -2117,6 +2160,7 @@ class Daemon:
         if ahead > 1000:
             self.state.ledger.quarantine(now.wall, self.config.window)
             saved(self.file, self.state.ledger, 'the clock went forward')
+            self.file.keep_spare()
         if not 0 <= ahead <= 1000:
             self.lost += ahead
 
@@ -2291,7 +2335,9 @@ class Daemon:
                 3)
             return False
         self.last[knock.client.name] = now.wall, str(knock.source)
-        log(honour_line(decision, now, moment()))
+        line = honour_line(decision, now, moment())
+        self.file.keep_spare()
+        log(line)
         return True
 
     def look_for_ends(self, now):

@@ -44,7 +44,7 @@ def test_a_call_that_fails_while_the_table_is_put_back_does_not_keep_it_away(wir
 
 @pytest.mark.parametrize('call, fault, said', (
     ('create', 'ENOSPC', 'the ledger cannot be written'), ('fsync', 'EIO', 'cannot be written'),
-    ('rename', 'EROFS', 'cannot be written'), ('nft', 'refused', 'open c0 10.9.0.2 failed')))
+    ('nft', 'refused', 'open c0 10.9.0.2 failed')))
 def test_while_a_call_fails_nothing_opens_and_when_it_does_not_no_restart_is_needed(
         wire, house, call, fault, said):
     cell = crashes.Cell(wire, house, 'c0', wire.server.addresses[0])
@@ -58,6 +58,26 @@ def test_while_a_call_fails_nothing_opens_and_when_it_does_not_no_restart_is_nee
     cell.send(cell.knock())
     assert crashes.until(lambda: cell.left() is not None), house.text()
     assert wire.client.connects(cell.address, cell.door[1])
+
+
+def test_what_is_on_disk_without_the_ledgers_name_is_not_honoured_again(wire, house):
+    """Its knock counts, none after it does, and the daemon that starts then knows it."""
+    cell, other = [crashes.Cell(wire, house, name, wire.server.addresses[0])
+                   for name in ('c0', 'c1')]
+    house.plan('rename', 0, 'EROFS')
+    knock = cell.knock()
+    cell.send(knock)
+    house.says('open c0 ')
+    other.send(other.knock())
+    house.says('refused c1 10.9.0.2: the ledger cannot be written')
+    assert other.left() is None
+    house.kill()
+    house.forget()
+    house.start()
+    wire.stranger.send(knock, cell.address)
+    house.says('refused c0 10.9.0.3 replay')
+    other.send(other.knock())
+    house.says('open c1 ')
 
 
 def test_a_fault_while_a_lost_ledger_is_replaced_makes_no_knock_good_again(wire, house):

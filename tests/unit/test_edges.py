@@ -227,6 +227,107 @@ def test_whatever_lies_there_the_daemon_starts_and_refuses(tmp_path, lines, make
     assert lines and lines[0].startswith('quarantine: ledger ')
 
 
+# --- the spare ----------------------------------------------------------------------------------
+def spent_ledger(number):
+    """A ledger with that many knocks in it."""
+    ledger = knockd.Ledger('home')
+    for knock in range(number):
+        ledger.record('0' * 16, '%032x' % knock, 1700000000000, 60000)
+    return ledger
+
+
+def refuse(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def knocks_in(ledger):
+    return len(ledger.keys['0' * 16]['spent'])
+
+
+@pytest.fixture
+def spared(ledger_file):
+    """A ledger's file with one knock in it, and its spare."""
+    ledger_file.save(spent_ledger(1))
+    ledger_file.keep_spare()
+    return ledger_file
+
+
+def test_a_knock_waits_for_one_fsync_and_the_rest_is_done_in_safe_order(spared, calls):
+    text = spent_ledger(2).text().encode()
+    spared.save(spent_ledger(2))
+    assert calls == [('fsync', len(text))]
+    spared.keep_spare()
+    assert calls[1:] == [('rename', 'ledger.json', text), ('fsync', 'folder'),
+                         ('fsync', 0), ('fsync', 'folder')]
+    assert read(spared.path) == text and read(spared.new) == b''
+    spared.save(spent_ledger(3))
+    assert knocks_in(spared.read(spared.path, 'home')) == 2, 'the empty spare took no place'
+    assert knocks_in(spared.load('home')) == 3
+
+
+def test_two_knocks_in_haste_are_both_on_disk(spared, calls):
+    spared.save(spent_ledger(2))
+    del calls[:]
+    spared.save(spent_ledger(3))
+    assert [call[:2] for call in calls] == [
+        ('rename', 'ledger.json'), ('fsync', 'folder'),
+        ('fsync', len(spent_ledger(3).text())), ('rename', 'ledger.json'), ('fsync', 'folder')]
+    assert knocks_in(spared.load('home')) == 3
+
+
+def test_what_a_crash_left_without_its_name_is_the_ledger(spared, calls):
+    spared.save(spent_ledger(2))
+    after = knockd.LedgerFile(spared.path)
+    assert knocks_in(after.load('home')) == 2
+    assert knocks_in(after.read(spared.path, 'home')) == 1
+    del calls[:]
+    after.save(spent_ledger(3))
+    assert calls[0] == ('rename', 'ledger.json', spent_ledger(2).text().encode()), \
+        'nothing is written over it before it has its name'
+    assert knocks_in(after.load('home')) == 3
+
+
+@pytest.mark.parametrize('size', range(0, len(spent_ledger(2).text()) - 1, 7))
+def test_a_spare_that_was_not_written_to_its_end_is_nothing(spared, size):
+    write(spared.new, spent_ledger(2).text().encode()[:size])
+    assert knocks_in(knockd.LedgerFile(spared.path).load('home')) == 1
+
+
+def test_a_spare_of_another_server_or_behind_a_link_is_nothing(spared, tmp_path):
+    text = spent_ledger(2).text()
+    write(spared.new, text.replace('home', 'away').encode())
+    assert knocks_in(knockd.LedgerFile(spared.path).load('home')) == 1
+    os.unlink(spared.new)
+    os.symlink(write(str(tmp_path / 'elsewhere'), text.encode()), spared.new)
+    assert knocks_in(knockd.LedgerFile(spared.path).load('home')) == 1
+
+
+def test_what_has_no_name_yet_does_not_stand_in_for_a_lost_ledger(spared):
+    spared.save(spent_ledger(2))
+    os.unlink(spared.path)
+    with pytest.raises(FileNotFoundError):
+        spared.load('home')
+
+
+@pytest.mark.parametrize('call', ('open', 'fsync', 'rename'))
+def test_without_a_spare_a_knock_is_written_as_ever(ledger_file, monkeypatch, call):
+    ledger_file.save(spent_ledger(1))
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, refuse)
+        ledger_file.keep_spare()
+    ledger_file.save(spent_ledger(2))
+    assert knocks_in(ledger_file.load('home')) == 2
+
+
+def test_a_failure_to_write_the_spare_is_a_failure_and_the_next_knock_counts(spared, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(os, 'fsync', refuse)
+        with pytest.raises(OSError):
+            spared.save(spent_ledger(2))
+    spared.save(spent_ledger(3))
+    assert knocks_in(spared.load('home')) == 3
+
+
 # --- a full disk --------------------------------------------------------------------------------
 class FullDisk:
     """Stands in for replace_file(): full until the ballast is gone, or for ever."""
@@ -321,6 +422,8 @@ file = knockd.LedgerFile(os.getcwd() + '/ledger.json')
 file.take()
 file.keep_ballast()
 print(saved(10))
+if %r:
+    file.keep_spare()
 fill()
 print(saved(500), os.path.exists('ledger.json.ballast'))
 fill()
@@ -331,11 +434,12 @@ print(saved(900), os.path.exists('ledger.json.ballast'))
 '''
 
 
-def test_on_a_disk_that_is_really_full(tmp_path):
+@pytest.mark.parametrize('spare', (False, True), ids=('no spare', 'spare'))
+def test_on_a_disk_that_is_really_full(tmp_path, spare):
     """A file system of 256 KiB in a namespace of its own."""
     if not shutil.which('unshare'):
         pytest.skip('unshare is not there')
-    script = write(str(tmp_path / 'fill.py'), (FILL % TOP).encode())
+    script = write(str(tmp_path / 'fill.py'), (FILL % (TOP, spare)).encode())
     disk = str(tmp_path / 'disk')
     os.mkdir(disk)
     process = subprocess.Popen(
