@@ -447,14 +447,19 @@ class Ledger:
 
     def __init__(self, server_id, floor=0, keys=()):
         self.server_id, self.floor, self.keys = server_id, floor, dict(keys)
+        self.texts = {mark: self.key_text(mark) for mark in self.keys}
 
     def quarantine(self, now, window):
         """For a lost ledger: refuses all that may have been accepted before it was lost."""
         self.floor = max(self.floor, now + window + 2000)
 
+    def key_text(self, mark):
+        return '"%s": %s' % (mark, json.dumps(self.keys[mark]))
+
     def text(self):
-        return json.dumps({'knockd': 1, 'id': self.server_id, 'floor': self.floor,
-                           'keys': self.keys}) + '\n'
+        """Put together from texts: a knock changes one key of perhaps 10,000."""
+        return '{"knockd": 1, "id": "%s", "floor": %d, "keys": {%s}}\n' % (
+            self.server_id, self.floor, ', '.join(self.texts.values()))
 
     def refusal(self, mark, knock_id, time, paper=None):
         """None, or why a knock with this id and time may not be honoured."""
@@ -474,12 +479,13 @@ class Ledger:
         key = self.keys[mark] = dict(self.keys.get(mark, UNUSED_KEY))
         if paper is not None:
             key['paper'] = list(paper)
-            return
-        spent = dict(key['spent'], **{knock_id: time})
-        too_many = sorted(spent.values())[:-SPENT_LIMIT]
-        key['floor'] = max([key['floor'], time - (2 * window + 60000)] +
-                           [oldest + 1 for oldest in too_many])
-        key['spent'] = {known: when for known, when in spent.items() if when >= key['floor']}
+        else:
+            spent = dict(key['spent'], **{knock_id: time})
+            too_many = sorted(spent.values())[:-SPENT_LIMIT]
+            key['floor'] = max([key['floor'], time - (2 * window + 60000)] +
+                               [oldest + 1 for oldest in too_many])
+            key['spent'] = {known: when for known, when in spent.items() if when >= key['floor']}
+        self.texts[mark] = self.key_text(mark)
 
 def parse_ledger(text, server_id):
     """A Ledger from its text; KnockError if it is damaged or another server's."""

@@ -546,6 +546,7 @@ def programs(tmp_path, monkeypatch):
     folder = tmp_path / 'bin'
     folder.mkdir()
     monkeypatch.setattr(knockd, 'SEARCH_PATH', str(folder))
+    monkeypatch.setattr(knockd, 'spares', [])
 
     def make(name, text):
         write(str(folder / name), ('#!/bin/sh\n%s\n' % text).encode(), 0o755)
