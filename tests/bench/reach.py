@@ -1,8 +1,9 @@
 """Runs in the client's namespace: reach.py SERVER PORT PAUSE SECONDS < [[SOURCE, COMMAND], ...]
 
 Before each COMMAND the source towards the server is set, and all is quiet for PAUSE seconds; then
-it is started, and the port is tried each millisecond until it accepts. Prints a JSON list: the
-milliseconds from the start of the command to the connection, null where none came in time.
+it is started, and when it has ended, as in `COMMAND; ssh ...`, the port is tried each millisecond
+until it accepts. Prints a JSON list: the milliseconds from the start of the command to the
+connection, null where none came in time.
 """
 
 import json
@@ -33,9 +34,8 @@ def main():
         subprocess.check_call(['ip', 'route', 'replace', address, 'dev', 'eth0', 'src', source])
         time.sleep(float(pause))
         began = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        subprocess.call(command, stdout=subprocess.DEVNULL)
         laps.append(reached(address, int(port), began, float(seconds)))
-        process.wait()
     subprocess.check_call(['ip', 'route', 'del', address, 'dev', 'eth0'])
     print(json.dumps(laps))
 
