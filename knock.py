@@ -950,7 +950,8 @@ def main(argv=None):
             return save(argv[1:]) or 0
         args = read_options(argv[:end])
         if args.help or args.version:
-            return print(help_text() if args.help else 'knock.py ' + __version__) or 0
+            print(help_text() if args.help else 'knock.py ' + __version__, flush=True)
+            return 0
         args.command = argv[end + 1:]
         return knock(args, began)
     except KnockError as error:

@@ -306,8 +306,8 @@ def flood(bench, rate, seconds, words=()):
 
 # --- issue 2: knock to open, start to open, junk -------------------------------------------------
 def open_times(bench):
-    """Packet on the wire to connect succeeding, of which the server's share is a part; its log tells
-    that share in whole milliseconds, the end of nft included."""
+    """Packet on the wire to connect succeeding; the server's share is a part of it. Its log tells
+    that in whole milliseconds, the end of nft included."""
     number = bench.count(25, 12)
     with bench.daemon() as daemon:
         knocks(bench, daemon, 3, 0)

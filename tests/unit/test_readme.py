@@ -30,7 +30,8 @@ def section(title):
 def help_of(script, *arguments):
     process = subprocess.Popen(
         [sys.executable, os.path.join(TOP, script)] + list(arguments) + ['--help'],
-        stdout=subprocess.PIPE, env=dict(os.environ, COLUMNS='200', NO_COLOR='1'))
+        stdout=subprocess.PIPE,
+        env=dict(os.environ, COLUMNS='200', NO_COLOR='1', PYTHONUNBUFFERED=''))
     out = process.communicate()[0].decode()
     assert process.returncode == 0
     return out
