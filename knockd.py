@@ -1106,16 +1106,6 @@ def nft_open(openings, known, now):
     old = [opening for opening in openings if opening[1:5] in known]
     return nft_close(old) + nft_change('add', openings, now)
 
-def nft_accept(chain, mark):
-    """One rule at the head of a chain that would drop what the guard lets through."""
-    return 'insert rule %s meta mark & 0x%08x == 0x%08x accept\n' % (' '.join(chain), mark, mark)
-
-def is_accept(rule, mark):
-    """Is this rule, as nft -j lists it, the one of nft_accept()?"""
-    return rule.get('expr') == [
-        {'match': {'op': '==', 'left': {'&': [{'meta': {'key': 'mark'}}, mark]}, 'right': mark}},
-        {'accept': None}]
-
 def chain_of(entry):
     return entry['family'], entry['table'], entry.get('chain', entry.get('name'))
 
@@ -1143,17 +1133,21 @@ def closing_chains(ruleset):
             if verdict and name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6')}
 
 def accept_changes(config, ruleset):
-    """Commands that leave our rule once in each chain there is that needs it, and nowhere else."""
-    asked = closing_chains(ruleset) if ('auto',) in config.accept_in else set()
+    """Commands that leave our rule once in each chain there is that needs it, and nowhere else: at
+    the head of a chain that would drop what the guard lets through."""
+    asked, mark = closing_chains(ruleset) if ('auto',) in config.accept_in else set(), config.mark
     wanted = [name for name in map(chain_of, foreign(ruleset, 'chain'))
               if name in asked.union(config.accept_in)]
+    accept = [{'match': {'op': '==', 'left': {'&': [{'meta': {'key': 'mark'}}, mark]},
+                         'right': mark}}, {'accept': None}]
     text = ''
     for rule in foreign(ruleset, 'rule'):
-        if is_accept(rule, config.mark) and chain_of(rule) in wanted:
+        if rule['expr'] == accept and chain_of(rule) in wanted:
             wanted.remove(chain_of(rule))
-        elif is_accept(rule, config.mark):
+        elif rule['expr'] == accept:
             text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
-    return text + ''.join(nft_accept(chain, config.mark) for chain in wanted)
+    return text + ''.join('insert rule %s meta mark & 0x%08x == 0x%08x accept\n' % (
+        ' '.join(chain), mark, mark) for chain in wanted)
 
 def is_ours(entry):
     return any('knockd' in (value.get('table'), value.get('name')) for value in entry.values())

@@ -290,11 +290,6 @@ def test_several_ports_are_one_command():
         ' }', ', 203.0.113.5 . tcp . 8000 timeout 30000ms comment "anna" }')
 
 
-def test_the_rule_for_foreign_chains_is_exactly_the_mark():
-    assert knockd.nft_accept(('inet', 'filter', 'input'), 0x40000000) == (
-        'insert rule inet filter input meta mark & 0x40000000 == 0x40000000 accept\n')
-
-
 # --- nothing of the config is more than a value -------------------------------------------------
 HOSTILE = ['; flush ruleset', '}', '{', '" }', '\n flush ruleset', '\\', "'", '$x', '@hidden', '#',
            '22 }; delete table inet filter; add element inet knockd open4 { 1.2.3.4', '\u2028', '*',
@@ -332,9 +327,10 @@ def test_no_value_of_the_config_reaches_nft_as_anything_but_a_value(key):
         if config.answer == 'drop':
             assert skeleton(text).replace(', ', '') == plain.replace(', ', '')
         for chain in set(config.accept_in) - {('auto',)}:
+            there = dict(zip(('family', 'table', 'name'), chain))
             assert re.match(r'insert rule (inet|ip|ip6) [A-Za-z0-9_.-]+ [A-Za-z0-9_.-]+ meta mark '
                             r'& 0x[0-9a-f]{8} == 0x[0-9a-f]{8} accept\n\Z',
-                            knockd.nft_accept(chain, config.mark))
+                            knockd.accept_changes(config, [{'chain': there}]))
     assert taken
 
 
@@ -414,17 +410,23 @@ def port_rule(right, **where):
     return rule({'match': {'op': '==', 'left': DPORT, 'right': right}}, {'accept': None}, **where)
 
 
+def is_accept(*expressions, mark=1 << 30):
+    """Is this rule taken for ours? Then it goes from where it is not wanted."""
+    gone = knockd.accept_changes(make_config('accept_in =\nmark = %#x' % mark),
+                                 [chain(), rule(*expressions)])
+    assert gone in ('', 'delete rule inet filter input handle 7\n')
+    return bool(gone)
+
+
 def test_our_accept_is_known_again_and_nothing_else_is():
-    mark = 1 << 30
-    assert knockd.is_accept(rule(*ACCEPT)['rule'], mark)
-    assert not knockd.is_accept(rule(*ACCEPT)['rule'], 1 << 29)
-    assert not knockd.is_accept(rule(ACCEPT[0], {'drop': None})['rule'], mark)
-    assert not knockd.is_accept(rule({'accept': None})['rule'], mark)
-    assert not knockd.is_accept(rule(ACCEPT[0], ACCEPT[0], ACCEPT[1])['rule'], mark)
-    assert not knockd.is_accept(port_rule(22)['rule'], mark)
-    changed = json.loads(json.dumps(ACCEPT).replace('==', '!='))
-    assert not knockd.is_accept(rule(*changed)['rule'], mark)
-    assert not knockd.is_accept({}, mark)
+    assert is_accept(*ACCEPT)
+    assert not is_accept(*ACCEPT, mark=1 << 29)
+    assert not is_accept(ACCEPT[0], {'drop': None})
+    assert not is_accept({'accept': None})
+    assert not is_accept(ACCEPT[0], ACCEPT[0], ACCEPT[1])
+    assert not is_accept(*port_rule(22)['rule']['expr'])
+    assert not is_accept(*json.loads(json.dumps(ACCEPT).replace('==', '!=')))
+    assert not is_accept()
 
 
 def test_only_the_chains_that_lack_our_rule_get_it():
