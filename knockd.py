@@ -1746,7 +1746,7 @@ class Firewall:
                     run(argv, clear + text)
                 break
             except KnockError:      # nft has hung, or another version's table is in the way: to
-                if clear:           # delete it comes last, as it lets packets by
+                if clear == self.clears[-1]:    # delete it comes last, as it lets packets by
                     raise
         accepts = accept_changes(self.config, ruleset)
         if accepts:
@@ -1807,7 +1807,7 @@ class Firewall:
 
 class Iptables(Firewall):
     """By iptables and ip6tables; openings in an ipset or, without that tool, in recent lists."""
-    name, spare, clears = 'iptables', IPSET, ('', '')
+    name, spare, clears = 'iptables', IPSET, ('',)
     undo = 'for of in mangle filter nat; do iptables -t $of -F KNOCKD; ' \
         'ip6tables -t $of -F KNOCKD; done'
 

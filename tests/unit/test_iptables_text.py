@@ -107,6 +107,19 @@ def test_an_ipset_is_told_what_opens_and_what_closes(firewall):
     assert ours.opened([month], {}, NOW)[0][1].endswith(' timeout 2147483\n'), 'its longest'
 
 
+def test_a_call_that_fails_is_not_taken_for_done(firewall, monkeypatch):
+    def refuse(argv, *_):
+        if argv[0].endswith('-save'):
+            return SAVED[argv[0].replace('-save', '')]
+        raise knockd.KnockError('%s failed' % argv[0])
+    for ours in (firewall(), firewall(ipset=None)):
+        monkeypatch.setattr(knockd, 'run', refuse)
+        with pytest.raises(knockd.KnockError, match='(ipset|iptables-restore) failed'):
+            ours.load()
+        with pytest.raises(knockd.KnockError, match='(ipset|iptables-restore) failed'):
+            ours.open(OPENINGS[:1], NOW)
+
+
 @pytest.mark.parametrize('answer,tcp,udp', [
     ('drop', 'DROP', 'DROP'), ('reset', 'REJECT --reject-with tcp-reset', 'REJECT'),
     ('prohibited', 'REJECT --reject-with icmp6-adm-prohibited',
