@@ -1215,8 +1215,7 @@ def living_connections(connections, hide):
     """Those to a hidden port that are there already, once each."""
     return sorted({connection[:3] for connection in connections
                    if connection[3] not in (TCP_TIME_WAIT, TCP_LISTEN)
-                   and covered(Service(6, connection[2], connection[2]), hide)},
-                  key=lambda connection: (connection[0].version, connection))
+                   and covered(Service(6, connection[2], connection[2]), hide)}, key=str)
 
 # --- firewall text: iptables, where there is no nft ----------------------------------------------
 # A chain of ours in each table: mangle marks who may pass, filter accepts him and answers others,
