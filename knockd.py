@@ -993,10 +993,12 @@ def open_sets(config):
         asked |= {('0.0.0.0', client.prefix4, client.once), ('::', client.prefix6, client.once)}
     return [(ipaddress.ip_network(each[:2]), each[2]) for each in sorted(asked)]
 
+def protocol_and_port(opening):
+    return tuple(format_service(Service(opening.proto, opening.port, opening.port)).split('/'))
+
 def nft_opening(opening, now=None):
     """The element of an opening; without now, what names it for a deletion."""
-    service = format_service(Service(opening.proto, opening.port, opening.port))
-    key = '%s . %s' % (opening.source.network_address, service.replace('/', ' . '))
+    key = '%s . %s . %s' % ((opening.source.network_address,) + protocol_and_port(opening))
     return key if now is None else '%s timeout %dms comment "%s"' % (
         key, opening.expires - now.mono, opening.client)
 
@@ -1233,28 +1235,20 @@ IPSET_NOTHING = 'destroy knockd4\ndestroy knockd6\n'
 def seconds_left(opening, now):
     return min((opening.expires - now.mono) // 1000, LONGEST)
 
-def protocol_and_port(opening):
-    return tuple(format_service(Service(opening.proto, opening.port, opening.port)).split('/'))
-
-def ipset_element(opening):
-    return 'knockd%d %s,%s:%s' % ((opening.source.version, opening.source)
-                                  + protocol_and_port(opening))
-
-def ipset_open(openings, now):
-    """Opens and extends. Whole seconds, rounded down; 0 would be for ever, but is not live."""
-    return ''.join('add %s timeout %d\n' % (ipset_element(opening), seconds_left(opening, now))
-                   for opening in openings)
+def ipset_change(verb, openings, now=None):
+    """add, which also extends, or del. Whole seconds, rounded down; 0 would be for ever, but is
+    not live."""
+    return ''.join('%s knockd%d %s,%s:%s%s\n' % (
+        (verb, opening.source.version, opening.source) + protocol_and_port(opening) +
+        (' timeout %d' % seconds_left(opening, now) if now else '',)) for opening in openings)
 
 def ipset_all(openings, now):
     """Both sets, from one moment to the next with these openings and no others."""
     form, sets = 'hash:net,port family %s timeout 30\n', (('knockd4', 'inet'), ('knockd6', 'inet6'))
     return ''.join('create {0} {1}create {0}-new {1}flush {0}-new\n'.format(name, form % family)
                    for name, family in sets) \
-        + re.sub(r'(?m)^(add \w+)', r'\1-new', ipset_open(openings, now)) \
+        + re.sub(r'(?m)^(add \w+)', r'\1-new', ipset_change('add', openings, now)) \
         + ''.join('swap {0} {0}-new\ndestroy {0}-new\n'.format(name) for name, _ in sets)
-
-def ipset_close(openings):
-    return ''.join('del %s\n' % ipset_element(opening) for opening in openings)
 
 def recent_list(opening):
     """The list in /proc/net/xt_recent that this opening has for itself."""
@@ -1858,14 +1852,14 @@ class Iptables(Firewall):
 
     def opened(self, openings, known, now):
         if self.ipset:
-            return [(IPSET, ipset_open(openings, now))]
+            return [(IPSET, ipset_change('add', openings, now))]
         self.seconds.update((opening[1:5], seconds_left(opening, now)) for opening in openings)
         return self.closed(openings) + recent_open(openings)
 
     def closed(self, openings):
         """Without ipset, what is open is rules of mangle; those of these families are replaced."""
         if self.ipset:
-            return [(IPSET, ipset_close(openings))]
+            return [(IPSET, ipset_change('del', openings))]
         return [iptables_restore(tool, {'mangle': self.rules(
             version, self.living(), moment(), self.box)['mangle']})
             for version, tool in self.tools.items()
