@@ -1689,7 +1689,7 @@ def open_ledger(file, config, now):
 
 class Firewall:
     """The kernel's rules as we want them: applied by one command a change; here by nft."""
-    name, spare, clears = 'nft', NFT, ('', '', NFT_NOTHING)
+    name, spare, clears, silent = 'nft', NFT, ('', '', NFT_NOTHING), False
     undo = 'nft delete table inet knockd'
 
     def __init__(self, config, openings=()):
@@ -1747,8 +1747,8 @@ class Firewall:
         self.loaded = listed(self.ruleset(), True), self.box
 
     def outdated(self):
-        """Does anybody listen at a decoy? No event tells of that."""
-        return listening_ports() & set(self.box.decoys.values())
+        """Must it be looked at, for no event tells: of iptables-legacy's, of a decoy's listener?"""
+        return self.silent or listening_ports() & set(self.box.decoys.values())
 
     def hooked(self, ruleset):
         """Do packets come to us? load() may have looked too late to see that they do not."""
@@ -1800,7 +1800,7 @@ class Firewall:
 
 class Iptables(Firewall):
     """By iptables and ip6tables; openings in an ipset or, without that tool, in recent lists."""
-    name, spare, clears = 'iptables', IPSET, ('',)
+    name, spare, clears, silent = 'iptables', IPSET, ('',), True
     undo = 'for of in mangle filter nat; do iptables -t $of -F KNOCKD; ' \
         'ip6tables -t $of -F KNOCKD; done'
 
@@ -1864,9 +1864,6 @@ class Iptables(Firewall):
             version, self.living(), moment(), self.box)['mangle']})
             for version, tool in self.tools.items()
             if version in {opening.source.version for opening in openings}]
-
-    def outdated(self):
-        return True                         # no event tells of iptables-legacy: look once a step
 
     def hooked(self, ruleset):
         return our_jumps(ruleset) == sorted((tool, table, hook) for tool in self.tools.values()
