@@ -1223,7 +1223,7 @@ def living_connections(connections, hide):
 # A chain of ours in each table: mangle marks who may pass, filter accepts him and answers others,
 # nat keeps others from forwards and sends their TCP to the decoys. A table is a transaction; in
 # this order nat sees no living connection that is not marked yet, and a failure hides what was.
-HOOKS = (('mangle', ['PREROUTING']), ('filter', ['INPUT', 'FORWARD']), ('nat', ['PREROUTING']))
+HOOKS = {'mangle': ['PREROUTING'], 'filter': ['INPUT', 'FORWARD'], 'nat': ['PREROUTING']}
 OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
 TO_US = '-m addrtype --dst-type LOCAL,ANYCAST -j '
 TARGETS = {     # of the verdicts of nft
@@ -1266,9 +1266,9 @@ def recent_open(openings):
              '+%s\n' % opening.source.network_address) for opening in openings]
 
 def iptables_rules(config, box, version, passing):
-    """{table: the rules of our chain}; passing: matches of what may pass."""
+    """{table: the rules of our chain}, in the order of HOOKS; passing: matches of what may pass."""
     if not config.hide:         # as in nft_ruleset()
-        return {table: [] for table, _ in HOOKS}
+        return {table: [] for table in HOOKS}
     bit = '0x%08x/0x%08x' % (config.mark, config.mark)
     trusted = ['-i %s -j RETURN' % name for name in ('lo',) + config.trust]
     known = trusted + ['%s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN' % match
@@ -1304,23 +1304,21 @@ def iptables_restore(tool, rules, jumps=None):
     """(argument list, text) that replace the rules of these tables; a table without rules loses our
     chain. jumps: those that are there; with None they stay."""
     text = ''
-    for table, hooks in HOOKS:
-        if table in rules:
-            text += '*%s\n:KNOCKD - [0:0]\n' % table
-            text += ''.join('-A KNOCKD %s\n' % rule for rule in rules[table])
-            for hook in () if jumps is None else hooks:
-                text += '-D %s %s\n' % (hook, OUR_JUMP) * jumps.count((tool, table, hook))
-                text += '-I %s %s\n' % (hook, OUR_JUMP) if rules[table] else ''
-            text += 'COMMIT\n' if rules[table] else '-X KNOCKD\nCOMMIT\n'
+    for table, lines in rules.items():
+        text += '*%s\n:KNOCKD - [0:0]\n' % table
+        text += ''.join('-A KNOCKD %s\n' % line for line in lines)
+        for hook in () if jumps is None else HOOKS[table]:
+            text += '-D %s %s\n' % (hook, OUR_JUMP) * jumps.count((tool, table, hook))
+            text += '-I %s %s\n' % (hook, OUR_JUMP) if lines else ''
+        text += 'COMMIT\n' if lines else '-X KNOCKD\nCOMMIT\n'
     return [tool + '-restore', '--noflush', '-w'], text
 
 def parse_saved(tool, text):
     """What iptables-save says, as nft -j would; what is ours is in a table named knockd. Not so
     the rules of recent lists, which change with every knock."""
     entries, table = [], None
-    for line in text.splitlines():
-        found = re.match(r'(\*|:|-A )(\S+) ?(.*)', line.replace('"knockd"', 'knockd'))
-        kind, name, rest = found.groups() if found else ('', '', '')
+    for kind, name, rest in re.findall(r'(?m)^(\*|:|-A )(\S+) ?(.*)',
+                                       text.replace('"knockd"', 'knockd')):
         table = name if kind == '*' else table
         ours = name == 'KNOCKD' or rest == OUR_JUMP
         entry = {'family': tool, 'table': 'knockd' if ours else table, 'of': table}
@@ -1867,7 +1865,7 @@ class Iptables(Firewall):
 
     def hooked(self, ruleset):
         return our_jumps(ruleset) == sorted((tool, table, hook) for tool in self.tools.values()
-                                            for table, hooks in HOOKS for hook in hooks)
+                                            for table in HOOKS for hook in HOOKS[table])
 
 BACKENDS = collections.OrderedDict((('nft', Firewall), ('iptables', Iptables)))
 
