@@ -23,7 +23,6 @@ import errno
 import fcntl
 import functools
 import io
-import itertools
 import json
 import os
 import select
@@ -509,7 +508,7 @@ def parse_ledger(text, server_id):
 # --- filter compiler: classic BPF that passes only packets with a token that is valid now -------
 # linux/filter.h: struct sock_filter { u16 code; u8 jt, jf; u32 k; }, here (code, jt, jf, k).
 # linux/bpf_common.h: the codes.
-LD_WORD, LD_HALF, LD_BYTE, LD_LENGTH, LD_MEMORY = 0x20, 0x28, 0x30, 0x80, 0x60
+LD_HALF, LD_BYTE, LD_MEMORY = 0x28, 0x30, 0x60
 LD_WORD_X, LD_HALF_X, LD_BYTE_X = 0x40, 0x48, 0x50          # at X + k
 LDX_NUMBER, LDX_LENGTH, LDX_MEMORY, LDX_HEADER = 0x01, 0x81, 0x61, 0xb1
 STORE, STORE_X, TXA, ADD, SUB_X, AND = 0x02, 0x03, 0x87, 0x04, 0x1c, 0x54
@@ -1092,11 +1091,10 @@ def nft_ruleset(config, box, openings, living, now):
         'label': '\n  '.join(nft_label(config) if box.labels else ())}
 
 def nft_change(verb, openings, now=None):
-    """add or delete elements of the open sets: one command for neighbours of one set."""
+    """add or delete elements of the open sets, a command each."""
     return ''.join('%s element inet knockd %s { %s }\n' % (
-        verb, name, ', '.join(nft_opening(opening, now) for opening in chosen))
-        for name, chosen in itertools.groupby(
-            openings, lambda opening: open_set(opening.source, opening.once)))
+        verb, open_set(opening.source, opening.once), nft_opening(opening, now))
+        for opening in openings)
 
 def nft_close(openings):
     """Closes; adding first, for deleting what has just expired would be an error."""

@@ -284,10 +284,9 @@ def test_an_opening_is_closed_by_add_delete_so_that_an_expired_one_is_no_error()
     assert knockd.nft_close([]) == knockd.nft_open([], {}, NOW) == ''
 
 
-def test_several_ports_are_one_command():
+def test_several_ports_are_a_command_each():
     more = ANNA4._replace(port=8000)
-    assert knockd.nft_open([ANNA4, more], {}, NOW) == OPEN4.replace(
-        ' }', ', 203.0.113.5 . tcp . 8000 timeout 30000ms comment "anna" }')
+    assert knockd.nft_open([ANNA4, more], {}, NOW) == OPEN4 + OPEN4.replace('22', '8000')
 
 
 # --- nothing of the config is more than a value -------------------------------------------------
