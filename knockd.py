@@ -1828,9 +1828,10 @@ class Iptables(Firewall):
         return iptables_rules(self.config, box, version, passing)
 
     def live(self, now):
-        """Without what has less than a second left, the unit of both stores."""
-        return [opening for opening in self.openings.values()
-                if seconds_left(opening, now) > 0 and opening.source.version in self.tools]
+        """Without what has less than a second left, the unit of both stores; and where nothing is
+        hidden, nothing has a rule to be open by."""
+        return [opening for opening in self.openings.values() if self.config.hide
+                and seconds_left(opening, now) > 0 and opening.source.version in self.tools]
 
     def commands(self, ruleset, living, now):
         self.box, live, commands = self.look(ruleset), self.live(now), []
@@ -1843,8 +1844,9 @@ class Iptables(Firewall):
                                              our_jumps(entries)))
         if not self.ipset:
             return commands + recent_open(live)
-        return [(IPSET, ipset_all(live, now))] + commands if self.config.hide else \
-            commands + [(IPSET, IPSET_NOTHING)]
+        sets = ipset_all(live, now)     # made first: destroying none is an error before Linux 5.11
+        return [(IPSET, sets)] + commands if self.config.hide else \
+            commands + [(IPSET, sets + IPSET_NOTHING)]
 
     def opened(self, openings, known, now):
         if self.ipset:

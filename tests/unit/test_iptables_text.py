@@ -120,6 +120,19 @@ def test_a_call_that_fails_is_not_taken_for_done(firewall, monkeypatch):
             ours.open(OPENINGS[:1], NOW)
 
 
+def test_where_nothing_is_hidden_nothing_opens_and_no_missing_set_is_destroyed(firewall):
+    """A probation that nobody passed, and a knock that came from inside."""
+    for ipset in ('/usr/sbin/ipset', None):
+        ours = firewall(ipset=ipset)
+        ours.config = ours.config._replace(hide=(), accept_in=())
+        text = shown(ours.commands(ours.ruleset(), (), NOW))
+        assert '-A ' not in text and '203.0.113.5' not in text
+        for line in text.splitlines():
+            if line.startswith('destroy '):
+                assert 'create %s hash' % line.split()[1] in text.split(line)[0]
+        assert text.endswith('destroy knockd4\ndestroy knockd6\n' if ipset else 'COMMIT\n')
+
+
 @pytest.mark.parametrize('answer,tcp,udp', [
     ('drop', 'DROP', 'DROP'), ('reset', 'REJECT --reject-with tcp-reset', 'REJECT'),
     ('prohibited', 'REJECT --reject-with icmp6-adm-prohibited',
