@@ -1250,8 +1250,7 @@ def ipset_all(openings, now):
 
 def recent_list(opening):
     """The list in /proc/net/xt_recent that this opening has for itself."""
-    return 'knockd-%s-%d-%s-%s' % (
-        (opening.source.network_address, opening.source.prefixlen) + protocol_and_port(opening))
+    return '-'.join(('knockd', str(opening.source).replace('/', '-')) + protocol_and_port(opening))
 
 def recent_match(opening, seconds):
     """The kernel counts the seconds, from when the address was written to the list."""
