@@ -516,13 +516,12 @@ JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0
 PACKET_TYPE = 0xfffff004        # linux/filter.h: SKF_AD_OFF + SKF_AD_PKTTYPE
 PACKET_HOST = 0                 # linux/if_packet.h
 WHOLE_PACKET = 0x40000
-FILTER_TAGS = 2000              # fits BPF_MAXINSNS, 4,096: 1.8 instructions a tag at worst
+FILTER_TAGS = 2000              # fits BPF_MAXINSNS, 4,096: 2 instructions a tag at worst
 LEAF = 8
 
 def token_tree(tokens):
     """A balanced tree over sorted 32-bit tokens in the accumulator; None passes everything.
-    Every leaf returns by itself and jumps are relative, so only a large left half is out of reach
-    of an 8-bit offset; there a long jump takes over."""
+    Every leaf returns by itself; JUMP, for a left half may be out of reach of an 8-bit offset."""
     if tokens is None:
         return [(RETURN, 0, 0, WHOLE_PACKET)]
     if len(tokens) <= LEAF:
@@ -531,8 +530,6 @@ def token_tree(tokens):
         return tests + [(RETURN, 0, 0, 0), (RETURN, 0, 0, WHOLE_PACKET)]
     half = len(tokens) // 2
     left, right = token_tree(tokens[:half]), token_tree(tokens[half:])
-    if len(left) < 256:
-        return [(JGE, len(left), 0, tokens[half])] + left + right
     return [(JGE, 0, 1, tokens[half]), (JUMP, 0, 0, len(left))] + left + right
 
 def link(program):
