@@ -1685,7 +1685,7 @@ class Firewall:
     undo = 'nft delete table inet knockd'
 
     def __init__(self, config, openings=()):
-        self.config, self.box, self.loaded = config, None, None
+        self.config, self.box, self.whole = config, None, None
         self.openings = dict(openings)          # (source, proto, port, once): Opening
 
     def ruleset(self):
@@ -1736,7 +1736,7 @@ class Firewall:
         accepts = accept_changes(self.config, ruleset)
         if accepts:
             run(NFT, accepts)
-        self.loaded = listed(self.ruleset(), True), self.box
+        self.whole = listed(self.ruleset(), True), self.box, bool(self.config.hide), ''
 
     def outdated(self):
         """Must it be looked at, for no event tells: of iptables-legacy's, of a decoy's listener?"""
@@ -1749,9 +1749,8 @@ class Firewall:
     def mend(self):
         """Loads everything again if something of ours is gone, or the box has changed."""
         ruleset = self.ruleset()
-        whole = (listed(ruleset, True), self.look(ruleset)) == self.loaded and \
-            self.hooked(ruleset) == bool(self.config.hide)
-        if whole and not accept_changes(self.config, ruleset):
+        if self.whole == (listed(ruleset, True), self.look(ruleset), self.hooked(ruleset),
+                          accept_changes(self.config, ruleset)):
             return False
         self.load(ruleset)
         return True
