@@ -1772,8 +1772,7 @@ class Firewall:
     def close(self, openings):
         for opening in openings:
             self.openings.pop(opening[1:5], None)
-        if openings:
-            self.apply(self.closed(openings))
+        self.apply(self.closed(openings))
 
     def apply(self, commands):
         try:
