@@ -1081,8 +1081,7 @@ def nft_ruleset(config, box, openings, living, now):
         'meta l4proto tcp ' + ANSWERS[config.answer][0], ANSWERS[config.answer][1]]
     return TABLE % {
         'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
-        'flush': ''.join('flush %s inet knockd %s\n' % kind_and_name
-                         for kind_and_name in re.findall(r'^ (set|map) (\w+)', sets, re.M)),
+        'flush': re.sub(r'(?ms)^ (\w+) (\w+) {.*?^ }', r'flush \1 inet knockd \2', sets),
         'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
         'check': '\n  '.join(check),
         'label': '\n  '.join(nft_label(config) if box.labels else ())}
