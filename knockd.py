@@ -1413,10 +1413,9 @@ def keep_spare(argv):
     """Starts the command of the next change before there is one: it waits for its standard input,
     which ends when we do, and has not looked at the ruleset before that."""
     if not (spares and spares[0][0] == argv and spares[0][1] and spares[0][1].poll() is None):
-        try:
+        spares[:] = [(argv, None)]
+        with contextlib.suppress(KnockError):
             spares[:] = [(argv, start(argv))]
-        except KnockError:
-            spares[:] = [(argv, None)]
 
 def run(argv, text='', seconds=10, facts=None, descriptors=()):
     """The one place that executes a command; its output, or a KnockError with its complaint.
