@@ -1895,10 +1895,8 @@ def ruleset_changed(events):
     while True:
         try:
             data = events.recv(65536)
-        except BlockingIOError:
-            return changed
-        except OSError:                 # ENOBUFS: more changes than the socket could hold
-            return True
+        except OSError as error:        # no more; or ENOBUFS: more changes than it could hold
+            return changed or error.errno != errno.EAGAIN
         while data:
             length, kind = struct.unpack_from('=IH', data)      # linux/netlink.h: struct nlmsghdr
             changed |= kind & 0xff not in ELEMENT_EVENTS
