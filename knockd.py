@@ -1356,7 +1356,7 @@ COALESCE = 10                   # ms: one reload of a firewall is many changes
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
 STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
-BOOT_ID = '/proc/sys/kernel/random/boot_id'
+PROBATION, PASSED = '# on probation: %d ms left, %d ms after the boot\n', '# not yet made\n'
 GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
 %sEND
 '''
@@ -1558,17 +1558,15 @@ def beside(config, name):
     """The path of what is kept in the ledger's folder."""
     return os.path.join(os.path.dirname(config.ledger), name)
 
-def probation_text(left):
-    """What is left, and when in this boot that was: by a clock that no one sets or restarts."""
-    return '%d %d %s' % (left, moment().mono, read_file(BOOT_ID))
-
-def probation_left(config):
-    """Milliseconds in which a new installation must be knocked at; None if it has been."""
-    path = beside(config, 'probation')
+def probation_left(path):
+    """Milliseconds in which a new installation must be knocked at, by its guard, which says
+    PROBATION until then; None if it has been. After another boot mono may be less than then."""
     try:
-        left, since, boot = read_file(path).split()
-        used = moment().mono - int(since) if boot == read_file(BOOT_ID).strip() else 0
-        return max(0, int(left) - used)
+        text = read_file(path)
+        if text and not text.startswith(PROBATION[:14]):
+            return None
+        left, since = map(int, re.findall(r'\d+', text))
+        return max(0, left - max(0, moment().mono - since))
     except (OSError, ValueError):       # unreadable: rather no guard than its owner locked out
         return 0 if os.path.lexists(path) else None
 
@@ -2020,7 +2018,7 @@ class Daemon:
         self.lost = now.wall - now.mono if lost else None
         self.state = State(self.config, ledger)
         self.events = ruleset_events()
-        left = probation_left(self.config)
+        left = probation_left(beside(self.config, 'guard'))
         self.trial = left and now.mono + left
         self.enforce(self.config)
         self.turn(now)
@@ -2113,21 +2111,19 @@ class Daemon:
         firewall.load()
         self.firewall, self.renew = firewall, False
         if self.trial is None and os.path.exists(beside(config, 'guard')):      # installed
-            self.keep('guard', firewall.guard())
+            self.keep_guard(firewall.guard())
 
     def settle(self, trial, line, now):
         """A probation ends: by an authentic knock from outside (None), or nobody has come (0)."""
         log('probation: ' + line, 4)
         self.trial, self.renew, self.mend_at = trial, True, now.mono
-        self.keep('probation', None if trial is None else probation_text(0))
+        self.keep_guard(PASSED if trial is None else PROBATION % (0, now.mono))
 
-    def keep(self, name, text):
-        """Renews a file beside the ledger, if it has changed, for flash wears; None: it goes."""
-        path = beside(self.config, name)
+    def keep_guard(self, text):
+        """Renews it if it has changed, for flash wears."""
+        path = beside(self.config, 'guard')
         try:
-            if text is None:
-                os.unlink(path)
-            elif read_file(path) != text:
+            if read_file(path) != text:
                 replace_file(path, text.encode('ascii'))
         except OSError as error:
             log('%s: %s' % (path, error.strerror), 3)
@@ -2148,7 +2144,7 @@ class Daemon:
         self.steps = window_steps(now.wall, config.window)
         self.is_own.cache_clear()
         if self.trial:          # for the next boot
-            self.keep('probation', probation_text(max(0, self.trial - now.mono)))
+            self.keep_guard(PROBATION % (max(0, self.trial - now.mono), now.mono))
         self.tokens = valid_tokens(config, now.wall, self.tokens)
         loaded = self.tokens[:-1]
         state.tags = {tag: owner for step in loaded for tag, owner in step.tags.items()}
@@ -2835,14 +2831,10 @@ def command_install(args, _):
     put(args, SCRIPT, source, 0o755)
     state = '/etc' if system == '/sbin/procd' else '/var/lib'   # OpenWrt's /var is in memory
     config = first_config(args, args.client, args.hide, ('ledger', state + '/knockd/ledger.json'))
-    guard, trial = beside(config, 'guard'), beside(config, 'probation')
-    new = not os.path.exists(args.root + guard)
-    if new:
-        put(args, guard, '# Nothing, until an authentic knock has arrived from outside.\n')
-    if not args.probation:
-        carry_out(args, 'rm -f ' + trial)
-    elif new or os.path.exists(args.root + trial):
-        put(args, trial, probation_text(args.probation * 1000))
+    guard = beside(config, 'guard')
+    if not os.path.exists(args.root + guard) or probation_left(args.root + guard) is not None:
+        put(args, guard, PROBATION % (args.probation * 1000, moment().mono) if args.probation
+            else PASSED)
     for path, text in files.items():
         put(args, path, text.replace('STATE', os.path.dirname(guard)),
             0o755 if text.startswith('#!') else 0o644)

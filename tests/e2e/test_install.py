@@ -231,7 +231,7 @@ def test_the_first_knock_from_outside_ends_the_probation_and_one_of_the_box_itse
     assert 'probation' not in box.must('/usr/local/sbin/knockd.py', 'status')
     assert until(lambda: time.monotonic() > end)
     assert not wire.stranger.connects('10.9.0.1') and 'no authentic knock' not in log(box)
-    assert box.run('test', '-e', '/var/lib/knockd/probation').code
+    assert 'probation' not in box.must('cat', '/var/lib/knockd/guard')
 
 
 def test_a_restart_does_not_prolong_the_probation(wire, box):

@@ -319,8 +319,8 @@ def test_auto_takes_iptables_where_nft_is_not_there(wire, tmp_path, settings):
 def test_the_guard_for_a_boot_without_python_hides_and_doubles_nothing(wire, box, started):
     knockd = started(anna='')
     before, guard = box.saved(), os.path.join(os.path.dirname(knockd.ledger), 'guard')
-    with open(guard, 'w'):
-        pass                                            # as install leaves it
+    with open(guard, 'w') as file:
+        file.write('# not yet made\n')                 # as install --probation 0 leaves it
     knockd.reload()
     knockd.kill()
     box.do(FLUSH)

@@ -865,32 +865,30 @@ def probation(tmp_path, monkeypatch):
     def left(text, mono=5000, wall=0):
         monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(wall, mono))
         if text is not None:
-            write(str(tmp_path / 'probation'), text.encode(), 0o600)
-        config = collections.namedtuple('Config', 'ledger')(str(tmp_path / 'ledger.json'))
-        return knockd.probation_left(config)
-    left.boot = write(str(tmp_path / 'boot'), b'this-boot\n', 0o600)
-    monkeypatch.setattr(knockd, 'BOOT_ID', str(tmp_path / 'boot'))
+            write(str(tmp_path / 'guard'), text.encode(), 0o600)
+        return knockd.probation_left(str(tmp_path / 'guard'))
     return left
 
 
 def test_a_probation_counts_on_through_restarts_and_no_wall_clock_moves_it(probation):
-    text = '600000 5000 this-boot\n'
+    text = knockd.PROBATION % (600000, 5000)
     assert probation(text) == 600000
     assert probation(text, 5250, 10 ** 13) == 599750
     assert probation(text, 604999, -10 ** 13) == 1
     assert probation(text, 605000) == probation(text, 9000000) == 0
-    assert knockd.probation_text(7) == '7 9000000 this-boot\n'
 
 
 def test_a_probation_goes_on_after_a_boot_with_what_was_left(probation):
-    assert probation('90000 700000 another-boot\n', 10) == 90000
+    assert probation(knockd.PROBATION % (90000, 700000), 10) == 90000
 
 
-def test_a_probation_that_was_passed_or_never_was_leaves_no_file(probation):
-    assert probation(None) is None
+@pytest.mark.parametrize('text', (None, knockd.PASSED, '# For a boot without Python\nnft -f 1 2'))
+def test_a_probation_that_was_passed_or_never_was_is_over(probation, text):
+    assert probation(text) is None
 
 
-@pytest.mark.parametrize('text', ('', '600000', 'a b c', '600000 5000 this-boot more'))
+@pytest.mark.parametrize('text', ('', '# on probation: 600000 ms left', '# on probation: \n',
+                                  '# on probation: 1 ms left, 2 ms after the boot 3'))
 def test_an_unreadable_probation_locks_nobody_out(probation, text):
     assert probation(text) == 0
 
