@@ -1,6 +1,5 @@
 """What touches the world: files that are whole or not there, the lock, a full disk, commands,
 sockets that fail. Real files, processes and a real full disk; faults are put in by hand."""
-import collections
 import errno
 import ipaddress
 import json
