@@ -2003,7 +2003,7 @@ class Daemon:
         self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
         self.muted, self.unmute, self.stopping = set(), None, False
         self.events, self.mend_at = None, None      # what tells of changes; when to look
-        self.refusals = {}      # (client, kind of reason): [mono of the last line, count since]
+        self.told = {}          # kind of line: (mono of the last one, their count then)
         self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
         self.counts, self.last, self.junk = collections.Counter(), {}, 0
         self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
@@ -2095,10 +2095,10 @@ class Daemon:
             if self.renew:
                 self.enforce(self.config)
             elif self.firewall.mend():
-                self.tell(('', 'mend'), 'firewall: something of ours was gone or the box has '
-                          'changed; loaded again', now)
+                self.tell('firewall mended', 'firewall: something of ours was gone or the box '
+                          'has changed; loaded again', now)
         except KnockError as error:
-            self.tell(('', 'firewall'), 'firewall: %s' % error, now)
+            self.tell('firewall failed', 'firewall: %s' % error, now)
             self.mend_at = now.mono + 1000
 
     def enforce(self, config):
@@ -2237,7 +2237,7 @@ class Daemon:
         if not self.asleep:
             self.asleep, self.unmute = True, (now.mono // 1000 + 2) * 1000
             self.listen()
-            self.tell(('', 'syn'), 'more than %d SYNs a second: ports, code and paper sleep'
+            self.tell('too many SYNs', 'more than %d SYNs a second: ports, code and paper sleep'
                       % SYNS_A_SECOND, now)
 
     def handle(self, packet, now):
@@ -2257,9 +2257,8 @@ class Daemon:
             if reason is None:
                 return self.honour(decision, packet.source, now)
         if reason:
-            self.counts['refused %s %s' % (knock.client.name, reason.split()[0])] += 1
-            self.tell((knock.client.name, reason.split()[0]), 'refused %s %s %s'
-                      % (knock.client.name, knock.source, reason), now)
+            self.tell('refused %s %s' % (knock.client.name, reason.split()[0]),
+                      'refused %s %s %s' % (knock.client.name, knock.source, reason), now)
         return False
 
     def signature_flaw(self, knock, now):
@@ -2342,12 +2341,11 @@ class Daemon:
             self.asked.sendto(json.dumps(report).encode('ascii'), asker or b'')
 
     def tell(self, kind, line, now):
-        """The same kind of line once a minute, the rest counted."""
-        last, more = self.refusals.get(kind, (-60000, 0))
-        if now.mono - last < 60000:
-            self.refusals[kind] = last, more + 1
-        else:
-            self.refusals[kind] = now.mono, 0
+        """The same kind of line once a minute; every one is counted, for `status` too."""
+        last, told = self.told.get(kind, (-60000, 0))
+        self.counts[kind] += 1
+        if now.mono - last >= 60000:
+            more, self.told[kind] = self.counts[kind] - told - 1, (now.mono, self.counts[kind])
             log(line + (' (%d more before)' % more if more else ''), 5)
 
 def status_socket(config):
