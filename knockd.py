@@ -1999,9 +1999,9 @@ class Daemon:
         self.firewall = make_firewall(config)
         self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
         self.tokens = []        # StepTokens: those that are loaded, and last the step's to come
-        self.pace, self.asleep = Budget(SYNS_A_SECOND), False
+        self.pace, self.stopping = Budget(SYNS_A_SECOND), False
         self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
-        self.muted, self.unmute, self.stopping = set(), None, False
+        self.muted, self.unmute = set(), None       # tags, and 'syn' for all SYNs; until when
         self.events, self.mend_at = None, None      # what tells of changes; when to look
         self.told = {}          # kind of line: (mono of the last one, their count then)
         self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
@@ -2070,7 +2070,7 @@ class Daemon:
         self.look_for_ends(now)
         notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.open))
         if self.unmute is not None and now.mono >= self.unmute:
-            self.muted, self.unmute, self.asleep = set(), None, False
+            self.muted, self.unmute = set(), None
             self.listen()
         if window_steps(now.wall, self.config.window) != self.steps:
             if config_stamp(self.config.path) != self.stamp:
@@ -2151,7 +2151,6 @@ class Daemon:
         state.syns = {syn: token for step in loaded for syn, token in step.syns.items()}
         state.codes = valid_codes(config, now.wall)
         self.sequences.tables[1:] = [step.sequences for step in loaded]
-        self.muted &= state.tags.keys()
         self.listen()
         doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
         if bool(doubt) != bool(self.doubt):
@@ -2166,7 +2165,7 @@ class Daemon:
             SEQUENCE_PORTS['code'] if self.state.codes else None
         if ports or self.state.syns:
             self.syns.load(self.state.syns, lambda version, tokens:
-                           syn_filter(version, None if self.asleep else ports, tokens))
+                           syn_filter(version, None if 'syn' in self.muted else ports, tokens))
         else:
             self.syns.attach([], None)
 
@@ -2210,7 +2209,10 @@ class Daemon:
     def hear_syn(self, version, frame, interface, now):
         """A SYN from outside to this box, if there are not too many of them."""
         if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
-            self.sleep(now)
+            if 'syn' not in self.muted:
+                self.mute('syn', 2, now)
+                self.tell('too many SYNs', 'more than %d SYNs a second: ports, code and paper sleep'
+                          % SYNS_A_SECOND, now)
             return
         syn = parse_syn(version, frame)
         if syn and not self.inside and self.is_own(syn.destination, interface):
@@ -2223,7 +2225,7 @@ class Daemon:
             self.handle(Packet('syn', syn.source, token), now)
         if syn.port < 1024 or covered(Service(6, syn.port, syn.port), self.config.hide):
             return
-        if not self.asleep:
+        if 'syn' not in self.muted:
             for token in self.sequences.touch(syn.source, syn.port, now.mono):
                 self.handle(Packet(token.carrier, syn.source, token), now)
             if self.sequences.explained:
@@ -2232,13 +2234,11 @@ class Daemon:
         if token and self.handle(Packet('code', syn.source, token), now):
             self.codes.succeed()
 
-    def sleep(self, now):
-        """Too many SYNs: the sequence carriers sleep for a second, in the kernel."""
-        if not self.asleep:
-            self.asleep, self.unmute = True, (now.mono // 1000 + 2) * 1000
-            self.listen()
-            self.tell('too many SYNs', 'more than %d SYNs a second: ports, code and paper sleep'
-                      % SYNS_A_SECOND, now)
+    def mute(self, token, seconds, now):
+        """What is over its budget stays in the kernel until so many seconds have begun."""
+        self.muted.add(token)
+        self.unmute = max(self.unmute or 0, (now.mono // 1000 + seconds) * 1000)
+        self.listen()
 
     def handle(self, packet, now):
         """True if the knock was honoured."""
@@ -2249,9 +2249,7 @@ class Daemon:
         if self.verbose and decision.verdict in ('junk', 'copy'):
             log('%s %s' % (decision.verdict, packet.source), 7)
         if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
-            self.muted.add(packet.payload[:TAG_SIZE])
-            self.unmute = max(self.unmute or 0, (now.mono // 1000 + 1) * 1000)
-            self.listen()
+            self.mute(packet.payload[:TAG_SIZE], 1, now)
         elif decision.verdict in ('open', 'close', 'run'):
             reason = self.signature_flaw(knock, now)
             if reason is None:
