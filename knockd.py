@@ -2455,20 +2455,16 @@ def guess_host():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         return socket.gethostname() if sock.connect_ex(('192.0.2.1', 9)) else sock.getsockname()[0]
 
-def format_uri(address):
-    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
-    host = address.host.replace('%', '%25')
-    host = '[%s]' % host if ':' in host else host
-    port = ':%d' % address.port if address.port else ''
-    query = (('id', address.server_id), ('via', '' if address.via == 'udp' else address.via),
-             ('open', format_services(address.services)), ('once', '1' * address.once))
-    return 'knock://%s:%s@%s%s?%s' % (address.name, encode_secret(address.secret), host, port,
-                                      '&'.join('%s=%s' % part for part in query if part[1]))
-
 def client_line(config, client, via='udp'):
-    """The knock:// line; with codes, one for the phone too (Google Authenticator's Key Uri)."""
-    line = format_uri(Address(client.name, client.secret, config.host or guess_host(), config.port,
-                              config.id, via, client.default, client.once))
+    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]; with codes,
+    a line for the phone too (Google Authenticator's Key Uri)."""
+    host = (config.host or guess_host()).replace('%', '%25')
+    host = '[%s]' % host if ':' in host else host
+    port = ':%d' % config.port if config.port else ''
+    query = (('id', config.id), ('via', '' if via == 'udp' else via),
+             ('open', format_services(client.default)), ('once', '1' * client.once))
+    line = 'knock://%s:%s@%s%s?%s' % (client.name, encode_secret(client.secret), host, port,
+                                      '&'.join('%s=%s' % part for part in query if part[1]))
     phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
     return line + (phone % (client.name, config.host or config.id, encode_secret(
         client.keys['code'][:20])) if client.code else '')

@@ -17,6 +17,7 @@ import pytest
 
 import knock
 import knockd
+from test_uri import written
 
 VECTORS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'vectors')
 MADE = ('datagrams', 'keys', 'lines', 'tokens')
@@ -196,7 +197,7 @@ def test_a_line_of_the_vectors_is_read(case):
 
 @pytest.mark.parametrize('case', LINES['canonical'], ids=label)
 def test_a_line_of_the_vectors_is_written(case):
-    assert knockd.format_uri(address_of(case)) == case['line']
+    assert written(address_of(case)) == case['line']
 
 
 # --- where the vectors come from ----------------------------------------------------------------
