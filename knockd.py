@@ -733,12 +733,9 @@ class Codes:
         self.held = collections.OrderedDict()       # source: [first port, when, last second port]
         self.wrong, self.nap, self.asleep, self.last_wrong = 0, 1, 0, 0
 
-    def awake(self, now):
-        return step_of(now) >= self.asleep
-
     def touch(self, source, port, now, codes):
         """The token of this code if the port completes it. codes: {code: Token}"""
-        if not self.awake(now) or not 10000 <= port < 30000:
+        if step_of(now) < self.asleep or not 10000 <= port < 30000:
             return None
         first, when, last = self.held.get(source, (None, 0, None))
         if port < 20000:
