@@ -319,7 +319,7 @@ CLIENT_KEYS = {
     'expires': (matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
                          'a date; write 2027-01-31 or 2027-01-31 18:00', expiry), NEVER),
     'code': (read_yes, False),
-    'paper': (matching(r'([1-3]\d{9}|[1-9]\d{0,8}):[1-9]\d{0,2}', 'SHEET:COUNT, as paper writes it',
+    'paper': (matching(r'([1-3]\d{9}|[1-9]\d{0,8}):[1-9]\d{0,2}', 'SHEET:COUNT of 1 to 999 knocks',
                        lambda text: tuple(map(int, text.split(':')))), None),
     'ssh_key': (matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
                          lambda text: ' '.join(text.split()[:2])), None),
@@ -2019,7 +2019,6 @@ class Daemon:
         self.trial = left and now.mono + left
         self.enforce(self.config)
         self.turn(now)
-        self.file.keep_ballast()
         self.file.keep_spare()
         self.asked = status_socket(self.config)
         log('ready: ' + state_line(self.firewall) + (
@@ -2073,7 +2072,6 @@ class Daemon:
             if config_stamp(self.config.path) != self.stamp:
                 self.reload(now)
             self.turn(now)
-            self.file.keep_ballast()
             if self.steps.stop % 120 == 0 and self.counts['junk'] > self.junk:      # once an hour
                 log('junk: %d packets were not authentic' % (self.counts['junk'] - self.junk), 5)
                 self.junk = self.counts['junk']
@@ -2140,6 +2138,7 @@ class Daemon:
         config, state = self.config, self.state
         self.steps = window_steps(now.wall, config.window)
         self.is_own.cache_clear()
+        self.file.keep_ballast()
         if self.trial:          # for the next boot
             self.keep_guard(PROBATION % (max(0, self.trial - now.mono), now.mono))
         self.tokens = valid_tokens(config, now.wall, self.tokens)
@@ -2551,8 +2550,6 @@ def command_show(args, config):
 def command_paper(args, config):
     """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
     client = find_client(config, args.name)
-    if not 0 < args.number < 1000:
-        raise KnockError('%d is not a number of knocks from 1 to 999' % args.number, 2)
     sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
                 (client.paper or (0, 0))[0] + 1)
     edit_config(args.config, {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]})

@@ -392,6 +392,7 @@ def test_remove_never_says_it_did_what_it_did_not(path, capsys):
 
 @pytest.mark.parametrize('arguments,status', [
     (['add', 'anna'], 1), (['add', 'bert', '--allow', 'tcp/23'], 2), (['add', 'b b'], 2),
+    (['paper', 'anna', '-n', '0'], 2), (['paper', 'anna', '-n', '1000'], 2),
     (['add', 'bert', '--expires', 'soon'], 2), (['add', 'bert', '--for', '9'], 0),
     (['remove', 'bert'], 1), (['show', 'bert'], 1),
     (['add', 'bert', '--allow', 'tcp/22\n[client carl]\nallow = tcp/22'], 2)])
