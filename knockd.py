@@ -1917,10 +1917,10 @@ def packet_socket(protocol):
     return sock
 
 class Capture:
-    """Pairs of packet sockets, each with the filter for its share of the tokens."""
+    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the tokens."""
 
     def __init__(self, limit):
-        self.limit, self.pairs, self.capacity, self.coarse = limit, [], FILTER_TAGS, False
+        self.limit, self.taps, self.capacity, self.coarse = limit, [], FILTER_TAGS, False
 
     def load(self, tokens, program):
         """Attaches program(version, tokens); a coarser one where the kernel lacks the memory."""
@@ -1940,22 +1940,20 @@ class Capture:
                                 'does its work' % len(words) if self.coarse else 'whole again'), 4)
 
     def attach(self, shares, program):
-        while len(self.pairs) < len(shares):
-            self.pairs.append([(4, packet_socket(ETH_P_IP)), (6, packet_socket(ETH_P_IPV6))])
-        while len(self.pairs) > len(shares):
-            for _, sock in self.pairs.pop():
-                sock.close()
-        for pair, share in zip(self.pairs, shares):
-            for version, sock in pair:
-                attach_filter(sock, program(version, share))
+        while len(self.taps) < 2 * len(shares):
+            self.taps += [(4, packet_socket(ETH_P_IP)), (6, packet_socket(ETH_P_IPV6))]
+        while len(self.taps) > 2 * len(shares):
+            self.taps.pop()[1].close()
+        for number, (version, sock) in enumerate(self.taps):
+            attach_filter(sock, program(version, shares[number // 2]))
 
     def sockets(self):
-        return {sock.fileno(): (version, sock) for pair in self.pairs for version, sock in pair}
+        return {sock.fileno(): (version, sock) for version, sock in self.taps}
 
     def drops(self):
         """How many packets the kernel had no room for since the last time."""
         return sum(struct.unpack('@II', sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
-                   for pair in self.pairs for _, sock in pair)
+                   for _, sock in self.taps)
 
 def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
     """The tokens of each socket pair; [None] if they are more than all pairs hold.
@@ -2683,7 +2681,7 @@ def knock_doubt(config):
             contextlib.redirect_stderr(io.StringIO()) as said:
         fcntl.ioctl(sock, 0x8914, struct.pack('@16sh14x', b'lo', 1))    # SIOCSIFFLAGS, IFF_UP
         daemon.start()
-        now, waiting = moment().wall, daemon.datagrams.pairs[0][0][1]
+        now, waiting = moment().wall, daemon.datagrams.taps[0][1]
         body = tag_at(keys, step_of(now)) + nonce + bytes(map(
             operator.xor, PLAIN.pack(PLAIN_VERSION, 1, now, bytes(16), 0),
             keystream(keys['enc'], nonce, PLAIN.size)))

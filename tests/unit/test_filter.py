@@ -548,14 +548,14 @@ def frames_of(tags):
 def test_a_kernel_with_room_gets_one_pair_and_no_line(monkeypatch, capture):
     fake = FakeKernel(monkeypatch, 4096)
     capture.load(tags_of(2000), datagrams)
-    assert len(capture.pairs) == 1 and fake.lines == []
+    assert len(capture.taps) == 2 and fake.lines == []
     assert set(fake.passes(capture, frames_of(tags_of(2000)))) == {1}
 
 
 def test_a_kernel_without_the_memory_gets_the_tags_in_halves(monkeypatch, capture):
     fake = FakeKernel(monkeypatch, 1100)
     capture.load(tags_of(2000), datagrams)
-    assert len(capture.pairs) == 4          # 2,000 and 1,000 a socket do not fit, 500 do
+    assert len(capture.taps) == 8          # 2,000 and 1,000 a socket do not fit, 500 do
     assert set(fake.passes(capture, frames_of(tags_of(2000)))) == {1}
     assert len(fake.lines) <= 1, 'nothing is lost, so little is to be said'
 
@@ -563,7 +563,7 @@ def test_a_kernel_without_the_memory_gets_the_tags_in_halves(monkeypatch, captur
 def test_a_kernel_with_hardly_any_memory_gets_the_coarse_filter(monkeypatch, capture):
     fake = FakeKernel(monkeypatch, 120)
     capture.load(tags_of(2000), datagrams)
-    assert len(capture.pairs) == 1
+    assert len(capture.taps) == 2
     assert fake.passes(capture, [ip4(udp(payload(token=1))), ip4(udp(SHORT))]) == [1, 0]
     assert len(fake.lines) == 1 and 'optmem_max' in fake.lines[0]
     capture.load(tags_of(2000), datagrams)
@@ -573,9 +573,9 @@ def test_a_kernel_with_hardly_any_memory_gets_the_coarse_filter(monkeypatch, cap
 def test_fewer_tags_later_free_the_sockets_they_needed(monkeypatch, capture):
     fake = FakeKernel(monkeypatch, 4096)
     capture.load(tags_of(2200), datagrams)
-    spare = capture.pairs[1][0][1]
+    spare = capture.taps[2][1]
     capture.load(tags_of(100), datagrams)
-    assert len(capture.pairs) == 1 and spare.fileno() == -1
+    assert len(capture.taps) == 2 and spare.fileno() == -1
     assert set(fake.passes(capture, frames_of(tags_of(100)))) == {1}
 
 
