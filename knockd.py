@@ -281,10 +281,9 @@ def read_secret(text):
 
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 NAMES = {'client': NAME, 'action': ACTION}
-YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 read_name = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 read_command = matching('/.+', 'a command that begins with an absolute path', command)
-read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
+read_yes = matching('(?i:yes|no)', 'yes or no', lambda text: text.lower() == 'yes')
 SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what to do then
     'id': (read_name, None, 'any name that no other server of yours has'),
     'hide': (parse_services, (), 'write for example: hide = tcp/22'),
@@ -632,11 +631,6 @@ def parse_syn(version, frame):
     return Syn(ipaddress.ip_address(source), ipaddress.ip_address(destination),
                int.from_bytes(segment[2:4], 'big'), segment[4:12] + segment[14:16])
 
-def unpack_address(packed):
-    """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d, or all zero for none."""
-    address = ipaddress.IPv6Address(packed)
-    return None if address.is_unspecified else address.ipv4_mapped or address
-
 def decode_items(plain):
     """{type: values}, and how much of it a signature signs; raises KnockError on any flaw."""
     items, offset, signed = {PORTS_ITEM: [], ACTION_ITEM: [], SIGNATURE_ITEM: []}, PLAIN.size, None
@@ -659,7 +653,7 @@ def decode_service(value):
 
 def decode_plain(plain):
     """A Request from version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zeros,
-    read strictly; KnockError if anything is off."""
+    read strictly; KnockError if anything is off. source: IPv4 as ::ffff:a.b.c.d, zero for none."""
     if len(plain) < PLAIN.size:
         raise KnockError('malformed: %d bytes' % len(plain))
     version, op, time, source, seconds = PLAIN.unpack_from(plain)
@@ -672,8 +666,10 @@ def decode_plain(plain):
         raise KnockError('malformed: a port range twice')
     if len(actions) != (OPS[op] == 'run') or actions and (services or not ACTION.match(actions[0])):
         raise KnockError('malformed: run has one good name and nothing else, the others have none')
-    return Request(OPS[op], time, unpack_address(source), seconds, services, (actions + [None])[0],
-                   (items[SIGNATURE_ITEM] + [None])[0], plain[:signed])
+    named = ipaddress.IPv6Address(source)
+    return Request(OPS[op], time, None if named.is_unspecified else named.ipv4_mapped or named,
+                   seconds, services, (actions + [None])[0], (items[SIGNATURE_ITEM] + [None])[0],
+                   plain[:signed])
 
 # --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
 SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
