@@ -2241,7 +2241,7 @@ class Daemon:
         if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
             self.mute(packet.payload[:TAG_SIZE], 1, now)
         elif decision.verdict in ('open', 'close', 'run'):
-            reason = self.signature_flaw(knock, now)
+            reason = self.signature_flaw(knock, now) if knock.client.ssh_key else None
             if reason is None:
                 return self.honour(decision, packet.source, now)
         if reason:
@@ -2251,8 +2251,6 @@ class Daemon:
 
     def signature_flaw(self, knock, now):
         """The last check, for it starts a process."""
-        if knock.client.ssh_key is None:
-            return None
         if not self.state.signatures.spend(knock.client.name, now.mono // 1000):
             return 'too fast for signatures'
         try:
