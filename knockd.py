@@ -1906,10 +1906,9 @@ def packet_socket(protocol):
                              socket.htons(protocol))
     except PermissionError:
         raise KnockError('raw sockets are not permitted; run it as root (CAP_NET_RAW)')
-    try:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    with contextlib.suppress(PermissionError):      # in a container; net.core.rmem_max limits it
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-    except PermissionError:     # in a container; net.core.rmem_max is the limit then
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     return sock
 
 class Capture:
