@@ -684,9 +684,6 @@ class Attempt:
         self.token, self.taken, self.strikes = token, 1, 0
         self.since = now        # begun; then, with the last port, done
 
-    def alive(self, now):
-        return now - self.since <= SEQUENCE_TIME and self.strikes <= STRIKES
-
     def touch(self, port, now):
         """Does this attempt explain the port? It advances if it is the next one."""
         ports = self.token.ports
@@ -706,7 +703,8 @@ class Sequences:
     def touch(self, source, port, now):
         """The tokens that this port completes."""
         known = self.sources[0].pop(source, None) or self.sources[1].pop(source, None) or []
-        attempts = [attempt for attempt in known if attempt.alive(now)]
+        attempts = [attempt for attempt in known
+                    if now - attempt.since <= SEQUENCE_TIME and attempt.strikes <= STRIKES]
         explained = [attempt for attempt in attempts if attempt.touch(port, now)]
         for token in [token for table in self.tables for token in table.get(port, ())]:
             if not any(attempt.token is token for attempt in attempts):
