@@ -2194,7 +2194,8 @@ class Daemon:
             self.handle(packet, now)
 
     def hear_syn(self, version, frame, interface, now):
-        """A SYN from outside to this box, if there are not too many of them."""
+        """A SYN from outside to this box, if there are not too many of them: it may be a token
+        itself, or a step of a sequence, or half of a code."""
         if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
             if 'syn' not in self.muted:
                 self.mute('syn', 2, now)
@@ -2202,11 +2203,8 @@ class Daemon:
                           % SYNS_A_SECOND, now)
             return
         syn = parse_syn(version, frame)
-        if syn and not self.inside and self.is_own(syn.destination, interface):
-            self.touch(syn, now)
-
-    def touch(self, syn, now):
-        """One SYN may be a token itself, or a step of a sequence, or half of a code."""
+        if syn is None or self.inside or not self.is_own(syn.destination, interface):
+            return
         token = self.state.syns.get(syn.token)
         if token:
             self.handle(Packet('syn', syn.source, token), now)
