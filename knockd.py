@@ -281,9 +281,10 @@ def read_secret(text):
 
 MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
 NAMES = {'client': NAME, 'action': ACTION}
+YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 read_name = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 read_command = matching('/.+', 'a command that begins with an absolute path', command)
-read_yes = matching('(?i:yes|no)', 'yes or no', lambda text: text.lower() == 'yes')
+read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
 SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what to do then
     'id': (read_name, None, 'any name that no other server of yours has'),
     'hide': (parse_services, (), 'write for example: hide = tcp/22'),
@@ -1129,9 +1130,9 @@ def accept_changes(config, ruleset):
                          'right': mark}}, {'accept': None}]
     text = ''
     for rule in foreign(ruleset, 'rule'):
-        if rule['expr'] == accept and chain_of(rule) in wanted:
+        if rule.get('expr') == accept and chain_of(rule) in wanted:
             wanted.remove(chain_of(rule))
-        elif rule['expr'] == accept:
+        elif rule.get('expr') == accept:
             text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
     return text + ''.join('insert rule %s meta mark & 0x%08x == 0x%08x accept\n' % (
         ' '.join(chain), mark, mark) for chain in wanted)

@@ -80,7 +80,7 @@ allow = tcp/22
 default =
 open_for = 90
 require_source = YES
-any_source = No
+any_source = off
 expires = 2027-01-31
 ''' % SECRET.lower())
     assert config[1:2] + config[3:7] == ('Office-1.a_b', 'drop', 120000, 3600000, 86400000)
@@ -156,7 +156,7 @@ def test_a_wrong_value_is_one_problem_at_its_key(line):
 
 @pytest.mark.parametrize('line', [
     'allow = tcp/23', 'allow = tcp/22-23', 'allow = tcp/22,tcp/0', 'allow = icmp/1',
-    'allow = tcp/22,', 'default = tcp/23', 'open_for = 0', 'require_source = perhaps', 'once = on',
+    'allow = tcp/22,', 'default = tcp/23', 'open_for = 0', 'require_source = perhaps',
     'any_source =', 'expires = soon', 'hide = tcp/22', 'window = 5'])
 def test_a_wrong_value_of_a_client_is_one_problem_at_its_key(line):
     assert set(places(SERVER + CLIENT + line + '\n')) == {'[client anna] ' + line.partition(' ')[0]}
