@@ -944,9 +944,9 @@ flush table inet knockd
 %(flush)stable inet knockd {
 %(sets)s chain guard {
   type filter hook prerouting priority -149; policy accept;
-  iifname { %(trust)s } return
-  meta l4proto != tcp ct state established,related return
   tcp flags & (syn | ack) != syn ct state established,related return
+  meta l4proto != tcp ct state established,related return
+  iifname { %(trust)s } return
   fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop
   fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check
   tcp dport @decoys delete @asked4 { ip saddr . tcp sport . tcp dport }

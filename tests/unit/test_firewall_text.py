@@ -47,9 +47,9 @@ STABLE = '''
   elements = { 2001:db8::7 . 50001 . 8000 } }
 '''
 GUARD = [
-    'type filter hook prerouting priority -149', 'policy accept', 'iifname { "lo", "lan" } return',
-    'meta l4proto != tcp ct state established,related return',
+    'type filter hook prerouting priority -149', 'policy accept',
     'tcp flags & (syn | ack) != syn ct state established,related return',
+    'meta l4proto != tcp ct state established,related return', 'iifname { "lo", "lan" } return',
     'fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop',
     'fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check']
 CHECK = [
