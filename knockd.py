@@ -1565,13 +1565,13 @@ def probation_left(path):
 class LedgerFile:
     """The ledger's file, its lock for this process's life, and the ballast beside it.
 
-    Between two knocks an empty file, its name on disk already, waits to be the next ledger: then a
-    knock waits for one fsync. It gets the ledger's name when nobody waits any more, and until then
-    load() finds it."""
+    Between two knocks an empty .new, its name on disk already, waits to be the next ledger: so a
+    knock waits for one fsync. The rename is put on disk when nobody waits; if the power fails
+    before that, load() finds the ledger under its first name."""
 
     def __init__(self, path):
-        self.path, self.new, self.lock = path, path + '.new', None
-        self.spare = self.pending = False       # is .new there and empty; is it the ledger
+        self.path, self.new, self.lock, self.held = path, path + '.new', None, None
+        self.spare = self.renamed = False       # is .new that file; is a rename not yet on disk
 
     def take(self):
         """Locks it; KnockError if another daemon lives. The lock file holds our process id."""
@@ -1589,7 +1589,7 @@ class LedgerFile:
         ledger = self.read(self.path, server_id)
         with contextlib.suppress(OSError, ValueError, KnockError):      # as a rule .new is empty
             ledger = self.read(self.new, server_id)
-            self.pending = True
+            self.renamed = True
         return ledger
 
     def read(self, path, server_id):
@@ -1612,28 +1612,35 @@ class LedgerFile:
             self.write(data)
 
     def write(self, data):
-        self.rename()
+        self.settle()
         if self.spare:
             self.spare = False
             write_file(self.new, data)
-            self.pending = True
+            os.rename(self.new, self.path)
+            self.renamed = True
         else:
             replace_file(self.path, data)
 
-    def rename(self):
-        """What has been written gets the ledger's name. OSError."""
-        if self.pending:
-            os.rename(self.new, self.path)
-            self.pending = False
+    def settle(self):
+        """The last rename is on disk when this returns. OSError."""
+        if self.renamed:
+            with contextlib.suppress(FileNotFoundError):    # as a rule it is done already
+                os.rename(self.new, self.path)
             sync_folder(self.path)
+            self.renamed = False
 
     def keep_spare(self):
         """For the next knock, which does without if this fails."""
+        if self.spare:
+            return
         with contextlib.suppress(OSError):
-            self.rename()
+            self.settle()
             write_file(self.new, b'')
             sync_folder(self.path)
+            old, self.held = self.held, os.open(self.path, os.O_RDONLY)
             self.spare = True
+            if old is not None:     # as long as a ledger is open, a rename over it frees nothing
+                os.close(old)
 
     def keep_ballast(self):
         """Made again when there is room; random, for a file system may store zeros as nothing."""
@@ -2011,7 +2018,6 @@ class Daemon:
         self.trial = left and now.mono + left
         self.enforce(self.config)
         self.turn(now)
-        self.file.keep_spare()
         self.asked = status_socket(self.config)
         log('ready: ' + state_line(self.firewall) + (
             '; on probation: %d s for a first knock from outside' % (left // 1000) if left else ''))
@@ -2043,6 +2049,7 @@ class Daemon:
             self.tokens[-1].derive(SLICE)
             if not ready:               # so that no knock waits for it
                 keep_spare(self.firewall.spare)
+                self.file.keep_spare()
         log('stopped; what is hidden stays hidden, until you type: ' + self.firewall.undo)
 
     def patience(self, now):
@@ -2121,7 +2128,6 @@ class Daemon:
         if ahead > 1000:
             self.state.ledger.quarantine(now.wall, self.config.window)
             saved(self.file, self.state.ledger, 'the clock went forward')
-            self.file.keep_spare()
         if not 0 <= ahead <= 1000:
             self.lost += ahead
 
@@ -2290,9 +2296,7 @@ class Daemon:
                 3)
             return False
         self.last[knock.client.name] = now.wall, str(knock.source)
-        line = honour_line(decision, now, moment())
-        self.file.keep_spare()
-        log(line)
+        log(honour_line(decision, now, moment()))
         return True
 
     def look_for_ends(self, now):

@@ -44,7 +44,7 @@ def test_a_call_that_fails_while_the_table_is_put_back_does_not_keep_it_away(wir
 
 @pytest.mark.parametrize('call, fault, said', (
     ('create', 'ENOSPC', 'the ledger cannot be written'), ('fsync', 'EIO', 'cannot be written'),
-    ('nft', 'refused', 'open c0 10.9.0.2 failed')))
+    ('rename', 'EROFS', 'cannot be written'), ('nft', 'refused', 'open c0 10.9.0.2 failed')))
 def test_while_a_call_fails_nothing_opens_and_when_it_does_not_no_restart_is_needed(
         wire, house, call, fault, said):
     cell = crashes.Cell(wire, house, 'c0', wire.server.addresses[0])
@@ -60,11 +60,15 @@ def test_while_a_call_fails_nothing_opens_and_when_it_does_not_no_restart_is_nee
     assert wire.client.connects(cell.address, cell.door[1])
 
 
-def test_what_is_on_disk_without_the_ledgers_name_is_not_honoured_again(wire, house):
-    """Its knock counts, none after it does, and the daemon that starts then knows it."""
+def test_while_no_rename_gets_on_disk_one_knock_counts_and_a_power_cut_does_not_forget_it(
+        wire, house):
+    """The disk has the ledger before it then, and beside it the new one under its first name."""
     cell, other = [crashes.Cell(wire, house, name, wire.server.addresses[0])
                    for name in ('c0', 'c1')]
-    house.plan('rename', 0, 'EROFS')
+    house.rest()
+    with open(house.ledger) as file:
+        before = file.read()
+    house.plan('fsync-folder', 0, 'EIO')
     knock = cell.knock()
     cell.send(knock)
     house.says('open c0 ')
@@ -73,6 +77,10 @@ def test_what_is_on_disk_without_the_ledgers_name_is_not_honoured_again(wire, ho
     assert other.left() is None
     house.kill()
     house.forget()
+    os.rename(house.ledger, house.ledger + '.new')
+    with open(house.ledger, 'w') as file:
+        file.write(before)
+    os.chmod(house.ledger, 0o600)
     house.start()
     wire.stranger.send(knock, cell.address)
     house.says('refused c0 10.9.0.3 replay')
