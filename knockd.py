@@ -1767,7 +1767,8 @@ class Firewall:
     def close(self, openings):
         for opening in openings:
             self.openings.pop(opening[1:5], None)
-        self.apply(self.closed(openings))
+        if openings:
+            self.apply(self.closed(openings))
 
     def apply(self, commands):
         try:
