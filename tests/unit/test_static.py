@@ -15,7 +15,7 @@ import tokenize
 import pytest
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SCRIPTS = {'knockd.py': 2910, 'knock.py': 1000}         # lines that fit one sitting
+SCRIPTS = {'knockd.py': 2920, 'knock.py': 1000}         # lines that fit one sitting
 
 # What python3-light has, on every OpenWrt from 21.02 on, and what Python 3.6 has: test_light.py
 # imports all of them in a restricted interpreter.
