@@ -2403,13 +2403,12 @@ def go_lean(args):
         return                          # lean already, or read from standard input
     import marshal
     code = compile(read_file(__file__), __file__, 'exec', optimize=2)
-    told = dict(vars(args), function=None, script=os.path.abspath(__file__))
-    reader = pipe_with(marshal.dumps(told) + marshal.dumps(code))
+    lean = dict(vars(args), function=None, script=os.path.abspath(__file__))
+    reader = pipe_with(marshal.dumps((code, {'__name__': '__main__', 'lean': lean})))
     os.set_inheritable(reader, True)
     flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
     os.execv(sys.executable, [sys.executable] + flags + [
-        '-c', 'import marshal; pipe = open(%d, "rb"); lean = marshal.load(pipe); '
-        'exec(marshal.load(pipe), {"__name__": "__main__", "lean": lean})' % reader] + sys.argv[1:])
+        '-c', 'import marshal; exec(*marshal.load(open(%d, "rb")))' % reader] + sys.argv[1:])
 
 def put(args, path, text, mode=0o600):
     """Writes a file and its folder; with --dry-run it is only shown."""

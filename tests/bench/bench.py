@@ -362,7 +362,7 @@ def start_times(bench):
             opening = common + ['--open', 'tcp/2222', '--for', '30', '--wait', '5', uri]
             closing = common + ['--close', '--wait', '0', uri]
             out = bench.client.must(
-                DEBIAN, os.path.join(HERE, 'laps.py'), str(bench.count(20, 10)), '0.4', SERVER,
+                DEBIAN, os.path.join(HERE, 'laps.py'), str(bench.count(20, 10)), '0.5', SERVER,
                 '2222', *(opening + ['--'] + closing), timeout=120)
             samples = json.loads(out)
             yield figure('knock.py start to port open, ' + version_of(python), 'ms', samples,
