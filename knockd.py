@@ -516,8 +516,8 @@ JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0
 PACKET_TYPE = 0xfffff004        # linux/filter.h: SKF_AD_OFF + SKF_AD_PKTTYPE
 PACKET_HOST = 0                 # linux/if_packet.h
 WHOLE_PACKET = 0x40000
-FILTER_TAGS = 2000              # fits BPF_MAXINSNS, 4,096: 2 instructions a tag at worst
-LEAF = 8
+FILTER_TAGS = 3400              # fits BPF_MAXINSNS, 4,096, in leaves of at most so many
+LEAF = 32
 
 def token_tree(tokens):
     """A balanced tree over sorted 32-bit tokens in the accumulator; None passes everything.
@@ -1934,7 +1934,7 @@ class Capture:
         except OSError as error:
             if error.errno != errno.ENOMEM or shares == [None]:
                 raise
-            self.capacity //= 2
+            self.capacity = self.capacity * 3 // 4
             return self.load(tokens, program)
         if self.coarse != (shares == [None]):
             self.coarse = not self.coarse
@@ -2188,22 +2188,23 @@ class Daemon:
         for frame, address in receive(sock):
             try:
                 self.inside = address[0] in ('lo',) + self.config.trust
-                hear(version, frame, address[0], moment())
+                hear(version, frame, address[0])
             except Exception as error:          # a defect of ours must not be a way to stop us
                 log('internal error: %s: %s' % (type(error).__name__, error), 3)
 
-    def hear_datagram(self, version, frame, _, now):
+    def hear_datagram(self, version, frame, _):
         tag = 48 if version == 6 else (frame[0] & 15) * 4 + TRANSPORT if frame else 0
         if frame[tag:tag + TAG_SIZE] not in self.state.tags and not self.verbose:
-            self.counts['junk'] += 1            # as judge() would say, for half the time
+            self.counts['junk'] += 1            # as judge() would say, for half the cost
             return
         packet = parse_packet(version, frame, self.config.carriers, self.config.port)
         if packet is not None:
-            self.handle(packet, now)
+            self.handle(packet, moment())
 
-    def hear_syn(self, version, frame, interface, now):
+    def hear_syn(self, version, frame, interface):
         """A SYN from outside to this box, if there are not too many of them: it may be a token
         itself, or a step of a sequence, or half of a code."""
+        now = moment()
         if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
             if 'syn' not in self.muted:
                 self.mute('syn', 2, now)

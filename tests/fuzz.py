@@ -214,6 +214,7 @@ class Target:
         self.lines, self.mono = [], MONO
         patch.setattr(knockd, 'log', lambda text, level=6: self.lines.append(text))
         patch.setattr(knockd, 'is_own', lambda address, interface: True)
+        patch.setattr(knockd, 'moment', lambda: knockd.Moment(NOW, self.mono))
         secrets = [knockd.encode_secret(bytes([number]) * 32) for number in (1, 2)]
         self.config = knockd.parse_config(CONFIG % tuple(secrets), '/played/knockd.ini')
         self.daemon = knockd.Daemon(self.config)
@@ -247,7 +248,6 @@ class Target:
     def hear(self, version, frame, interpret):
         """One frame, to all who are asked; Broken, or any error of the daemon, if one is wrong."""
         self.mono += 5
-        now = knockd.Moment(NOW, self.mono)
         packet = knockd.parse_packet(version, frame, self.config.carriers, None)
         known = packet is not None and int.from_bytes(packet.payload[:4], 'big') in self.tags
         segment = knockd.parse_syn(version, frame)
@@ -256,8 +256,8 @@ class Target:
         datagram_kernel, syn_kernel = self.kernels[version]
         datagram_kernel.ask(frame, known, interpret)
         syn_kernel.ask(frame, follows, interpret)
-        self.daemon.hear_datagram(version, frame, 'eth0', now)
-        self.daemon.hear_syn(version, frame, 'eth0', now)
+        self.daemon.hear_datagram(version, frame, 'eth0')
+        self.daemon.hear_syn(version, frame, 'eth0')
         self.taken += known or follows
 
     def close(self):

@@ -99,7 +99,7 @@ class Box:
             frame = struct.pack('>BBHHHBBH4s4s', 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0,
                                 CLIENT, BOX) + body
             hear = self.daemon.hear_syn if protocol == 6 else self.daemon.hear_datagram
-            hear(4, frame, 'eth0', self.moment())
+            hear(4, frame, 'eth0')
         return len(self.doors.opened) - before
 
     def says(self, text):

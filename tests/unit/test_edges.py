@@ -789,7 +789,7 @@ def daemon(tmp_path, monkeypatch, lines):
 def test_a_frame_that_breaks_us_is_told_and_the_next_is_read(daemon, lines):
     heard = []
 
-    def hear(version, frame, interface, now):
+    def hear(version, frame, interface):
         heard.append(frame)
         raise ZeroDivisionError('a\nb')
     daemon.read(4, Scripted(b'a', b'b'), hear)
@@ -814,7 +814,7 @@ def test_a_flood_of_syns_puts_sequences_to_sleep_and_not_the_daemon(daemon, line
     daemon.read(version, sock, daemon.hear_syn)
     if 'syn' not in daemon.muted:           # the second has changed under way
         daemon.pace.used, daemon.pace.second = {'syn': 50}, int(time.monotonic())
-        daemon.hear_syn(version, syn, 'lo', knockd.moment())
+        daemon.hear_syn(version, syn, 'lo')
     assert daemon.muted == {'syn'} and len(lines) == 1 and 'SYNs a second' in lines[0]
     daemon.read(version, sock, daemon.hear_syn)         # poll() named it before it was closed
 
