@@ -1490,7 +1490,8 @@ def read_file(path):
 
 def write_file(path, data):
     """What is in it is on disk when this returns, its name perhaps not. OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o600)
     with open(descriptor, 'wb') as file:
         file.write(data)
         file.flush()
@@ -1637,7 +1638,7 @@ class LedgerFile:
             self.settle()
             write_file(self.new, b'')
             sync_folder(self.path)
-            old, self.held = self.held, os.open(self.path, os.O_RDONLY)
+            old, self.held = self.held, os.open(self.path, os.O_PATH)   # waits for no fifo
             self.spare = True
             if old is not None:     # as long as a ledger is open, a rename over it frees nothing
                 os.close(old)

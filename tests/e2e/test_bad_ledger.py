@@ -131,6 +131,7 @@ def test_on_a_full_disk_the_ballast_serves_the_next_knock_and_no_restart_is_need
         wire.server.run('dd', 'if=/dev/zero', 'of=%s/filler' % state, 'bs=1k')
         it_opens(wire, knockd)
         assert wire.server.run('ls', knockd.ledger + '.ballast').code, 'given up'
+        assert until(lambda: not wire.server.run('ls', knockd.ledger + '.new').code)   # at rest
         wire.server.run('dd', 'if=/dev/zero', 'of=%s/more' % state, 'bs=1k')
         nothing_opens(wire, knockd)
         wire.server.must('rm', state + '/filler', state + '/more')

@@ -10,6 +10,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -306,6 +307,20 @@ def test_spares_leave_no_descriptor_behind(spared):
         spared.keep_spare()
         count.append(len(os.listdir('/proc/self/fd')))
     assert len(set(count)) == 1
+
+
+@pytest.mark.parametrize('name', ['ledger.json', 'ledger.json.new'])
+def test_a_fifo_in_a_ledgers_place_keeps_nobody_waiting(spared, name):
+    spared.save(spent_ledger(2))
+    path = os.path.join(os.path.dirname(spared.path), name)
+    if os.path.exists(path):
+        os.unlink(path)
+    os.mkfifo(path)
+    thread = threading.Thread(target=knockd.LedgerFile(spared.path).keep_spare,
+                              daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize('size', range(0, len(spent_ledger(2).text()) - 1, 7))
