@@ -1704,7 +1704,8 @@ class Firewall:
         return [(NFT, nft_ruleset(self.config, self.box, self.live(now), living, now))]
 
     def living(self):
-        return living_connections(all_connections(), self.config.hide)
+        return living_connections([connection for text in tcp_tables()
+                                   for connection in parse_connections(text)], self.config.hide)
 
     def text(self):
         """What load() applies, each part under the command for it, if that is not nft."""
@@ -1870,13 +1871,14 @@ def widened(knock):
     length = knock.client.prefix4 if knock.source.version == 4 else knock.client.prefix6
     return ipaddress.ip_network((knock.source, length), strict=False)
 
-def all_connections():
+def tcp_tables():
     """Of both families; a kernel without IPv6 has no tcp6."""
-    return [connection for path in ('/proc/net/tcp', '/proc/net/tcp6') if os.path.exists(path)
-            for connection in parse_connections(read_file(path))]
+    return [read_file(path) for path in ('/proc/net/tcp', '/proc/net/tcp6') if os.path.exists(path)]
 
 def listening_ports():
-    return {entry[2] for entry in all_connections() if entry[3] == TCP_LISTEN}
+    """Looked at in each step, among what may be 100,000 connections."""
+    listening = r':(\w{4}) \w+:\w{4} %02X ' % TCP_LISTEN
+    return {int(port, 16) for text in tcp_tables() for port in re.findall(listening, text)}
 
 def ruleset_events():
     """A socket that becomes readable when anybody changes the ruleset."""

@@ -376,6 +376,12 @@ def test_connections_are_read_from_proc():
     assert knockd.parse_connections(TCP.splitlines(True)[0]) == []
 
 
+def test_ports_that_are_listened_at_are_told_from_those_of_connections(monkeypatch):
+    other = TCP6.replace(':0016 0000', ':1F90 0000')
+    monkeypatch.setattr(knockd, 'tcp_tables', lambda: [TCP, other])
+    assert knockd.listening_ports() == {22, 8080}
+
+
 @little
 def test_living_are_those_to_hidden_ports_that_are_not_over_each_once():
     connections = knockd.parse_connections(TCP) + knockd.parse_connections(TCP6)

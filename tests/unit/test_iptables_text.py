@@ -46,7 +46,7 @@ OPENINGS = [opening('203.0.113.5', 6, 22), opening('2001:db8::/64', 17, 51820, l
 def firewall(monkeypatch):
     """A function that makes one on a box that is told by SAVED."""
     monkeypatch.setattr(knockd, 'run', lambda argv, *_: SAVED[argv[0].replace('-save', '')])
-    monkeypatch.setattr(knockd, 'all_connections', lambda: [each + (1,) for each in LIVING])
+    monkeypatch.setattr(knockd, 'living_connections', lambda *_: LIVING)
     monkeypatch.setattr(knockd.os.path, 'exists', lambda path: True)
     monkeypatch.setattr(knockd, 'read_file', lambda path: '32768 60999' if 'range' in path else '0')
 
