@@ -1968,11 +1968,12 @@ def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
         return [None]
     return [[token for token in tokens if token % count == share] for share in range(count)]
 
-def receive(sock, limit=256):
-    """The frames that wait in a packet socket, each with its (interface, ...), up to a limit."""
+def receive(sock, named=True, limit=256):
+    """The frames that wait in a packet socket, up to a limit, each with its (interface, ...) if it
+    shall be named: for that, Python makes a system call of its own."""
     for _ in range(limit):
         try:
-            yield sock.recvfrom(65536)
+            yield sock.recvfrom(65536) if named else (sock.recv(65536), ('',))
         except OSError as error:        # ENETDOWN: an interface went away, the others did not
             if error.errno in (errno.EAGAIN, errno.EBADF):
                 return                  # no more, or closed since a smaller filter needs fewer
@@ -2188,7 +2189,7 @@ class Daemon:
 
     def read(self, version, sock, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
-        for frame, address in receive(sock):
+        for frame, address in receive(sock, hear == self.hear_syn or self.trial is not None):
             try:
                 self.inside = address[0] in ('lo',) + self.config.trust
                 hear(version, frame, address[0])

@@ -740,7 +740,7 @@ def test_a_log_that_nobody_reads_stops_nothing(monkeypatch):
 
 # --- sockets ------------------------------------------------------------------------------------
 class Scripted:
-    """A socket that answers recvfrom() with these, one after the other."""
+    """A socket that answers recvfrom() and recv() with these, one after the other."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -753,6 +753,9 @@ class Scripted:
         if isinstance(answer, Exception):
             raise answer
         return answer, ('eth0', 2048, 0, 1, b'')
+
+    def recv(self, size):
+        return self.recvfrom(size)[0]
 
 
 def frames(*answers, **limits):
