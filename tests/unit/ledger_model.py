@@ -428,6 +428,9 @@ class Sockets(Quiet):
                 return frame_of(sent, world.chance.choice(ADDRESSES)), ('eth0', 0, 0, 1, b'')
         raise BlockingIOError(11, 'Resource temporarily unavailable')
 
+    def recv(self, size):
+        return self.recvfrom(size)[0]
+
 
 class Firewall(Quiet):
     """Plays knockd.Firewall."""
