@@ -1963,7 +1963,7 @@ class Capture:
 def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
     """The tokens of each socket pair; [None] if they are more than all pairs hold.
     By remainder, so that a token stays where it is when others come and go: no gap at a swap."""
-    count = max(1, -(-len(tokens) // max(1, capacity)))
+    count = max(1, -(-len(tokens) // capacity)) if capacity else limit + 1
     if count > limit:
         return [None]
     return [[token for token in tokens if token % count == share] for share in range(count)]

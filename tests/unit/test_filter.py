@@ -490,7 +490,7 @@ def test_every_token_is_in_exactly_one_share():
 
 def test_more_than_eight_sockets_hold_is_left_to_the_coarse_filter():
     assert knockd.token_shares(set(range(16001)), 2000) == [None]
-    assert knockd.token_shares({1, 2}, 0) == knockd.token_shares({1, 2}, 1)
+    assert knockd.token_shares({1, 2}, 0) == [None]
 
 
 def test_a_token_stays_where_it_is_when_others_come_and_go():
@@ -568,6 +568,16 @@ def test_a_kernel_with_hardly_any_memory_gets_the_coarse_filter(monkeypatch, cap
     assert len(fake.lines) == 1 and 'optmem_max' in fake.lines[0]
     capture.load(tags_of(2000), datagrams)
     assert len(fake.lines) == 1, 'said once'
+
+
+def test_a_kernel_without_memory_for_one_tag_gets_the_coarse_filter_or_is_an_error(
+        monkeypatch, capture):
+    fake = FakeKernel(monkeypatch, len(datagrams(4, None)))
+    capture.load(tags_of(5), datagrams)
+    assert len(capture.taps) == 2 and fake.passes(capture, [ip4(udp(payload(token=1)))]) == [1]
+    fake.limit = 10
+    with pytest.raises(OSError):
+        capture.load(tags_of(5), datagrams)
 
 
 def test_fewer_tags_later_free_the_sockets_they_needed(monkeypatch, capture):
