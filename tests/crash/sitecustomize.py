@@ -162,6 +162,12 @@ def received(sock, size):
     return with_fault('recvfrom', lambda: real_socket.recvfrom(sock, size))
 
 
+def received_unnamed(sock, size):
+    if sock.family != socket.AF_PACKET:     # the kernel's word of a changed ruleset
+        return real_socket.recv(sock, size)
+    return with_fault('recvfrom', lambda: real_socket.recv(sock, size))
+
+
 def unlinked(path):
     return with_fault('unlink', lambda: real['unlink'](path))
 
@@ -169,4 +175,4 @@ def unlinked(path):
 if FOLDER:
     os.open, os.fsync, os.rename, os.unlink = opened, fsync, renamed, unlinked
     builtins.open, subprocess.Popen = file_of, Popen
-    socket.socket.recvfrom = received
+    socket.socket.recvfrom, socket.socket.recv = received, received_unnamed
