@@ -69,12 +69,13 @@ def die():
 
 
 def with_fault(name, call):
-    """What call() returns."""
+    """What call() returns or raises."""
     fault = due(name)
-    result = call()
-    if fault == 'kill-after':
-        die()
-    return result
+    try:
+        return call()
+    finally:
+        if fault == 'kill-after':
+            die()
 
 
 class File:

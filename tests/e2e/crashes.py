@@ -201,9 +201,11 @@ class Cell:
 
     def not_on_disk(self, call, number, fault):
         """Did the disk fail before the firewall was told? What comes later only tidies up."""
+        if call not in FILE_CALLS or fault not in DISK_FAULTS:
+            return False
         calls = self.house.trace()
         place = [place for place, name in enumerate(calls) if name == call][number - 1]
-        return call in FILE_CALLS and fault in DISK_FAULTS and 'nft' not in calls[:place]
+        return 'nft' not in calls[:place]
 
     def wait(self, operation, fault, readies):
         """Until what the operation does is done, or the daemon is dead."""
