@@ -28,6 +28,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import threading
 import time
@@ -434,76 +435,155 @@ def edited(text, section, entries):
         return part
     return re.sub(pattern, with_entries, text).rstrip('\n') + '\n'
 
-# --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
-SPENT_LIMIT, VOID = 1000, 1 << 32         # ids a key; above every number of a sheet
-UNUSED_KEY = {'floor': 0, 'spent': {}, 'paper': [0, 0]}     # ms; {id: ms}; sheet, number
+# --- ledger rules: which knock was honoured already ---------------------------------------------
+SPENT_LIMIT = 1000              # ids that are remembered of a key
+VOID = 1 << 32                  # above every number of a paper sheet
+LONGEST_WINDOW = 600000         # ms; a config can ask for no more
+SPENT_ENTRY = {'key', 'spent', 'time'}
+PAPER_ENTRY = {'key', 'paper'}
 
 class Ledger:
-    """{"knockd": 1, "id": server id, "floor": ms, "keys": {FP: {"floor", "spent", "paper"}}}
+    """What was honoured, by the fingerprints of keys:
+    {fingerprint: {'floor': ms, 'spent': {knock id: ms}, 'paper': [sheet, number]}}
 
-    Floors never fall, and an id is forgotten only when its time has fallen below its key's floor:
-    so nothing is accepted twice, whatever the clock and the window become."""
+    Floors never fall, and an id is forgotten only when its time has fallen below the floor of
+    its key: so nothing is accepted twice, whatever the clock and the window become."""
 
     def __init__(self, server_id, floor=0, keys=()):
-        self.server_id, self.floor, self.keys = server_id, floor, dict(keys)
-        self.texts = {mark: self.key_text(mark) for mark in self.keys}
+        self.server_id = server_id
+        self.floor = floor              # ms; for every key
+        self.keys = dict(keys)
 
     def quarantine(self, now, window):
-        """For a lost ledger: refuses all that may have been accepted before it was lost."""
+        """For a lost ledger: refuses all that may have been accepted before it was lost.
+        Both in ms."""
         self.floor = max(self.floor, now + window + 2000)
 
-    def key_text(self, mark):
-        return '"%s": %s' % (mark, json.dumps(self.keys[mark]))
+    def state_line(self):
+        """The first line of a journal: all that is known."""
+        state = {'knockd': 2, 'id': self.server_id, 'floor': self.floor, 'keys': self.keys}
+        return json.dumps(state) + '\n'
 
-    def text(self):
-        """Put together from texts: a knock changes one key of perhaps 10,000."""
-        return '{"knockd": 1, "id": "%s", "floor": %d, "keys": {%s}}\n' % (
-            self.server_id, self.floor, ', '.join(self.texts.values()))
-
-    def refusal(self, mark, knock_id, time, paper=None):
-        """None, or why a knock with this id and time may not be honoured."""
-        key = self.keys.get(mark, UNUSED_KEY)
-        if paper is not None:       # a sheet's number is the second in which it was made
-            if paper[0] * 1000 <= self.floor:
-                return 'void: the ledger was lost since; print a new sheet'
-            return 'replay' if list(paper) <= key['paper'] else None
+    def refusal(self, fingerprint, knock_id, time, paper=None):
+        """None, or why a knock with this id and time in ms may not be honoured."""
+        key = self.keys.get(fingerprint) or unused_key()
+        if paper is not None:
+            return self.paper_refusal(key, paper)
         if knock_id in key['spent'] or time < key['floor']:
             return 'replay'
         if time <= self.floor:
             return 'quarantine'
         return None
 
-    def record(self, mark, knock_id, time, window, paper=None):
-        """Spends a knock. The caller writes text() to disk before anything opens."""
-        key = self.keys[mark] = dict(self.keys.get(mark, UNUSED_KEY))
+    def paper_refusal(self, key, paper):
+        """The same for (sheet, number) of a paper knock."""
+        sheet, _ = paper
+        # A sheet's number is the second in which it was made.
+        if sheet * 1000 <= self.floor:
+            return 'void: the ledger was lost since; print a new sheet'
+        if list(paper) <= key['paper']:
+            return 'replay'
+        return None
+
+    def record(self, fingerprint, knock_id, time, window, paper=None):
+        """Spends a knock. Returns the line for the journal; it must be on disk before anything
+        opens."""
+        key = self.keys.setdefault(fingerprint, unused_key())
         if paper is not None:
             key['paper'] = list(paper)
+            entry = {'key': fingerprint, 'paper': list(paper)}
         else:
-            spent = dict(key['spent'], **{knock_id: time})
-            too_many = sorted(spent.values())[:-SPENT_LIMIT]
-            key['floor'] = max([key['floor'], time - (2 * window + 60000)] +
-                               [oldest + 1 for oldest in too_many])
-            key['spent'] = {known: when for known, when in spent.items() if when >= key['floor']}
-        self.texts[mark] = self.key_text(mark)
+            spend(key, knock_id, time, window)
+            entry = {'key': fingerprint, 'spent': knock_id, 'time': time}
+        return json.dumps(entry) + '\n'
+
+def unused_key():
+    """What the ledger knows of a key that has never knocked."""
+    return {'floor': 0, 'spent': {}, 'paper': [0, 0]}
+
+def spend(key, knock_id, time, window):
+    """Remembers an id, raises the floor, and forgets the ids below it."""
+    spent = key['spent']
+    spent[knock_id] = time
+    floor = max(key['floor'], time - (2 * window + 60000))
+    surplus = len(spent) - SPENT_LIMIT
+    if surplus > 0:
+        oldest = sorted(spent.values())[:surplus]
+        floor = max(floor, oldest[-1] + 1)
+    key['floor'] = floor
+    forgotten = [known for known, when in spent.items() if when < floor]
+    for known in forgotten:
+        del spent[known]
+
+def journal_end(text):
+    """Where the next line belongs: behind the last line that was written to its end.
+
+    Behind it lie zero bytes, nothing, or a line whose writing was cut off by a crash. Blocks
+    reach the disk in any order, so such a line may lack its end, or its beginning, for which
+    zero bytes stand: then it was not yet synced, and nothing was opened for it."""
+    end = text.rfind('\n') + 1
+    last = text.rfind('\n', 0, max(0, end - 1)) + 1
+    if '\0' in text[last:end]:
+        return last
+    return end
 
 def parse_ledger(text, server_id):
-    """A Ledger from its text; KnockError if it is damaged or another server's."""
+    """The Ledger in a journal's text; KnockError if it is damaged or another server's.
+
+    Version 1 was the state alone; whoever wrote it by hand may have left out the line's end."""
+    whole = text[:journal_end(text)] or text + '\n'
+    first, *entries = whole.split('\n')[:-1]
     try:
-        data = json.loads(text)
-        if data['knockd'] != 1 or data['id'] != server_id:
-            raise KnockError('the ledger belongs to another server')
-        numbers = [data['floor']]
-        for mark, key in data['keys'].items():
-            if not re.match(r'[0-9a-f]{16}\Z', mark, re.ASCII):
-                raise ValueError('key %.40r' % mark)
-            sheet, number = key['paper']
-            numbers += [key['floor'], sheet, number] + list(key['spent'].values())
-        for number in numbers:
-            if type(number) is not int or not 0 <= number < NEVER:
-                raise ValueError('number %.40r' % number)
+        ledger = read_state(json.loads(first), server_id)
+        for entry in entries:
+            read_entry(ledger, json.loads(entry))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise KnockError('the ledger cannot be read: %s' % error)
-    return Ledger(server_id, data['floor'], data['keys'])
+    return ledger
+
+def read_state(state, server_id):
+    """The Ledger in the first line of a journal. ValueError and others if it is damaged."""
+    if state['knockd'] not in (1, 2) or state['id'] != server_id:
+        raise KnockError('the ledger belongs to another server')
+    ledger = Ledger(server_id, whole_number(state['floor']))
+    for fingerprint, key in state['keys'].items():
+        spent = {known: whole_number(when) for known, when in key['spent'].items()}
+        ledger.keys[check_fingerprint(fingerprint)] = {
+            'floor': whole_number(key['floor']),
+            'spent': spent,
+            'paper': read_paper(key['paper'])}
+    return ledger
+
+def read_entry(ledger, entry):
+    """Spends what a later line of the journal says. ValueError and others if it is damaged.
+
+    The line does not say which window was in force. With the longest there can be the floor
+    rises least: more ids are kept, and none is forgotten that the floor does not refuse."""
+    if entry.keys() not in (SPENT_ENTRY, PAPER_ENTRY):
+        raise ValueError('entry %.40r' % entry)
+    fingerprint = check_fingerprint(entry['key'])
+    if 'paper' in entry:
+        ledger.record(fingerprint, '', 0, 0, read_paper(entry['paper']))
+        return
+    if not isinstance(entry['spent'], str):
+        raise ValueError('id %.40r' % (entry['spent'],))
+    time = whole_number(entry['time'])
+    ledger.record(fingerprint, entry['spent'], time, LONGEST_WINDOW)
+
+def check_fingerprint(text):
+    if not re.match(r'[0-9a-f]{16}\Z', text, re.ASCII):
+        raise ValueError('key %.40r' % text)
+    return text
+
+def whole_number(value):
+    """A time in ms or a number of a sheet; true and 1.0 are none."""
+    if type(value) is not int or not 0 <= value < NEVER:
+        raise ValueError('number %.40r' % (value,))
+    return value
+
+def read_paper(pair):
+    sheet, number = pair
+    return [whole_number(sheet), whole_number(number)]
 
 # --- filter compiler: classic BPF that passes only packets with a token that is valid now -------
 # linux/filter.h: struct sock_filter { u16 code; u8 jt, jf; u32 k; }, here (code, jt, jf, k).
@@ -1335,7 +1415,8 @@ PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk',
             ('pacman', 'pacman -S --noconfirm'))
 FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
 ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
-BALLAST = 65536                 # bytes given up when the disk is full, so that a knock still fits
+JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks still fit on a full disk
+JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
 SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
@@ -1488,15 +1569,6 @@ def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
 
-def write_file(path, data):
-    """What is in it is on disk when this returns, its name perhaps not. OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(path, flags, 0o600)
-    with open(descriptor, 'wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-
 def sync_folder(path):
     """The names in the folder of this file are on disk when this returns. OSError."""
     folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
@@ -1507,30 +1579,137 @@ def sync_folder(path):
 
 def replace_file(path, data):
     """The file is either as it was or as it shall be, and on disk when this returns. OSError."""
+    os.close(replaced_file(path, data))
+
+def replaced_file(path, data, room=0):
+    """As replace_file(); returns a descriptor of the new file, which has so many zero bytes of
+    room behind the data where the file system can reserve them."""
+    remove_stale(path)
+    # Another user may have laid a file or a link under any name that he can guess.
+    name = '%s.%d-%s.new' % (path, os.getpid(), os.urandom(8).hex())
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        write_file(path + '.new', data)
-        os.rename(path + '.new', path)
+        write_whole(descriptor, data, 0)
+        if room:
+            reserve(descriptor, len(data), room)
+        os.fsync(descriptor)
+        os.rename(name, path)
+        sync_folder(path)
     except OSError:
-        with contextlib.suppress(OSError):      # the first error is the one to tell
-            os.unlink(path + '.new')
+        os.close(descriptor)
+        # The first error is the one to tell.
+        with contextlib.suppress(OSError):
+            os.unlink(name)
         raise
-    sync_folder(path)
+    return descriptor
+
+def write_whole(descriptor, data, offset):
+    """All of the data with one write, or OSError."""
+    written = os.pwrite(descriptor, data, offset)
+    if written < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+def reserve(descriptor, offset, size):
+    """Room on the disk, if it has any and the file system can; True if it is there."""
+    try:
+        os.posix_fallocate(descriptor, offset, size)
+    except OSError:
+        return False
+    return True
+
+def remove_stale(path):
+    """Takes away what a crash of ours left beside this file: new ones of a process that is dead.
+    What we may not take away is another user's and harms nobody."""
+    folder, name = os.path.split(path)
+    pattern = re.escape(name) + r'\.(\d+)-[0-9a-f]{16}\.new\Z'
+    for found in os.listdir(folder or '.'):
+        match = re.match(pattern, found)
+        if match and not os.path.exists('/proc/' + match.group(1)):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, found))
+
+@contextlib.contextmanager
+def locked(path):
+    """Whoever edits this file waits until nobody else does; KnockError after 10 s.
+
+    The lock is on the file's folder: it outlives the rename that replaces the file, it is there
+    before the file is, and it leaves nothing behind."""
+    place = os.path.dirname(os.path.realpath(path))
+    try:
+        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise KnockError('%s: %s' % (place, error.strerror))
+    try:
+        take_lock(folder, place)
+        yield
+    finally:
+        os.close(folder)
+
+def take_lock(folder, place):
+    """Not for ever: every user who may read the folder can hold this lock."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise KnockError('%s: another command is editing there; try again' % place)
+        time.sleep(0.02)
+
+def way_to(path):
+    """Every folder, link and file that is passed on the way to this path, / first. OSError if
+    links lead in a circle."""
+    passed, place = ['/'], '/'
+    left = os.path.join(os.getcwd(), path).split('/')
+    while left:
+        name = left.pop(0)
+        if name == '..':
+            place = os.path.dirname(place)
+        if name in ('', '.', '..'):
+            continue
+        place = os.path.join(place, name)
+        passed.append(place)
+        if len(passed) > 400:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if not os.path.islink(place):
+            continue
+        target = os.readlink(place)
+        left = target.split('/') + left
+        place = os.path.dirname(place)
+        if target.startswith('/'):
+            place = '/'
+    return passed
 
 def path_flaws(path, forbidden):
-    """A line for each user but root and us who could change this file, by a folder above it too;
-    forbidden: bits of its mode. What is not there yet has no flaw."""
-    path, real = os.path.abspath(path), os.path.realpath(path)
-    if real != path:
-        return ['%s goes through a link; write %s' % (path, real)]
-    flaws, trusted = [], {0, os.geteuid(), os.stat('/').st_uid}     # '/': root in a namespace
-    while path != '/':
-        status = os.stat(path if os.path.exists(path) else '/')
-        if status.st_uid not in trusted:
-            flaws.append('%s belongs to user %d; type: chown root %s' % (path, status.st_uid, path))
-        if status.st_mode & forbidden and status.st_mode & 0o41000 != 0o41000:      # as /tmp
-            flaws.append('%s is open to others; type: chmod %s %s' % (
-                path, '600' if forbidden == 0o027 else 'go-w', path))
-        path, forbidden = os.path.dirname(path), 0o022
+    """A line for each user but root and us who could change this file, by a folder or a link on
+    the way to it too; forbidden: bits of its mode. What is not there yet has no flaw."""
+    try:
+        passed = way_to(path)
+    except OSError as error:
+        return ['%s: %s' % (path, error.strerror)]
+    flaws = place_flaws(passed.pop(), forbidden)
+    for place in sorted(set(passed), reverse=True):
+        flaws += place_flaws(place, 0o022)
+    return flaws
+
+def place_flaws(place, forbidden):
+    """The same for this file, folder or link alone."""
+    try:
+        status = os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    flaws = []
+    # In a namespace root may go by another number: / is his.
+    if status.st_uid not in (0, os.geteuid(), os.stat('/').st_uid):
+        flaws.append('%s belongs to user %d; type: chown root %s'
+                     % (place, status.st_uid, place))
+    # In a sticky folder, as /tmp, nobody can replace what is another's.
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    open_to_others = status.st_mode & forbidden and not sticky
+    if open_to_others and not stat.S_ISLNK(status.st_mode):
+        cure = 'chmod 600' if forbidden == 0o027 else 'chmod go-w'
+        flaws.append('%s is open to others; type: %s %s' % (place, cure, place))
     return flaws
 
 def read_config(path):
@@ -1564,116 +1743,192 @@ def probation_left(path):
         return 0 if os.path.lexists(path) else None
 
 class LedgerFile:
-    """The ledger's file, its lock for this process's life, and the ballast beside it.
-
-    Between two knocks an empty .new, its name on disk already, waits to be the next ledger: so a
-    knock waits for one fsync. The rename is put on disk when nobody waits; if the power fails
-    before that, load() finds the ledger under its first name."""
+    """The journal on disk: its lock for this process's life, and where the next line belongs."""
 
     def __init__(self, path):
-        self.path, self.new, self.lock, self.held = path, path + '.new', None, None
-        self.spare = self.renamed = False       # is .new that file; is a rename not yet on disk
+        folder, name = os.path.split(path)
+        self.path = os.path.join(os.path.realpath(folder), name)
+        self.lock = None
+        self.journal = None     # a descriptor; None: nothing may be appended
+        self.end = 0            # the offset at which the next line begins
+        self.room = 0           # the offset up to which there is room on a full disk
+        self.lines = 0
+        self.limit = JOURNAL_LINES
 
     def take(self):
         """Locks it; KnockError if another daemon lives. The lock file holds our process id."""
+        os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
+        path = self.path + '.lock'
+        if place_flaws(path, 0o022):
+            # In a sticky folder another user may have made it, and may hold it for ever.
+            os.unlink(path)
+        self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
-            self.lock = os.open(self.path + '.lock', os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self.lock, 0)
-            os.pwrite(self.lock, b'%d\n' % os.getpid(), 0)
         except BlockingIOError:
             raise KnockError('another knockd.py runs with %s' % self.path)
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, b'%d\n' % os.getpid(), 0)
 
     def load(self, server_id):
-        """The Ledger; KnockError if it is missing, unreadable or not ours."""
-        ledger = self.read(self.path, server_id)
-        with contextlib.suppress(OSError, ValueError, KnockError):      # as a rule .new is empty
-            ledger = self.read(self.new, server_id)
-            self.renamed = True
-        return ledger
-
-    def read(self, path, server_id):
-        for flaw in path_flaws(path, 0o022):
+        """The Ledger; KnockError or OSError if it is missing, unreadable or not ours. Needs no
+        lock: a line that is being written is not there yet."""
+        for flaw in path_flaws(self.path, 0o022):
             raise KnockError(flaw)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, encoding='ascii') as file:
-            return parse_ledger(file.read(), server_id)
-
-    def save(self, ledger):
-        """On disk when this returns; OSError if it cannot be."""
-        data = ledger.text().encode('ascii')
+        descriptor = self.opened(os.O_RDONLY)
         try:
-            self.write(data)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not full or not os.path.exists(self.path + '.ballast'):
-                raise
-            os.unlink(self.path + '.ballast')
-            self.write(data)
+            return parse_ledger(self.text(descriptor), server_id)
+        finally:
+            os.close(descriptor)
 
-    def write(self, data):
-        self.settle()
-        if self.spare:
-            self.spare = False
-            write_file(self.new, data)
-            os.rename(self.new, self.path)
-            self.renamed = True
-        else:
-            replace_file(self.path, data)
+    def opened(self, flags):
+        """A fifo keeps nobody waiting, and a link is not followed."""
+        return os.open(self.path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
-    def settle(self):
-        """The last rename is on disk when this returns. OSError."""
-        if self.renamed:
-            with contextlib.suppress(FileNotFoundError):    # as a rule it is done already
-                os.rename(self.new, self.path)
-            sync_folder(self.path)
-            self.renamed = False
+    def text(self, descriptor):
+        """A character is a byte, so that a place in the text is an offset in the file."""
+        with open(descriptor, encoding='latin-1', newline='\n', closefd=False) as file:
+            return file.read()
 
-    def keep_spare(self):
-        """For the next knock, which does without if this fails."""
-        if self.spare:
+    def rewrite(self, ledger):
+        """One state line takes the place of the journal and is on disk when this returns.
+        OSError: the old journal goes on, unless its name is the new one's already."""
+        # If this fails because the disk is full, it is not tried again at each wake-up.
+        self.limit = self.lines + JOURNAL_LINES // 10
+        data = ledger.state_line().encode('ascii')
+        journal = replaced_file(self.path, data, JOURNAL_ROOM)
+        self.abandon()
+        self.journal = journal
+        self.end = len(data)
+        self.room = os.fstat(journal).st_size
+        self.lines, self.limit = 1, JOURNAL_LINES
+
+    @property
+    def rewrite_due(self):
+        """Is it so long that it should be written anew when nobody waits?"""
+        return self.lines > self.limit
+
+    def resume(self):
+        """Goes on in the journal that is there, where a full disk has no room for a new one.
+        OSError. What was cut off by a crash becomes zero bytes again: a shorter line over it
+        would be followed by its rest."""
+        sync_folder(self.path)
+        journal = self.opened(os.O_RDWR)
+        try:
+            text = self.text(journal)
+            end = journal_end(text)
+            if end == 0:
+                raise OSError(errno.EINVAL, 'its only line has no end')
+            torn = len(text.rstrip('\0')) - end
+            write_whole(journal, bytes(max(0, torn)), end)
+            os.fdatasync(journal)
+        except OSError:
+            os.close(journal)
+            raise
+        self.journal = journal
+        self.end = end
+        self.room = len(text)
+        self.lines = text.count('\n', 0, end)
+
+    def append(self, line):
+        """The line of an honoured knock; it is on disk when this returns. After an OSError
+        nobody knows what of it is on disk: nothing may be appended before rewrite()."""
+        data = line.encode('ascii')
+        try:
+            self.check_in_place()
+            self.keep_room()
+            # Zero bytes lie behind the last line, since posix_fallocate() makes the file longer:
+            # so this writes at an offset, where O_APPEND would write behind the zero bytes.
+            write_whole(self.journal, data, self.end)
+            os.fdatasync(self.journal)
+        except OSError:
+            self.abandon()
+            raise
+        self.end += len(data)
+        self.lines += 1
+
+    def check_in_place(self):
+        """A line in a journal that was deleted or replaced would be forgotten. OSError."""
+        if self.journal is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if not os.path.samestat(os.lstat(self.path), os.fstat(self.journal)):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def keep_room(self):
+        """On a full disk half of the room is left when more is asked for in vain: some 300
+        knocks."""
+        if self.room - self.end > JOURNAL_ROOM // 2:
             return
-        with contextlib.suppress(OSError):
-            self.settle()
-            write_file(self.new, b'')
-            sync_folder(self.path)
-            old, self.held = self.held, os.open(self.path, os.O_PATH)   # waits for no fifo
-            self.spare = True
-            if old is not None:     # as long as a ledger is open, a rename over it frees nothing
-                os.close(old)
+        if reserve(self.journal, self.end, JOURNAL_ROOM):
+            self.room = self.end + JOURNAL_ROOM
 
-    def keep_ballast(self):
-        """Made again when there is room; random, for a file system may store zeros as nothing."""
-        if not os.path.exists(self.path + '.ballast'):
-            with contextlib.suppress(OSError):  # still full: the next step tries again
-                replace_file(self.path + '.ballast', os.urandom(BALLAST))
+    def abandon(self):
+        """Nothing is appended to this journal any more."""
+        if self.journal is not None:
+            os.close(self.journal)
+        self.journal = None
 
-def saved(file, ledger, what):
-    """The ledger to disk; False, and one line, if it cannot be."""
+def saved(file, ledger, line, what):
+    """The line of a knock to disk; False, and one line in the log, if it cannot be. Where it
+    cannot be appended a new journal may still be written, which has it too."""
     try:
-        file.save(ledger)
+        file.append(line)
+        return True
+    except OSError:
+        return rewritten(file, ledger, what)
+
+def rewritten(file, ledger, what):
+    """The ledger to disk as it is now; False, and one line in the log, if it cannot be. Nothing
+    is appended then: a line behind the floor of before would outlive a quarantine."""
+    try:
+        file.rewrite(ledger)
+        return True
     except OSError as error:
+        file.abandon()
         log('%s: the ledger cannot be written: %s: %s' % (what, file.path, error.strerror), 3)
         return False
-    return True
 
 def open_ledger(file, config, now):
-    """(the Ledger, whether it is under quarantine); never a reason to stop."""
+    """(the Ledger, is it under quarantine because it was lost); never a reason to stop."""
     try:
-        return file.load(config.id), False
+        ledger = file.load(config.id)
+    except FileNotFoundError:
+        return lost_ledger(file, config, now, 'missing'), True
     except (OSError, ValueError, KnockError) as error:
-        ledger = Ledger(config.id)
-        ledger.quarantine(now.wall, config.window)
-        for client in config.clients.values():      # a sheet may be younger than a wrong clock
-            if client.paper:
-                ledger.record(client.fingerprint, '', 0, 0, (client.paper[0], VOID))
-        reason = 'missing' if isinstance(error, FileNotFoundError) else str(error)
-        log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (
-            reason, time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1)),
-            file.path), 4)
-    saved(file, ledger, 'quarantine')
-    return ledger, True
+        return lost_ledger(file, config, now, str(error)), True
+    remove_version_1(file.path)
+    try:
+        file.rewrite(ledger)
+    except OSError:
+        go_on(file)
+    return ledger, False
+
+def go_on(file):
+    """Without a new journal, in the old one if that is possible; else the next knock tries."""
+    try:
+        file.resume()
+    except OSError as error:
+        log('start: the ledger cannot be written: %s: %s' % (file.path, error.strerror), 3)
+
+def lost_ledger(file, config, now, reason):
+    """A new one under quarantine, on disk if possible."""
+    ledger = Ledger(config.id)
+    ledger.quarantine(now.wall, config.window)
+    for client in config.clients.values():
+        if client.paper:
+            # By a wrong clock of ours a sheet may be younger than the quarantine.
+            sheet, _ = client.paper
+            ledger.record(client.fingerprint, '', 0, 0, (sheet, VOID))
+    end = time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1))
+    log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (reason, end, file.path), 4)
+    rewritten(file, ledger, 'quarantine')
+    return ledger
+
+def remove_version_1(path):
+    """What version 0.1 kept beside the ledger, 64 KiB of it."""
+    for name in ('.new', '.ballast'):
+        with contextlib.suppress(OSError):
+            os.unlink(path + name)
 
 class Firewall:
     """The kernel's rules as we want them: applied by one command a change; here by nft."""
@@ -2054,7 +2309,9 @@ class Daemon:
             self.tokens[-1].derive(SLICE)
             if not ready:               # so that no knock waits for it
                 keep_spare(self.firewall.spare)
-                self.file.keep_spare()
+                if self.file.rewrite_due:
+                    with contextlib.suppress(OSError):      # the old journal goes on
+                        self.file.rewrite(self.state.ledger)
         log('stopped; what is hidden stays hidden, until you type: ' + self.firewall.undo)
 
     def patience(self, now):
@@ -2132,7 +2389,7 @@ class Daemon:
         ahead = 0 if self.lost is None else now.wall - now.mono - self.lost
         if ahead > 1000:
             self.state.ledger.quarantine(now.wall, self.config.window)
-            saved(self.file, self.state.ledger, 'the clock went forward')
+            rewritten(self.file, self.state.ledger, 'the clock went forward')
         if not 0 <= ahead <= 1000:
             self.lost += ahead
 
@@ -2141,7 +2398,6 @@ class Daemon:
         config, state = self.config, self.state
         self.steps = window_steps(now.wall, config.window)
         self.is_own.cache_clear()
-        self.file.keep_ballast()
         if self.trial:          # for the next boot
             self.keep_guard(PROBATION % (max(0, self.trial - now.mono), now.mono))
         self.tokens = valid_tokens(config, now.wall, self.tokens)
@@ -2271,9 +2527,10 @@ class Daemon:
         knock, state = decision.knock, self.state
         state.honoured = {known: seen for known, seen in state.honoured.items()
                           if now.mono - seen[1] <= COPY_TIME}
-        state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                            self.config.window, knock.paper)
-        if not saved(self.file, state.ledger, 'refused %s %s' % (knock.client.name, knock.source)):
+        line = state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
+                                   self.config.window, knock.paper)
+        what = 'refused %s %s' % (knock.client.name, knock.source)
+        if not saved(self.file, state.ledger, line, what):
             return False
         state.honoured[knock.client.fingerprint, knock.knock_id] = sender, now.mono
         if self.trial is not None and not self.inside:
@@ -2438,7 +2695,7 @@ def first_config(args, name, hide, *entries):
     text = edited('', 'server', [entry for entry in entries if entry[1]])
     text = edited(text, 'client ' + name, client_entries(args))
     config = parse_config(text, path)
-    put(args, config.ledger, Ledger(config.id).text())
+    put(args, config.ledger, Ledger(config.id).state_line())
     put(args, path, text)
     print(client_line(config, config.clients[name]), flush=True)
     return config
@@ -2674,7 +2931,7 @@ def knock_doubt(config):
     trial = parse_config(
         '[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\nsecret = %s'
         % (config.firewall, config.answer, encode_secret(os.urandom(32))), '/run/selftest.ini')
-    replace_file(trial.ledger, Ledger(trial.id).text().encode('ascii'))
+    replace_file(trial.ledger, Ledger(trial.id).state_line().encode('ascii'))
     keys, daemon, nonce = trial.clients['me'].keys, Daemon(trial), os.urandom(NONCE_SIZE)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, \
             contextlib.redirect_stderr(io.StringIO()) as said:

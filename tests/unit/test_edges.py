@@ -1,5 +1,5 @@
-"""What touches the world: files that are whole or not there, the lock, a full disk, commands,
-sockets that fail. Real files, processes and a real full disk; faults are put in by hand."""
+"""What touches the world: whose the config is, commands, the log, sockets that fail. Real files
+and processes; faults are put in by hand. Files as such: test_files.py, test_journal.py."""
 import errno
 import ipaddress
 import json
@@ -46,450 +46,6 @@ def lines(monkeypatch):
     return told
 
 
-# --- replace_file -------------------------------------------------------------------------------
-@pytest.fixture
-def calls(monkeypatch):
-    """The order of fsync and rename, and what could be read at each moment."""
-    made = []
-    fsync, rename = os.fsync, os.rename
-
-    def watched_fsync(descriptor):
-        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        made.append(('fsync', 'folder' if folder else os.fstat(descriptor).st_size))
-        fsync(descriptor)
-
-    def watched_rename(source, target):
-        made.append(('rename', os.path.basename(target), read(source)))
-        rename(source, target)
-    monkeypatch.setattr(os, 'fsync', watched_fsync)
-    monkeypatch.setattr(os, 'rename', watched_rename)
-    return made
-
-
-def test_a_file_is_synced_then_renamed_then_its_folder_is_synced(tmp_path, calls):
-    path = write(str(tmp_path / 'file'), b'before')
-    knockd.replace_file(path, b'after!!')
-    assert calls == [('fsync', 7), ('rename', 'file', b'after!!'), ('fsync', 'folder')]
-    assert read(path) == b'after!!' and os.listdir(str(tmp_path)) == ['file']
-
-
-def test_a_new_file_is_closed_to_others(tmp_path):
-    old = os.umask(0)
-    try:
-        knockd.replace_file(str(tmp_path / 'file'), b'secret')
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE(os.stat(str(tmp_path / 'file')).st_mode) == 0o600
-
-
-@pytest.mark.parametrize('fails', ['fsync', 'rename'])
-def test_a_failure_leaves_the_file_as_it_was(tmp_path, monkeypatch, fails):
-    def refuse(*_):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-    path = write(str(tmp_path / 'file'), b'before')
-    monkeypatch.setattr(os, fails, refuse)
-    with pytest.raises(OSError):
-        knockd.replace_file(path, b'after')
-    assert read(path) == b'before' and os.listdir(str(tmp_path)) == ['file']
-
-
-def test_a_failure_to_sync_the_folder_is_a_failure(tmp_path, monkeypatch):
-    """The rename may not be on disk then, so nothing may be opened for it."""
-    fsync = os.fsync
-
-    def refuse(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EIO, 'Input/output error')
-        fsync(descriptor)
-    monkeypatch.setattr(os, 'fsync', refuse)
-    with pytest.raises(OSError):
-        knockd.replace_file(str(tmp_path / 'file'), b'after')
-
-
-def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
-    victim, path = write(str(tmp_path / 'victim'), b'dear'), str(tmp_path / 'file')
-    os.symlink(victim, path + '.new')
-    with pytest.raises(OSError):
-        knockd.replace_file(path, b'after')
-    assert read(victim) == b'dear'
-    knockd.replace_file(path, b'after')
-    assert read(path) == b'after' and read(victim) == b'dear'
-
-
-def test_what_a_crash_left_behind_is_no_obstacle(tmp_path):
-    path = str(tmp_path / 'file')
-    write(path + '.new', b'a longer text than the one that is written now')
-    knockd.replace_file(path, b'short')
-    assert read(path) == b'short'
-
-
-# --- the ledger's file --------------------------------------------------------------------------
-@pytest.fixture
-def ledger_file(tmp_path):
-    made = knockd.LedgerFile(str(tmp_path / 'state' / 'ledger.json'))
-    made.take()
-    yield made
-    os.close(made.lock)
-
-
-HOLD = '''
-import sys
-sys.path.insert(0, %r)
-import knockd
-knockd.LedgerFile(%r).take()
-print('held', flush=True)
-sys.stdin.read()
-'''
-
-
-def holder(path):
-    """Another process that holds the lock until it is killed."""
-    process = subprocess.Popen([sys.executable, '-c', HOLD % (TOP, path)], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b'held\n'
-    return process
-
-
-def end(process):
-    process.kill()
-    process.communicate()
-
-
-def test_two_daemons_do_not_share_a_ledger(tmp_path):
-    path = str(tmp_path / 'ledger.json')
-    process = holder(path)
-    try:
-        assert read(path + '.lock').strip() == b'%d' % process.pid
-        with pytest.raises(knockd.KnockError, match='another knockd.py') as caught:
-            knockd.LedgerFile(path).take()
-        assert caught.value.status == 1
-        assert read(path + '.lock').strip() == b'%d' % process.pid, 'who failed wrote nothing'
-    finally:
-        end(process)
-    after = knockd.LedgerFile(path)
-    after.take()                            # kill -9 leaves no lock behind
-    assert read(path + '.lock').strip() == b'%d' % os.getpid()
-    os.close(after.lock)
-
-
-def test_the_lock_is_held_for_the_life_of_the_process(ledger_file):
-    ledger_file.save(knockd.Ledger('home'))
-    with pytest.raises(knockd.KnockError):
-        knockd.LedgerFile(ledger_file.path).take()
-
-
-def test_a_program_that_we_start_does_not_inherit_the_lock(ledger_file):
-    assert not os.get_inheritable(ledger_file.lock)
-
-
-def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
-    victim, path = write(str(tmp_path / 'victim'), b'dear'), str(tmp_path / 'ledger.json')
-    os.symlink(victim, path + '.lock')
-    with pytest.raises(OSError):            # which main() says in a sentence
-        knockd.LedgerFile(path).take()
-    assert read(victim) == b'dear'
-
-
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
-    write(str(tmp_path / 'file'), b'')
-    with pytest.raises(OSError) as raised:
-        knockd.LedgerFile(str(tmp_path / 'file' / 'ledger.json')).take()
-    assert raised.value.filename == str(tmp_path / 'file')
-
-
-def test_ledger_lock_and_folder_are_closed_to_others(ledger_file):
-    ledger_file.save(knockd.Ledger('home'))
-    ledger_file.keep_ballast()
-    folder = os.path.dirname(ledger_file.path)
-    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-    names = sorted(os.listdir(folder))
-    assert names == ['ledger.json', 'ledger.json.ballast', 'ledger.json.lock']
-    for name in names:
-        assert stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode) == 0o600
-
-
-def make_fifo(path):
-    os.mkfifo(path)
-
-
-@pytest.mark.parametrize('make', [
-    None, os.mkdir, make_fifo,
-    lambda path: os.symlink(path, path), lambda path: write(path, b'\xff\xfe'),
-    lambda path: write(path, b'x' * 300000)],
-    ids=['missing', 'folder', 'pipe', 'loop', 'bytes', 'junk'])
-def test_whatever_lies_there_the_daemon_starts_and_refuses(tmp_path, lines, make):
-    config = knockd.parse_config(CONFIG % tmp_path, '/x')
-    if make:
-        make(config.ledger)
-    file = knockd.LedgerFile(config.ledger)
-    ledger = knockd.open_ledger(file, config, knockd.Moment(1700000000000, 0))[0]
-    assert ledger.refusal('0' * 16, 'aa', 1700000062000) is not None
-    assert lines and lines[0].startswith('quarantine: ledger ')
-
-
-# --- the spare ----------------------------------------------------------------------------------
-def spent_ledger(number):
-    """A ledger with that many knocks in it."""
-    ledger = knockd.Ledger('home')
-    for knock in range(number):
-        ledger.record('0' * 16, '%032x' % knock, 1700000000000, 60000)
-    return ledger
-
-
-def refuse(*_):
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
-def knocks_in(ledger):
-    return len(ledger.keys['0' * 16]['spent'])
-
-
-@pytest.fixture
-def spared(ledger_file):
-    """A ledger's file with one knock in it, and its spare."""
-    ledger_file.save(spent_ledger(1))
-    ledger_file.keep_spare()
-    return ledger_file
-
-
-def test_a_knock_waits_for_one_fsync_and_the_rest_is_done_in_safe_order(spared, calls):
-    text = spent_ledger(2).text().encode()
-    spared.save(spent_ledger(2))
-    assert calls == [('fsync', len(text)), ('rename', 'ledger.json', text)]
-    assert knocks_in(spared.read(spared.path, 'home')) == 2
-    spared.keep_spare()
-    assert calls[2:] == [('fsync', 'folder'), ('fsync', 0), ('fsync', 'folder')]
-    spared.keep_spare()
-    assert len(calls) == 5, 'it is there already'
-
-
-def test_two_knocks_in_haste_are_both_on_disk(spared, calls):
-    spared.save(spent_ledger(2))
-    del calls[:]
-    spared.save(spent_ledger(3))
-    assert [call[:2] for call in calls] == [
-        ('fsync', 'folder'), ('fsync', len(spent_ledger(3).text())), ('rename', 'ledger.json'),
-        ('fsync', 'folder')], 'nothing is written beside a name that is not yet on disk'
-    assert knocks_in(spared.load('home')) == 3
-
-
-def power_cut(path):
-    """The disk as it may be when a rename was not yet on it."""
-    os.rename(path, path + '.new')
-    write(path, spent_ledger(1).text().encode())
-
-
-def test_a_rename_that_a_power_cut_undid_is_done_again(spared, calls):
-    spared.save(spent_ledger(2))
-    power_cut(spared.path)
-    after = knockd.LedgerFile(spared.path)
-    assert knocks_in(after.load('home')) == 2
-    del calls[:]
-    after.save(spent_ledger(3))
-    assert calls[:2] == [('rename', 'ledger.json', spent_ledger(2).text().encode()),
-                         ('fsync', 'folder')], 'before anything is written over it'
-    assert knocks_in(after.load('home')) == 3
-
-
-def test_the_spare_does_not_take_the_place_of_a_ledger(spared):
-    spared.save(spent_ledger(2))
-    spared.keep_spare()
-    spared.save(spent_ledger(3))
-    spared.keep_spare()
-    spared.settle()
-    assert knocks_in(spared.read(spared.path, 'home')) == 3 and read(spared.new) == b''
-
-
-def test_spares_leave_no_descriptor_behind(spared):
-    count = []
-    for number in range(2, 12):
-        spared.save(spent_ledger(number))
-        spared.keep_spare()
-        count.append(len(os.listdir('/proc/self/fd')))
-    assert len(set(count)) == 1
-
-
-@pytest.mark.parametrize('name', ['ledger.json', 'ledger.json.new'])
-def test_a_fifo_in_a_ledgers_place_keeps_nobody_waiting(spared, name):
-    spared.save(spent_ledger(2))
-    path = os.path.join(os.path.dirname(spared.path), name)
-    if os.path.exists(path):
-        os.unlink(path)
-    os.mkfifo(path)
-    thread = threading.Thread(target=knockd.LedgerFile(spared.path).keep_spare,
-                              daemon=True)
-    thread.start()
-    thread.join(5)
-    assert not thread.is_alive()
-
-
-@pytest.mark.parametrize('size', range(0, len(spent_ledger(2).text()) - 1, 7))
-def test_a_spare_that_was_not_written_to_its_end_is_nothing(spared, size):
-    write(spared.new, spent_ledger(2).text().encode()[:size])
-    assert knocks_in(knockd.LedgerFile(spared.path).load('home')) == 1
-
-
-def test_a_spare_of_another_server_or_behind_a_link_is_nothing(spared, tmp_path):
-    text = spent_ledger(2).text()
-    write(spared.new, text.replace('home', 'away').encode())
-    assert knocks_in(knockd.LedgerFile(spared.path).load('home')) == 1
-    os.unlink(spared.new)
-    os.symlink(write(str(tmp_path / 'elsewhere'), text.encode()), spared.new)
-    assert knocks_in(knockd.LedgerFile(spared.path).load('home')) == 1
-
-
-def test_the_new_one_does_not_stand_in_for_a_lost_ledger(spared):
-    spared.save(spent_ledger(2))
-    power_cut(spared.path)
-    os.unlink(spared.path)
-    with pytest.raises(FileNotFoundError):
-        spared.load('home')
-
-
-@pytest.mark.parametrize('call', ('open', 'fsync', 'rename'))
-def test_without_a_spare_a_knock_is_written_as_ever(ledger_file, monkeypatch, call):
-    ledger_file.save(spent_ledger(1))
-    with monkeypatch.context() as broken:
-        broken.setattr(os, call, refuse)
-        ledger_file.keep_spare()
-    ledger_file.save(spent_ledger(2))
-    assert knocks_in(ledger_file.load('home')) == 2
-
-
-def test_a_failure_to_write_the_spare_is_a_failure_and_the_next_knock_counts(spared, monkeypatch):
-    with monkeypatch.context() as broken:
-        broken.setattr(os, 'fsync', refuse)
-        with pytest.raises(OSError):
-            spared.save(spent_ledger(2))
-    spared.save(spent_ledger(3))
-    assert knocks_in(spared.load('home')) == 3
-
-
-# --- a full disk --------------------------------------------------------------------------------
-class FullDisk:
-    """Stands in for replace_file(): full until the ballast is gone, or for ever."""
-
-    def __init__(self, monkeypatch, file, number=errno.ENOSPC, for_ever=False):
-        self.ballast, self.number, self.for_ever = file.path + '.ballast', number, for_ever
-        self.tries, self.replace = 0, knockd.replace_file
-        file.keep_ballast()
-        assert os.path.getsize(self.ballast) == 65536
-        monkeypatch.setattr(knockd, 'replace_file', self.write)
-
-    def write(self, path, data):
-        self.tries += 1
-        if self.for_ever or os.path.exists(self.ballast):
-            raise OSError(self.number, os.strerror(self.number))
-        self.replace(path, data)
-
-
-@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_costs_the_ballast_and_the_knock_is_written(ledger_file, monkeypatch, number):
-    disk = FullDisk(monkeypatch, ledger_file, number)
-    ledger_file.save(knockd.Ledger('home'))
-    assert disk.tries == 2 and not os.path.exists(disk.ballast)
-    assert ledger_file.load('home').floor == 0
-
-
-def test_a_disk_that_stays_full_is_an_error_after_one_more_try(ledger_file, monkeypatch):
-    disk = FullDisk(monkeypatch, ledger_file, for_ever=True)
-    with pytest.raises(OSError):
-        ledger_file.save(knockd.Ledger('home'))
-    assert disk.tries == 2
-    with pytest.raises(OSError):
-        ledger_file.save(knockd.Ledger('home'))
-    assert disk.tries == 3, 'the ballast is gone: nothing to try'
-
-
-def test_another_error_costs_no_ballast(ledger_file, monkeypatch):
-    disk = FullDisk(monkeypatch, ledger_file, errno.EROFS)
-    with pytest.raises(OSError):
-        ledger_file.save(knockd.Ledger('home'))
-    assert disk.tries == 1 and os.path.exists(disk.ballast)
-
-
-def test_ballast_is_made_once_and_made_again(ledger_file):
-    path = ledger_file.path + '.ballast'
-    ledger_file.keep_ballast()
-    first = read(path)
-    ledger_file.keep_ballast()
-    assert read(path) == first and len(first) == 65536
-    assert len(set(first)) > 200, 'zeros may be stored as nothing'
-    os.unlink(path)
-    ledger_file.keep_ballast()
-    assert len(read(path)) == 65536
-
-
-def test_no_room_for_the_ballast_is_no_error(ledger_file, monkeypatch):
-    FullDisk(monkeypatch, ledger_file, for_ever=True)
-    os.unlink(ledger_file.path + '.ballast')
-    ledger_file.keep_ballast()
-    assert not os.path.exists(ledger_file.path + '.ballast')
-
-
-FILL = '''
-import os, sys
-sys.path.insert(0, %r)
-import knockd
-
-EMPTY = '{"knockd": 1, "id": "home", "floor": 0, "keys": {}}'
-
-def fill():
-    with open('filler', 'ab', buffering=0) as file:
-        try:
-            while True:
-                file.write(b'x' * 4096)
-        except OSError:
-            pass
-
-def ledger_with(count):
-    ledger = knockd.Ledger('home')
-    for number in range(count):
-        ledger.record('0' * 16, '%%032x' %% number, 1700000000000, 60000)
-    return ledger
-
-def saved(count):
-    try:
-        file.save(ledger_with(count))
-    except OSError as error:
-        return error.strerror
-    return len(file.load('home').keys['0' * 16]['spent'])
-
-file = knockd.LedgerFile(os.getcwd() + '/ledger.json')
-file.take()
-file.keep_ballast()
-print(saved(10))
-if %r:
-    file.keep_spare()
-fill()
-print(saved(500), os.path.exists('ledger.json.ballast'))
-fill()
-print(saved(900), len(file.load('home').keys['0' * 16]['spent']))
-os.unlink('filler')
-file.keep_ballast()
-print(saved(900), os.path.exists('ledger.json.ballast'))
-'''
-
-
-@pytest.mark.parametrize('spare', (False, True), ids=('no spare', 'spare'))
-def test_on_a_disk_that_is_really_full(tmp_path, spare):
-    """A file system of 256 KiB in a namespace of its own."""
-    if not shutil.which('unshare'):
-        pytest.skip('unshare is not there')
-    script = write(str(tmp_path / 'fill.py'), (FILL % (TOP, spare)).encode())
-    disk = str(tmp_path / 'disk')
-    os.mkdir(disk)
-    process = subprocess.Popen(
-        ['unshare', '-Urm', 'sh', '-e', '-c', 'mount -t tmpfs -o size=256k none "$0"; cd "$0"; '
-         'exec "$1" -B "$2"', disk, sys.executable, script],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    said, errors = process.communicate()
-    if b'unshare' in errors or b'mount' in errors:
-        pytest.skip(errors.decode().strip())
-    assert said.decode().splitlines() == [
-        '10', '500 False', 'No space left on device 500', '900 True'], errors
-
-
 # --- the config's file --------------------------------------------------------------------------
 def config_file(folder, mode):
     return write(str(folder / 'knockd.ini'), (CONFIG % folder).encode(), mode)
@@ -532,23 +88,62 @@ def test_what_another_user_could_change_is_refused(tmp_path, mode, cure):
     assert knockd.path_flaws(str(folder / 'ledger.json'), 0o022) == flaws * cure
 
 
-def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
-    path, uid = config_file(tmp_path, 0o600), os.stat(str(tmp_path)).st_uid
-    real = os.stat
-    monkeypatch.setattr(os, 'stat', lambda name: os.stat_result(
-        [number if place != 4 or name != str(tmp_path) else uid + 7
-         for place, number in enumerate(real(name))]))
-    assert knockd.path_flaws(path, 0o027) == ['%s belongs to user %d; type: chown root %s' % (
-        tmp_path, uid + 7, tmp_path)]
+@pytest.fixture
+def anothers():
+    """Gives a file, folder or link to another user."""
+    if os.geteuid():
+        pytest.skip('only root gives files away')
+    return lambda path: os.chown(str(path), 12345, 12345, follow_symlinks=False)
 
 
-def test_a_link_on_the_way_is_refused(tmp_path):
-    (tmp_path / 'real').mkdir()
-    (tmp_path / 'link').symlink_to(tmp_path / 'real')
+def test_a_folder_of_another_user_is_refused(tmp_path, anothers):
+    (tmp_path / 'folder').mkdir()
+    path = config_file(tmp_path / 'folder', 0o600)
+    anothers(tmp_path / 'folder')
+    assert knockd.path_flaws(path, 0o027) == ['%s belongs to user 12345; type: chown root %s' % (
+        (tmp_path / 'folder',) * 2)]
+
+
+def test_a_link_on_the_way_is_followed_and_what_it_leads_to_is_judged(tmp_path):
+    """OpenWrt: /run is a link to /var/run, which is in a link to /tmp."""
+    (tmp_path / 'real').mkdir(mode=0o700)
+    (tmp_path / 'middle').symlink_to('real')
+    (tmp_path / 'link').symlink_to(tmp_path / 'middle')
     config_file(tmp_path / 'real', 0o600)
     path = str(tmp_path / 'link' / 'knockd.ini')
-    assert knockd.path_flaws(path, 0o027) == ['%s goes through a link; write %s' % (
-        path, tmp_path / 'real' / 'knockd.ini')]
+    assert knockd.path_flaws(path, 0o027) == []
+    assert knockd.read_config(path).id == 'home'
+    os.chmod(str(tmp_path / 'real'), 0o777)
+    flaw = '%s is open to others; type: chmod go-w %s' % ((tmp_path / 'real',) * 2)
+    assert knockd.path_flaws(path, 0o027) == [flaw]
+
+
+def test_a_link_that_another_user_can_turn_is_refused(tmp_path, anothers):
+    (tmp_path / 'real').mkdir(mode=0o700)
+    (tmp_path / 'his').mkdir(mode=0o755)
+    (tmp_path / 'his' / 'turning').symlink_to(tmp_path / 'real')
+    (tmp_path / 'link').symlink_to(tmp_path / 'his' / 'turning')
+    config_file(tmp_path / 'real', 0o600)
+    anothers(tmp_path / 'his')
+    flaw = '%s belongs to user 12345; type: chown root %s' % ((tmp_path / 'his',) * 2)
+    assert knockd.path_flaws(str(tmp_path / 'link' / 'knockd.ini'), 0o027) == [flaw]
+
+
+def test_a_link_of_another_user_in_a_sticky_folder_is_refused(tmp_path, anothers):
+    (tmp_path / 'real').mkdir(mode=0o700)
+    (tmp_path / 'sticky').mkdir()
+    os.chmod(str(tmp_path / 'sticky'), 0o1777)
+    (tmp_path / 'sticky' / 'link').symlink_to(tmp_path / 'real')
+    anothers(tmp_path / 'sticky' / 'link')
+    assert knockd.path_flaws(str(tmp_path / 'sticky' / 'link' / 'x'), 0o022) == [
+        '%s belongs to user 12345; type: chown root %s' % ((tmp_path / 'sticky' / 'link',) * 2)]
+
+
+@pytest.mark.parametrize('target', ['link', './link/', 'other/../link'])
+def test_links_in_a_circle_are_one_flaw(tmp_path, target):
+    (tmp_path / 'link').symlink_to(target)
+    flaws = knockd.path_flaws(str(tmp_path / 'link' / 'knockd.ini'), 0o027)
+    assert flaws == ['%s: Too many levels of symbolic links' % (tmp_path / 'link' / 'knockd.ini')]
 
 
 def test_a_config_that_is_not_there_or_a_folder_is_one_sentence(tmp_path):
