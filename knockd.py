@@ -1410,9 +1410,15 @@ def parse_rule(text):
 
 # --- edges: clock, log, files, commands, sockets ------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
-            ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
-            ('pacman', 'pacman -S --noconfirm'))
+PACKAGES = (    # a package manager, and what it is told
+    ('apt-get', 'apt-get update && apt-get install -y'),
+    ('opkg', 'opkg update && opkg install'), ('apk', 'apk add --update-cache'),
+    ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
+    ('pacman', 'pacman -Sy --noconfirm'))
+PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'util-linux',
+              'iptables-save': 'iptables', 'iptables-restore': 'iptables',
+              'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
+              'ip6tables-restore': 'iptables'}
 FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
 ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
 JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks still fit on a full disk
@@ -1428,7 +1434,9 @@ ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSE
 COALESCE = 10                   # ms: one reload of a firewall is many changes
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
-STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
+# OpenWrt's /run is a link, or is missing and would be made on flash.
+RUNTIME = os.path.realpath('/run' if os.path.isdir('/run') else '/var/run') + '/knockd'
+STATUS_SOCKET = RUNTIME + '/%s.sock'            # by the server's id
 PROBATION, PASSED = '# on probation: %d ms left, %d ms after the boot\n', '# not yet made\n'
 GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
 %sEND
@@ -1453,15 +1461,30 @@ def printable(text):
     return re.sub(r'[^\x20-\x7e]', '?', text)
 
 def find_program(name):
-    """As shutil.which() says, whose import would cost 0.7 MB."""
-    paths = (os.path.join(folder, name) for folder in SEARCH_PATH.split(':'))
-    return next((path for path in paths if os.access(path, os.X_OK)), None)
+    """The path of a program, or None. As shutil.which() says, whose import would cost 0.7 MB.
+    PATH counts where only root can have put something."""
+    folders = SEARCH_PATH.split(':')
+    for folder in os.environ.get('PATH', '').split(':'):
+        if folder.startswith('/') and folder not in folders and not root_alone_flaws(folder):
+            folders.append(folder)
+    for folder in folders:
+        path = os.path.join(folder, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
+
+@functools.lru_cache(64)
+def root_alone_flaws(folder):
+    """As path_flaws(), which looks at many folders; a program is looked for at each change."""
+    return path_flaws(folder, 0o022)
 
 def package_command(program):
     """What brings a program that is not there, on this system."""
-    package = {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}.get(program, program)
-    commands = [command for manager, command in PACKAGES if find_program(manager)]
-    return ' '.join(commands[:1] + [package])
+    package = PACKAGE_OF.get(program, program)
+    for manager, command in PACKAGES:
+        if find_program(manager):
+            return '%s %s' % (command, package)
+    return 'install ' + package
 
 def missing(program):
     return KnockError('%s is not installed; type: %s' % (program, package_command(program)))
@@ -2622,7 +2645,7 @@ def config_stamp(path):
 
 def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None: something of ours is from a later time."""
-    paths = config.path, config.ledger, globals().get('lean', {}).get('script', config.path)
+    paths = config.path, config.ledger
     latest = max([stamp[0] // 1000000 for stamp in map(config_stamp, paths) if stamp] +
                  [time - config.window for key in ledger.keys.values()
                   for time in key['spent'].values()], default=0)
@@ -2648,206 +2671,19 @@ def honour_line(decision, began, ended):
         'skew %+.1fs' % ((knock.request.time - began.wall) / 1000) if told else '',
         '%dms' % (ended.mono - began.mono)]))
 
-# --- administration: one function a command ------------------------------------------------------
-def signal_pipe():
-    """A descriptor on which the numbers of caught signals arrive."""
-    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-    return reader
-
-def go_lean(args):
-    """Compiling this file leaves 5 MB of garbage that CPython never gives back, argparse half of
-    one: the daemon goes on in a fresh interpreter, same process, that only loads the compiled code
-    and has args, as "lean", to begin with."""
-    if __name__ != '__main__' or not os.path.exists(globals().get('__file__', '')):
-        return                          # lean already, or read from standard input
-    import marshal
-    code = compile(read_file(__file__), __file__, 'exec', optimize=2)
-    lean = dict(vars(args), function=None, script=os.path.abspath(__file__))
-    reader = pipe_with(marshal.dumps((code, {'__name__': '__main__', 'lean': lean})))
-    os.set_inheritable(reader, True)
-    flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
-    os.execv(sys.executable, [sys.executable] + flags + [
-        '-c', 'import marshal; exec(*marshal.load(open(%d, "rb")))' % reader] + sys.argv[1:])
-
-def put(args, path, text, mode=0o600):
-    """Writes a file and its folder; with --dry-run it is only shown."""
-    if args.dry_run:
-        return print('--- %s, mode %o\n%s' % (path, mode, text))
-    path = args.root + path
-    os.makedirs(os.path.dirname(path), 0o755 if mode & 4 else 0o700, exist_ok=True)
-    replace_file(path, text.encode('utf-8', 'surrogateescape'))
-    return os.chmod(path, mode)
-
-def first_config(args, name, hide, *entries):
-    """The config; if there is none yet, the first one and an empty ledger: nothing is spent."""
-    path = os.path.abspath(args.config)
-    if os.path.exists(args.root + path):
-        return read_config(args.root + path)
-    if not (name and hide):
-        raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
-                         '--client NAME' % path, 2)
-    if not (any(map(find_program, BACKENDS)) or args.root or args.dry_run):
-        raise missing('nft')
-    entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
-    text = edited('', 'server', [entry for entry in entries if entry[1]])
-    text = edited(text, 'client ' + name, client_entries(args))
-    config = parse_config(text, path)
-    put(args, config.ledger, Ledger(config.id).state_line())
-    put(args, path, text)
-    print(client_line(config, config.clients[name]), flush=True)
-    return config
-
-def guess_host():
-    """The address that this box would use towards the world; connecting UDP sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        return socket.gethostname() if sock.connect_ex(('192.0.2.1', 9)) else sock.getsockname()[0]
-
-def client_line(config, client, via='udp'):
-    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]; with codes,
-    a line for the phone too (Google Authenticator's Key Uri)."""
-    host = (config.host or guess_host()).replace('%', '%25')
-    host = '[%s]' % host if ':' in host else host
-    port = ':%d' % config.port if config.port else ''
-    query = (('id', config.id), ('via', '' if via == 'udp' else via),
-             ('open', format_services(client.default)), ('once', '1' * client.once))
-    line = 'knock://%s:%s@%s%s?%s' % (client.name, encode_secret(client.secret), host, port,
-                                      '&'.join('%s=%s' % part for part in query if part[1]))
-    phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
-    return line + (phone % (client.name, config.host or config.id, encode_secret(
-        client.keys['code'][:20])) if client.code else '')
-
-def edit_config(path, changes):
-    """Writes a good config in which just these {section: entries} are new; a section without any
-    goes."""
-    text = read_file(path)
-    sections = dict(ini_sections(text, path))
-    for section, entries in changes.items():
-        known = sections.pop(section, {})
-        sections.update({section: dict(known, **dict(entries))} if entries else {})
-        text = edited(text, section, entries)
-    config = parse_config(text, os.path.abspath(path))
-    if ini_sections(text, path) != sections:
-        raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
-    replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
-    ask_daemon(config, b'reload')       # without an answer, it looks for itself within 30 s
-    return config
-
-def ask_daemon(config, word):
-    """What the daemon answers; nothing if there is none."""
-    with contextlib.suppress(OSError), \
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
-        sock.bind('')                   # any name, for the answer: unix(7), autobind
-        sock.connect(STATUS_SOCKET % config.id)
-        sock.send(word)
-        return json.loads(sock.recv(1 << 20).decode('ascii'))
-    return {}
-
-def find_client(config, name):
-    if name not in config.clients:
-        raise KnockError('there is no client %r; knockd.py list shows who there is' % name)
-    return config.clients[name]
-
-def known_ledger(config):
-    """The ledger as it is on disk, an empty one if it cannot be read; without the lock."""
-    with contextlib.suppress(OSError, ValueError, KnockError):
-        return LedgerFile(config.ledger).load(config.id)
-    return Ledger(config.id)
-
-def command_run(args, _):
-    go_lean(args)
-    config = first_config(args, args.client, args.hide)
-    check_programs(config)
-    Daemon(config, args.verbose).loop(signal_pipe())
-
-def command_check(args, config):
-    check_programs(config)
-    make_firewall(config)           # refuses what its backend cannot do
-    print('configuration OK')
-
-def command_rules(args, config):
-    firewall = make_firewall(config)
-    print(firewall.text() + accept_changes(config, firewall.ruleset()), end='')
-
-def command_add(args, _):
-    if not os.path.exists(args.config):
-        return first_config(args, args.name, args.allow)
-    config, changes = read_config(args.config), {'client ' + args.name: client_entries(args)}
-    if args.name in config.clients:
-        raise KnockError('there is a client %s already; remove it first' % args.name)
-    bare = tuple(service for service in parse_services(args.allow or '')
-                 if not covered(service, config.hide))
-    if bare and os.isatty(0) and hide_too(format_services(bare)):
-        changes['server'] = [('hide', format_services(config.hide + bare))]
-    config = edit_config(args.config, changes)
-    return print(client_line(config, config.clients[args.name]))
-
-def hide_too(services):
-    """Asks at the terminal; a no lets parse_config() say what is wrong."""
-    print('%s: not hidden. Hide it too? [y/N] ' % services, end='', file=sys.stderr, flush=True)
-    return os.read(0, 100).strip().lower() in (b'y', b'yes')
-
-def client_entries(args):
-    """A client's section out of the options of a command, which are called as its keys."""
-    told = dict(vars(args), secret=encode_secret(os.urandom(32)))
-    return [(key, told[key].strip()) for key in CLIENT_KEYS if told.get(key)]
-
-def command_show(args, config):
-    line = client_line(config, find_client(config, args.name), args.via)
-    print(line, flush=True)
-    for text in line.splitlines() if args.qr else ():
-        print(run(['qrencode', '-t', 'ANSIUTF8'], text))    # by its input: argv is for all to see
-
-def command_paper(args, config):
-    """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
-    client = find_client(config, args.name)
-    sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
-                (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]})
-    print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
-          'within 20 s, each line once, from the top; a line voids those above it.'
-          % (args.name, config.host or guess_host(), sheet))
-    for number in range(1, args.number + 1):
-        ports = paper_ports(client.keys, sheet, number)
-        if not any(covered(Service(6, port, port), config.hide) for port in ports):
-            print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
-
-def print_table(rows):
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-
-def client_rows(config, knocks):
-    """A line a client: name, what it may open, until when it may, when it last did."""
-    ledger, now, rows = known_ledger(config), moment().wall, []
-    for client in config.clients.values():
-        spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
-        when, source = knocks.get(client.name, (max(spent.values(), default=NEVER), 'unknown'))
-        rows.append((client.name, format_services(client.allow), day(client.expires),
-                     'never' if when == NEVER else '%s ago from %s'
-                     % (duration((now - when) // 1000), source)))
-    return [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')] + rows
-
-def command_list(args, config):
-    print_table(client_rows(config, ask_daemon(config, b'status').get('knocks', {})))
-
-def command_status(args, config):
-    report = ask_daemon(config, b'status')
-    if args.json:
-        print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
-    elif report:
-        print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
-        if report['probation'] is not None:
-            print('probation: %d s left for a knock from outside\n' % report['probation'])
-        print_table(client_rows(config, report['knocks']) + [('\nOPEN', '', '', '')] + [
-            group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
-        print_table([('\nCOUNTED', '')] + [
-            (what, '%d' % count) for what, count in sorted(report['counts'].items())])
-    if not report:
-        raise KnockError('no daemon answers at ' + STATUS_SOCKET % config.id)
+# --- status and lists: what people, programs and Prometheus are told -----------------------
+VERDICTS = 'junk', 'mute', 'copy', 'refused', 'open', 'close', 'run'
+METRICS = (     # of `status --metrics`: name, kind, what it is
+    ('up', 'gauge', 'Does a daemon answer?'),
+    ('hidden', 'gauge', 'Is all hidden that should be?'),
+    ('openings', 'gauge', 'Openings there are now.'),
+    ('probation_seconds', 'gauge', 'What is left for a first knock; 0: no probation.'),
+    ('quarantine_end_seconds', 'gauge', 'Until when no knock counts; 0: they count.'),
+    ('mended_total', 'counter', 'How often rules of ours were gone and put back.'),
+    ('packets_total', 'counter', 'Packets and knocks by what came of them.'),
+    ('refused_total', 'counter', 'Authentic knocks that were refused.'),
+    ('last_knock_seconds', 'gauge', 'When this client was last honoured.'),
+)
 
 def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
@@ -2857,108 +2693,965 @@ def duration(seconds):
     return '%d s' % max(0, seconds)
 
 def day(ms):
-    return 'never' if ms == NEVER else time.strftime('%Y-%m-%d %H:%M', time.gmtime(ms // 1000))
+    """A wall clock's milliseconds as 2027-01-31 18:00, in UTC."""
+    if ms >= NEVER:
+        return 'never'
+    # time.gmtime() of a 32-bit system ends in 2038.
+    import datetime
+    date = datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=ms)
+    return date.isoformat(' ')[:16]
 
-def command_remove(args, config):
-    find_client(config, args.name)
-    edit_config(args.config, {'client ' + args.name: ()})
+def print_table(rows):
+    """Rows of texts, their columns in line."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        print(printable('  '.join(cells)).rstrip())
+
+def ask_daemon(config_path, word):
+    """The report of the daemon that runs with this config; {} if there is none. As a rule the
+    file says which socket is his; a file that broke since he read it does not."""
+    wanted, names = os.path.realpath(config_path), []
+    with contextlib.suppress(OSError, KnockError):
+        server = ini_sections(read_file(config_path), config_path).get('server', {})
+        report = asked(STATUS_SOCKET % server.get('id', ''), word)
+        if report:
+            return report
+    with contextlib.suppress(OSError):
+        names = sorted(os.listdir(RUNTIME))
+    for name in names:
+        report = asked(os.path.join(RUNTIME, name), word) if name.endswith('.sock') else {}
+        path = (report.get('config') or {}).get('path')
+        if path and os.path.realpath(path) == wanted:
+            return report
+    return {}
+
+def asked(path, word):
+    """What the daemon at this socket answers; {} if nobody does within 10 s."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with sock, contextlib.suppress(OSError, ValueError):
+        sock.settimeout(10)
+        # Any name, for the answer: unix(7), autobind.
+        sock.bind('')
+        sock.connect(path)
+        sock.send(word)
+        return json.loads(sock.recv(1 << 20).decode('ascii'))
+    return {}
+
+def known_ledger(config):
+    """The ledger as it is on disk, an empty one if it cannot be read; without the lock."""
+    try:
+        return LedgerFile(config.ledger).load(config.id)
+    except (OSError, ValueError, KnockError):
+        return Ledger(config.id)
+
+def client_facts(config, report):
+    """{name: what `list` and `status` tell of it}, by config, ledger and daemon."""
+    ledger, facts = known_ledger(config), collections.OrderedDict()
+    for client in config.clients.values():
+        entry = ledger.keys.get(client.fingerprint) or unused_key()
+        told = (report.get('clients') or {}).get(client.name) or {}
+        last = max([told.get('last') or 0] + list(entry['spent'].values()))
+        facts[client.name] = collections.OrderedDict((
+            ('allow', format_services(client.allow)),
+            ('default', format_services(client.default)),
+            ('code', client.code),
+            ('paper_left', paper_left(client, entry['paper'])),
+            ('key', client.fingerprint),
+            ('expires', None if client.expires >= NEVER else client.expires),
+            ('last', last or None),
+            ('source', told.get('source')),
+            ('old_key_until', client.old_until)))
+    return facts
+
+def paper_left(client, paper):
+    """How many lines of its sheet are not used up; paper is what the ledger knows: sheet and
+    the number that was used last."""
+    if client.paper is None:
+        return 0
+    sheet, count = client.paper
+    if paper[0] > sheet:
+        return 0
+    used = paper[1] if paper[0] == sheet else 0
+    return max(0, count - used)
+
+def client_rows(facts, now):
+    """A table of clients for people."""
+    rows = [('CLIENT', 'ALLOW', 'CODE', 'PAPER', 'KEY', 'EXPIRES', 'LAST KNOCK')]
+    for name, fact in facts.items():
+        last = 'never'
+        if fact['last']:
+            last = duration((now - fact['last']) // 1000) + ' ago'
+        if fact['source']:
+            last += ' from ' + fact['source']
+        expires = day(NEVER if fact['expires'] is None else fact['expires'])
+        code = 'yes' if fact['code'] else 'no'
+        rows.append((name, fact['allow'] or 'nothing', code, str(fact['paper_left']),
+                     fact['key'], expires, last))
+    return rows
+
+def headline(report):
+    """The first line of `status`: is what should be hidden hidden?"""
+    if not report:
+        return 'no daemon answers in %s: nobody gets in; is it started?' % RUNTIME
+    if report['problem']:
+        return 'NOT HIDDEN: ' + report['problem']
+    return 'hidden: %s; knockd %s, since %s UTC' % (
+        ', '.join(report['hidden']) or 'nothing, as [server] hide says',
+        report['version'], day(report['since']))
+
+def remarks(report, now):
+    """What `status` says besides, a line each: what keeps knocks from opening."""
+    lines = []
+    if report.get('quarantine_until'):
+        lines.append('quarantine: the ledger was lost; knocks count again at %s UTC, in %s' % (
+            day(report['quarantine_until']),
+            duration((report['quarantine_until'] - now) // 1000)))
+    if report.get('probation_left') is not None:
+        lines.append('probation: %s left for a first knock from outside'
+                     % duration(report['probation_left']))
+    if report.get('clock'):
+        lines.append('clock: ' + report['clock'])
+    if (report.get('config') or {}).get('last_good'):
+        lines.append('config: the last good one rules, for the file is broken: %s'
+                     % report['config'].get('problem'))
+    return lines
+
+def print_report(report, now):
+    """What is open, what was refused, what was counted."""
+    rows = [('OPEN', 'FROM', 'SERVICES', 'CLOSES IN')]
+    for each in report.get('openings') or ():
+        rows.append((each['client'], each['source'], each['services'],
+                     duration(each['seconds_left'])))
+    if rows[1:]:
+        print()
+        print_table(rows)
+    rows = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
+    for each in report.get('refusals') or ():
+        ago = duration((now - each['last']) // 1000) + ' ago'
+        rows.append((each['client'], each['source'], str(each['count']), ago,
+                     each['reason']))
+    if rows[1:]:
+        print()
+        print_table(rows)
+    counts = report.get('counts') or {}
+    told = ['%d %s' % (counts[verdict], verdict) for verdict in VERDICTS
+            if counts.get(verdict)]
+    if told:
+        print('\ncounted: ' + ', '.join(told))
+
+def samples(report):
+    """{metric: [(labels, value)]} for METRICS."""
+    found = {'up': int(bool(report)), 'hidden': 0}
+    if report:
+        found['hidden'] = int(not report['problem'])
+        found['openings'] = len(report.get('openings') or ())
+        found['probation_seconds'] = report.get('probation_left') or 0
+        found['quarantine_end_seconds'] = (report.get('quarantine_until') or 0) // 1000
+        found['mended_total'] = report.get('mended') or 0
+    lines = {metric: [((), value)] for metric, value in found.items()}
+    for verdict, count in sorted((report.get('counts') or {}).items()):
+        labels = ('verdict', verdict),
+        lines.setdefault('packets_total', []).append((labels, count))
+    for each in report.get('refusals') or ():
+        labels = [(label, each[label]) for label in ('client', 'source', 'reason')]
+        lines.setdefault('refused_total', []).append((labels, each['count']))
+    for name, told in sorted((report.get('clients') or {}).items()):
+        if told.get('last'):
+            labels = ('client', name),
+            lines.setdefault('last_knock_seconds', []).append((labels, told['last'] // 1000))
+    return lines
+
+def print_metrics(report):
+    """The text form that Prometheus reads (exposition format 0.0.4)."""
+    found = samples(report)
+    for metric, kind, meaning in METRICS:
+        name = 'knockd_' + metric
+        if metric in found:
+            print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
+        for labels, value in found.get(metric, ()):
+            parts = []
+            for label, text in labels:
+                escaped = printable(text).replace('\\', '\\\\').replace('"', '\\"')
+                parts.append('%s="%s"' % (label, escaped))
+            print('%s{%s} %d' % (name, ','.join(parts), value))
+
+def command_list(args):
+    config = read_config(args.config)
+    facts = client_facts(config, ask_daemon(args.config, b'status'))
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        print_table(client_rows(facts, moment().wall))
+
+def command_status(args):
+    """Exit 1 if what should be hidden is not, or nobody watches over it."""
+    report, now = ask_daemon(args.config, b'status'), moment().wall
+    facts, warned = collections.OrderedDict(), []
+    try:
+        config = read_config(args.config)
+        facts = client_facts(config, report)
+        warned = preflight(config)
+    except KnockError as error:
+        warned = str(error).splitlines()
+    if args.metrics:
+        print_metrics(report)
+    elif args.json:
+        told = dict(report, alive=bool(report), clients=facts, warnings=warned)
+        print(json.dumps(told))
+    else:
+        print(printable(headline(report)))
+        for line in remarks(report, now) + warned:
+            print('  ' + printable(line))
+        print()
+        print_table(client_rows(facts, now))
+        print_report(report, now)
+    hidden = report and not report['problem']
+    return 0 if hidden else 1
+
+# --- administration: one function a command ------------------------------------------------
+REKEY_TIME = 7 * 86400000       # ms: how long an old secret may be good beside the new one
+PAGE = (('carriers', 'ports'), ('open_for', '30s'))     # of a client for a web page
+SECRETS = 'secret', 'old_secret', 'old_until'
+
+def signal_pipe():
+    """A descriptor on which the numbers of caught signals arrive."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return reader
+
+def own_path():
+    """Where this script lies; None if Python read it from a pipe, whatever file of the current
+    folder is called <stdin>."""
+    path = globals().get('__file__', '<stdin>')
+    if path.startswith('<') or not os.path.isfile(path):
+        return None
+    return os.path.abspath(path)
+
+def compiled_path(source):
+    """The path of this script's compiled code in the runtime folder, made if it is not there;
+    None where that cannot be. Its name is made of its content, so that one that is there is
+    right, and no other version's daemon that starts at this moment gets ours."""
+    import importlib.util
+    import marshal
+    magic = importlib.util.MAGIC_NUMBER
+    digest = hashlib.sha256(magic + source).hexdigest()
+    path = os.path.join(RUNTIME, 'knockd-%s.pyc' % digest[:16])
+    try:
+        os.makedirs(RUNTIME, 0o700, exist_ok=True)
+        if path_flaws(path, 0o022):
+            return None
+        if not os.path.exists(path):
+            code = compile(source, own_path(), 'exec', optimize=2)
+            # PEP 552: flags and a time or a hash, which whoever starts a file does not read.
+            rest = bytes(12 if sys.version_info >= (3, 7) else 8)
+            replace_file(path, magic + rest + marshal.dumps(code))
+    except OSError:
+        return None
+    return path
+
+def go_small(args):
+    """Goes on in a fresh interpreter, same process, from this script's compiled code. Compiling
+    leaves 5 MB of garbage that CPython never gives back, argparse half of one. Where the code
+    cannot be kept, the daemon runs as it is."""
+    script = own_path()
+    if __name__ != '__main__' or script is None or script.endswith('.pyc'):
+        return
+    with open(script, 'rb') as file:
+        path = compiled_path(file.read())
+    if path and sys.executable:
+        flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
+        verbose = ['-v'] * args.verbose
+        os.execv(sys.executable, [sys.executable] + flags + [
+            path, '--config', args.config, 'run'] + verbose)
+
+def small_arguments(argv):
+    """What go_small() typed, read without argparse; None if somebody else did."""
+    if not globals().get('__file__', '').endswith('.pyc') or argv[:1] != ['--config']:
+        return None
+    if argv[2:] not in (['run'], ['run', '-v']):
+        return None
+    return types.SimpleNamespace(
+        config=argv[1], function=command_run, verbose=argv[-1] == '-v', root='',
+        dry_run=False, client=None, hide=None, host=None, trust=None)
+
+def name_process():
+    """`ps`, `pgrep` and the journal shall say knockd, not python3."""
+    with contextlib.suppress(OSError), open('/proc/self/comm', 'w') as file:
+        file.write('knockd')
+
+class Placing:
+    """What a command writes and starts: shown only, put below another root, or taken back."""
+
+    def __init__(self, args):
+        self.root, self.dry_run = args.root, args.dry_run
+        self.before = []        # (path, bytes or None, mode) of each file that was written
+
+    def put(self, path, text, mode=0o600):
+        """Writes a file and its folder. OSError."""
+        if self.dry_run:
+            print('write %s (mode %o)' % (path, mode))
+            return
+        path = self.root + path
+        self.before.append((path,) + content_of(path))
+        folder = os.path.dirname(path)
+        os.makedirs(folder, 0o755 if mode & 4 else 0o700, exist_ok=True)
+        replace_file(path, text.encode('utf-8', 'surrogateescape'))
+        os.chmod(path, mode)
+
+    def carry_out(self, line, quiet=False):
+        """A command line for the shell, each of them a constant of ours. KnockError."""
+        if not quiet or self.dry_run:
+            print('$ ' + line, flush=True)
+        if not (self.dry_run or self.root):
+            run(['sh', '-c', line], seconds=600)
+
+    def take_back(self):
+        """Every file as it was before. OSError."""
+        for path, data, mode in reversed(self.before):
+            if data is not None:
+                replace_file(path, data)
+                os.chmod(path, mode)
+            elif os.path.exists(path):
+                os.unlink(path)
+                with contextlib.suppress(OSError):      # not empty: it was there before
+                    os.rmdir(os.path.dirname(path))
+
+def content_of(path):
+    """(bytes, mode) of a file; (None, 0) if it is not there."""
+    try:
+        with open(path, 'rb') as file:
+            return file.read(), os.stat(path).st_mode & 0o777
+    except FileNotFoundError:
+        return None, 0
+
+def told_entries(args, names):
+    """Those options of a command that are a config's keys, as entries of a section."""
+    told = vars(args)
+    return [(name, told[name].strip()) for name in names if told.get(name)]
+
+def client_entries(args):
+    """A client's section out of the options of a command."""
+    told = vars(args)
+    entries = [('secret', told.get('secret') or given_secret(None))]
+    for key, text in told_entries(args, CLIENT_KEYS):
+        if key != 'secret':
+            entries.append((key, text))
+    if told.get('page'):
+        entries += PAGE
+    return entries
+
+def given_secret(source):
+    """A new secret, or with `--secret -` the one on standard input: an argument list is for all
+    to see. As a config has it."""
+    if source is None:
+        return encode_secret(os.urandom(32))
+    if source != '-':
+        raise KnockError('a secret comes by standard input only: --secret -', 2)
+    return encode_secret(read_secret(sys.stdin.readline().strip()))
+
+def first_config(args, name, hide, place, more=()):
+    """The config; if there is none yet, the first one and an empty ledger: nothing is spent. A
+    config that somebody began by hand gets its first client. more: entries of [server]."""
+    path = os.path.abspath(args.config)
+    if os.path.exists(place.root + path):
+        config = read_config(place.root + path)
+        refuse_idle(args, config)
+        if config.clients or place.dry_run or not name:
+            return config
+        config = edit_config(place.root + path, lambda known: new_client(args, known, place))
+        print_line(config, config.clients[name])
+        return config
+    if not (name and hide):
+        raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
+                         '--client NAME' % path, 2)
+    if not (place.root or place.dry_run or any(map(find_program, BACKENDS))):
+        raise missing('nft')
+    server = [('id', os.urandom(8).hex()), ('hide', hide)]
+    server += told_entries(args, ('host', 'trust')) + list(more)
+    text = edited('', 'server', server)
+    config = parse_config(edited(text, 'client ' + name, client_entries(args)), path)
+    place_ledger(config, place)
+    place.put(path, text)
+    if not place.dry_run:
+        print_line(config, config.clients[name])
+    return config
+
+def new_client(args, config, place):
+    """The changes that make a client, the first one's ledger included: nothing is spent yet."""
+    if not config.clients:
+        place_ledger(config, place)
+    name = vars(args).get('name') or args.client
+    changes = server_changes(args, config)
+    changes['client ' + name] = client_entries(args)
+    return changes
+
+def place_ledger(config, place):
+    """An empty one, if there is none."""
+    if not os.path.exists(place.root + config.ledger):
+        place.put(config.ledger, Ledger(config.id).state_line())
+
+def server_changes(args, config):
+    """What a new client needs of [server], if whoever sits at the terminal agrees."""
+    told, entries = vars(args), []
+    bare = [service for service in parse_services(told.get('allow') or '')
+            if not covered(service, config.hide)]
+    if bare and agreed('%s: not hidden. Hide it too?' % format_services(bare)):
+        entries.append(('hide', format_services(config.hide + tuple(bare))))
+    for option, carrier in (('code', 'code'), ('page', 'ports')):
+        if told.get(option) and carrier not in config.carriers and \
+                agreed('[server] carriers lacks %s. Add it?' % carrier):
+            entries.append(('carriers', ','.join(config.carriers + (carrier,))))
+    return {'server': entries} if entries else {}
+
+def refuse_idle(args, config):
+    """KnockError if an option for a first config says other than the config that is there."""
+    told, there = vars(args), None
+    for option, advice in (('hide', 'knockd.py hide SERVICES'), ('host', 'knockd.py set server '
+                           'host=HOST'), ('trust', 'knockd.py set server trust=INTERFACES')):
+        text = told.get(option)
+        reader = SERVER_KEYS[option][0]
+        if text and reader(text) != getattr(config, option):
+            there = '--%s has no effect, for %s is there already; type: %s' % (
+                option, config.path, advice)
+    name = told.get('client')
+    if name and config.clients and name not in config.clients:
+        there = '--client has no effect, for %s is there already; type: knockd.py add %s' % (
+            config.path, name)
+    if there:
+        raise KnockError(there, 2)
+
+def own_address():
+    """(the address that this box uses towards the world, what is wrong with it or None).
+    Connecting UDP sends nothing; the addresses are RFC 5737's and RFC 3849's."""
+    found = None
+    for family, far in ((socket.AF_INET, '192.0.2.1'), (socket.AF_INET6, '2001:db8::1')):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((far, 9))
+            address = sock.getsockname()[0]
+            if ipaddress.ip_address(address).is_global:
+                only = 'an IPv6 address: clients that have only IPv4 cannot reach it'
+                return address, only if family == socket.AF_INET6 else None
+            found = found or address
+    if found:
+        return found, 'an address that is not known outside this network'
+    return socket.gethostname(), 'only a name, for this box has no way to the world yet'
+
+def host_of(config):
+    """(what clients call this box, a doubt or None)"""
+    if not config.host:
+        return own_address()
+    try:
+        known = ipaddress.ip_address(config.host).is_global
+    except ValueError:
+        return config.host, None
+    return config.host, None if known else 'an address that is not known outside this network'
+
+def client_line(config, client, via='udp'):
+    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
+    host = host_of(config)[0].replace('%', '%25')
+    if ':' in host:
+        host = '[%s]' % host
+    if config.port:
+        host += ':%d' % config.port
+    query = ['id=' + config.id]
+    if via != 'udp':
+        query.append('via=' + via)
+    if client.default:
+        query.append('open=' + format_services(client.default))
+    if client.once:
+        query.append('once=1')
+    secret = encode_secret(client.secret)
+    return 'knock://%s:%s@%s?%s' % (client.name, secret, host, '&'.join(query))
+
+def phone_line(config, client):
+    """What the phone of a client with codes gets (Google Authenticator's Key Uri)."""
+    secret = encode_secret(client.keys['code'][:20])
+    return ('otpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8'
+            '&period=30' % (client.name, config.host or config.id, secret))
+
+def print_line(config, client, via=None, picture=False):
+    """A client's lines, on standard output; what is doubtful about them, beside it."""
+    carriers = client.carriers or config.carriers
+    lines = [client_line(config, client, via or ('udp' if 'udp' in carriers else carriers[0]))]
+    if client.code:
+        lines.append(phone_line(config, client))
+    for line in lines:
+        print(line, flush=True)
+        if picture:     # by its input: every user can read an argument list
+            print(run(['qrencode', '-t', 'ANSIUTF8'], line))
+    host, doubt = host_of(config)
+    if doubt:
+        note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
+             % (host, doubt))
+    if client.code and 'code' not in config.carriers:
+        note('the codes of %s open nothing until [server] carriers has code; type: knockd.py '
+             'set server carriers=%s' % (client.name, ','.join(config.carriers + ('code',))))
+
+def note(text):
+    print('note: ' + printable(text), file=sys.stderr, flush=True)
+
+def agreed(question):
+    """Asks whoever sits at the terminal; no if nobody does."""
+    if not os.isatty(0):
+        return False
+    print(question + ' [y/N] ', end='', file=sys.stderr, flush=True)
+    return os.read(0, 100).strip().lower() in (b'y', b'yes')
+
+def edit_config(path, plan):
+    """Writes the config as plan(config) says: {section: its new entries, or None: it goes}. Only
+    what it says changes. Under a lock, and from a file read there, so that of two edits side by
+    side none is lost. Returns the new Config; KnockError."""
+    with locked(path):
+        config, text = read_config(path), read_file(path)
+        expected = ini_sections(text, path)
+        for section, entries in plan(config).items():
+            text = edited(text, section, entries or ())
+            known = expected.pop(section, {})
+            if entries:
+                known.update(entries)
+                expected[section] = {key: value for key, value in known.items()
+                                     if value is not None}
+        write_edited(config, text, expected)
+    return taken(path)
+
+def write_edited(config, text, expected):
+    """Puts the text in the config's place if it is good and says just what it shall."""
+    parse_config(text, config.path)
+    if ini_sections(text, config.path) != expected:
+        raise KnockError('%s cannot be changed safely; edit it by hand' % config.path)
+    replace_file(os.path.realpath(config.path), text.encode('utf-8', 'surrogateescape'))
+
+def taken(path):
+    """The new Config; says so if the daemon did not take it."""
+    report = ask_daemon(path, b'reload')
+    problem = (report.get('config') or {}).get('problem')
+    if problem:
+        note('the daemon goes on with the config of before: ' + problem)
+    if report.get('quarantine_until'):
+        note('the ledger was lost; no knock counts before %s UTC'
+             % day(report['quarantine_until']))
+    return read_config(path)
+
+def find_client(config, name):
+    if name not in config.clients:
+        raise KnockError('there is no client %r; there are: %s' % (
+            name, ', '.join(config.clients) or 'none'))
+    return config.clients[name]
+
+def command_run(args):
+    place = Placing(args)
+    first_config(args, args.client, args.hide, place)
+    go_small(args)
+    name_process()
+    config = read_config(args.config)
+    for warning in preflight(config):
+        log('check: ' + warning, 4)
+    Daemon(config, args.verbose).loop(signal_pipe())
+
+def command_check(args):
+    """Exit 2 with errors; --strict makes an error of every warning."""
+    config = read_config(args.config)
+    warned = preflight(config)
+    for warning in warned:
+        print('warning: ' + printable(warning))
+    try_rules(config)
+    if warned and args.strict:
+        raise KnockError('%d warnings' % len(warned), 2)
+    print('configuration OK')
+
+def command_rules(args):
+    for argv, text in rules_of(read_config(args.config)):
+        if argv != NFT:
+            print('# ' + ' '.join(argv))
+        print(text, end='')
+
+def command_add(args):
+    """With a secret that is told, a client that is there already is no error."""
+    told, known = args.secret is not None, []
+    args.secret = given_secret(args.secret)
+    if not os.path.exists(args.config):
+        first_config(args, args.name, args.allow, Placing(args))
+        return
+
+    def plan(config):
+        known.extend(config.clients)
+        if args.name not in known:
+            return new_client(args, config, Placing(args))
+        there = section_of(config, args.name)
+        there['secret'] = encode_secret(config.clients[args.name].secret)
+        if told and dict(client_entries(args)).items() <= there.items():
+            return {}
+        raise KnockError('there is a client %s already; change it with: knockd.py set, rekey '
+                         'or remove' % args.name)
+    config = edit_config(args.config, plan)
+    if args.name in known:
+        print('unchanged')
+    else:
+        print_line(config, config.clients[args.name])
+
+def section_of(config, name):
+    """The texts of a client's section: {key: text}."""
+    find_client(config, name)
+    return ini_sections(read_file(config.path), config.path)['client ' + name]
+
+def command_set(args):
+    """NAME is a client, or `server` where no client is called so; an empty value takes a key
+    out."""
+    entries = []
+    for pair in args.pairs:
+        key, equals, value = pair.partition('=')
+        if not equals or key.strip() in SECRETS:
+            raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py rekey '
+                             'NAME' % key, 2)
+        entries.append((key.strip(), value.strip() or None))
+
+    def plan(config):
+        if args.name == 'server' and args.name not in config.clients:
+            return {'server': entries}
+        find_client(config, args.name)
+        return {'client ' + args.name: entries}
+    edit_config(args.config, plan)
+    print('set %s: %s' % (args.name, ', '.join(args.pairs)))
+
+def command_rename(args):
+    """Key, ledger and line stay: a name is a word for people."""
+    path = args.config
+    with locked(path):
+        config, text = read_config(path), read_file(path)
+        find_client(config, args.name)
+        if args.new in config.clients:
+            raise KnockError('there is a client %s already' % args.new)
+        header = re.compile(r'(?m)^\[client %s\]' % re.escape(args.name))
+        expected = ini_sections(text, path)
+        expected['client ' + args.new] = expected.pop('client ' + args.name)
+        write_edited(config, header.sub('[client %s]' % args.new, text), expected)
+    taken(path)
+    print('renamed; the line of before still works')
+
+def command_rekey(args):
+    """The old secret is good until the new one is first used, a week at most."""
+    secret, until = given_secret(None), moment().wall + REKEY_TIME
+
+    def plan(config):
+        old = encode_secret(find_client(config, args.name).secret)
+        # A sheet is printed from a key: the new one needs another.
+        return {'client ' + args.name: [
+            ('secret', secret), ('old_secret', old), ('old_until', day(until)),
+            ('paper', None)]}
+    config = edit_config(args.config, plan)
+    print_line(config, config.clients[args.name])
+    note('the old line is good until this one is first used, or until %s UTC' % day(until))
+
+def command_hide(args):
+    services = parse_services(args.services)
+
+    def plan(config):
+        return {'server': [('hide', format_services(merged_lists(config.hide, services)))]}
+    config = edit_config(args.config, plan)
+    print('hidden: ' + format_services(config.hide))
+    open_to = [name for name, client in config.clients.items()
+               if client.allow == config.hide]
+    if open_to:
+        print('clients without a list of their own may open all of it: ' + ', '.join(open_to))
+
+def merged_lists(services, more):
+    """Both, each service once, in this order."""
+    return tuple(collections.OrderedDict.fromkeys(services + more))
+
+def command_unhide(args):
+    """Takes services out of [server] hide, and out of the clients' lists."""
+    services = parse_services(args.services)
+
+    def plan(config):
+        for service in services:
+            if service not in config.hide:
+                raise KnockError('%s is not one of hide: %s' % (
+                    format_service(service), format_services(config.hide)))
+        left = [service for service in config.hide if service not in services]
+        changes = {'server': [('hide', format_services(left))]}
+        for name in config.clients:
+            changes['client ' + name] = narrowed(section_of(config, name), left)
+        return changes
+    config = edit_config(args.config, plan)
+    print('hidden: ' + (format_services(config.hide) or 'nothing'))
+
+def narrowed(section, left):
+    """A client's lists, without what is no longer hidden, as entries."""
+    entries = []
+    for key in ('allow', 'default'):
+        if key in section:
+            kept = [service for service in parse_services(section[key])
+                    if covered(service, left)]
+            entries.append((key, format_services(kept)))
+    return entries
+
+def command_remove(args):
+    def plan(config):
+        find_client(config, args.name)
+        return {'client ' + args.name: None}
+    edit_config(args.config, plan)
     print('removed %s' % args.name)
 
-# --- selftest: what the daemon needs, tried in namespaces that are thrown away --------------------
+def command_show(args):
+    config = read_config(args.config)
+    print_line(config, find_client(config, args.name), args.via, args.qr)
+
+def command_paper(args):
+    """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
+    if not 0 < args.number < 1000:
+        raise KnockError('a sheet has 1 to 999 lines', 2)
+    sheets = []
+
+    def plan(config):
+        client = find_client(config, args.name)
+        sheets.append(next_sheet(config, client))
+        paper = '%d:%d' % (sheets[0], args.number)
+        return {'client ' + args.name: [('paper', paper)]}
+    config = edit_config(args.config, plan)
+    print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this '
+          'order,\nwithin 20 s, each line once, from the top; a line voids those above it.'
+          % (args.name, host_of(config)[0], sheets[0]))
+    keys = config.clients[args.name].keys
+    for number in range(1, args.number + 1):
+        ports = paper_ports(keys, sheets[0], number)
+        if not any(covered(Service(6, port, port), config.hide) for port in ports):
+            print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
+
+def next_sheet(config, client):
+    """A number above every one of before, and above the floor of the ledger."""
+    before = client.paper[0] if client.paper else 0
+    floor = known_ledger(config).floor // 1000
+    return max(int(time.time()), floor + 1, before + 1)
+
+# --- the box: what check, selftest, status and run find wrong, and agree about ------------
 HOOK = 'chain a { type filter hook prerouting priority -149; %s; }'
 FEATURES = (    # of a firewall: what it is, what tries it, what it needs
-    ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }', 'nf_tables'),
+    ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }',
+     'nf_tables (OpenWrt: kmod-nft-core)'),
     ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }', 'Linux 5.6'),
-    ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }', 'a newer Linux and nft'),
+    ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }',
+     'a newer Linux and nft'),
     ('nft: payload rewriting', HOOK % 'tcp dport set 61022', 'a newer Linux and nft'),
     ('nft: fib', HOOK % 'fib daddr type local accept', 'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
-    ('nft: reject in prerouting', HOOK % 'reject', 'Linux 5.9'),
-    ('iptables: ipset', 'ipset create a hash:net,port timeout 9', 'ip_set'),
-    ('iptables: recent', 'iptables -w -A INPUT -m recent --rcheck --seconds 9', 'xt_recent'),
-    ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1', 'xt_mark'),
-    ('iptables: redirect', 'iptables -w -t nat -A PREROUTING -p tcp -j REDIRECT', 'xt_REDIRECT'))
+    ('nft: reject in prerouting', HOOK % 'reject',
+     'Linux 5.9 and nft_reject_inet (OpenWrt: kmod-nft-core)'),
+    ('iptables: ipset', 'ipset create a hash:net,port timeout 9',
+     'ip_set (OpenWrt: kmod-ipt-ipset)'),
+    ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
+     'xt_mark (OpenWrt: kmod-ipt-core)'),
+    ('iptables: redirect', 'iptables -w -t nat -A PREROUTING -p tcp -j REDIRECT',
+     'xt_REDIRECT (OpenWrt: kmod-ipt-nat)'))
+NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
+NFT_FEATURE = 'table inet a { %s\n}\n'
 
-def command_selftest(args, _):
-    """What it does in namespaces of its own ends with it, and it starts nothing that lives on."""
-    alone, flaws = os.environ.get('KNOCKD_LEFT') not in (None, os.readlink('/proc/self/ns/net')), 0
-    config = read_config(args.config) if os.path.exists(args.config) else parse_config(
-        '[server]\nid = none\nhide = tcp/22', os.path.abspath(args.config))._replace(path=__file__)
-    for what, needs, attempt, *arguments in attempts(config, alone):
+def preflight(config):
+    """Warnings, a line each; KnockError with all that would keep the daemon from running.
+    check, selftest, status and run ask this, so they agree."""
+    check_programs(config)
+    make_firewall(config)
+    return [complaint_line(config.path, found) for found in warnings(config, box_facts(config))]
+
+def box_facts(config):
+    """What warnings() must know of this box."""
+    programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
+    interfaces = [name for _, name in socket.if_nameindex()]
+    folder = os.path.dirname(config.ledger)
+    return Facts(moment().wall, interfaces, programs, chains_of_box(), os.path.isdir(folder))
+
+def chains_of_box():
+    """{(family, table, chain)} as nft lists them; None if it does not."""
+    try:
+        listing = json.loads(run(['nft', '-j', 'list', 'chains']))
+    except (KnockError, ValueError):
+        return None
+    found = set()
+    for entry in listing['nftables']:
+        chain = entry.get('chain')
+        if chain:
+            found.add((chain['family'], chain['table'], chain['name']))
+    return found
+
+def rules_of(config):
+    """[(argument list, its input)]: exactly what would be applied now."""
+    firewall = make_firewall(config)
+    ruleset = firewall.ruleset()
+    commands = firewall.commands(ruleset, firewall.living(), moment())
+    return commands + [(NFT, accept_changes(config, ruleset))]
+
+def try_rules(config):
+    """KnockError if this kernel refuses the rules, with what it lacks."""
+    if os.geteuid():
+        note('without root the rules are not tried on this kernel')
+        return
+    for argv, text in rules_of(config):
+        if argv != NFT:
+            continue
         try:
-            flaw = attempt(*arguments)
+            run(NFT_TRY, text)
+        except KnockError as error:
+            raise KnockError('%s%s' % (error, missing_feature()), 2)
+
+def missing_feature():
+    """What a kernel lacks that refuses our rules, as the end of a sentence."""
+    for what, how, needs in FEATURES:
+        if not what.startswith('nft'):
+            continue
+        try:
+            run(NFT_TRY, NFT_FEATURE % how)
+        except KnockError:
+            return '; this is missing: %s, which needs %s' % (what, needs)
+    return ''
+
+# --- selftest: what the daemon needs, tried in namespaces that are thrown away -------------
+LEFT = 'KNOCKD_LEFT'    # in the environment: the network namespace that selftest came from
+
+def command_selftest(args):
+    """What it does in namespaces of its own ends with it, and it starts nothing that lives
+    on."""
+    config = parse_config('[server]\nid = none\nhide = tcp/22', '/etc/knockd/knockd.ini')
+    if os.path.exists(args.config):
+        config = read_config(args.config)
+    flaws = 0
+    for what, needs, attempt, *arguments in attempts(args, config):
+        try:
+            said = attempt(*arguments) or 'ok'
         except (KnockError, OSError, ValueError, LookupError) as error:
-            flaw = '%s%s' % (error, needs and '; it needs ' + needs)
-        flaws += bool(flaw)
-        print('%-28s %s' % (what, printable('; '.join((flaw or 'ok').splitlines()))), flush=True)
+            said = str(error)
+            if needs:
+                said += '; it needs ' + needs
+            flaws += 1
+        said = '; '.join(said.splitlines())
+        print('%-28s %s' % (what, printable(said)), flush=True)
     if flaws:
         raise KnockError('%d of these must be mended' % flaws)
 
-def attempts(config, alone):
-    """(what, its needs, a function that raises or returns what is wrong, its arguments)"""
-    yield 'namespaces', 'root; without them no firewall and no knock is tried', isolate, alone
-    yield 'kernel filter', '', Capture(1).load, [b'12345678'], lambda version, tokens: (
-        datagram_filter(version, CARRIERS, None, tokens))
-    yield 'config and ssh-keygen', '', check_programs, config
-    yield 'ledger', '', ledger_doubt, os.path.realpath(config.ledger)
-    yield 'clock', '', clock_doubt, config, known_ledger(config), moment().wall
-    tool = 'iptables' if config.firewall == 'iptables' or not find_program('nft') else 'nft'
-    needless = 'iptables: ' + ('recent' if find_program('ipset') else 'ipset')
-    for what, how, needs in FEATURES if alone else ():
-        if what.startswith(tool) and what != needless:
-            yield (what, needs, run) + ((how.split(),) if tool == 'iptables' else (
-                ['nft', '-f', '-'], 'table inet a { %s\n}\ndelete table inet a\n' % how))
-    yield from [('a real knock', '', knock_doubt, config)] * alone
+def attempts(args, config):
+    """(what, its needs, a function that raises or returns a remark, its arguments)"""
+    came_from = os.environ.get(LEFT)
+    alone = came_from not in (None, os.readlink('/proc/self/ns/net'))
+    yield ('namespaces', 'root and unshare; without them no knock is tried', isolate, alone)
+    yield ('kernel filter', '', try_filter)
+    if os.path.exists(args.config):
+        yield ('config', '', config_remarks, config)
+        yield ('ledger', '', ledger_remarks, os.path.realpath(config.ledger))
+        yield ('clock', '', clock_remarks, config)
+    tool = 'nft'
+    if config.firewall == 'iptables' or not find_program('nft'):
+        tool = 'iptables'
+    for what, how, needs in FEATURES:
+        if not what.startswith(tool):
+            continue
+        if tool == 'nft':
+            yield (what, needs, run, NFT_TRY, NFT_FEATURE % how)
+        elif alone:
+            yield (what, needs, run, how.split())
+    if alone:
+        yield ('a real knock', '', try_knock, config)
+
+def try_filter():
+    Capture(1).load([b'12345678'], lambda version, tags: datagram_filter(
+        version, CARRIERS, None, tags))
+
+def config_remarks(config):
+    warned = preflight(config)
+    return 'ok, but: ' + '; '.join(warned) if warned else ''
+
+def clock_remarks(config):
+    doubt = clock_doubt(config, known_ledger(config), moment().wall)
+    if doubt:
+        raise KnockError(doubt)
 
 def isolate(alone):
-    """Begins again, in this process, with a network and mounts of its own; there it covers /run."""
-    unshare = [] if alone else ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
-    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', '/run'])
+    """Begins again, in this process, with a network and mounts of its own; there it covers the
+    runtime folder."""
+    unshare = []
     if not alone:
-        os.stat(__file__)       # which a script out of a pipe has not
-        os.environ['KNOCKD_LEFT'] = os.readlink('/proc/self/ns/net')
-        os.execv(find_program('unshare'), unshare + [sys.executable, __file__] + sys.argv[1:])
+        unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
+    covered_folder = os.path.dirname(RUNTIME)
+    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', covered_folder])
+    script = own_path()
+    if alone:
+        return
+    if script is None:
+        raise KnockError('a script out of a pipe cannot begin again; save it first')
+    os.environ[LEFT] = os.readlink('/proc/self/ns/net')
+    os.execv(find_program('unshare'), unshare + [sys.executable, script] + sys.argv[1:])
 
-def ledger_doubt(path):
+def ledger_remarks(path):
     """Looks at its file system, of those mounted above it the last, and touches nothing."""
-    mounts = [line.split()[1:4] for line in read_file('/proc/mounts').splitlines()]
-    place, kind, mode = [each for each in mounts if path.startswith(each[0].rstrip('/') + '/')][-1]
-    flaw = 'in memory' if kind in ('tmpfs', 'ramfs') else 'read-only' if mode[:2] == 'ro' else \
-        'full' if os.statvfs(place).f_bavail < 33 else None
-    return flaw and '%s is %s; write for example: ledger = /etc/knockd/ledger.json' % (place, flaw)
+    for line in read_file('/proc/mounts').splitlines():
+        words = line.split()
+        if path.startswith(words[1].rstrip('/') + '/'):
+            _, place, kind, mode = words[:4]
+    flaw = None
+    if kind in ('tmpfs', 'ramfs'):
+        flaw = 'in memory'
+    elif 'ro' in mode.split(','):
+        flaw = 'read-only'
+    elif os.statvfs(place).f_bavail < 33:
+        flaw = 'full'
+    if flaw:
+        raise KnockError('%s is %s; write for example: ledger = /etc/knockd/ledger.json'
+                         % (place, flaw))
 
-def knock_doubt(config):
-    """A daemon in this process, and a datagram to it over lo (DESIGN 3.2)."""
+def try_knock(config):
+    """A daemon in a thread of this process, and a datagram to it over lo."""
     trial = parse_config(
-        '[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\nsecret = %s'
-        % (config.firewall, config.answer, encode_secret(os.urandom(32))), '/run/selftest.ini')
+        '[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\n'
+        'secret = %s' % (config.firewall, config.answer, given_secret(None)),
+        os.path.dirname(RUNTIME) + '/selftest.ini')
     replace_file(trial.ledger, Ledger(trial.id).state_line().encode('ascii'))
-    keys, daemon, nonce = trial.clients['me'].keys, Daemon(trial), os.urandom(NONCE_SIZE)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, \
-            contextlib.redirect_stderr(io.StringIO()) as said:
-        fcntl.ioctl(sock, 0x8914, struct.pack('@16sh14x', b'lo', 1))    # SIOCSIFFLAGS, IFF_UP
-        daemon.start()
-        now, waiting = moment().wall, daemon.datagrams.taps[0][1]
-        body = tag_at(keys, step_of(now)) + nonce + bytes(map(
-            operator.xor, PLAIN.pack(PLAIN_VERSION, 1, now, bytes(16), 0),
-            keystream(keys['enc'], nonce, PLAIN.size)))
-        sock.sendto(body + hmac_sha256(keys['mac'], body)[:MAC_SIZE], ('127.0.0.1', 40000))
-        select.select([waiting], (), (), 5)
-        daemon.read(4, waiting, daemon.hear_datagram)
-    return '' if daemon.open else 'opened nothing; the daemon says: ' + said.getvalue()
+    reader, writer = os.pipe()
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        thread = threading.Thread(target=run_trial, args=(trial, reader), daemon=True)
+        thread.start()
+        path = STATUS_SOCKET % trial.id
+        if patient(lambda: asked(path, b'status') or not thread.is_alive()):
+            send_trial_knock(trial.clients['me'].keys)
+        opened = patient(lambda: asked(path, b'status').get('openings'))
+        os.write(writer, bytes([signal.SIGTERM]))
+        thread.join(5)
+    if not opened:
+        raise KnockError('opened nothing; the daemon says: ' + said.getvalue())
 
-# --- installer: the same on each init system, and out again --------------------------------------
-SCRIPT, PYTHON = '/usr/local/sbin/knockd.py', find_program('python3') or sys.executable
-RUN = '%s -I %s run' % (PYTHON, SCRIPT)       # whatever PYTHON* says
+def run_trial(config, signals):
+    try:
+        Daemon(config).loop(signals)
+    except (KnockError, OSError) as error:
+        log(str(error))
+
+def patient(condition, seconds=5):
+    """Asks until the condition holds or the time is over; what it was last."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.05)
+
+def send_trial_knock(keys):
+    """A datagram as knock.py makes it, for the client's default."""
+    now, nonce = moment().wall, os.urandom(NONCE_SIZE)
+    plain = PLAIN.pack(PLAIN_VERSION, 1, now, bytes(16), 0)
+    sealed = bytes(map(operator.xor, plain, keystream(keys['enc'], nonce, PLAIN.size)))
+    body = tag_at(keys, step_of(now)) + nonce + sealed
+    mac = hmac_sha256(keys['mac'], body)[:MAC_SIZE]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        # SIOCSIFFLAGS of linux/sockios.h; IFF_UP.
+        fcntl.ioctl(sock, 0x8914, struct.pack('@16sh14x', b'lo', 1))
+        sock.sendto(body + mac, ('127.0.0.1', 40000))
+
+# --- installer: the same on each init system, and out again --------------------------------
+SCRIPT = '/usr/local/sbin/knockd.py'
+OPENWRT_SCRIPT = '/usr/sbin/knockd.py'      # where PATH looks there
+PYTHON = find_program('python3') or sys.executable
+RUN = '%s -I %s run' % (PYTHON, SCRIPT)     # whatever PYTHON* says
+READY_TIME = 20                 # seconds until a service must be ready
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
-SANDBOX = '''
-    Type=notify WatchdogSec=90 Restart=always RestartSec=1 RuntimeDirectory=knockd UMask=0077
-    ReadWritePaths=STATE+-/run/xtables.lock CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
-    RestrictAddressFamilies=AF_UNIX+AF_INET+AF_INET6+AF_NETLINK+AF_PACKET ProtectSystem=strict
-    NoNewPrivileges=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes ProtectClock=yes
-    ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes LockPersonality=yes
-    ProtectControlGroups=yes RestrictNamespaces=yes RestrictSUIDSGID=yes
-    MemoryDenyWriteExecute=yes SystemCallArchitectures=native
-    SystemCallFilter=@system-service'''         # a line each, + is a space
 SYSTEMD = '''[Unit]
 Description=Hides services until an authentic knock arrives
 DefaultDependencies=no
@@ -2968,23 +3661,75 @@ Wants=network-pre.target
 StartLimitIntervalSec=0
 [Service]
 # iptables locks a file that it could not make in a read-only /run
-ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null && touch /run/xtables.lock'
+ExecStartPre=-+/bin/sh -c 'if command -v iptables >/dev/null; then touch /run/xtables.lock; fi'
 ExecStartPre=-/bin/sh STATE/guard
-ExecStart=%s%s
+ExecStart=RUN
+ExecReload=/bin/sh -c 'kill -HUP $MAINPID'
+SyslogIdentifier=knockd
+Type=notify
+WatchdogSec=90
+Restart=always
+RestartSec=1
+RuntimeDirectory=knockd
+RuntimeDirectoryMode=0700
+UMask=0077
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET
+ProtectSystem=strict
+ReadWritePaths=STATE -/run/xtables.lock
+ProtectKernelTunables=yes
+# A reset carries the mark of its question only if these say so
+ReadWritePaths=-/proc/sys/net/ipv4/fwmark_reflect -/proc/sys/net/ipv6/fwmark_reflect
+NoNewPrivileges=yes
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectClock=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+LockPersonality=yes
+ProtectControlGroups=yes
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
 [Install]
 WantedBy=multi-user.target
-''' % (RUN, re.sub(r'\s+', '\n', SANDBOX).replace('+', ' '))
+'''
 PROCD = '''#!/bin/sh /etc/rc.common
-USE_PROCD=1 START=18
+# Hides services until an authentic knock arrives.
+
+START=18
+STOP=99
+USE_PROCD=1
+
 start_service() {
+	# The rules need no Python: after an upgrade without it the ports are hidden all the same.
 	sh STATE/guard
+	# procd calls the log's lines as it calls the program.
+	mkdir -p -m 700 /var/run/knockd
+	ln -sf PYTHON /var/run/knockd/knockd
 	procd_open_instance
-	procd_set_param command %s
+	procd_set_param command /var/run/knockd/knockd -I SCRIPT run
 	procd_set_param respawn 3600 5 0
+	procd_set_param stdout 1
 	procd_set_param stderr 1
 	procd_close_instance
 }
-''' % RUN
+
+reload_service() {
+	procd_send_signal knockd
+}
+'''
+# What sysupgrade keeps; this list itself, too, or the next upgrade would keep nothing.
+KEEP = '''/etc/knockd/
+/etc/init.d/knockd
+/etc/rc.d/S18knockd
+/etc/rc.d/K99knockd
+/lib/upgrade/keep.d/knockd
+SCRIPT
+'''
 OPENRC = '''#!/sbin/openrc-run
 supervisor=supervise-daemon respawn_max=0 respawn_delay=1
 command=%s command_args="-I %s run"
@@ -3015,102 +3760,298 @@ sh STATE/guard
 setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
-SERVICES = [    # what tells the init system; the service's files; how it starts, how it ends
-    ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
-     ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
-     ['systemctl disable --now knockd']),
-    ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
-                     '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},
-     ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']),
-    ('/run/openrc', {'/etc/init.d/knockd': OPENRC},
-     ['rc-update add knockd boot', 'rc-service knockd restart'],
-     ['rc-service knockd stop', 'rc-update delete knockd boot'])]
-SERVICES += [(folder + ' /usr/bin/runsvdir', RUNIT, [
-    'ln -sfn /etc/sv/knockd %s/knockd' % folder,
-    'sh -c "sv restart /etc/sv/knockd || true"'],       # the first time, runsvdir starts it
-    ['rm %s/knockd' % folder, 'sv shutdown /etc/sv/knockd',
-     'rm -rf /etc/sv/knockd /var/log/knockd'])
-    for folder in ('/var/service', '/etc/service')]     # of Void, of Debian
-SERVICES += [('/etc/inittab /usr/sbin/update-rc.d', {'/etc/init.d/knockd': SYSV},
-              ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-              ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
+# evidence: paths that tell it; script, state: where those go; files: {path: text}; starts, ends:
+# commands; log: what shows the daemon's last lines.
+InitSystem = collections.namedtuple('InitSystem', 'name evidence script state files starts ends log')
+SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
+INIT_SYSTEMS = [
+    InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',
+               {'/etc/systemd/system/knockd.service': SYSTEMD},
+               ['systemctl daemon-reload', 'systemctl enable knockd',
+                'systemctl restart knockd'],
+               ['systemctl disable --now knockd'],
+               'journalctl -q -u knockd -n 5 -o cat --no-pager'),
+    # OpenWrt's /var is in memory.
+    InitSystem('procd', ['/sbin/procd'], OPENWRT_SCRIPT, '/etc',
+               {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd': KEEP},
+               ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
+               ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
+               'logread -e knockd | tail -n 5'),
+    InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib', {'/etc/init.d/knockd': OPENRC},
+               ['rc-update add knockd boot', 'rc-service knockd restart'],
+               ['rc-service knockd stop', 'rc-update delete knockd boot'], SYSLOG)]
+for folder in ('/var/service', '/etc/service'):     # of Void, of Debian
+    INIT_SYSTEMS.append(InitSystem(
+        'runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib', RUNIT,
+        ['ln -sfn /etc/sv/knockd %s/knockd' % folder,
+         # The first time, runsvdir starts it.
+         'sv restart /etc/sv/knockd || true'],
+        ['rm %s/knockd' % folder, 'sv shutdown /etc/sv/knockd',
+         'rm -rf /etc/sv/knockd /var/log/knockd'],
+        'tail -n 5 /var/log/knockd/current'))
+INIT_SYSTEMS.append(InitSystem(
+    'SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
+    {'/etc/init.d/knockd': SYSV},
+    ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
+    ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG))
+KEYS = '/etc/knockd', '/var/lib/knockd'     # where keys and ledger are, unless told elsewhere
+CACHES = 'guard', 'ledger.json.lock'        # beside the ledger, worth nothing without us
 
-def init_system(args):
-    for service in SERVICES:
-        if all(os.path.exists(args.root + path) for path in service[0].split()):
-            return service
-    raise KnockError('no init system that is known here; let yours run: ' + RUN)
+def init_system(root):
+    """The InitSystem of this box; None if it is not known here."""
+    for system in INIT_SYSTEMS:
+        if all(os.path.exists(root + path) for path in system.evidence):
+            return system
+    return None
 
-def carry_out(args, line):
-    print('$ ' + line, flush=True)
-    if not (args.dry_run or args.root):
-        run(command(line), seconds=600)
-
-def fetched(url):
-    """This script out of a pipe, which Python has read to its end before it begins: fetched once
-    more, and taken only if its text compiles to the very code that runs."""
-    fetch = [argv for argv in (['curl', '-fsSL'], ['wget', '-qO-']) if find_program(argv[0])]
-    if not (url and fetch):
-        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL where curl '
-                         'gets it, or save it first: curl -fsSO URL && python3 knockd.py install')
+def is_this_script(text):
+    """Does this text compile to the very code that runs?"""
     import traceback
-    text = run(fetch[0] + [url], seconds=60)
-    ours = list(traceback.walk_stack(None))[-1][0].f_code       # of the module: the whole script
-    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        if text.startswith('#!/usr/bin/env python3\n') and compile(text, '-', 'exec') == ours:
-            return text
-    raise KnockError('%s is not the script that runs here; save it first' % url)
+    ours = list(traceback.walk_stack(None))[-1][0].f_code       # of the module
+    if not text.startswith('#!/usr/bin/env python3\n'):
+        return False
+    try:
+        return compile(text, ours.co_filename, 'exec') == ours
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
 
-def command_install(args, _):
+def own_text(url):
+    """This script. Out of a pipe, which Python has read to its end before it begins, it is
+    fetched once more. KnockError."""
+    path = own_path()
+    if path:
+        return read_file(path)
+    if os.path.isfile('/dev/stdin') and is_this_script(read_file('/dev/stdin')):
+        return read_file('/dev/stdin')
+    fetch = None
+    for argv in (['wget', '-qO-'], ['curl', '-fsSL']):
+        if find_program(argv[0]):
+            fetch = argv
+    if not (url and fetch):
+        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL where '
+                         'curl gets it, or save it first: curl -fsSO URL && python3 knockd.py '
+                         'install')
+    text = run(fetch + [url], seconds=60)
+    if not is_this_script(text):
+        raise KnockError('%s is not the script that runs here; save it first' % url)
+    return text
+
+def command_install(args):
     """What is there stays: a second time renews script and service."""
-    system, files, starts, _ = init_system(args)
-    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin') or fetched(args.url)
+    system, place = init_system(args.root), Placing(args)
+    if system is None:
+        raise KnockError('no init system that is known here; let yours run: ' + RUN)
+    text = own_text(args.url)
+    # Ctrl-C takes back what was begun, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    upgrade = any(os.path.exists(args.root + path) for path in system.files)
+    try:
+        config = place_all(args, system, place, text)
+        if args.root or args.dry_run:
+            begin_service(system, place)
+            return
+        if not upgrade:
+            end_first_try(config)
+        report = started(args, system, place, config)
+    except (KnockError, OSError, KeyboardInterrupt):
+        take_all_back(system, place, upgrade)
+        raise
+    tell_what_runs(args, system, config, report)
+
+def place_all(args, system, place, text):
+    """Writes what `install` writes. KnockError, OSError."""
     if not (args.root or find_program('nft') or find_program('iptables')):
-        carry_out(args, package_command('nft'))
-    put(args, SCRIPT, source, 0o755)
-    state = '/etc' if system == '/sbin/procd' else '/var/lib'   # OpenWrt's /var is in memory
-    config = first_config(args, args.client, args.hide, ('ledger', state + '/knockd/ledger.json'))
-    guard = beside(config, 'guard')
-    if not os.path.exists(args.root + guard) or probation_left(args.root + guard) is not None:
-        put(args, guard, PROBATION % (args.probation * 1000, moment().mono) if args.probation
-            else PASSED)
-    for path, text in files.items():
-        put(args, path, text.replace('STATE', os.path.dirname(guard)),
-            0o755 if text.startswith('#!') else 0o644)
-    for line in starts:
-        carry_out(args, line)
+        place.carry_out(package_command('nft'))
+    entries = [('ledger', system.state + '/knockd/ledger.json')]
+    config = first_config(args, args.client, args.hide, place, entries)
+    if not (args.root or args.dry_run):
+        for warning in preflight(config):
+            note(warning)
+        try_rules(config)
+    place.put(system.script, text, 0o755)
+    begin_probation(config, place, args.probation)
+    for path, content in system.files.items():
+        for word, meant in (('STATE', os.path.dirname(config.ledger)), ('PYTHON', PYTHON),
+                            ('RUN', '%s -I %s run' % (PYTHON, system.script)),
+                            ('SCRIPT', system.script)):
+            content = content.replace(word, meant)
+        place.put(path, content, 0o755 if content.startswith('#!') else 0o644)
+    return config
 
-def command_uninstall(args, config):
-    """Leaves nothing of ours, neither files nor rules."""
-    _, files, _, ends = init_system(args)
-    config = config._replace(hide=(), accept_in=())
-    rules = command_rules, args, config
-    steps = [(carry_out, args, line) for line in ends + [' '.join(
-        ['rm -rf /etc/knockd /run/knockd /var/lib/knockd', SCRIPT] + list(files))]]
-    steps.insert(-1, rules if args.dry_run or args.root else (make_firewall(config).load,))
-    for step, *arguments in steps:      # what fails does not keep the rest
+def begin_probation(config, place, seconds):
+    """A new installation hides for so long, unless somebody knocks; one that passed stays."""
+    path = beside(config, 'guard')
+    there = os.path.exists(place.root + path)
+    if there and probation_left(place.root + path) is None:
+        return
+    text = PASSED
+    if seconds:
+        text = PROBATION % (seconds * 1000, moment().mono)
+    place.put(path, text)
+
+def begin_service(system, place):
+    for line in system.starts:
+        place.carry_out(line)
+
+def end_first_try(config):
+    """A `run` at a terminal holds the ledger that the service needs. What it hid stays hidden
+    until the service takes over."""
+    path = os.path.realpath(config.ledger) + '.lock'
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+    except FileNotFoundError:
+        return
+    except BlockingIOError:
+        pid = int(read_file(path))
+    note('the first try (process %d) ends, the service takes over' % pid)
+    os.kill(pid, signal.SIGTERM)
+    if not patient(lambda: not os.path.exists('/proc/%d' % pid), 10):
+        raise KnockError('process %d does not end; end it and type this again' % pid)
+
+def started(args, system, place, config):
+    """The report of the service, which is ready; KnockError with its log if it is not."""
+    began = moment().wall
+    try:
+        begin_service(system, place)
+        report = patient(lambda: fresh_report(args.config, began), READY_TIME)
+        if not report:
+            raise KnockError('the service is not ready after %d s' % READY_TIME)
+    except KnockError as error:
+        lines = [str(error), 'its log ends:']
+        with contextlib.suppress(KnockError):
+            lines += run(['sh', '-c', system.log]).splitlines()[-5:]
+        raise KnockError('\n'.join(lines))
+    return report
+
+def fresh_report(path, began):
+    """The report of a daemon that did not run before; None so far."""
+    report = ask_daemon(path, b'status')
+    if not report or report.get('since', began) < began:
+        return None
+    return report
+
+def take_all_back(system, place, upgrade):
+    """After a failure: as it was before."""
+    note('taken back: what was written is as it was before')
+    if not upgrade:
+        stop_service(system, place)
+    with contextlib.suppress(OSError):
+        place.take_back()
+    if upgrade:
+        with contextlib.suppress(KnockError):
+            begin_service(system, place)
+
+def stop_service(system, place):
+    """All of its commands, whatever one of them says; those that failed."""
+    failed = []
+    for line in system.ends:
         try:
-            step(*arguments)
+            place.carry_out(line, quiet=True)
         except KnockError as error:
-            print(error)
+            failed.append(str(error))
+    return failed
 
-# --- command line --------------------------------------------------------------------------------
-FIRST = [('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, as tcp/22')),
-         ('--client', dict(metavar='NAME', help='for a first config: the first client')),
-         ('--host', dict(metavar='HOST', help='for a first config: what clients call this box'))]
-PLACE = [('--dry-run', dict(action='store_true', help='only show every file and command')),
-         ('--root', dict(metavar='FOLDER', default='', help='into this tree; start nothing'))]
+def tell_what_runs(args, system, config, report):
+    """The end of `install`: what runs, what the probation is, what to type now."""
+    client = next(iter(config.clients), 'NAME')
+    left = report.get('probation_left', report.get('probation'))
+    print('\nknockd %s runs as a service of %s and hides %s.'
+          % (__version__, system.name, format_services(config.hide) or 'nothing'))
+    if left is not None:
+        print('It is on probation: without a knock from outside within %s it lets go again, so '
+              'that\nnobody is locked out. Keep this session, and knock from another computer '
+              'that has\nknock.py:' % duration(left))
+    else:
+        print('Another computer that has knock.py gets in with:')
+    print("    python3 knock.py 'LINE' -- ssh root@%s\nLINE is what `knockd.py show %s` prints. "
+          '`knockd.py status` tells what happens,\n`knockd.py watch` why a knock does not open, '
+          '`knockd.py uninstall` takes all away.' % (host_of(config)[0], client))
+    if system.name == 'procd' and not config.trust:
+        print('These ports are hidden from the LAN, too. To leave them open there:\n    '
+              'knockd.py set server trust=br-lan')
+
+def command_uninstall(args):
+    """Leaves nothing of ours, neither files nor rules; keys only if they shall stay. Works
+    whatever the config says."""
+    system, place = init_system(args.root), Placing(args)
+    folders = [args.root + folder for folder in KEYS]
+    with contextlib.suppress(KnockError):
+        config = read_config(args.root + os.path.abspath(args.config))
+        folders.append(args.root + os.path.dirname(config.ledger))
+    folders = [folder for folder in folders if os.path.isdir(folder)]
+    question = 'Delete the keys in %s too?' % ' and '.join(folders)
+    with_keys = args.yes or bool(folders) and agreed(question)
+    failed = stop_service(system, place) if system else []
+    if not (args.root or args.dry_run):
+        failed += take_rules_away()
+    paths = [SCRIPT, OPENWRT_SCRIPT, RUNTIME]
+    for each in INIT_SYSTEMS:
+        paths += each.files
+    for folder in folders:
+        paths += [folder[len(args.root):] + '/' + name for name in CACHES]
+        if with_keys:
+            paths.append(folder[len(args.root):])
+    for path in paths:
+        remove(args, path)
+    if system and system.name == 'systemd':
+        place.carry_out('systemctl daemon-reload', quiet=True)
+    for line in failed:
+        note(line)
+    print('knockd is uninstalled' + ('' if with_keys or not folders else
+                                     '; the keys stay in ' + ' and '.join(folders)))
+
+def remove(args, path):
+    """A file or a folder, if it is there."""
+    import shutil
+    path = args.root + path
+    if not os.path.lexists(path):
+        return
+    if args.dry_run:
+        print('remove ' + path)
+    elif os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+def take_rules_away():
+    """Of every firewall tool that is there; what failed."""
+    failed = []
+    for name, backend in BACKENDS.items():
+        if find_program(name):
+            nobody = parse_config('[server]\nid = none\nhide =\naccept_in =', '/none')
+            try:
+                backend(nobody).load()
+            except KnockError as error:
+                failed.append(str(error))
+    return failed
+
+# --- command line ---------------------------------------------------------------------------
+FIRST = [
+    ('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, as tcp/22')),
+    ('--client', dict(metavar='NAME', help='for a first config: the first client')),
+    ('--host', dict(metavar='HOST', help='for a first config: what clients call this box')),
+    ('--trust', dict(metavar='INTERFACES', help='for a first config: where nothing is hidden, '
+                     'as br-lan'))]
+PLACE = [
+    ('--dry-run', dict(action='store_true', help='only list every file and command')),
+    ('--root', dict(metavar='FOLDER', default='', help='in this tree; start nothing'))]
 CLIENT_NAME = ('name', dict(metavar='NAME'))
+SERVICES = ('services', dict(metavar='SERVICES', help='as tcp/22,udp/51820'))
+JSON = ('--json', dict(action='store_true', help='for programs'))
 COMMANDS = (    # name, function, what it does, its arguments
-    ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE +
-     [('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
-                           help='how long it hides if nobody knocks: %(default)s; 0: ever')),
-      ('--url', dict(metavar='URL', help='where a script out of a pipe comes from'))]),
-    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
+    ('install', command_install, 'copy the script, make config and service, start',
+     FIRST + PLACE + [
+         ('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
+                              help='how long it hides if nobody knocks: %(default)s; 0: ever')),
+         ('--url', dict(metavar='URL', help='where a script out of a pipe comes from'))]),
+    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
+        ('--yes', dict(action='store_true', help='delete the keys without asking'))]),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', dict(action='store_true', help='say more'))]),
-    ('check', command_check, 'read the config and say all that is wrong with it', []),
+    ('check', command_check, 'read the config and say all that is wrong with it', [
+        ('--strict', dict(action='store_true', help='a warning is an error'))]),
     ('rules', command_rules, 'print exactly what would be given to nft', []),
     ('selftest', command_selftest, 'try on this box what the daemon needs, down to a knock', []),
     ('add', command_add, 'make a client and print its knock:// line', [
@@ -3118,32 +4059,54 @@ COMMANDS = (    # name, function, what it does, its arguments
         ('--allow', dict(metavar='SERVICES', help='what it may open; without it, all')),
         ('--default', dict(metavar='SERVICES', help='what a knock opens that names nothing')),
         ('--expires', dict(metavar='DATE', help='2027-01-31, to the end of that day (UTC)')),
-        ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
+        ('--code', dict(action='store_const', const='yes',
+                        help='may knock by hand, with a phone')),
+        ('--page', dict(action='store_true', help='for a web page: ports alone, 30 s')),
         ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m'))] + FIRST[2:]),
+        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m')),
+        ('--secret', dict(metavar='-', help='its secret comes by standard input')),
+        FIRST[2]]),
+    ('set', command_set, "change a client's section, or [server]", [
+        ('name', dict(metavar='NAME', help='a client, or server')),
+        ('pairs', dict(metavar='KEY=VALUE', nargs='+', help='without a value, out it goes'))]),
+    ('rename', command_rename, 'call a client otherwise', [
+        CLIENT_NAME, ('new', dict(metavar='NEW'))]),
+    ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
+        CLIENT_NAME]),
+    ('hide', command_hide, 'hide more services', [SERVICES]),
+    ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock')),
+        CLIENT_NAME, ('--via', dict(choices=CARRIERS, help='how it shall knock')),
         ('--qr', dict(action='store_true', help='as a picture, too, if qrencode is there'))]),
     ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
-        CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
-    ('list', command_list, 'all clients, and when each last knocked', []),
-    ('status', command_status, 'is it alive, what is open, who knocked, what was refused', [
-        ('--json', dict(action='store_true', help='for programs'))]),
+        CLIENT_NAME,
+        ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
+    ('list', command_list, 'all clients: what they may, and when each last knocked', [JSON]),
+    ('status', command_status, 'is all hidden, what is open, who knocked, what was refused', [
+        JSON, ('--metrics', dict(action='store_true', help='for Prometheus'))]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
 def command_line():
-    import argparse                     # the daemon does without: go_lean()
-    parser = argparse.ArgumentParser(
+    """The parser of argparse, whose errors are ours: one sentence."""
+    import argparse                     # the daemon does without: go_small()
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise KnockError('%s; see: %s --help' % (message, self.prog), 2)
+
+    parser = Parser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--config', metavar='FILE', help='default: %(default)s',
-                        default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
+    default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
+    parser.add_argument('--config', metavar='FILE', default=default,
+                        help='default: %(default)s')
     parser.add_argument('--version', action='version', version='knockd.py ' + __version__)
     parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
-    commands.required = True        # an argument of add_subparsers() since 3.7
+    # An argument of add_subparsers() only since 3.7.
+    commands.required = True
     for name, function, description, options in COMMANDS:
         command = commands.add_parser(name, help=description, description=description)
         command.set_defaults(function=function)
@@ -3153,23 +4116,24 @@ def command_line():
 
 def main(argv=None):
     try:
-        lean = globals().get('lean')    # go_lean() left it to us
-        args = types.SimpleNamespace(**dict(lean, function=command_run)) if lean else \
-            command_line().parse_args(argv)
-        first = args.function in (command_run, command_add, command_install, command_selftest)
-        args.function(args, None if first else read_config(args.config))
+        args = small_arguments(sys.argv[1:]) or command_line().parse_args(argv)
+        return args.function(args) or 0
     except KnockError as error:
         for line in str(error).splitlines():
             print('knockd: ' + printable(line), file=sys.stderr)
         return error.status
-    except BrokenPipeError:             # whoever read our output has gone
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would try to write the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror), file=sys.stderr)
+        print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
+              file=sys.stderr)
         return 1
-    return 0
+    except KeyboardInterrupt:
+        return 1
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGINT, signal.SIG_DFL)        # Ctrl-C ends all without a traceback
+    # Ctrl-C ends all without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(main())
