@@ -453,6 +453,7 @@ def read_network(text):
             raise ValueError(text)
     return network
 
+carrier = choice('udp', 'icmp', 'syn', 'ports', 'code')
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
@@ -499,8 +500,7 @@ SERVER_KEYS = {
     'window': optional(milliseconds(1, 600), 60000),
     'open_for': optional(milliseconds(1, MONTH), 30000),
     'max_open_for': optional(milliseconds(1, MONTH), 3600000),
-    'carriers': optional(listing(choice('udp', 'icmp', 'syn', 'ports', 'code')),
-                         ('udp', 'icmp', 'ports')),
+    'carriers': optional(listing(carrier), ('udp', 'icmp', 'ports')),
     'port': optional(port_number),
     'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
     'accept_in': optional(listing(chain_name), (('auto',),)),
@@ -522,6 +522,9 @@ CLIENT_KEYS = {
     'require_source': optional(yes_or_no, False),
     'any_source': optional(yes_or_no, False),
     'expires': optional(expiry_date, NEVER),
+    'carriers': optional(listing(carrier)),
+    'old_secret': optional(read_secret),
+    'old_until': optional(expiry_date),
     'code': optional(yes_or_no, False),
     'paper': optional(paper_sheet),
     'ssh_key': optional(public_key),
@@ -532,9 +535,10 @@ CLIENT_KEYS = {
 ACTION_KEYS = {'run': Key(absolute_command, (), 'write for example: run = /sbin/reboot')}
 
 # actions: {name: argument list}; clients: {name: Client}; the rest as the tables above
-# say, times in milliseconds.
+# say, times in milliseconds. old: None, or this Client as it was before `rekey`.
 Config = collections.namedtuple('Config', ['path', *SERVER_KEYS, 'clients', 'actions'])
-Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint', *CLIENT_KEYS])
+Client = collections.namedtuple(
+    'Client', ['name', 'keys', 'fingerprint', 'old', *CLIENT_KEYS])
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
@@ -615,9 +619,25 @@ def read_client(section, name, entries, server, complaints):
         if not any(address in network for network in server['behind']):
             text = '%s is not in behind; add its network there' % address
             complaints.append(Complaint(section, 'only', text))
+    if values['carriers'] is None:
+        values['carriers'] = server['carriers']
+    if (values['old_secret'] is None) != (values['old_until'] is None):
+        text = 'goes with old_until; write both or neither'
+        complaints.append(Complaint(section, 'old_secret', text))
     # Without a secret or an id, which was complained of, they are nobody's keys.
     keys = derive_keys(values['secret'] or b'', server['id'] or '')
-    return Client(name=name, keys=keys, fingerprint=fingerprint(keys), **values)
+    client = Client(name=name, keys=keys, fingerprint=fingerprint(keys), old=None, **values)
+    return client._replace(old=old_client(client, server))
+
+def old_client(client, server):
+    """The client with its key of before `rekey`, or None. A sheet is printed from the new
+    key."""
+    if client.old_secret is None or client.old_until is None:
+        return None
+    keys = derive_keys(client.old_secret, server['id'] or '')
+    return client._replace(
+        secret=client.old_secret, keys=keys, fingerprint=fingerprint(keys), paper=None,
+        expires=min(client.expires, client.old_until))
 
 def read_server(entries, complaints):
     """{key: value} of [server]."""
@@ -639,10 +659,12 @@ def complain_shared(clients, complaints):
     apart."""
     owners = {}
     for client in clients.values():
-        owner = owners.setdefault(client.secret, client.name)
-        if client.secret and owner != client.name:
-            text = 'the same as that of %s' % owner
-            complaints.append(Complaint('client ' + client.name, 'secret', text))
+        for key in ('secret', 'old_secret'):
+            secret = getattr(client, key)
+            owner = owners.setdefault(secret, (client.name, key))
+            if secret and owner != (client.name, key):
+                text = 'the same as that of %s' % owner[0]
+                complaints.append(Complaint('client ' + client.name, key, text))
 
 def complain_unknown_actions(clients, actions, complaints):
     """Appends each action that a client may run and that is not there."""
@@ -699,7 +721,7 @@ def named_programs(config):
 
 def usable_carriers(config, client):
     """The carriers by which this client can knock at all."""
-    carriers = list(config.carriers)
+    carriers = [name for name in client.carriers if name in config.carriers]
     if client.paper:
         carriers.append('paper')
     if 'code' in carriers and not client.code:
@@ -759,6 +781,9 @@ def client_warnings(config, client, facts):
              % format_service(config.hide[0]))
     if client.code and 'code' not in config.carriers:
         warn('code', 'carrier code is off; add code to carriers in [server]')
+    for name in client.carriers:
+        if name not in config.carriers:
+            warn('carriers', 'carrier %s is off; add it to carriers in [server]' % name)
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
@@ -847,7 +872,8 @@ def above_comments(lines, at):
     return at
 
 def with_entry(lines, key, value, end_of_line):
-    """The lines of a section with this entry in its old place, or else as the last."""
+    """The lines of a section with this entry in its old place, or else as the last;
+    without it if the value is None."""
     entry = '%s = %s%s' % (key, value, end_of_line)
     kept = []
     place = None
@@ -856,6 +882,8 @@ def with_entry(lines, key, value, end_of_line):
         if line.kind in ('header', 'key'):
             key_of_line = line.name if line.kind == 'key' else None
         is_old = line.kind in ('key', 'more') and key_of_line == key
+        if value is None and is_old:
+            continue
         if is_old and place is None:
             # Its indentation, or the keys below would be read as its value.
             place = len(kept)
@@ -863,7 +891,7 @@ def with_entry(lines, key, value, end_of_line):
             kept.append(IniLine('key', key, indent + entry))
         elif not is_old:
             kept.append(line)
-    if place is None:
+    if place is None and value is not None:
         last = len(kept)
         while kept[last - 1].kind in ('comment', 'blank'):
             last -= 1
@@ -3290,7 +3318,7 @@ def clock_doubt(config, ledger, now):
                  [time - config.window for key in ledger.keys.values()
                   for time in key['spent'].values()], default=0)
     return '%s UTC is before %s, the time of a file or a knock of ours: only paper knocks count ' \
-        'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
+        'until it is set; type: date -s, or let NTP do it' % (format_time(now), format_time(latest)) \
         if now < latest - 1000 else None
 
 def state_line(firewall):
@@ -3331,15 +3359,6 @@ def duration(seconds):
         if seconds >= 2 * size:
             return '%d %s' % (seconds // size, unit)
     return '%d s' % max(0, seconds)
-
-def day(ms):
-    """A wall clock's milliseconds as 2027-01-31 18:00, in UTC."""
-    if ms >= NEVER:
-        return 'never'
-    # time.gmtime() of a 32-bit system ends in 2038.
-    import datetime
-    date = datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=ms)
-    return date.isoformat(' ')[:16]
 
 def print_table(rows):
     """Rows of texts, their columns in line."""
@@ -3424,7 +3443,7 @@ def client_rows(facts, now):
             last = duration((now - fact['last']) // 1000) + ' ago'
         if fact['source']:
             last += ' from ' + fact['source']
-        expires = day(NEVER if fact['expires'] is None else fact['expires'])
+        expires = format_time(NEVER if fact['expires'] is None else fact['expires'])
         code = 'yes' if fact['code'] else 'no'
         rows.append((name, fact['allow'] or 'nothing', code, str(fact['paper_left']),
                      fact['key'], expires, last))
@@ -3438,14 +3457,14 @@ def headline(report):
         return 'NOT HIDDEN: ' + report['problem']
     return 'hidden: %s; knockd %s, since %s UTC' % (
         ', '.join(report['hidden']) or 'nothing, as [server] hide says',
-        report['version'], day(report['since']))
+        report['version'], format_time(report['since']))
 
 def remarks(report, now):
     """What `status` says besides, a line each: what keeps knocks from opening."""
     lines = []
     if report.get('quarantine_until'):
         lines.append('quarantine: the ledger was lost; knocks count again at %s UTC, in %s' % (
-            day(report['quarantine_until']),
+            format_time(report['quarantine_until']),
             duration((report['quarantine_until'] - now) // 1000)))
     if report.get('probation_left') is not None:
         lines.append('probation: %s left for a first knock from outside'
@@ -3602,8 +3621,9 @@ def go_small(args):
     with open(script, 'rb') as file:
         path = compiled_path(file.read())
     if path and sys.executable:
-        flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
-        verbose = ['-v'] * args.verbose
+        # Who isolates it, as the service does, has no use for site.py either.
+        flags = ['-I', '-S'] if sys.flags.isolated else []
+        verbose = ['-v'] if args.verbose else []
         os.execv(sys.executable, [sys.executable] + flags + [
             path, '--config', args.config, 'run'] + verbose)
 
@@ -3849,9 +3869,8 @@ def edit_config(path, plan):
         expected = ini_sections(text, path)
         for section, entries in plan(config).items():
             text = edited(text, section, entries or ())
-            known = expected.pop(section, {})
+            known = dict(expected.pop(section, {}), **dict(entries or ()))
             if entries:
-                known.update(entries)
                 expected[section] = {key: value for key, value in known.items()
                                      if value is not None}
         write_edited(config, text, expected)
@@ -3860,7 +3879,7 @@ def edit_config(path, plan):
 def write_edited(config, text, expected):
     """Puts the text in the config's place if it is good and says just what it shall."""
     parse_config(text, config.path)
-    if ini_sections(text, config.path) != expected:
+    if dict(ini_sections(text, config.path)) != dict(expected):
         raise KnockError('%s cannot be changed safely; edit it by hand' % config.path)
     replace_file(os.path.realpath(config.path), text.encode('utf-8', 'surrogateescape'))
 
@@ -3872,7 +3891,7 @@ def taken(path):
         note('the daemon goes on with the config of before: ' + problem)
     if report.get('quarantine_until'):
         note('the ledger was lost; no knock counts before %s UTC'
-             % day(report['quarantine_until']))
+             % format_time(report['quarantine_until']))
     return read_config(path)
 
 def find_client(config, name):
@@ -3979,11 +3998,11 @@ def command_rekey(args):
         old = encode_secret(find_client(config, args.name).secret)
         # A sheet is printed from a key: the new one needs another.
         return {'client ' + args.name: [
-            ('secret', secret), ('old_secret', old), ('old_until', day(until)),
+            ('secret', secret), ('old_secret', old), ('old_until', format_time(until)),
             ('paper', None)]}
     config = edit_config(args.config, plan)
     print_line(config, config.clients[args.name])
-    note('the old line is good until this one is first used, or until %s UTC' % day(until))
+    note('the old line is good until this one is first used, or until %s UTC' % format_time(until))
 
 def command_hide(args):
     services = parse_services(args.services)
