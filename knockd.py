@@ -3732,7 +3732,8 @@ def first_config(args, name, hide, place, more=()):
     server = [('id', os.urandom(8).hex()), ('hide', hide)]
     server += told_entries(args, ('host', 'trust')) + list(more)
     text = edited('', 'server', server)
-    config = parse_config(edited(text, 'client ' + name, client_entries(args)), path)
+    text = edited(text, 'client ' + name, client_entries(args))
+    config = parse_config(text, path)
     place_ledger(config, place)
     place.put(path, text)
     if not place.dry_run:
@@ -4360,14 +4361,14 @@ PROCD = '''#!/bin/sh /etc/rc.common
 # Hides services until an authentic knock arrives.
 
 START=18
-STOP=99
 USE_PROCD=1
 
 start_service() {
 	# The rules need no Python: after an upgrade without it the ports are hidden all the same.
 	sh STATE/guard
 	# procd calls the log's lines as it calls the program.
-	mkdir -p -m 700 /var/run/knockd
+	mkdir -p /var/run/knockd
+	chmod 700 /var/run/knockd
 	ln -sf PYTHON /var/run/knockd/knockd
 	procd_open_instance
 	procd_set_param command /var/run/knockd/knockd -I SCRIPT run
@@ -4385,7 +4386,6 @@ reload_service() {
 KEEP = '''/etc/knockd/
 /etc/init.d/knockd
 /etc/rc.d/S18knockd
-/etc/rc.d/K99knockd
 /lib/upgrade/keep.d/knockd
 SCRIPT
 '''
@@ -4421,7 +4421,8 @@ setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 ''' % RUN
 # evidence: paths that tell it; script, state: where those go; files: {path: text}; starts, ends:
 # commands; log: what shows the daemon's last lines.
-InitSystem = collections.namedtuple('InitSystem', 'name evidence script state files starts ends log')
+InitSystem = collections.namedtuple(
+    'InitSystem', 'name evidence script state files starts ends log')
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
 INIT_SYSTEMS = [
     InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',
@@ -4528,6 +4529,9 @@ def place_all(args, system, place, text):
             note(warning)
         try_rules(config)
     place.put(system.script, text, 0o755)
+    if system.script != SCRIPT:
+        # Version 0.1 put it there.
+        remove(args, SCRIPT)
     begin_probation(config, place, args.probation)
     for path, content in system.files.items():
         for word, meant in (('STATE', os.path.dirname(config.ledger)), ('PYTHON', PYTHON),
@@ -4548,9 +4552,9 @@ def begin_probation(config, place, seconds):
         text = PROBATION % (seconds * 1000, moment().mono)
     place.put(path, text)
 
-def begin_service(system, place):
+def begin_service(system, place, quiet=False):
     for line in system.starts:
-        place.carry_out(line)
+        place.carry_out(line, quiet)
 
 def end_first_try(config):
     """A `run` at a terminal holds the ledger that the service needs. What it hid stays hidden
@@ -4593,6 +4597,8 @@ def fresh_report(path, began):
 
 def take_all_back(system, place, upgrade):
     """After a failure: as it was before."""
+    if not place.before:
+        return
     note('taken back: what was written is as it was before')
     if not upgrade:
         stop_service(system, place)
@@ -4600,7 +4606,7 @@ def take_all_back(system, place, upgrade):
         place.take_back()
     if upgrade:
         with contextlib.suppress(KnockError):
-            begin_service(system, place)
+            begin_service(system, place, quiet=True)
 
 def stop_service(system, place):
     """All of its commands, whatever one of them says; those that failed."""

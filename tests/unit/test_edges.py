@@ -178,6 +178,7 @@ def programs(tmp_path, monkeypatch):
     folder = tmp_path / 'bin'
     folder.mkdir()
     monkeypatch.setattr(knockd, 'SEARCH_PATH', str(folder))
+    monkeypatch.setenv('PATH', '')
     monkeypatch.setattr(knockd, 'spares', [])
 
     def make(name, text):
@@ -186,9 +187,10 @@ def programs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('manager,command', [
-    ('apt-get', 'apt-get install -y nftables'), ('opkg', 'opkg install nftables'),
-    ('apk', 'apk add nftables'), ('dnf', 'dnf install -y nftables'),
-    ('pacman', 'pacman -S --noconfirm nftables'), ('zypper', 'zypper install -y nftables')])
+    ('apt-get', 'apt-get update && apt-get install -y nftables'),
+    ('opkg', 'opkg update && opkg install nftables'), ('apk', 'apk add --update-cache nftables'),
+    ('dnf', 'dnf install -y nftables'), ('pacman', 'pacman -Sy --noconfirm nftables'),
+    ('zypper', 'zypper install -y nftables')])
 def test_a_missing_nft_is_told_with_what_to_type_here(programs, manager, command):
     programs(manager, '')
     with pytest.raises(knockd.KnockError) as caught:
@@ -200,6 +202,33 @@ def test_a_missing_nft_is_told_with_what_to_type_here(programs, manager, command
 def test_without_a_package_manager_the_package_is_named(programs):
     with pytest.raises(knockd.KnockError, match='^nft is not installed; .*nftables$'):
         knockd.run(['nft', '-f', '-'])
+
+
+@pytest.mark.parametrize('program,package', [
+    ('iptables-save', 'iptables'), ('ip6tables-restore', 'iptables'), ('ipset', 'ipset'),
+    ('ssh-keygen', 'openssh-client'), ('unshare', 'util-linux')])
+def test_a_package_is_named_as_the_distribution_calls_it(programs, program, package):
+    programs('dnf', '')
+    with pytest.raises(knockd.KnockError) as caught:
+        knockd.run([program])
+    assert str(caught.value) == '%s is not installed; type: dnf install -y %s' % (
+        program, package)
+
+
+def test_a_program_elsewhere_in_path_is_found_where_only_root_can_write(
+        programs, tmp_path, monkeypatch):
+    others, ours = tmp_path / 'others', tmp_path / 'ours'
+    for folder in (others, ours):
+        folder.mkdir()
+        write(str(folder / 'nft'), b'#!/bin/sh\necho %s' % folder.name.encode(), 0o755)
+    others.chmod(0o777)
+    monkeypatch.setenv('PATH', '%s:%s:.:' % (others, ours))
+    knockd.root_alone_flaws.cache_clear()
+    assert knockd.run(['nft']) == 'ours\n'
+    ours.chmod(0o777)
+    knockd.root_alone_flaws.cache_clear()
+    with pytest.raises(knockd.KnockError, match='not installed'):
+        knockd.run(['nft'])
 
 
 def test_a_program_that_may_not_be_run_is_not_found(programs, tmp_path):

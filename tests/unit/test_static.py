@@ -21,7 +21,8 @@ SCRIPTS = ('knock.py', 'knockd.py')
 # imports all of them in a restricted interpreter.
 IMPORTABLE = frozenset("""
     argparse array base64 binascii bisect collections configparser contextlib copy datetime
-    errno fcntl functools gc getpass glob grp hashlib heapq hmac io ipaddress itertools json
+    errno fcntl functools gc getpass glob grp hashlib heapq hmac importlib.util io ipaddress
+    itertools json
     marshal math operator os platform pwd queue random re resource secrets select selectors
     shlex shutil signal socket stat string struct subprocess sys syslog tempfile termios
     textwrap threading time traceback tty types
