@@ -290,11 +290,11 @@ Credential = collections.namedtuple('Credential', 'client carrier step paper por
 # None; request: a Request; services: (Service, ...); seconds: how long it shall be open.
 Knock = collections.namedtuple(
     'Knock', 'client carrier source knock_id step paper request services seconds')
-# What judge() says. verdict: junk, mute, copy, refused, open, close or run; reason: text
-# or None; knock: a Knock or None.
-Decision = collections.namedtuple('Decision', 'verdict reason knock')
-JUNK = Decision('junk', None, None)
-MUTE = Decision('mute', None, None)
+# What judge() says. verdict: junk, mute, copy, refused, open, close or run; kind: of a
+# refusal, a word; reason: its sentence, or None; knock: a Knock or None.
+Decision = collections.namedtuple('Decision', 'verdict kind reason knock')
+JUNK = Decision('junk', None, None, None)
+MUTE = Decision('mute', None, None, None)
 
 # Fingerprint, source and service are an opening's key: two clients at one address have
 # one each. fingerprint: 16 hex digits of the client's key; client: its name; source: an
@@ -534,7 +534,8 @@ ACTION_KEYS = {'run': Key(absolute_command, (), 'write for example: run = /sbin/
 # actions: {name: argument list}; clients: {name: Client}; the rest as the tables above
 # say, times in milliseconds.
 Config = collections.namedtuple('Config', ['path', *SERVER_KEYS, 'clients', 'actions'])
-Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint', *CLIENT_KEYS])
+Client = collections.namedtuple(
+    'Client', ['name', 'keys', 'fingerprint', 'old', *CLIENT_KEYS])
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
@@ -617,7 +618,7 @@ def read_client(section, name, entries, server, complaints):
             complaints.append(Complaint(section, 'only', text))
     # Without a secret or an id, which was complained of, they are nobody's keys.
     keys = derive_keys(values['secret'] or b'', server['id'] or '')
-    return Client(name=name, keys=keys, fingerprint=fingerprint(keys), **values)
+    return Client(name=name, keys=keys, fingerprint=fingerprint(keys), old=None, **values)
 
 def read_server(entries, complaints):
     """{key: value} of [server]."""
@@ -1390,258 +1391,592 @@ def decode_plain(plain):
     return Request(OPS[op], time, decode_source(source), seconds, services, action,
                    signature, plain[:signed])
 
-# --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
-SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
-SOURCES_LIMIT, STRIKES = 4096, 10
-CODE_TIME, CODE_TRIES, CODE_SLEEP = 60000, 3, 120       # ms, wrong tries, steps
-QUIET = 6 * 3600000             # ms; one hour would give a patient guesser 0.3 % a year
+# --- sequences: touched ports in, finished sequences out; nobody is authenticated yet -----------
+SEQUENCE_TIME = 20000           # ms from the first port to the last
+SOURCES_LIMIT = 4096            # sources that are followed at a time
+STRIKES = 10                    # ports of an attempt's source that may be foreign to it
+
+# What a port is to an attempt.
+STRANGE, TAKEN, NEXT, LAST = 'strange', 'taken', 'next', 'last'
+
+# finished: Credentials. goes_on: the port belongs to a sequence whose second port came.
+Progress = collections.namedtuple('Progress', 'finished goes_on')
 
 class Attempt:
-    """One sequence that a source has begun."""
+    """One sequence that a source has begun. It stays for a while when it is finished: late
+    copies of its ports must not be strikes against others."""
 
-    def __init__(self, token, now):
-        self.token, self.taken, self.strikes = token, 1, 0
-        self.since = now        # begun; then, with the last port, done
+    def __init__(self, credential, now):
+        self.credential = credential
+        self.taken = 1          # how many of its ports came
+        self.strikes = 0
+        self.since = now        # ms of its first port; once it is finished, of its last
+
+    def alive(self, now):
+        return now - self.since <= SEQUENCE_TIME and self.strikes <= STRIKES
 
     def touch(self, port, now):
-        """Does this attempt explain the port? It advances if it is the next one."""
-        ports = self.token.ports
-        if port in ports[self.taken:self.taken + 1]:
-            self.taken += 1
-            self.since = now if self.taken == len(ports) else self.since
-        return port in ports[:self.taken]
+        """STRANGE, TAKEN, NEXT or LAST; the attempt goes on with the latter two."""
+        ports = self.credential.ports
+        # Networks repeat packets and browsers send two: what came once changes nothing.
+        if port in ports[:self.taken]:
+            return TAKEN
+        if self.taken == len(ports) or port != ports[self.taken]:
+            return STRANGE
+        self.taken += 1
+        if self.taken < len(ports):
+            return NEXT
+        self.since = now
+        return LAST
 
 class Sequences:
-    """Who has touched which ports in order; those with one port are forgotten first."""
+    """Which sources have touched which ports, in order."""
 
     def __init__(self, paper):
-        self.tables = [paper]               # {first port: [Token]}; those of each step are added
-        self.explained = False              # did the last SYN go on?
-        self.sources = collections.OrderedDict(), collections.OrderedDict()     # one port, more
+        self.tables = [paper]   # {first port: [Credential]}; those of the steps are added
+        # {source: [Attempt]}, the eldest first. A flood of first ports pushes out its own kind:
+        # whoever has come further is in the second table.
+        self.beginners = collections.OrderedDict()
+        self.advanced = collections.OrderedDict()
 
     def touch(self, source, port, now):
-        """The tokens that this port completes."""
-        known = self.sources[0].pop(source, None) or self.sources[1].pop(source, None) or []
-        attempts = [attempt for attempt in known
-                    if now - attempt.since <= SEQUENCE_TIME and attempt.strikes <= STRIKES]
-        explained = [attempt for attempt in attempts if attempt.touch(port, now)]
-        for token in [token for table in self.tables for token in table.get(port, ())]:
-            if not any(attempt.token is token for attempt in attempts):
-                attempts.append(Attempt(token, now))
-                explained.append(attempts[-1])
-        for attempt in attempts if not explained else ():
-            attempt.strikes += 1
-        self.explained = any(attempt.taken > 1 for attempt in explained)
-        if attempts:
-            self.sources[any(attempt.taken > 1 for attempt in attempts)][source] = attempts
-        if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
-            (self.sources[0] or self.sources[1]).popitem(last=False)
-        return [attempt.token for attempt in explained
-                if attempt.since == now and attempt.taken == len(attempt.token.ports)]
+        """The Progress that a SYN of this source to this port makes."""
+        attempts = self.attempts_of(source, now)
+        finished = []
+        explained = goes_on = False
+        for attempt in attempts:
+            found = attempt.touch(port, now)
+            if found == STRANGE:
+                continue
+            explained = True
+            if attempt.taken > 1:
+                goes_on = True
+            if found == LAST:
+                finished.append(attempt.credential)
+        begun = self.begin(attempts, port, now)
+        if not explained and not begun:
+            for attempt in attempts:
+                attempt.strikes += 1
+        self.remember(source, attempts + begun)
+        return Progress(finished, goes_on)
 
-class Codes:
-    """The carrier `code`: pairs of ports, and the sleep after wrong ones (DESIGN 3.5)."""
+    def attempts_of(self, source, now):
+        known = self.beginners.pop(source, None) or self.advanced.pop(source, [])
+        return [attempt for attempt in known if attempt.alive(now)]
+
+    def begin(self, attempts, port, now):
+        """New Attempts at the sequences that begin with this port and are not under way."""
+        under_way = {attempt.credential.ports for attempt in attempts}
+        begun = []
+        for table in self.tables:
+            for credential in table.get(port, ()):
+                if credential.ports not in under_way:
+                    begun.append(Attempt(credential, now))
+        return begun
+
+    def remember(self, source, attempts):
+        if not attempts:
+            return
+        further = max(attempt.taken for attempt in attempts) > 1
+        table = self.advanced if further else self.beginners
+        table[source] = attempts
+        if len(self.beginners) + len(self.advanced) > SOURCES_LIMIT:
+            eldest = self.beginners or self.advanced
+            eldest.popitem(last=False)
+
+def paper_sequences(config):
+    """{first port: [Credential]} of every sheet."""
+    table = {}
+    for client in config.clients.values():
+        if client.paper is None:
+            continue
+        sheet, count = client.paper
+        for number in range(1, count + 1):
+            ports = paper_ports(client.keys, sheet, number)
+            credential = Credential(client, 'paper', 0, (sheet, number), ports)
+            table.setdefault(ports[0], []).append(credential)
+    return table
+
+# --- codes: eight digits typed as two ports, and the sleep after wrong ones -----------------------
+FIRST_PORTS = range(10000, 20000)       # 10000 + the first four digits
+SECOND_PORTS = range(20000, 30000)      # 20000 + the last four
+CODE_TIME = 60000               # ms from the first port to the second
+REPEAT_TIME = 10000             # ms in which a network repeats a SYN: after 1, 3, 7 s
+CODE_TRIES = 3                  # wrong ones, of all sources together, until it sleeps
+CODE_SLEEP = 120                # steps, the longest sleep
+DOUBLING_TIME = 3600000         # ms until one doubling of the sleep is taken back
+
+class Typing:
+    """What one source has typed: its first port, and the pair that was looked at last."""
 
     def __init__(self):
-        self.held = collections.OrderedDict()       # source: [first port, when, last second port]
-        self.wrong, self.nap, self.asleep, self.last_wrong = 0, 1, 0, 0
+        self.first = None       # a port, and when it came
+        self.since = 0
+        self.tried = None       # the pair, its step and when it was looked at
+        self.step = 0
+        self.when = 0
+
+    def repeats(self, pair, now):
+        """Is this the network's copy of the last pair? In the same step it tells nothing new;
+        right behind the edge of a step it would burn the try of somebody who typed once."""
+        if pair != self.tried:
+            return False
+        return step_of(now.wall) == self.step or now.mono - self.when < REPEAT_TIME
+
+class Codes:
+    """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over all
+    sources: the third puts the carrier to sleep, for 1, 2, 4 ... 120 steps, and every hour takes
+    one doubling back. So whatever a guesser does, he has 3 tries an hour and some 30 more: 0.081 %
+    a year for each client. A success takes nothing back: with that, a guesser had 24 tries more
+    for every knock of every client, and a client could help him."""
+
+    def __init__(self):
+        self.typing = collections.OrderedDict()     # {source: Typing}, the eldest first
+        self.wrong = 0          # tries since the last sleep
+        self.asleep_until = 0   # ms of the monotonic clock
+        self.forgiven_at = 0    # ms: then the last doubling is taken back
 
     def touch(self, source, port, now, codes):
-        """The token of this code if the port completes it. codes: {code: Token}"""
-        if step_of(now) < self.asleep or not 10000 <= port < 30000:
+        """The Credential of the code that this port completes, if it is one. codes: {digits:
+        Credential}, those that are valid now."""
+        if now.mono < self.asleep_until:
             return None
-        first, when, last = self.held.get(source, (None, 0, None))
-        if port < 20000:
-            self.held.pop(source, None)
-            self.held[source] = [port, now, last if port == first else None]
-            if len(self.held) > SOURCES_LIMIT:
-                self.held.popitem(last=False)
-        elif first is not None and now - when <= CODE_TIME:
-            self.held[source][2] = port
-            token = codes.get('%04d%04d' % (first - 10000, port - 20000))
-            return token or (self.fail(now) if port != last else None)      # a copy is no try
-        return None
+        if port in FIRST_PORTS:
+            self.begin(source, port, now)
+        if port not in SECOND_PORTS or source not in self.typing:
+            return None
+        typing = self.typing[source]
+        if now.mono - typing.since > CODE_TIME:
+            return None
+        pair = typing.first, port
+        # A copy is no try because it is not looked at, so it cannot be a free guess either.
+        if typing.repeats(pair, now):
+            return None
+        typing.tried = pair
+        typing.step = step_of(now.wall)
+        typing.when = now.mono
+        digits = '%04d%04d' % (pair[0] - FIRST_PORTS.start, pair[1] - SECOND_PORTS.start)
+        credential = codes.get(digits)
+        if credential is None:
+            self.fail(now.mono)
+        return credential
+
+    def begin(self, source, port, now):
+        """A source holds one first port; a new one replaces it."""
+        typing = self.typing.pop(source, None) or Typing()
+        typing.first = port
+        typing.since = now.mono
+        self.typing[source] = typing
+        if len(self.typing) > SOURCES_LIMIT:
+            self.typing.popitem(last=False)
 
     def fail(self, now):
-        """A wrong try; the third, in whatever step, puts the carrier to sleep, ever longer."""
-        if now - max(self.last_wrong, self.asleep * STEP) > QUIET:
-            self.succeed()
-        self.wrong, self.last_wrong = self.wrong + 1, now
-        if self.wrong >= CODE_TRIES:
-            self.asleep = step_of(now) + 1 + self.nap
-            self.wrong, self.nap = 0, min(2 * self.nap, CODE_SLEEP)
-            self.held.clear()
+        """Counts a wrong try, in whatever step and by whomever."""
+        self.wrong += 1
+        if self.wrong < CODE_TRIES:
+            return
+        unforgiven = max(0, self.forgiven_at - now)
+        doublings = (unforgiven + DOUBLING_TIME - 1) // DOUBLING_TIME
+        steps = min(2 ** doublings, CODE_SLEEP)
+        # Besides the rest of this step, in which nothing new could be learnt.
+        self.asleep_until = (step_of(now) + 1 + steps) * STEP
+        self.forgiven_at = max(self.forgiven_at, now) + DOUBLING_TIME
+        self.wrong = 0
+        self.typing.clear()
 
-    def succeed(self):
-        self.wrong, self.nap = 0, 1
+def valid_codes(config, now):
+    """{eight digits: Credential} of three steps, whatever the window, and of the one after them,
+    for the codes are made once a step. now: ms since 1970."""
+    codes = {}
+    if 'code' not in config.carriers:
+        return codes
+    last = step_of(now) + 2
+    for client in key_owners(config):
+        if not client.code:
+            continue
+        for step in range(max(0, last - 3), last + 1):
+            credential = Credential(client, 'code', step, None, ())
+            codes[code_at(client.keys, step)] = credential
+    return codes
 
-# --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
-MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND, SYNS_A_SECOND = 200, 5, 2, 20000
-SLICE = 100                     # clients whose tokens are derived ahead at once: 2 ms
+# --- credentials of a step: all that authenticates in these 30 seconds ----------------------------
+def key_owners(config):
+    """Every client, and once more with the secret it had before, while that one counts."""
+    owners = []
+    for client in config.clients.values():
+        owners.append(client)
+        if client.old is not None:
+            owners.append(client.old)
+    return owners
+
+class StepCredentials:
+    """What authenticates in one step. It takes 16 us a client, so the loop makes it ahead, when
+    nobody waits: 16 ms with 1,000 clients, 0.2 s with 10,000."""
+
+    def __init__(self, config, step):
+        self.step = step
+        self.tags = {}          # {8 bytes: (client, step)}
+        self.badges = {}        # {10 bytes of a SYN: Credential}
+        self.sequences = {}     # {first port: [Credential]}
+        for client in key_owners(config):
+            self.tags[tag_at(client.keys, step)] = client, step
+            if 'syn' in config.carriers:
+                badge = syn_token(client.keys, step)
+                self.badges[badge] = Credential(client, 'syn', step, None, ())
+            if 'ports' in config.carriers:
+                ports = step_ports(client.keys, step)
+                credential = Credential(client, 'ports', step, None, ports)
+                self.sequences.setdefault(ports[0], []).append(credential)
+
+def valid_steps(config, now, known=()):
+    """The StepCredentials of all steps that can be valid now, and of the one after, so that a
+    tick leaves no gap. now: ms since 1970. known: those that were made already for this config;
+    a step is not made twice."""
+    steps = window_steps(now, config.window)
+    made = {credentials.step: credentials for credentials in known}
+    valid = []
+    for step in range(steps.start, steps.stop + 1):
+        credentials = made.get(step)
+        if credentials is None:
+            credentials = StepCredentials(config, step)
+        valid.append(credentials)
+    return valid
+
+# --- openings: what each client has open, as values -----------------------------------------------
+ELEMENTS_LIMIT = 64             # disjoint port ranges that a client may have open at a time
+
+def network_of(knock):
+    """The network that a knock is for: its address alone, unless the client's section says more."""
+    client = knock.client
+    prefix = client.prefix4 if knock.source.version == 4 else client.prefix6
+    return ipaddress.ip_network((knock.source, prefix), strict=False)
+
+def after_open(openings, knock, now):
+    """The openings with those of this knock: it extends what this client has, never shortens it,
+    and touches nobody else's. openings: {(fingerprint, source, service): Opening}."""
+    client = knock.client
+    source = network_of(knock)
+    expires = now.mono + min(knock.seconds * 1000, client.expires - now.wall)
+    after = dict(openings)
+    for service in merged(knock.services):
+        key = client.fingerprint, source, service
+        latest = expires
+        if key in openings:
+            latest = max(expires, openings[key].expires)
+        after[key] = Opening(client.fingerprint, client.name, source, service, client.once,
+                             latest)
+    return after
+
+def after_close(openings, knock):
+    """The openings without those that this knock closes: its own client's, for the address that
+    it comes from, and of these the services that it names, or all. What is left of a range that
+    is closed in part stays open."""
+    own = knock.client.fingerprint, network_of(knock)
+    after = {}
+    for key, opening in openings.items():
+        if key[:2] != own:
+            after[key] = opening
+            continue
+        for service in left_open(opening.service, knock.services):
+            after[own + (service,)] = opening._replace(service=service)
+    return after
+
+def left_open(service, closed):
+    """The parts of a service that none of the closed ones covers; nothing named closes all."""
+    if not closed:
+        return []
+    parts = [service]
+    for hole in closed:
+        remaining = []
+        for part in parts:
+            remaining += around(part, hole)
+        parts = remaining
+    return parts
+
+def around(service, hole):
+    """The parts of a port range that lie below and above another one."""
+    apart = hole.high < service.low or service.high < hole.low
+    if service.proto != hole.proto or apart:
+        return [service]
+    parts = []
+    if service.low < hole.low:
+        parts.append(service._replace(high=hole.low - 1))
+    if hole.high < service.high:
+        parts.append(service._replace(low=hole.high + 1))
+    return parts
+
+def surviving(openings, config, now):
+    """The openings that go on under this config: a key that is gone, services that its client may
+    no longer have and a time that is over end an opening."""
+    owners = {client.fingerprint: client for client in key_owners(config)}
+    after = {}
+    for key, opening in openings.items():
+        owner = owners.get(opening.fingerprint)
+        if owner is None or too_wide(opening, owner):
+            continue
+        expires = min(opening.expires, now.mono + owner.expires - now.wall)
+        if expires > now.mono:
+            after[key] = opening._replace(client=owner.name, expires=expires)
+    return after
+
+def too_wide(opening, client):
+    """Is this more than a knock of the client could open now?"""
+    prefix = client.prefix4 if opening.source.version == 4 else client.prefix6
+    if opening.source.prefixlen < prefix or (client.once and not opening.once):
+        return True
+    return not covered(opening.service, merged(client.allow))
+
+def count_elements(openings):
+    """How many disjoint ranges these openings are in the kernel: each with one expiry, so a range
+    ends where another begins or ends."""
+    ranges = {}
+    for opening in openings:
+        service = opening.service
+        owner = opening.source, opening.once, service.proto
+        ranges.setdefault(owner, set()).add((service.low, service.high))
+    count = 0
+    for bounds in ranges.values():
+        edges = {low for low, _ in bounds} | {high + 1 for _, high in bounds}
+        for edge in edges:
+            # An edge that lies in none of the ranges begins a gap.
+            if any(low <= edge <= high for low, high in bounds):
+                count += 1
+    return count
+
+# --- judge: a packet, a moment and what is known in, a Decision out -----------------------------
+MACS_A_SECOND = 200             # for each tag
+KNOCKS_A_SECOND = 5             # honoured ones, for each key
+SIGNATURES_A_SECOND = 2         # for each key, as each starts a process
+SYNS_A_SECOND = 20000
+DATAGRAMS = 'udp', 'icmp'      # carriers whose packets say what they ask for
 COPY_TIME = 2000                # ms within which the network may deliver a knock twice
+
+# Why a knock was refused. The log says each once a minute for each client.
+MALFORMED, CLOCK, EXPIRED, SOURCE = 'malformed', 'clock', 'expired', 'source'
+SCOPE, SIZE, SIGNATURE, PACE = 'scope', 'size', 'signature', 'pace'
+REPLAY, QUARANTINE, VOID = 'replay', 'quarantine', 'void'
+
+Flaw = collections.namedtuple('Flaw', 'kind reason')    # reason: the sentence for the log
 
 class Budget:
     """At most so many of a thing a second, each thing for itself."""
 
     def __init__(self, limit):
-        self.limit, self.second, self.used = limit, None, {}
+        self.limit = limit
+        self.second = None
+        self.used = {}          # {thing: how often in this second}
 
     def spend(self, thing, second, besides=0):
         """False when there is nothing left for it in this second."""
         if second != self.second:
-            self.second, self.used = second, {}
-        self.used[thing] = self.used.get(thing, 0) + 1 + besides
-        return self.used[thing] <= self.limit
+            self.second = second
+            self.used = {}
+        used = self.used.get(thing, 0) + 1 + besides
+        self.used[thing] = used
+        return used <= self.limit
+
+class Copies:
+    """The knocks that were honoured a moment ago, while the network may still deliver copies. The
+    pace of each client bounds what it can put in here."""
+
+    def __init__(self):
+        self.honoured = collections.OrderedDict()   # {(fingerprint, knock id): (sender, ms)}
+
+    def remember(self, knock, sender, now):
+        """now: ms of the monotonic clock."""
+        while self.honoured:
+            eldest = next(iter(self.honoured))
+            if now - self.honoured[eldest][1] <= COPY_TIME:
+                break
+            del self.honoured[eldest]
+        self.honoured[knock.client.fingerprint, knock.knock_id] = sender, now
+
+    def holds(self, knock, sender, now):
+        key = knock.client.fingerprint, knock.knock_id
+        if key not in self.honoured:
+            return False
+        source, when = self.honoured[key]
+        return source == sender and now - when <= COPY_TIME
 
 class State:
-    """What the judge knows besides the packet: the config, the tokens, the ledger, the budgets."""
+    """What the judge knows besides the packet."""
 
     def __init__(self, config, ledger):
-        self.config, self.ledger = config, ledger
-        self.tags = {}          # 8 bytes: (client, step)
-        self.syns, self.codes = {}, {}          # 10 bytes: Token; 8 digits: Token
-        self.macs, self.knocks = Budget(MACS_A_SECOND), Budget(KNOCKS_A_SECOND)
+        self.config = config
+        self.ledger = ledger
+        self.openings = {}      # {(fingerprint, source, service): Opening}
+        self.tags = {}          # {8 bytes: (client, step)}
+        self.badges = {}        # {10 bytes of a SYN: Credential}
+        self.codes = {}         # {eight digits: Credential}
+        self.macs = Budget(MACS_A_SECOND)
+        self.knocks = Budget(KNOCKS_A_SECOND)
         self.signatures = Budget(SIGNATURES_A_SECOND)
-        self.honoured = {}      # (fingerprint, knock id): (source, mono), while copies may follow
-
-class StepTokens:
-    """What authenticates in one step. For 10,000 clients it takes longer to derive than a knock may
-    wait, so that is done ahead, a slice of them at a time."""
-
-    def __init__(self, config, step):
-        self.step, self.carriers, self.waiting = step, config.carriers, [*config.clients.values()]
-        self.tags, self.syns, self.sequences = {}, {}, {}   # as State's; {first port: [Token]}
-
-    def derive(self, count=None):
-        """Those of so many more clients, or of all."""
-        for client in self.waiting[:count]:
-            self.tags[tag_at(client.keys, self.step)] = client, self.step
-            if 'syn' in self.carriers:
-                self.syns[syn_badge(client.keys, self.step)] = Credential(
-                    client, 'syn', self.step, None, ())
-            if 'ports' in self.carriers:
-                token = Credential(client, 'ports', self.step, None,
-                                   step_ports(client.keys, self.step))
-                self.sequences.setdefault(token.ports[0], []).append(token)
-        del self.waiting[:count]
-
-def valid_tokens(config, now, known=()):
-    """The StepTokens of all steps that can be valid now, of the one after, so that a tick leaves no
-    gap, and of one more, to be derived until then. known holds those of the last time."""
-    steps, known = window_steps(now, config.window), {tokens.step: tokens for tokens in known}
-    tokens = [known.get(step) or StepTokens(config, step)
-              for step in range(steps.start, steps.stop + 2)]
-    for loaded in tokens[:-1]:
-        loaded.derive()
-    return tokens
-
-def paper_sequences(config):
-    """{first port: [Token]} of every sheet."""
-    table = {}
-    for client in config.clients.values():
-        sheet, count = client.paper or (0, 0)
-        for number in range(1, count + 1):
-            ports = paper_ports(client.keys, sheet, number)
-            token = Credential(client, 'paper', 0, (sheet, number), ports)
-            table.setdefault(ports[0], []).append(token)
-    return table
-
-def valid_codes(config, now):
-    """{eight digits: Token}: three steps, whatever the window."""
-    return {code_at(client.keys, step): Credential(client, 'code', step, None, ())
-            for client in config.clients.values() if client.code and 'code' in config.carriers
-            for step in range(max(0, step_of(now) - 1), step_of(now) + 3)}
+        self.copies = Copies()
 
 def judge(packet, now, state):
-    """The order of judgement: tag, MAC, strict parse; stamp, expiry, source, scope, ledger, pace.
-    Whoever honours the decision goes on: signature, ledger recorded, on disk, firewall, log."""
-    known = read_datagram(packet, now, state) if packet.carrier in ('udp', 'icmp') else \
-        read_token(packet)
-    if isinstance(known, Decision):
-        return known
-    knock = wanted(known, state.config)
-    reason = (stamp_flaw(knock, now.wall, state.config.window) or
-              ('expired' if now.wall >= knock.client.expires else None) or
-              source_flaw(knock) or
-              scope_flaw(knock) or
-              state.ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                                   knock.paper) or
-              (None if state.knocks.spend(knock.client.name, now.mono // 1000) else 'too fast'))
-    source, when = state.honoured.get((knock.client.fingerprint, knock.knock_id), (None, 0))
-    if reason == 'replay' and source == packet.source and now.mono - when <= COPY_TIME:
-        return Decision('copy', None, knock)        # the network's duplicate
-    return Decision('refused' if reason else knock.request.op, reason, knock)
-
-def read_datagram(packet, now, state):
-    """A Knock out of a datagram whose tag is known and whose MAC holds, or a Decision."""
-    tag = packet.payload[:TAG_SIZE]
-    client, step = state.tags.get(tag, (None, None))
-    if client is None:
-        return JUNK
-    if not state.macs.spend(tag, now.mono // 1000):
-        return MUTE
-    plain = unseal(client.keys, packet.payload)
-    if plain is None:
-        return JUNK
-    nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
-    knock = Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
-    try:
-        request = decode_plain(plain)
-    except KnockError as error:
-        return Decision('refused', str(error), knock)
-    signed = b'knock/1 %s\x00' % state.config.id.encode('ascii') \
-        + packet.payload[:TAG_SIZE + NONCE_SIZE] + request.signed
-    return knock._replace(request=request._replace(signed=signed))
-
-def read_token(packet):
-    """A Knock out of a token that had no room for a request: it asks for the default."""
-    token = packet.payload
-    request = Request('open', token.step * STEP, None, 0, (), None, None, None)
-    knock_id = '%s:%s' % (token.carrier, token.paper or token.step)
-    return Knock(token.client, token.carrier, packet.source, knock_id, token.step, token.paper,
-                 request, (), 0)
-
-def wanted(knock, config):
-    """The knock with what it asks for: services, seconds, and the address it is for."""
-    client, request = knock.client, knock.request
-    longest = max(config.max_open_for, client.open_for or 0) // 1000
-    default = (client.open_for or config.open_for) // 1000
-    services = request.services or (client.default if request.op == 'open' else ())
-    source = request.source if request.source and client.any_source else knock.source
-    return knock._replace(services=services, source=source,
-                          seconds=min(request.seconds or default, longest))
-
-def stamp_flaw(knock, now, window):
-    """A datagram names its millisecond, a token its step, a paper knock needs no clock."""
-    time, step = knock.request.time, knock.step
-    if knock.carrier in ('udp', 'icmp'):
-        fits = abs(now - time) <= window and step_of(time) == step
-    elif knock.carrier == 'code':
-        fits = abs(step - step_of(now)) <= 1
+    """What becomes of a packet, and the order in which that is found out: nothing is decrypted
+    before the MAC holds, nothing is read before that, and the first flaw ends it. It spends
+    nothing but budgets. Whoever honours the Decision goes on, in this order: signature, ledger
+    recorded, on disk, firewall, hooks, log."""
+    if packet.carrier in DATAGRAMS:
+        tag = packet.payload[:TAG_SIZE]
+        if tag not in state.tags:
+            return JUNK
+        # Whoever has sniffed a tag can make us compute MACs: so many, and no more.
+        affordable = state.macs.spend(tag, now.mono // 1000)
+        if not affordable:
+            return MUTE
+        client, step = state.tags[tag]
+        plain = unseal(client.keys, packet.payload)
+        if plain is None:
+            return JUNK
+        knock = datagram_knock(packet, client, step)
+        try:
+            request = decode_plain(plain)
+        except KnockError as error:
+            return Decision('refused', MALFORMED, str(error), knock)
+        knock = knock._replace(request=with_signed(request, packet, state.config))
     else:
-        fits = knock.paper is not None or step in window_steps(now, window)
-    return None if fits else 'clock %+ds' % round((time - now) / 1000)
+        knock = credential_knock(packet)
+    knock = granted(knock, state.config)
+    for find_flaw in (clock_flaw, expiry_flaw, source_flaw, scope_flaw, size_flaw,
+                      unsigned_flaw, ledger_flaw, pace_flaw):
+        flaw = find_flaw(knock, now, state)
+        if flaw is None:
+            continue
+        if flaw.kind == REPLAY and state.copies.holds(knock, packet.source, now.mono):
+            return Decision('copy', None, None, knock)
+        return Decision('refused', flaw.kind, flaw.reason, knock)
+    return Decision(knock.request.op, None, None, knock)
 
-def source_flaw(knock):
-    """Whoever names a source must come from it, unless the config trusts him with any."""
-    named, client = knock.request.source, knock.client
-    if named is None:
-        return 'no source named' if client.require_source else None
-    if named != knock.source or named.is_multicast or named.is_loopback or named.is_unspecified:
-        return 'source %s' % named
+def datagram_knock(packet, client, step):
+    """A Knock whose request is still to be read. Its id is the nonce."""
+    nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
+    return Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
+
+def with_signed(request, packet, config):
+    """The Request with all that its signature must sign: "knock/1 ", server id, 0x00, tag, nonce,
+    and what of the plain bytes comes before the signature."""
+    server = b'knock/1 ' + config.id.encode('ascii') + b'\0'
+    head = packet.payload[:TAG_SIZE + NONCE_SIZE]
+    return request._replace(signed=server + head + request.signed)
+
+def credential_knock(packet):
+    """The Knock of a Credential, which has no room for a request: it asks for the default. Its
+    id is its step, or the sheet and number of a paper knock."""
+    credential = packet.payload
+    time = credential.step * STEP
+    request = Request('open', time, None, 0, (), None, None, None)
+    knock_id = '%s:%s' % (credential.carrier, credential.paper or credential.step)
+    return Knock(credential.client, credential.carrier, packet.source, knock_id,
+                 credential.step, credential.paper, request, (), 0)
+
+def granted(knock, config):
+    """The Knock with its services, its seconds, and the address that it is for."""
+    client = knock.client
+    request = knock.request
+    services = request.services
+    if request.op == 'open' and not services:
+        services = client.default
+    source = knock.source
+    if client.any_source and request.source is not None:
+        source = request.source
+    usual = client.open_for or config.open_for
+    longest = max(config.max_open_for, client.open_for or 0)
+    seconds = min(request.seconds or usual // 1000, longest // 1000)
+    return knock._replace(services=services, seconds=seconds, source=source)
+
+def clock_flaw(knock, now, state):
+    """A datagram names its millisecond, other carriers their step, a paper knock needs no clock."""
+    time = knock.request.time
+    step = knock.step
+    window = state.config.window
+    if knock.paper is not None:
+        fits = True
+    elif knock.carrier == 'code':
+        fits = abs(step - step_of(now.wall)) <= 1
+    elif knock.carrier in DATAGRAMS:
+        fits = abs(now.wall - time) <= window and step_of(time) == step
+    else:
+        fits = step in window_steps(now.wall, window)
+    if fits:
+        return None
+    return Flaw(CLOCK, 'clock %+ds' % round((time - now.wall) / 1000))
+
+def expiry_flaw(knock, now, state):
+    """A client has an end, and so has the secret that a newer one replaced: its first use."""
+    client = knock.client
+    if now.wall >= client.expires:
+        return Flaw(EXPIRED, 'expired')
+    current = state.config.clients[client.name].fingerprint
+    if client.fingerprint != current and current in state.ledger.keys:
+        return Flaw(EXPIRED, 'expired: a newer secret of this client is in use')
     return None
 
-def scope_flaw(knock):
-    request, client = knock.request, knock.client
-    beyond = [format_service(service) for service in knock.services
-              if not covered(service, client.allow)]
+def source_flaw(knock, now, state):
+    """Whoever names a source must come from it, unless the config trusts him with any."""
+    named = knock.request.source
+    if named is None:
+        if knock.client.require_source:
+            return Flaw(SOURCE, 'no source named')
+        return None
+    nobody = named.is_multicast or named.is_loopback or named.is_unspecified
+    if named != knock.source or nobody:
+        return Flaw(SOURCE, 'source %s' % named)
+    return None
+
+def scope_flaw(knock, now, state):
+    """Every service, or the action, must be the client's; one that is not refuses all."""
+    request = knock.request
+    if request.op == 'run':
+        if request.action not in knock.client.may_run:
+            return Flaw(SCOPE, 'not allowed action ' + request.action)
+        return None
     if request.op == 'open' and not knock.services:
-        beyond = ['anything']
-    elif request.op == 'run' and request.action not in client.may_run:
-        beyond = ['action ' + request.action]
-    if beyond:
-        return 'not allowed ' + beyond[0]
-    return 'no signature' if client.ssh_key and request.signature is None else None
+        return Flaw(SCOPE, 'not allowed anything')
+    allowed = merged(knock.client.allow)
+    for service in knock.services:
+        if not covered(service, allowed):
+            return Flaw(SCOPE, 'not allowed ' + format_service(service))
+    return None
+
+def size_flaw(knock, now, state):
+    """What one client may have open at a time is bounded, or it could take the firewall's time
+    and memory from all others."""
+    own = {}
+    for key, opening in state.openings.items():
+        if opening.fingerprint == knock.client.fingerprint and opening.expires > now.mono:
+            own[key] = opening
+    if knock.request.op == 'open':
+        own = after_open(own, knock, now)
+    elif knock.request.op == 'close':
+        own = after_close(own, knock)
+    # Openings that overlap are fewer elements than openings, others more.
+    if len(own) > ELEMENTS_LIMIT or count_elements(own.values()) > ELEMENTS_LIMIT:
+        return Flaw(SIZE, 'too much at a time: more than %d port ranges' % ELEMENTS_LIMIT)
+    return None
+
+def unsigned_flaw(knock, now, state):
+    """Where the config names a client's ssh key. Whether the signature holds is asked later."""
+    if knock.client.ssh_key and knock.request.signature is None:
+        return Flaw(SIGNATURE, 'no signature')
+    return None
+
+def ledger_flaw(knock, now, state):
+    """Was it honoured before, or may it have been?"""
+    reason = state.ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
+                                  knock.paper)
+    if reason is None:
+        return None
+    kind, _, _ = reason.partition(':')
+    return Flaw(kind, reason)
+
+def pace_flaw(knock, now, state):
+    """Comes last, as it counts what it lets by: a knock refused for another reason costs none."""
+    affordable = state.knocks.spend(knock.client.fingerprint, now.mono // 1000)
+    if affordable:
+        return None
+    return Flaw(PACE, 'too fast')
 
 # --- firewall text: nft commands out of addresses and integers, nothing else --------------------
 # Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
@@ -2677,7 +3012,7 @@ class Firewall:
     def chosen(self, knock):
         """The openings that a knock's `close` means: its own, from its own address."""
         return [opening for opening in self.openings.values()
-                if (opening.client, opening.source) == (knock.client.name, widened(knock)) and
+                if (opening.client, opening.source) == (knock.client.name, network_of(knock)) and
                 (not knock.services or
                  covered(Service(opening.proto, opening.port, opening.port), knock.services))]
 
@@ -2760,11 +3095,6 @@ def make_firewall(config, openings=()):
     """By nft if it is there, by iptables if only that is."""
     names = list(BACKENDS) if config.firewall == 'auto' else [config.firewall]
     return BACKENDS[next(filter(find_program, names), names[0])](config, openings)
-
-def widened(knock):
-    """The network that a knock is for: its address alone, unless the client's section says more."""
-    length = knock.client.prefix4 if knock.source.version == 4 else knock.client.prefix6
-    return ipaddress.ip_network((knock.source, length), strict=False)
 
 def tcp_tables():
     """Of both families; a kernel without IPv6 has no tcp6."""
@@ -2894,7 +3224,7 @@ class Daemon:
         self.datagrams, self.syns = Capture(SOCKET_PAIRS), Capture(1)
         self.firewall = make_firewall(config)
         self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
-        self.tokens = []        # StepTokens: those that are loaded, and last the step's to come
+        self.credentials = []   # StepCredentials: loaded ones, and the step's to come
         self.pace, self.stopping = Budget(SYNS_A_SECOND), False
         self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
         self.muted, self.unmute = set(), None       # tags, and 'syn' for all SYNs; until when
@@ -2931,7 +3261,7 @@ class Daemon:
             datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
             for waker in [signals, self.events, self.asked] + list(datagrams) + list(syns):
                 poll.register(waker, select.POLLIN)
-            prepared = spares and not self.tokens[-1].waiting
+            prepared = spares and self.credentials[-1].step > self.steps.stop
             ready = {descriptor for descriptor, _ in
                      poll.poll(self.patience(moment()) if prepared else 0)}
             for number in os.read(signals, 64) if signals in ready else ():
@@ -2946,13 +3276,18 @@ class Daemon:
             if self.events.fileno() in ready and ruleset_changed(self.events):
                 self.mend_at = self.mend_at or moment().mono + COALESCE
             self.watch(moment())
-            self.tokens[-1].derive(SLICE)
             if not ready:               # so that no knock waits for it
+                self.prepare()
                 keep_spare(self.firewall.spare)
                 if self.file.rewrite_due:
                     with contextlib.suppress(OSError):      # the old journal goes on
                         self.file.rewrite(self.state.ledger)
         log('stopped; what is hidden stays hidden, until you type: ' + self.firewall.undo)
+
+    def prepare(self):
+        """The credentials of the step after those that are loaded."""
+        if self.credentials[-1].step == self.steps.stop:
+            self.credentials.append(StepCredentials(self.config, self.steps.stop + 1))
 
     def patience(self, now):
         """Milliseconds until anything is due."""
@@ -3040,10 +3375,9 @@ class Daemon:
         self.is_own.cache_clear()
         if self.trial:          # for the next boot
             self.keep_guard(PROBATION % (max(0, self.trial - now.mono), now.mono))
-        self.tokens = valid_tokens(config, now.wall, self.tokens)
-        loaded = self.tokens[:-1]
+        loaded = self.credentials = valid_steps(config, now.wall, self.credentials)
         state.tags = {tag: owner for step in loaded for tag, owner in step.tags.items()}
-        state.syns = {syn: token for step in loaded for syn, token in step.syns.items()}
+        state.badges = {badge: each for step in loaded for badge, each in step.badges.items()}
         state.codes = valid_codes(config, now.wall)
         self.sequences.tables[1:] = [step.sequences for step in loaded]
         self.listen()
@@ -3058,8 +3392,8 @@ class Daemon:
                             datagram_filter(version, config.carriers, config.port, tokens))
         ports = SEQUENCE_PORTS['ports'] if any(self.sequences.tables) else \
             SEQUENCE_PORTS['code'] if self.state.codes else None
-        if ports or self.state.syns:
-            self.syns.load(self.state.syns, lambda version, tokens:
+        if ports or self.state.badges:
+            self.syns.load(self.state.badges, lambda version, tokens:
                            syn_filter(version, None if 'syn' in self.muted else ports, tokens))
         else:
             self.syns.attach([], None)
@@ -3078,7 +3412,7 @@ class Daemon:
                 log('config refused, the old one stays: %s' % line, 4)
             return
         self.config = self.state.config = config
-        self.sequences, self.tokens = Sequences(paper_sequences(config)), []    # not of before
+        self.sequences, self.credentials = Sequences(paper_sequences(config)), []   # not of before
         self.next_end = now.mono
         self.turn(now)
         log('config reloaded: ' + state_line(self.firewall))
@@ -3114,19 +3448,20 @@ class Daemon:
         syn = parse_syn(version, frame)
         if syn is None or self.inside or not self.is_own(syn.destination, interface):
             return
-        token = self.state.syns.get(syn.badge)
+        token = self.state.badges.get(syn.token)
         if token:
             self.handle(Packet('syn', syn.source, token), now)
         if syn.port < 1024 or covered(Service(6, syn.port, syn.port), self.config.hide):
             return
         if 'syn' not in self.muted:
-            for token in self.sequences.touch(syn.source, syn.port, now.mono):
-                self.handle(Packet(token.carrier, syn.source, token), now)
-            if self.sequences.explained:
+            progress = self.sequences.touch(syn.source, syn.port, now.mono)
+            for credential in progress.finished:
+                self.handle(Packet(credential.carrier, syn.source, credential), now)
+            if progress.goes_on:
                 return                          # half of no code
-        token = self.codes.touch(syn.source, syn.port, now.mono, self.state.codes)
-        if token and self.handle(Packet('code', syn.source, token), now):
-            self.codes.succeed()
+        credential = self.codes.touch(syn.source, syn.port, now, self.state.codes)
+        if credential:
+            self.handle(Packet('code', syn.source, credential), now)
 
     def mute(self, token, seconds, now):
         """What is over its budget stays in the kernel until so many seconds have begun."""
@@ -3138,24 +3473,25 @@ class Daemon:
         """True if the knock was honoured."""
         self.look_for_step(now)
         decision = judge(packet, now, self.state)
-        knock, reason = decision.knock, decision.reason
+        knock, kind, reason = decision.knock, decision.kind, decision.reason
         self.counts[decision.verdict] += 1
         if self.verbose and decision.verdict in ('junk', 'copy'):
             log('%s %s' % (decision.verdict, packet.source), 7)
         if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
             self.mute(packet.payload[:TAG_SIZE], 1, now)
         elif decision.verdict in ('open', 'close', 'run'):
+            kind = SIGNATURE
             reason = self.signature_flaw(knock, now) if knock.client.ssh_key else None
             if reason is None:
                 return self.honour(decision, packet.source, now)
         if reason:
-            self.tell('refused %s %s' % (knock.client.name, reason.split()[0]),
+            self.tell('refused %s %s' % (knock.client.name, kind),
                       'refused %s %s %s' % (knock.client.name, knock.source, reason), now)
         return False
 
     def signature_flaw(self, knock, now):
         """The last check, for it starts a process."""
-        if not self.state.signatures.spend(knock.client.name, now.mono // 1000):
+        if not self.state.signatures.spend(knock.client.fingerprint, now.mono // 1000):
             return 'too fast for signatures'
         try:
             return verify_signature(knock.client, knock.request)
@@ -3165,30 +3501,29 @@ class Daemon:
     def honour(self, decision, sender, now):
         """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
         knock, state = decision.knock, self.state
-        state.honoured = {known: seen for known, seen in state.honoured.items()
-                          if now.mono - seen[1] <= COPY_TIME}
-        line = state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                                   self.config.window, knock.paper)
-        what = 'refused %s %s' % (knock.client.name, knock.source)
-        if not saved(self.file, state.ledger, line, what):
+        state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
+                            self.config.window, knock.paper)
+        if not saved(self.file, state.ledger, 'refused %s %s' % (knock.client.name, knock.source)):
             return False
-        state.honoured[knock.client.fingerprint, knock.knock_id] = sender, now.mono
+        state.copies.remember(knock, sender, now.mono)
         if self.trial is not None and not self.inside:
             self.settle(None, 'passed, it hides for good', now)
         before = dict(self.firewall.openings)
         try:
             if decision.verdict == 'open':
-                client, source = knock.client, widened(knock)
+                client, source = knock.client, network_of(knock)
                 openings = [PortOpening(client.name, source, proto, port, client.once,
                                     now.mono + knock.seconds * 1000)
                             for proto, low, high in knock.services for port in range(low, high + 1)]
                 self.firewall.open(openings, now)
+                state.openings = after_open(state.openings, knock, now)
                 group = knock.client.name, str(knock.source), format_services(knock.services)
                 self.open[group] = openings[0]
                 self.next_end = min(self.next_end, openings[0].expires + CLOSING_TIME)
                 perform('on_open', self.config.on_open, group + (knock.seconds,))
             elif decision.verdict == 'close':
                 self.firewall.close(self.firewall.chosen(knock))
+                state.openings = after_close(state.openings, knock)
                 self.next_end = now.mono
             else:
                 perform(knock.request.action, self.config.actions[knock.request.action],
@@ -3206,6 +3541,7 @@ class Daemon:
         """What is over, and its hook; at most once a second, for it looks at every opening."""
         if now.mono < self.next_end:
             return
+        self.state.openings = surviving(self.state.openings, self.config, now)
         live = {key: opening for key, opening in self.firewall.openings.items()
                 if opening.expires + CLOSING_TIME > now.mono}
         for group in [group for group, opening in self.open.items() if opening[1:5] not in live]:
