@@ -1813,6 +1813,20 @@ class State:
         self.signatures = Budget(SIGNATURES_A_SECOND)
         self.copies = Copies()
 
+    def adopt(self, config):
+        """From now on it is judged by this config."""
+        self.config = config
+
+    def learn(self, tags, badges, codes):
+        """What authenticates now."""
+        self.tags = tags
+        self.badges = badges
+        self.codes = codes
+
+    def hold(self, openings):
+        """What is open, or shall be."""
+        self.openings = openings
+
 def judge(packet, now, state):
     """What becomes of a packet, and the order in which that is found out: nothing is decrypted
     before the MAC holds, nothing is read before that, and the first flaw ends it. It spends
@@ -2383,133 +2397,255 @@ def parse_rule(text):
         {target.lower(): {'type': word}} if target in ('ACCEPT', 'DROP', 'REJECT') else
         {'jump': {'target': target}}]
 
-# --- edges: clock, log, files, commands, sockets ------------------------------------------------
-SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
-            ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
-            ('pacman', 'pacman -S --noconfirm'))
-FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
-ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
-JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks still fit on a full disk
-JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
-SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
-SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
-ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
-RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
-NFT, IPSET = ['nft', '-f', '-'], ['ipset', '-exist', 'restore']
-FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
-NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
-ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
-COALESCE = 10                   # ms: one reload of a firewall is many changes
-F_SETPIPE_SZ = 1031             # linux/fcntl.h
-CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
-STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
-PROBATION, PASSED = '# on probation: %d ms left, %d ms after the boot\n', '# not yet made\n'
-GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
-%sEND
-'''
-THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
-         'iptables-restore': 'iptables -w -t nat -S KNOCKD',
-         'ip6tables-restore': 'ip6tables -w -t nat -S KNOCKD'}
-
+# --- edges: the clock -----------------------------------------------------------------------------
 def moment():
-    return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
+    """The Moment that is now."""
+    wall = int(time.time() * 1000)
+    mono = int(time.monotonic() * 1000)
+    return Moment(wall, mono)
 
-def log(text, level=6):
-    """One line on standard error; journald takes a syslog level in front. It never waits: what
-    poll(2) calls writable takes 4,096 bytes at least (a pipe; where the reader hangs, none)."""
-    prefix = '<%d>' % level if 'JOURNAL_STREAM' in os.environ else ''
-    with contextlib.suppress(OSError):  # nobody reads the log: no reason to stop guarding
-        if sys.stderr and select.select((), (2,), (), 0)[1]:
-            print(prefix + printable(text)[:4000], file=sys.stderr, flush=True)
+# --- edges: the log -------------------------------------------------------------------------------
+ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7     # syslog(3)
+LINE_LIMIT = 4000               # characters; poll(2) calls writable what takes 4,096 bytes
+
+def log(text, level=INFO):
+    """One line on standard error; journald takes a syslog level in front. It never waits: where
+    the reader of a pipe hangs, the line is lost."""
+    prefix = ''
+    if 'JOURNAL_STREAM' in os.environ:
+        prefix = '<%d>' % level
+    line = prefix + printable(text)[:LINE_LIMIT] + '\n'
+    # Nobody reads the log: that is no reason to stop guarding.
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None and select.select((), (2,), (), 0)[1]:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+def log_lines(text, level=INFO):
+    """A line of the log for each line of the text."""
+    for line in text.splitlines():
+        log(line, level)
 
 def printable(text):
     """No byte of a stranger's reaches a terminal or a log as anything but plain text."""
     return re.sub(r'[^\x20-\x7e]', '?', text)
 
+QUIET_TIME = 60000              # ms in which a kind of line is written once
+
+class Kind:
+    """What befalls one client again and again: counted each time, logged now and then."""
+
+    def __init__(self):
+        self.source = self.reason = ''          # of the last time
+        self.count = 0          # how often in all
+        self.silent = 0         # how often since the last line
+        self.last = 0           # ms since 1970
+        self.told = None        # monotonic ms of the last line
+
+    def happen(self, source, reason, now):
+        """Once more."""
+        self.source = source
+        self.reason = reason
+        self.count += 1
+        self.last = now.wall
+
+    def quiet(self, now):
+        """True if it is too early for another line."""
+        if self.told is None or now.mono - self.told >= QUIET_TIME:
+            return False
+        self.silent += 1
+        return True
+
+    def tell(self, now):
+        self.told = now.mono
+        self.silent = 0
+
+class Reports:
+    """The lines that others can cause: each kind once a minute, for each client by himself."""
+
+    def __init__(self, verbose=False):
+        self.verbose = verbose
+        self.counts = collections.Counter()     # verdict: how often
+        self.junk = 0           # how much of it was told
+        # {client's name: {name of a kind: Kind}}. The names of kinds are constants of ours: no
+        # client finds new ones.
+        self.kinds = {}
+
+    def count(self, verdict, packet):
+        """Counts what the judge said; what nobody else logs is logged with -v."""
+        self.counts[verdict] += 1
+        if self.verbose and verdict in ('junk', 'copy'):
+            log('%s %s' % (verdict, packet.source), DEBUG)
+
+    def tell(self, client, name, source, reason, now, line=None):
+        """Counts what befell a client ('': nobody), of a kind with this name, and logs it unless
+        that was logged within the minute. line: what the log says, if not the reason."""
+        kinds = self.kinds.setdefault(client, {})
+        kind = kinds.setdefault(name, Kind())
+        kind.happen(source, reason, now)
+        if kind.quiet(now):
+            return
+        text = line or reason
+        if kind.silent:
+            text += ' (%d more before)' % kind.silent
+        kind.tell(now)
+        log(text, NOTICE)
+
+    def tell_junk(self):
+        """One line for all that was not authentic since the last one."""
+        junk = self.counts['junk'] - self.junk
+        if junk:
+            log('junk: %d packets were not authentic' % junk, NOTICE)
+        self.junk += junk
+
+    def refusals(self):
+        """For status: a dict for each kind of refusal of each client."""
+        found = []
+        for client, kinds in self.kinds.items():
+            if not client:
+                continue
+            for kind in kinds.values():
+                found.append({'client': client, 'source': kind.source, 'count': kind.count,
+                              'reason': kind.reason, 'last': kind.last})
+        return found
+
+# --- edges: commands ------------------------------------------------------------------------------
+SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
+            ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
+            ('pacman', 'pacman -S --noconfirm'))
+PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'iptables-save': 'iptables',
+              'ip6tables-save': 'iptables', 'iptables-restore': 'iptables'}
+COMMAND_SECONDS = 10            # what a command may take before it is killed
+ACTION_SECONDS, ACTION_LINES = 30, 50
+SLOTS = 8                       # commands of one client that may run at once
+F_SETPIPE_SZ = 1031             # linux/fcntl.h
+
 def find_program(name):
-    """As shutil.which() says, whose import would cost 0.7 MB."""
-    paths = (os.path.join(folder, name) for folder in SEARCH_PATH.split(':'))
-    return next((path for path in paths if os.access(path, os.X_OK)), None)
+    """The path of a program, or None. shutil.which() says the same and costs 0.7 MB."""
+    for folder in SEARCH_PATH.split(':'):
+        path = os.path.join(folder, name)
+        if os.access(path, os.X_OK):
+            return path
+    return None
 
 def package_command(program):
     """What brings a program that is not there, on this system."""
-    package = {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}.get(program, program)
-    commands = [command for manager, command in PACKAGES if find_program(manager)]
-    return ' '.join(commands[:1] + [package])
+    package = PACKAGE_OF.get(program, program)
+    for manager, command in PACKAGES:
+        if find_program(manager):
+            return '%s %s' % (command, package)
+    return package
 
 def missing(program):
+    """The KnockError that says how to get a program."""
     return KnockError('%s is not installed; type: %s' % (program, package_command(program)))
 
 def start(argv, facts=None, descriptors=()):
-    """A process for run(); facts are added to a clean environment."""
-    path = argv[0] if '/' in argv[0] else find_program(argv[0])
+    """A process whose three streams are pipes, in a clean environment and a session of its own.
+
+    facts: variables for its environment, for a command of the config, whose errors then come
+    with its output. descriptors: what it inherits. KnockError if it cannot be started."""
+    path = argv[0]
+    if '/' not in path:
+        path = find_program(path)
     if path is None:
         raise missing(argv[0])
+    errors = subprocess.PIPE
+    if facts is not None:
+        errors = subprocess.STDOUT
+    environment = dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C')
     try:
         return subprocess.Popen(
-            [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if facts is None else subprocess.STDOUT, cwd='/',
-            env=dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C'), close_fds=True,
-            pass_fds=descriptors, start_new_session=True)
+            [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            cwd='/', env=environment, close_fds=True, pass_fds=descriptors,
+            start_new_session=True)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
 
-spares = []     # at most one (argument list, process); None where it does not start
-
-def keep_spare(argv):
-    """Starts the command of the next change before there is one: it waits for its standard input,
-    which ends when we do, and has not looked at the ruleset before that."""
-    if not (spares and spares[0][0] == argv and spares[0][1] and spares[0][1].poll() is None):
-        spares[:] = [(argv, None)]
-        with contextlib.suppress(KnockError):
-            spares[:] = [(argv, start(argv))]
-
-def run(argv, text='', seconds=10, facts=None, descriptors=()):
-    """The one place that executes a command; its output, or a KnockError with its complaint.
-    text is its standard input."""
-    process = spares.pop()[1] if spares and spares[0][0] == argv else None
-    if process is None or process.poll() is not None:
-        process = start(argv, facts, descriptors)
-    with process:               # which closes the pipes: what left the session may hold its ends
+def finish(process, argv, text, seconds=COMMAND_SECONDS):
+    """Gives a process its input and waits for its end; its output, or a KnockError with all that
+    it complained of."""
+    data = text
+    if isinstance(text, str):
+        data = text.encode('ascii')
+    # The with statement closes our ends of the pipes: what left the session may hold the others.
+    with process:
         try:
-            output, errors = process.communicate(
-                text if isinstance(text, bytes) else text.encode('ascii'), timeout=seconds)
+            output, errors = process.communicate(data, timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise KnockError('%s took longer than %d s' % (' '.join(argv), seconds))
     if process.returncode:
-        said = (errors or output).decode('utf-8', 'replace').strip() or 'no reason given'
+        said = (errors or output).decode('utf-8', 'replace').strip()
         raise KnockError('%s failed (%d): %s' % (
-            ' '.join(argv), process.returncode, said.splitlines()[0] if facts is None else said))
+            ' '.join(argv), process.returncode, said or 'no reason given'))
     return output.decode('utf-8', 'replace')
 
-def perform(name, argv, facts):
-    """A command of the config, if any, in a thread: nobody waits; its output goes to the log."""
-    def work():
+def run(argv, text='', seconds=COMMAND_SECONDS, facts=None, descriptors=()):
+    """The output of a command, or a KnockError. text is its standard input; the rest is as in
+    start() and finish()."""
+    return finish(start(argv, facts, descriptors), argv, text, seconds)
+
+class Hooks:
+    """Runs the commands of the config, each in a thread: nobody waits for them. Each client has
+    slots of his own, and those for actions are not those for on_open and on_close."""
+
+    def __init__(self):
+        self.running = collections.Counter()    # (client, is it an action): commands under way
+        self.lock = threading.Lock()
+
+    def run(self, name, argv, facts, action=False):
+        """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among it."""
+        slot = facts['KNOCK_CLIENT'], action
+        if not argv:
+            return
+        with self.lock:
+            if self.running[slot] >= SLOTS:
+                log('action %s: not run, for %d others of %s do' % (name, SLOTS, slot[0]), ERROR)
+                return
+            self.running[slot] += 1
+        work = threading.Thread(target=self.work, args=(name, argv, facts, slot), daemon=True)
         try:
-            lines = run(argv, seconds=ACTION_SECONDS,
-                        facts=dict(zip(FACTS, map(str, facts)))).splitlines()
+            work.start()
+        except RuntimeError as error:           # no thread more for this process
+            self.free(slot)
+            log('action %s: %s' % (name, error), ERROR)
+
+    def work(self, name, argv, facts, slot):
+        """The command's output goes to the log."""
+        try:
+            said = run(argv, seconds=ACTION_SECONDS, facts=facts)
         except KnockError as error:
-            lines = [str(error)]
-        for line in lines[:ACTION_LINES]:
+            said = str(error)
+        finally:
+            self.free(slot)
+        for line in said.splitlines()[:ACTION_LINES]:
             log('action %s: %s' % (name, line))
-    if threading.active_count() > ACTIONS_AT_ONCE:
-        log('action %s: not run, for %d others do' % (name, ACTIONS_AT_ONCE), 3)
-    elif argv:
-        threading.Thread(target=work, daemon=True).start()
+
+    def free(self, slot):
+        with self.lock:
+            self.running[slot] -= 1
+            if not self.running[slot]:
+                del self.running[slot]
 
 def notify(text):
     """sd_notify(3): to whoever started us and wants to know."""
-    if 'NOTIFY_SOCKET' in os.environ:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock, \
-                contextlib.suppress(OSError):       # if not now, the next wake-up tells it again
-            sock.sendto(text.encode('ascii'), re.sub('^@', '\0', os.environ['NOTIFY_SOCKET']))
+    address = os.environ.get('NOTIFY_SOCKET', '')
+    if not address:
+        return
+    if address.startswith('@'):         # an abstract socket
+        address = '\0' + address[1:]
+    # If it cannot be told now, the next wake-up tells it again.
+    with contextlib.suppress(OSError):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            sock.sendto(text.encode('ascii'), address)
 
 def pipe_with(data):
     """A descriptor from which a child reads these bytes; no file is made."""
     reader, writer = os.pipe()
-    fcntl.fcntl(writer, F_SETPIPE_SZ, max(4096, len(data)))     # all of them, before it reads
+    # The pipe must hold all of them before anybody reads.
+    fcntl.fcntl(writer, F_SETPIPE_SZ, max(4096, len(data)))
     os.write(writer, data)
     os.close(writer)
     return reader
@@ -2520,9 +2656,10 @@ def verify_signature(client, request):
         + b'-----END SSH SIGNATURE-----\n'
     signers = '%s namespaces="knock" %s\n' % (client.name, client.ssh_key)
     pipes = pipe_with(signers.encode('ascii')), pipe_with(armored)
+    argv = ['ssh-keygen', '-Y', 'verify', '-f', '/dev/fd/%d' % pipes[0], '-I', client.name,
+            '-n', 'knock', '-s', '/dev/fd/%d' % pipes[1]]
     try:
-        run(['ssh-keygen', '-Y', 'verify', '-f', '/dev/fd/%d' % pipes[0], '-I', client.name, '-n',
-             'knock', '-s', '/dev/fd/%d' % pipes[1]], request.signed, 2, None, pipes)
+        run(argv, request.signed, seconds=2, descriptors=pipes)
     finally:
         for descriptor in pipes:
             os.close(descriptor)
@@ -2534,12 +2671,14 @@ def check_programs(config):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
         except KnockError as error:
+            # It always complains here; of an unknown option it does if it is too old.
             if 'option' in str(error) or 'installed' in str(error):
                 problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
                                 % (config.path, error))
     if problems:
         raise KnockError('\n'.join(problems), 2)
 
+# --- edges: files ---
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
@@ -2705,17 +2844,9 @@ def beside(config, name):
     """The path of what is kept in the ledger's folder."""
     return os.path.join(os.path.dirname(config.ledger), name)
 
-def probation_left(path):
-    """Milliseconds in which a new installation must be knocked at, by its guard, which says
-    PROBATION until then; None if it has been. After another boot mono may be less than then."""
-    try:
-        text = read_file(path)
-        if text and not text.startswith(PROBATION[:14]):
-            return None
-        left, since = map(int, re.findall(r'\d+', text))
-        return max(0, left - max(0, moment().mono - since))
-    except (OSError, ValueError):       # unreadable: rather no guard than its owner locked out
-        return 0 if os.path.lexists(path) else None
+# --- edges: the ledger's file ---
+JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks fit on a full disk
+JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
 
 class LedgerFile:
     """The journal on disk: its lock for this process's life, and where the next line belongs."""
@@ -2905,212 +3036,42 @@ def remove_version_1(path):
         with contextlib.suppress(OSError):
             os.unlink(path + name)
 
-class Firewall:
-    """The kernel's rules as we want them: applied by one command a change; here by nft."""
-    name, spare, clears, silent = 'nft', NFT, ('', '', NFT_NOTHING), False
-    undo = 'nft delete table inet knockd'
+# --- edges: sockets and events --------------------------------------------------------------------
+SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
+SO_PEERCRED = 17                                # asm-generic/socket.h
+SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
+RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
+FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
+NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
+ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
+STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
+OWNER_NAME = '\0knockd'         # an abstract socket: each network namespace has names of its own
 
-    def __init__(self, config, openings=()):
-        self.config, self.box, self.whole = config, None, None
-        self.openings = dict(openings)          # (source, proto, port, once): Opening
+class Bell:
+    """A pipe that a thread rings to wake another one from its poll."""
 
-    def ruleset(self):
-        """Everything but counters and the elements of sets, as nft -j tells it."""
-        return json.loads(run(['nft', '-j', '-s', '-t', 'list', 'ruleset']))['nftables']
+    def __init__(self):
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def look(self, ruleset):
-        """The box as it is now, decoys chosen."""
-        ephemeral = list(map(int, read_file('/proc/sys/net/ipv4/ip_local_port_range').split()))
-        reflects = os.path.exists(FLOWLABEL_REFLECT) and int(read_file(FLOWLABEL_REFLECT)) & 2
-        return Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
-                   box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
+    def fileno(self):
+        return self.reader
 
-    def live(self, now):
-        return [opening for opening in self.openings.values() if opening.expires > now.mono]
+    def ring(self):
+        with contextlib.suppress(BlockingIOError):      # full: it rings loud enough
+            os.write(self.writer, b'.')
 
-    def commands(self, ruleset, living, now):
-        """[(argument list, its standard input)] that put everything in force."""
-        self.box = self.look(ruleset)
-        return [(NFT, nft_ruleset(self.config, self.box, self.live(now), living, now))]
-
-    def living(self):
-        return living_connections([connection for text in tcp_tables()
-                                   for connection in parse_connections(text)], self.config.hide)
-
-    def text(self):
-        """What load() applies, each part under the command for it, if that is not nft."""
-        return ''.join(('' if argv == NFT else '# %s\n' % ' '.join(argv)) + text for argv, text
-                       in self.commands(self.ruleset(), self.living(), moment()))
-
-    def guard(self):
-        """A shell script that hides what we hide; never over what is there."""
-        foreign = [entry for entry in self.ruleset() if not is_ours(entry)]
-        commands = type(self)(self.config).commands(foreign, (), moment())
-        return '# For a boot without Python or a config.\n' + ''.join(
-            GUARD % (THERE[argv[0]], ' '.join(argv), text) for argv, text in commands)
-
-    def load(self, ruleset=None):
-        """Puts everything in force, openings with the time they have left."""
-        ruleset = ruleset or self.ruleset()
-        for clear in self.clears:
-            try:
-                for argv, text in self.commands(ruleset, self.living(), moment()):
-                    run(argv, clear + text)
-                break
-            except KnockError:      # nft has hung, or another version's table is in the way: to
-                if clear == self.clears[-1]:    # delete it comes last, as it lets packets by
-                    raise
-        accepts = accept_changes(self.config, ruleset)
-        if accepts:
-            run(NFT, accepts)
-        self.whole = listed(self.ruleset(), True), self.box, bool(self.config.hide), ''
-
-    def outdated(self):
-        """Must it be looked at, for no event tells: of iptables-legacy's, of a decoy's listener?"""
-        return self.silent or listening_ports() & set(self.box.decoys.values())
-
-    def hooked(self, ruleset):
-        """Do packets come to us? load() may have looked too late to see that they do not."""
-        return '"guard"' in listed(ruleset, True)
-
-    def mend(self):
-        """Loads everything again if something of ours is gone, or the box has changed."""
-        ruleset = self.ruleset()
-        if self.whole == (listed(ruleset, True), self.look(ruleset), self.hooked(ruleset),
-                          accept_changes(self.config, ruleset)):
-            return False
-        self.load(ruleset)
-        return True
-
-    def opened(self, openings, known, now):
-        return [(NFT, nft_open(openings, known, now))]
-
-    def closed(self, openings):
-        return [(NFT, nft_close(openings))]
-
-    def open(self, openings, now):
-        """A knock extends an opening, it never shortens or doubles it."""
-        longest = [opening._replace(expires=max(opening.expires, self.openings.get(
-            opening[1:5], opening).expires)) for opening in openings]
-        known = {opening[1:5] for opening in longest}.intersection(self.openings)
-        self.openings.update((opening[1:5], opening) for opening in longest)
-        self.apply(self.opened(longest, known, now))
-
-    def close(self, openings):
-        for opening in openings:
-            self.openings.pop(opening[1:5], None)
-        if openings:
-            self.apply(self.closed(openings))
-
-    def apply(self, commands):
-        try:
-            for argv, text in commands:
-                run(argv, text)
-        except KnockError:      # somebody took our rules away: put them back, this change included
-            self.load()
-
-    def chosen(self, knock):
-        """The openings that a knock's `close` means: its own, from its own address."""
-        return [opening for opening in self.openings.values()
-                if (opening.client, opening.source) == (knock.client.name, network_of(knock)) and
-                (not knock.services or
-                 covered(Service(opening.proto, opening.port, opening.port), knock.services))]
-
-class Iptables(Firewall):
-    """By iptables and ip6tables; openings in an ipset or, without that tool, in recent lists."""
-    name, spare, clears, silent = 'iptables', IPSET, ('',), True
-    undo = 'for of in mangle filter nat; do iptables -t $of -F KNOCKD; ' \
-        'ip6tables -t $of -F KNOCKD; done'
-
-    def __init__(self, config, openings=()):
-        super().__init__(config, openings)
-        flaws = ['[client %s] once' % client.name for client in config.clients.values()
-                 if client.once]
-        flaws += ['[server] accept_in'] * any(chain != ('auto',) for chain in config.accept_in)
-        flaws += ['[server] trust: ' + name for name in config.trust if name.endswith('+')]
-        if flaws:
-            raise KnockError('%s: %s: iptables cannot do that; install nftables'
-                             % (config.path, flaws[0]), 2)
-        self.tools, self.ipset = {4: 'iptables', 6: 'ip6tables'}, find_program('ipset')
-        self.seconds = {}       # {opening's key: those in its rule}, without ipset
-        if not find_program('ip6tables') or not os.path.exists('/proc/net/if_inet6'):
-            del self.tools[6]
-            self.name += ' (IPv6 is not guarded: no ip6tables, or no IPv6)'
-
-    def ruleset(self):
-        return [entry for tool in self.tools.values()
-                for entry in parse_saved(tool, run([tool + '-save']))]
-
-    def rules(self, version, living, now, box):
-        passing = ['-s %s -p tcp ! --syn --sport %d --dport %d' % connection
-                   for connection in living if connection[0].version == version]
-        passing += ['-m set --match-set knockd%d src,dst' % version] if self.ipset else [
-            recent_match(opening, self.seconds[opening[1:5]]) for opening in self.live(now)
-            if opening.source.version == version]
-        return iptables_rules(self.config, box, version, passing)
-
-    def live(self, now):
-        """Without what has less than a second left, the unit of both stores; and where nothing is
-        hidden, nothing has a rule to be open by."""
-        return [opening for opening in self.openings.values() if self.config.hide
-                and seconds_left(opening, now) > 0 and opening.source.version in self.tools]
-
-    def commands(self, ruleset, living, now):
-        self.box, live, commands = self.look(ruleset), self.live(now), []
-        self.seconds = {opening[1:5]: seconds_left(opening, now) for opening in live}
-        for version, tool in self.tools.items():
-            entries = [entry for entry in ruleset for value in entry.values()
-                       if value['family'] == tool]
-            box = self.box._replace(tcp=box_policy(entries, 'tcp'), udp=box_policy(entries, 'udp'))
-            commands.append(iptables_restore(tool, self.rules(version, living, now, box),
-                                             our_jumps(entries)))
-        if not self.ipset:
-            return commands + recent_open(live)
-        sets = ipset_all(live, now)     # made first: destroying none is an error before Linux 5.11
-        return [(IPSET, sets)] + commands if self.config.hide else \
-            commands + [(IPSET, sets + IPSET_NOTHING)]
-
-    def opened(self, openings, known, now):
-        if self.ipset:
-            return [(IPSET, ipset_change('add', openings, now))]
-        self.seconds.update((opening[1:5], seconds_left(opening, now)) for opening in openings)
-        return self.closed(openings) + recent_open(openings)
-
-    def closed(self, openings):
-        """Without ipset, what is open is rules of mangle; those of these families are replaced."""
-        if self.ipset:
-            return [(IPSET, ipset_change('del', openings))]
-        return [iptables_restore(tool, {'mangle': self.rules(
-            version, self.living(), moment(), self.box)['mangle']})
-            for version, tool in self.tools.items()
-            if version in {opening.source.version for opening in openings}]
-
-    def hooked(self, ruleset):
-        return our_jumps(ruleset) == sorted((tool, table, hook) for tool in self.tools.values()
-                                            for table in HOOKS for hook in HOOKS[table])
-
-BACKENDS = collections.OrderedDict((('nft', Firewall), ('iptables', Iptables)))
-
-def make_firewall(config, openings=()):
-    """By nft if it is there, by iptables if only that is."""
-    names = list(BACKENDS) if config.firewall == 'auto' else [config.firewall]
-    return BACKENDS[next(filter(find_program, names), names[0])](config, openings)
-
-def tcp_tables():
-    """Of both families; a kernel without IPv6 has no tcp6."""
-    return [read_file(path) for path in ('/proc/net/tcp', '/proc/net/tcp6') if os.path.exists(path)]
-
-def listening_ports():
-    """Looked at in each step, among what may be 100,000 connections."""
-    listening = r':(\w{4}) \w+:\w{4} %02X ' % TCP_LISTEN
-    return {int(port, 16) for text in tcp_tables() for port in re.findall(listening, text)}
+    def silence(self):
+        with contextlib.suppress(BlockingIOError):      # nobody rang
+            os.read(self.reader, 65536)
 
 def ruleset_events():
     """A socket that becomes readable when anybody changes the ruleset."""
     try:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
-    except OSError:             # an old kernel with iptables alone: nothing ever comes
+    except OSError:
+        # An old kernel with iptables alone: this one is never readable.
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
     return sock
@@ -3121,462 +3082,153 @@ def ruleset_changed(events):
     while True:
         try:
             data = events.recv(65536)
-        except OSError as error:        # no more; or ENOBUFS: more changes than it could hold
-            return changed or error.errno != errno.EAGAIN
-        while data:
-            length, kind = struct.unpack_from('=IH', data)      # linux/netlink.h: struct nlmsghdr
-            changed |= kind & 0xff not in ELEMENT_EVENTS
-            data = data[length + 3 & ~3:]
+        except BlockingIOError:
+            return changed
+        except OSError:         # ENOBUFS: there were more changes than it could hold
+            return True
+        changed = changed or other_than_elements(data)
+
+def other_than_elements(data):
+    """Does one of these netlink messages tell of a table, a chain or a rule?"""
+    while len(data) >= 16:
+        length, kind = struct.unpack_from('=IH', data)      # linux/netlink.h: struct nlmsghdr
+        if kind & 0xff not in ELEMENT_EVENTS:
+            return True
+        data = data[max(16, length + 3 & ~3):]
+    return False
 
 def attach_filter(sock, program):
     """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter; }."""
-    code = array.array('B', b''.join(struct.pack('@HBBI', *line) for line in program))
+    lines = [struct.pack('@HBBI', *line) for line in program]
+    code = array.array('B', b''.join(lines))
+    address = code.buffer_info()[0]
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
-                    struct.pack('@HL', len(program), code.buffer_info()[0]))
+                    struct.pack('@HL', len(program), address))
 
 def packet_socket(protocol):
     """Every interface, from the IP header on, nothing of what this box sends."""
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
     try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK,
-                             socket.htons(protocol))
+        sock = socket.socket(socket.AF_PACKET, kind, socket.htons(protocol))
     except PermissionError:
         raise KnockError('raw sockets are not permitted; run it as root (CAP_NET_RAW)')
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    with contextlib.suppress(PermissionError):      # in a container; net.core.rmem_max limits it
+    # In a container it may be forbidden; net.core.rmem_max limits it then.
+    with contextlib.suppress(PermissionError):
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
     return sock
 
 class Capture:
-    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the tokens."""
+    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the words."""
 
     def __init__(self, limit):
-        self.limit, self.taps, self.capacity, self.coarse = limit, [], FILTER_TAGS, False
+        self.limit = limit      # pairs at most
+        self.taps = []          # (IP version, socket)
+        self.capacity = FILTER_WORDS
+        self.coarse = False     # is the filter one on length alone?
 
-    def load(self, tokens, program):
-        """Attaches program(version, tokens); a coarser one where the kernel lacks the memory."""
-        words = tokens if len(tokens) > self.limit * FILTER_TAGS else {
-            int.from_bytes(token[:4], 'big') for token in tokens}
-        shares = token_shares(words, self.capacity, self.limit)
+    def load(self, tags, program):
+        """Attaches program(version, words); a coarser one where the kernel lacks the memory."""
+        words = {int.from_bytes(tag[:4], 'big') for tag in tags}
+        shares = word_shares(words, self.capacity, self.limit)
         try:
             self.attach(shares, program)
         except OSError as error:
             if error.errno != errno.ENOMEM or shares == [None]:
                 raise
             self.capacity = self.capacity * 3 // 4
-            return self.load(tokens, program)
-        if self.coarse != (shares == [None]):
-            self.coarse = not self.coarse
-            log('filter: %s' % ('the kernel cannot hold %d tokens (net.core.optmem_max), Python '
-                                'does its work' % len(words) if self.coarse else 'whole again'), 4)
+            self.load(tags, program)
+            return
+        coarse = shares == [None]
+        if coarse and not self.coarse:
+            log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python does its '
+                'work' % len(words), WARNING)
+        elif self.coarse and not coarse:
+            log('filter: whole again', WARNING)
+        self.coarse = coarse
 
     def attach(self, shares, program):
+        """One pair of sockets for each share; None is the share of all words."""
         while len(self.taps) < 2 * len(shares):
-            self.taps += [(4, packet_socket(ETH_P_IP)), (6, packet_socket(ETH_P_IPV6))]
+            self.taps.append((4, packet_socket(ETH_P_IP)))
+            self.taps.append((6, packet_socket(ETH_P_IPV6)))
         while len(self.taps) > 2 * len(shares):
-            self.taps.pop()[1].close()
+            _, sock = self.taps.pop()
+            sock.close()
         for number, (version, sock) in enumerate(self.taps):
             attach_filter(sock, program(version, shares[number // 2]))
 
-    def sockets(self):
-        return {sock.fileno(): (version, sock) for version, sock in self.taps}
-
     def drops(self):
         """How many packets the kernel had no room for since the last time."""
-        return sum(struct.unpack('@II', sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
-                   for _, sock in self.taps)
+        dropped = 0
+        for _, sock in self.taps:
+            statistics = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+            dropped += struct.unpack('@II', statistics)[1]
+        return dropped
 
-def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
-    """The tokens of each socket pair; [None] if they are more than all pairs hold.
-    By remainder, so that a token stays where it is when others come and go: no gap at a swap."""
-    count = max(1, -(-len(tokens) // capacity)) if capacity else limit + 1
+def word_shares(words, capacity, limit=SOCKET_PAIRS):
+    """The words of each socket pair; [None] if they are more than all pairs hold.
+    By remainder, so that a word stays where it is when others come and go: no gap at a swap."""
+    if not capacity:
+        return [None]
+    count = max(1, -(-len(words) // capacity))
     if count > limit:
         return [None]
-    return [[token for token in tokens if token % count == share] for share in range(count)]
+    shares = [[] for _ in range(count)]
+    for word in words:
+        shares[word % count].append(word)
+    return shares
 
-def receive(sock, named=True, limit=256):
-    """The frames that wait in a packet socket, up to a limit, each with its (interface, ...) if it
-    shall be named: for that, Python makes a system call of its own."""
-    for _ in range(limit):
+def receive(sock, named=True):
+    """The frames that wait in a packet socket, up to a limit, each with the name of its interface
+    if it shall be named: for that, Python makes a system call of its own."""
+    for _ in range(FRAMES_AT_ONCE):
         try:
-            yield sock.recvfrom(65536) if named else (sock.recv(65536), ('',))
-        except OSError as error:        # ENETDOWN: an interface went away, the others did not
+            if named:
+                frame, address = sock.recvfrom(65536)
+                yield frame, address[0]
+            else:
+                yield sock.recv(65536), ''
+        except OSError as error:
+            # EBADF: closed since, as a smaller filter needs fewer sockets.
             if error.errno in (errno.EAGAIN, errno.EBADF):
-                return                  # no more, or closed since a smaller filter needs fewer
+                return
+            # ENETDOWN: an interface went away, the others did not.
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
 
+@functools.lru_cache(SOURCES_LIMIT)     # forgotten at each step
 def is_own(address, interface):
     """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
-        scope = socket.if_nametoindex(interface) if address.is_link_local else 0
-        sock.bind((str(address), 0) if address.version == 4 else (str(address), 0, 0, scope))
-        return True
-    return False
-
-# --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
-class Daemon:
-    """One process, one thread; it holds the ledger's lock, the sockets and what is open."""
-
-    def __init__(self, config, verbose=False):
-        self.config, self.verbose = config, verbose
-        self.file = LedgerFile(config.ledger)
-        self.datagrams, self.syns = Capture(SOCKET_PAIRS), Capture(1)
-        self.firewall = make_firewall(config)
-        self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
-        self.credentials = []   # StepCredentials: loaded ones, and the step's to come
-        self.pace, self.stopping = Budget(SYNS_A_SECOND), False
-        self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
-        self.muted, self.unmute = set(), None       # tags, and 'syn' for all SYNs; until when
-        self.events, self.mend_at = None, None      # what tells of changes; when to look
-        self.told = {}          # kind of line: (mono of the last one, their count then)
-        self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
-        self.counts, self.last, self.junk = collections.Counter(), {}, 0
-        self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
-        self.inside = False     # the frame that we look at is from this box, or from a `trust`
-        self.trial, self.renew = None, False    # mono when a probation ends, 0: nobody came
-
-    def start(self):
-        self.file.take()
-        now = moment()
-        self.stamp = config_stamp(self.config.path)
-        ledger, lost = open_ledger(self.file, self.config, now)
-        self.lost = now.wall - now.mono if lost else None
-        self.state = State(self.config, ledger)
-        self.events = ruleset_events()
-        left = probation_left(beside(self.config, 'guard'))
-        self.trial = left and now.mono + left
-        self.enforce(self.config)
-        self.turn(now)
-        self.asked = status_socket(self.config)
-        log('ready: ' + state_line(self.firewall) + (
-            '; on probation: %d s for a first knock from outside' % (left // 1000) if left else ''))
-        notify('READY=1')
-
-    def loop(self, signals):
-        """Until told to stop."""
-        self.start()
-        while not self.stopping:
-            poll = select.poll()
-            datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
-            for waker in [signals, self.events, self.asked] + list(datagrams) + list(syns):
-                poll.register(waker, select.POLLIN)
-            prepared = spares and self.credentials[-1].step > self.steps.stop
-            ready = {descriptor for descriptor, _ in
-                     poll.poll(self.patience(moment()) if prepared else 0)}
-            for number in os.read(signals, 64) if signals in ready else ():
-                self.stopping |= number != signal.SIGHUP
-                if number == signal.SIGHUP:
-                    self.reload(moment())
-            if self.asked.fileno() in ready:
-                self.answer(moment())
-            for heard, hear in ((datagrams, self.hear_datagram), (syns, self.hear_syn)):
-                for descriptor in ready & set(heard):   # SYNs last: a flood delays no datagram
-                    self.read(*heard[descriptor], hear=hear)
-            if self.events.fileno() in ready and ruleset_changed(self.events):
-                self.mend_at = self.mend_at or moment().mono + COALESCE
-            self.watch(moment())
-            if not ready:               # so that no knock waits for it
-                self.prepare()
-                keep_spare(self.firewall.spare)
-                if self.file.rewrite_due:
-                    with contextlib.suppress(OSError):      # the old journal goes on
-                        self.file.rewrite(self.state.ledger)
-        log('stopped; what is hidden stays hidden, until you type: ' + self.firewall.undo)
-
-    def prepare(self):
-        """The credentials of the step after those that are loaded."""
-        if self.credentials[-1].step == self.steps.stop:
-            self.credentials.append(StepCredentials(self.config, self.steps.stop + 1))
-
-    def patience(self, now):
-        """Milliseconds until anything is due."""
-        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at, self.trial) if at]
-        due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP,
-                STEP - (now.wall + self.config.window) % STEP]
-        return max(0, min(due)) + 1
-
-    def watch(self, now):
-        """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
-        self.look_for_step(now)
-        self.look_for_ends(now)
-        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.open))
-        if self.unmute is not None and now.mono >= self.unmute:
-            self.muted, self.unmute = set(), None
-            self.listen()
-        if window_steps(now.wall, self.config.window) != self.steps:
-            if config_stamp(self.config.path) != self.stamp:
-                self.reload(now)
-            self.turn(now)
-            if self.steps.stop % 120 == 0 and self.counts['junk'] > self.junk:      # once an hour
-                log('junk: %d packets were not authentic' % (self.counts['junk'] - self.junk), 5)
-                self.junk = self.counts['junk']
-            if self.firewall.outdated():
-                self.mend_at = now.mono
-        if self.trial and now.mono >= self.trial:
-            self.settle(0, 'no authentic knock came from outside: nothing is hidden until one '
-                        'does; type elsewhere: knock.py and what knockd.py show prints', now)
-        if self.mend_at is not None and now.mono >= self.mend_at:
-            self.mend(now)
-
-    def mend(self, now):
-        """After somebody's change of the ruleset; again in a second if that fails."""
-        self.mend_at = None
-        try:
-            if self.renew:
-                self.enforce(self.config)
-            elif self.firewall.mend():
-                self.tell('firewall mended', 'firewall: something of ours was gone or the box '
-                          'has changed; loaded again', now)
-        except KnockError as error:
-            self.tell('firewall failed', 'firewall: %s' % error, now)
-            self.mend_at = now.mono + 1000
-
-    def enforce(self, config):
-        """The firewall as config has it; none at all after a probation that nobody passed."""
-        allowed = {client.name: client.allow for client in config.clients.values()}
-        openings = {key: opening for key, opening in self.firewall.openings.items() if covered(
-            Service(opening.proto, opening.port, opening.port), allowed.get(opening.client, ()))}
-        firewall = make_firewall(config._replace(hide=(), accept_in=()) if self.trial == 0
-                                 else config, openings)
-        firewall.load()
-        self.firewall, self.renew = firewall, False
-        if self.trial is None and os.path.exists(beside(config, 'guard')):      # installed
-            self.keep_guard(firewall.guard())
-
-    def settle(self, trial, line, now):
-        """A probation ends: by an authentic knock from outside (None), or nobody has come (0)."""
-        log('probation: ' + line, 4)
-        self.trial, self.renew, self.mend_at = trial, True, now.mono
-        self.keep_guard(PASSED if trial is None else PROBATION % (0, now.mono))
-
-    def keep_guard(self, text):
-        """Renews it if it has changed, for flash wears."""
-        path = beside(self.config, 'guard')
-        try:
-            if read_file(path) != text:
-                replace_file(path, text.encode('ascii'))
-        except OSError as error:
-            log('%s: %s' % (path, error.strerror), 3)
-
-    def look_for_step(self, now):
-        """After a lost ledger, a forward step of the clock could make old knocks good again."""
-        ahead = 0 if self.lost is None else now.wall - now.mono - self.lost
-        if ahead > 1000:
-            self.state.ledger.quarantine(now.wall, self.config.window)
-            rewritten(self.file, self.state.ledger, 'the clock went forward')
-        if not 0 <= ahead <= 1000:
-            self.lost += ahead
-
-    def turn(self, now):
-        """A new step: other tokens."""
-        config, state = self.config, self.state
-        self.steps = window_steps(now.wall, config.window)
-        self.is_own.cache_clear()
-        if self.trial:          # for the next boot
-            self.keep_guard(PROBATION % (max(0, self.trial - now.mono), now.mono))
-        loaded = self.credentials = valid_steps(config, now.wall, self.credentials)
-        state.tags = {tag: owner for step in loaded for tag, owner in step.tags.items()}
-        state.badges = {badge: each for step in loaded for badge, each in step.badges.items()}
-        state.codes = valid_codes(config, now.wall)
-        self.sequences.tables[1:] = [step.sequences for step in loaded]
-        self.listen()
-        doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
-        if bool(doubt) != bool(self.doubt):
-            log('clock: %s' % (self.doubt or 'plausible again'), 4)
-            self.codes = Codes()        # its wrong tries may have been our clock's
-
-    def listen(self):
-        config = self.config
-        self.datagrams.load(self.state.tags.keys() - self.muted, lambda version, tokens:
-                            datagram_filter(version, config.carriers, config.port, tokens))
-        ports = SEQUENCE_PORTS['ports'] if any(self.sequences.tables) else \
-            SEQUENCE_PORTS['code'] if self.state.codes else None
-        if ports or self.state.badges:
-            self.syns.load(self.state.badges, lambda version, tokens:
-                           syn_filter(version, None if 'syn' in self.muted else ports, tokens))
-        else:
-            self.syns.attach([], None)
-
-    def reload(self, now):
-        """A bad config is reported and the old one stays in force."""
-        self.stamp = config_stamp(self.config.path)
-        try:
-            config = read_config(self.config.path)
-            if (config.id, config.ledger) != (self.config.id, self.config.ledger):
-                raise KnockError('%s: id and ledger change only with a restart' % config.path)
-            check_programs(config)
-            self.enforce(config)
-        except KnockError as error:
-            for line in str(error).splitlines():
-                log('config refused, the old one stays: %s' % line, 4)
-            return
-        self.config = self.state.config = config
-        self.sequences, self.credentials = Sequences(paper_sequences(config)), []   # not of before
-        self.next_end = now.mono
-        self.turn(now)
-        log('config reloaded: ' + state_line(self.firewall))
-
-    def read(self, version, sock, hear):
-        """Every waiting frame; one that breaks us is told of and does not stop us."""
-        for frame, address in receive(sock, hear == self.hear_syn or self.trial is not None):
-            try:
-                self.inside = address[0] in ('lo',) + self.config.trust
-                hear(version, frame, address[0])
-            except Exception as error:          # a defect of ours must not be a way to stop us
-                log('internal error: %s: %s' % (type(error).__name__, error), 3)
-
-    def hear_datagram(self, version, frame, _):
-        tag = 48 if version == 6 else (frame[0] & 15) * 4 + TRANSPORT if frame else 0
-        if frame[tag:tag + TAG_SIZE] not in self.state.tags and not self.verbose:
-            self.counts['junk'] += 1            # as judge() would say, for half the cost
-            return
-        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
-        if packet is not None:
-            self.handle(packet, moment())
-
-    def hear_syn(self, version, frame, interface):
-        """A SYN from outside to this box, if there are not too many of them: it may be a token
-        itself, or a step of a sequence, or half of a code."""
-        now = moment()
-        if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
-            if 'syn' not in self.muted:
-                self.mute('syn', 2, now)
-                self.tell('too many SYNs', 'more than %d SYNs a second: ports, code and paper sleep'
-                          % SYNS_A_SECOND, now)
-            return
-        syn = parse_syn(version, frame)
-        if syn is None or self.inside or not self.is_own(syn.destination, interface):
-            return
-        token = self.state.badges.get(syn.token)
-        if token:
-            self.handle(Packet('syn', syn.source, token), now)
-        if syn.port < 1024 or covered(Service(6, syn.port, syn.port), self.config.hide):
-            return
-        if 'syn' not in self.muted:
-            progress = self.sequences.touch(syn.source, syn.port, now.mono)
-            for credential in progress.finished:
-                self.handle(Packet(credential.carrier, syn.source, credential), now)
-            if progress.goes_on:
-                return                          # half of no code
-        credential = self.codes.touch(syn.source, syn.port, now, self.state.codes)
-        if credential:
-            self.handle(Packet('code', syn.source, credential), now)
-
-    def mute(self, token, seconds, now):
-        """What is over its budget stays in the kernel until so many seconds have begun."""
-        self.muted.add(token)
-        self.unmute = max(self.unmute or 0, (now.mono // 1000 + seconds) * 1000)
-        self.listen()
-
-    def handle(self, packet, now):
-        """True if the knock was honoured."""
-        self.look_for_step(now)
-        decision = judge(packet, now, self.state)
-        knock, kind, reason = decision.knock, decision.kind, decision.reason
-        self.counts[decision.verdict] += 1
-        if self.verbose and decision.verdict in ('junk', 'copy'):
-            log('%s %s' % (decision.verdict, packet.source), 7)
-        if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
-            self.mute(packet.payload[:TAG_SIZE], 1, now)
-        elif decision.verdict in ('open', 'close', 'run'):
-            kind = SIGNATURE
-            reason = self.signature_flaw(knock, now) if knock.client.ssh_key else None
-            if reason is None:
-                return self.honour(decision, packet.source, now)
-        if reason:
-            self.tell('refused %s %s' % (knock.client.name, kind),
-                      'refused %s %s %s' % (knock.client.name, knock.source, reason), now)
+    family, place = socket.AF_INET, (str(address), 0)
+    try:
+        if address.version == 6:
+            scope = 0
+            if address.is_link_local:
+                scope = socket.if_nametoindex(interface)
+            family, place = socket.AF_INET6, (str(address), 0, 0, scope)
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(place)
+    except OSError:
         return False
+    return True
 
-    def signature_flaw(self, knock, now):
-        """The last check, for it starts a process."""
-        if not self.state.signatures.spend(knock.client.fingerprint, now.mono // 1000):
-            return 'too fast for signatures'
-        try:
-            return verify_signature(knock.client, knock.request)
-        except KnockError as error:
-            return 'signature: %s' % error
+def runtime_folder():
+    """Where the status socket is. OpenWrt has links on the way, or no /run at all: resolved
+    first, so that owner and mode are judged of what is really there."""
+    place = '/run'
+    if not os.path.isdir(place):
+        place = '/var/run'
+    return os.path.realpath(place) + '/knockd'
 
-    def honour(self, decision, sender, now):
-        """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
-        knock, state = decision.knock, self.state
-        state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                            self.config.window, knock.paper)
-        if not saved(self.file, state.ledger, 'refused %s %s' % (knock.client.name, knock.source)):
-            return False
-        state.copies.remember(knock, sender, now.mono)
-        if self.trial is not None and not self.inside:
-            self.settle(None, 'passed, it hides for good', now)
-        before = dict(self.firewall.openings)
-        try:
-            if decision.verdict == 'open':
-                client, source = knock.client, network_of(knock)
-                openings = [PortOpening(client.name, source, proto, port, client.once,
-                                    now.mono + knock.seconds * 1000)
-                            for proto, low, high in knock.services for port in range(low, high + 1)]
-                self.firewall.open(openings, now)
-                state.openings = after_open(state.openings, knock, now)
-                group = knock.client.name, str(knock.source), format_services(knock.services)
-                self.open[group] = openings[0]
-                self.next_end = min(self.next_end, openings[0].expires + CLOSING_TIME)
-                perform('on_open', self.config.on_open, group + (knock.seconds,))
-            elif decision.verdict == 'close':
-                self.firewall.close(self.firewall.chosen(knock))
-                state.openings = after_close(state.openings, knock)
-                self.next_end = now.mono
-            else:
-                perform(knock.request.action, self.config.actions[knock.request.action],
-                        (knock.client.name, knock.source, '', knock.seconds))
-        except KnockError as error:
-            self.firewall.openings = before     # or what failed now would fail with every load
-            log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
-                3)
-            return False
-        self.last[knock.client.name] = now.wall, str(knock.source)
-        log(honour_line(decision, now, moment()))
-        return True
-
-    def look_for_ends(self, now):
-        """What is over, and its hook; at most once a second, for it looks at every opening."""
-        if now.mono < self.next_end:
-            return
-        self.state.openings = surviving(self.state.openings, self.config, now)
-        live = {key: opening for key, opening in self.firewall.openings.items()
-                if opening.expires + CLOSING_TIME > now.mono}
-        for group in [group for group, opening in self.open.items() if opening[1:5] not in live]:
-            del self.open[group]
-            perform('on_close', self.config.on_close, group + (0,))
-        self.open = {group: live[opening[1:5]] for group, opening in self.open.items()}
-        self.firewall.openings = live
-        ends = [opening.expires + CLOSING_TIME for opening in self.open.values()]
-        self.next_end = max(min(ends, default=NEVER), now.mono + 1000)
-
-    def answer(self, now):
-        """What `status` wants to know; `reload` is told that the config has changed."""
-        with contextlib.suppress(OSError):      # whoever asked has gone
-            word, asker = self.asked.recvfrom(16)
-            if word == b'reload':
-                self.reload(now)
-            openings = [group + ((opening.expires - now.mono) // 1000,)
-                        for group, opening in self.open.items()]
-            report = {'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
-                      'openings': openings,
-                      'probation': self.trial and max(0, self.trial - now.mono) // 1000}
-            self.asked.sendto(json.dumps(report).encode('ascii'), asker or b'')
-
-    def tell(self, kind, line, now):
-        """The same kind of line once a minute; every one is counted, for `status` too."""
-        last, told = self.told.get(kind, (-60000, 0))
-        self.counts[kind] += 1
-        if now.mono - last >= 60000:
-            more, self.told[kind] = self.counts[kind] - told - 1, (now.mono, self.counts[kind])
-            log(line + (' (%d more before)' % more if more else ''), 5)
+def status_path(config):
+    """The path of the daemon's status socket."""
+    return '%s/%s.sock' % (runtime_folder(), config.id)
 
 def status_socket(config):
     """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody asks."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    path = STATUS_SOCKET % config.id
+    path = status_path(config)
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         for flaw in path_flaws(os.path.dirname(path), 0o022):
@@ -3585,44 +3237,1433 @@ def status_socket(config):
             os.unlink(path)     # nobody's: we hold the ledger's lock
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, STATUS_BUFFER)
     except OSError as error:
-        log('status: %s: %s' % (path, error.strerror), 4)
+        log('status: %s: %s' % (path, error.strerror), WARNING)
     return sock
+
+def own_namespace():
+    """The socket by which we own this network namespace for as long as we live: two daemons with
+    two configs would put back each their own rules for ever. KnockError if there is another."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(OWNER_NAME)
+        sock.listen(1)          # so that the next one learns our process id
+    except OSError:
+        pid, user = name_holder()
+        if user in (0, os.geteuid(), os.stat('/').st_uid):
+            raise KnockError('another knockd runs in this network namespace: process %d%s'
+                             % (pid, command_of(pid)))
+        # A local user must not be able to keep the guard from starting.
+        log('owner: user %d, process %d, holds our name: no second knockd would be noticed'
+            % (user, pid), ERROR)
+    return sock
+
+def name_holder():
+    """(process id, user id) of whoever has our name; (0, 0) if he does not answer."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.connect(OWNER_NAME)
+            # struct ucred { pid_t pid; uid_t uid; gid_t gid; }
+            credentials = sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, 12)
+        except OSError:
+            return 0, 0
+    pid, user, _ = struct.unpack('@iII', credentials)
+    return pid, user
+
+def command_of(pid):
+    """Its command line in brackets, which names its config."""
+    try:
+        words = read_file('/proc/%d/cmdline' % pid).split('\0')
+    except OSError:
+        return ''
+    return ' (%s)' % ' '.join(words).strip()
+
+# --- keeper: the one writer of the firewall -------------------------------------------------------
+# A change of the ruleset that somebody asks for. config: what to hide by; None: nothing at all,
+# on a probation that has lapsed. openings: tuple of Opening.
+Wanted = collections.namedtuple('Wanted', 'number config openings')
+# What became of it. error: None (it is in force) or a KnockError (the state before stays, and it is
+# tried again). mended: somebody had changed what is ours. loaded: a Loaded, or None: only elements.
+Done = collections.namedtuple('Done', 'number error mended loaded')
+# decoys: {hidden port: decoy}. guard: the script for the next boot.
+Loaded = collections.namedtuple('Loaded', 'decoys guard')
+OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
+COALESCE = 10                   # ms: one reload of a firewall is many changes
+RETRY_TIME = 1000               # ms until what failed is tried again
+DECOY_TRIES = 1000              # random ports, before none is free
+DECOY_LOWEST = 20000            # services with a fixed port are below, as a rule
+REFLECT_MARKS = ('/proc/sys/net/ipv4/fwmark_reflect', '/proc/sys/net/ipv6/fwmark_reflect')
+GUARD_HEAD = '# Hides what is hidden from the boot on, even without Python or a config.\n'
+GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
+%sEND
+'''
+THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
+         'iptables-restore': 'iptables -w -t nat -S KNOCKD',
+         'ip6tables-restore': 'ip6tables -w -t nat -S KNOCKD'}
+
+def nft_flaw():
+    """Why nft cannot be used on this box, or None."""
+    try:
+        version = run(['nft', '--version'])
+        run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+    except KnockError as error:
+        return str(error)
+    numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
+    if numbers is None:
+        return 'nft does not say its version'
+    known = tuple(int(number or 0) for number in numbers.groups())
+    if known < OLDEST_NFT:
+        return 'nft %d.%d.%d is older than 1.0.2' % known
+    return None
+
+def choose_tool(config):
+    """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask here.
+    KnockError, status 2, if neither can do what the config asks for."""
+    flaw = None
+    if config.firewall in ('auto', 'nft'):
+        flaw = nft_flaw()
+        if flaw is None:
+            return suitable(NFT, config), None
+    if config.firewall == 'nft':
+        raise KnockError('%s: [server] firewall: %s' % (config.path, flaw), 2)
+    for program in ('iptables-save', 'ipset'):
+        if find_program(program) is None:
+            reason = str(missing(program))
+            if flaw is not None:
+                reason = '%s; and instead of nft: %s' % (flaw, reason)
+            raise KnockError('%s: [server] firewall: %s' % (config.path, reason), 2)
+    return suitable(IPTABLES, config), flaw
+
+def suitable(tool, config):
+    """The tool, if it can do all that the config asks for."""
+    flaws = tool.flaws(config)
+    if flaws:
+        raise KnockError('\n'.join('%s: %s' % (config.path, flaw) for flaw in flaws), 2)
+    return tool
+
+def reflect_marks(path):
+    """Lets the kernel's resets carry the mark of their question. What the variables were before
+    is kept in a file for uninstall. False if they cannot be written."""
+    before = {}
+    try:
+        for variable in REFLECT_MARKS:
+            if os.path.exists(variable):
+                before[variable] = read_file(variable).strip()
+        if set(before.values()) == {'1'}:
+            return True
+        if not os.path.exists(path):
+            replace_file(path, json.dumps(before).encode('ascii'))
+        for variable in before:
+            write_variable(variable, '1')
+    except OSError as error:
+        log('%s: %s' % (error.filename, error.strerror), WARNING)
+        return False
+    return True
+
+def restore_marks(path):
+    """Puts back what reflect_marks() has kept; for uninstall."""
+    with contextlib.suppress(OSError, ValueError):
+        for variable, value in json.loads(read_file(path)).items():
+            if variable in REFLECT_MARKS:
+                write_variable(variable, value)
+
+def write_variable(path, value):
+    """Sets a variable of the kernel. OSError."""
+    with open(path, 'w') as file:
+        file.write(value)
+
+class Decoys:
+    """Ports of this box that answer in the place of hidden ones. Each is held by a socket that is
+    bound and never listens: so nobody else can listen there, and the kernel refuses as ever."""
+
+    def __init__(self):
+        self.held = {}          # hidden port: (decoy, socket)
+
+    def hold(self, hidden, preferred, taken):
+        """{hidden port: decoy}. preferred: decoys that the loaded rules name, so that a restart
+        changes no port. taken: ports that must be none. KnockError if no port is free."""
+        for port in hidden:
+            decoy, _ = self.held.get(port, (None, None))
+            if decoy is None or decoy in taken:
+                self.let_go(port)
+                self.held[port] = self.bound(preferred.get(port), taken)
+        return {port: self.held[port][0] for port in hidden}
+
+    def bound(self, preferred, taken):
+        """(port, socket): the preferred one, or one by chance, since the first that is free would
+        be the first that somebody looks at."""
+        tries = []
+        if preferred is not None:
+            tries.append(preferred)
+        for number in struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES)):
+            if number >= DECOY_LOWEST:
+                tries.append(number)
+        for port in tries:
+            if port in taken:
+                continue
+            sock = bound_socket(port)
+            if sock is not None:
+                return port, sock
+        raise KnockError('no TCP port of this box is free for a decoy')
+
+    def let_go(self, port):
+        """Of one hidden port."""
+        if port in self.held:
+            _, sock = self.held.pop(port)
+            sock.close()
+
+    def keep(self, hidden):
+        """Lets go of the decoys of all others; after the rules that named them are gone."""
+        for port in set(self.held).difference(hidden):
+            self.let_go(port)
+
+def bound_socket(port):
+    """A TCP socket of both families that is bound and does not listen; None if the port is in
+    use."""
+    for family, address in ((socket.AF_INET6, '::'), (socket.AF_INET, '0.0.0.0')):
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:         # no IPv6 here
+            continue
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind((address, port))
+            return sock
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRINUSE:
+                return None
+    return None
+
+class Looks:
+    """When to look at the ruleset: soon after somebody has changed it, but not all the time. A
+    look rests for twice as long as it took, and gives way to a knock."""
+
+    def __init__(self):
+        self.due = None         # monotonic ms, or None
+        self.rested = 0         # monotonic ms from which on it may begin again
+        self.process = None     # the command that lists the rules, while it runs
+        self.broken_off = False
+        self.lock = threading.Lock()
+
+    def ask(self, now):
+        """Somebody has changed something."""
+        if self.due is None:
+            self.due = max(now + COALESCE, self.rested)
+
+    def begin(self, process):
+        with self.lock:
+            self.process = process
+
+    def end(self, began, now):
+        """Was it broken off? Then it is still due."""
+        with self.lock:
+            broken_off = self.broken_off
+            self.process = None
+            self.broken_off = False
+        self.due = None
+        self.rested = now + 2 * (now - began)
+        if broken_off:
+            self.ask(now)
+        return broken_off
+
+    def give_way(self):
+        """For what cannot wait. To list is to read: nothing is lost when it ends early."""
+        with self.lock:
+            if self.process is not None:
+                self.broken_off = True
+                self.process.kill()
+
+class Standing:
+    """What the kernel holds, as far as the keeper's thread knows."""
+
+    def __init__(self):
+        self.wanted = Wanted(0, None, ())
+        self.known = False      # is that what the kernel holds?
+        self.seen = None        # Seen, right after it was loaded
+
+    def doubt(self):
+        """All of it is about to be loaded, which may fail half way."""
+        self.known = False
+
+    def put(self, wanted):
+        """That is what the kernel holds now."""
+        self.wanted = wanted
+        self.known = True
+
+    def note(self, seen):
+        """So it is listed."""
+        self.seen = seen
+
+class Keeper:
+    """Brings the newest wanted state into force, in a thread of its own: nobody waits for nft, and
+    no two of them run at once. A knock, a close, an expiry, a reload, a heal and the end of a
+    probation all come through want()."""
+
+    def __init__(self, tool, reflecting, owner=None):
+        self.tool = tool
+        self.owner = owner      # own_namespace()'s socket: as long as it is open we own it
+        self.reflecting = reflecting    # do resets carry marks, so that decoys can answer?
+        self.decoys = Decoys()
+        self.wanted = Wanted(0, None, ())       # written by want() alone
+        self.standing = Standing()              # the thread's
+        self.looks = Looks()
+        self.retry = 0                          # monotonic ms before which nothing is tried
+        self.events = ruleset_events()
+        self.called, self.answered = Bell(), Bell()
+        self.answers = collections.deque()      # Done; the thread puts them in
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def want(self, config, openings):
+        """Asks for a state; returns its number at once. What becomes of it is in results()."""
+        number = self.wanted.number + 1
+        self.wanted = Wanted(number, config, tuple(openings))
+        self.looks.give_way()
+        self.called.ring()
+        return number
+
+    def look(self, now):
+        """To be looked at although no event tells: iptables-legacy sends none."""
+        self.looks.ask(now.mono)
+        self.called.ring()
+
+    def fileno(self):
+        """Readable when there are results."""
+        return self.answered.fileno()
+
+    def results(self):
+        """What was done since the last call: a list of Done, in order."""
+        self.answered.silence()
+        found = []
+        while self.answers:
+            found.append(self.answers.popleft())
+        return found
+
+    def answer(self, number, error=None, mended=False, loaded=None):
+        self.answers.append(Done(number, error, mended, loaded))
+        self.answered.ring()
+
+    def work(self):
+        """The thread."""
+        while True:
+            self.wait()
+            now = moment().mono
+            try:
+                self.step(self.wanted, now)
+            except Exception as error:  # a defect must not end what opens and closes
+                self.retry = now + RETRY_TIME
+                reason = 'internal error: %s: %s' % (type(error).__name__, error)
+                self.answer(self.standing.wanted.number, KnockError(reason))
+
+    def wait(self):
+        """Until there is something to do."""
+        poll = select.poll()
+        poll.register(self.called, select.POLLIN)
+        poll.register(self.events, select.POLLIN)
+        now = moment().mono
+        ready = [descriptor for descriptor, _ in poll.poll(self.patience(now))]
+        if self.called.fileno() in ready:
+            self.called.silence()
+        if self.events.fileno() in ready and ruleset_changed(self.events):
+            self.looks.ask(moment().mono)
+
+    def patience(self, now):
+        """Milliseconds until something is due; None: only a call or an event ends the wait."""
+        due = []
+        if self.wanted.number != self.standing.wanted.number:
+            due.append(self.retry)
+        if self.looks.due is not None:
+            due.append(max(self.looks.due, self.retry))
+        if not due:
+            return None
+        return max(0, min(due) - now)
+
+    def step(self, wanted, now):
+        """One thing that is due; what is wanted comes before a look."""
+        if now < self.retry:
+            return
+        if wanted.number != self.standing.wanted.number:
+            self.bring(wanted, now)
+        elif self.looks.due is not None and now >= self.looks.due:
+            self.inspect(wanted, now)
+
+    def bring(self, wanted, now):
+        """Into force: by elements if only openings differ, else all of it."""
+        standing = self.standing
+        try:
+            if standing.known and wanted.config is standing.wanted.config:
+                self.change(wanted, now)
+            else:
+                self.load(wanted)
+        except KnockError as error:
+            self.retry = moment().mono + RETRY_TIME
+            self.answer(wanted.number, error)
+
+    def change(self, wanted, now):
+        """Openings alone. If that fails somebody has perhaps taken our rules away."""
+        before = self.standing.wanted.openings
+        try:
+            if wanted.config is not None:
+                self.apply(self.tool.change(before, wanted.openings, now))
+        except KnockError:
+            self.load(wanted)
+            return
+        self.standing.put(wanted)
+        self.answer(wanted.number)
+
+    def load(self, wanted, mended=False):
+        """All of it, in one transaction. KnockError: the state before stays."""
+        standing = self.standing
+        standing.doubt()
+        if wanted.config is None:
+            self.apply(self.tool.nothing())
+            self.decoys.keep(())
+            loaded = Loaded({}, None)
+        else:
+            loaded = self.load_whole(wanted)
+        standing.put(wanted)
+        self.answer(wanted.number, None, mended, loaded)
+        standing.note(None)
+        if wanted.config is not None:
+            # As the kernel lists it now; who changes it later is found out by that.
+            standing.note(self.see(wanted.config))
+
+    def load_whole(self, wanted):
+        """Returns a Loaded."""
+        config, tool = wanted.config, self.tool
+        seen = self.see(config)
+        hidden = ()
+        if self.reflecting:
+            hidden = decoyed_ports(config, seen)
+        decoys = self.decoys.hold(hidden, seen.decoys, seen.taken_ports)
+        now = moment().mono
+        self.apply(tool.whole(config, seen, decoys, wanted.openings, now))
+        self.decoys.keep(hidden)
+        bare = tool.whole(config, seen._replace(ours=None), decoys, (), now)
+        return Loaded(decoys, guard_script(bare))
+
+    def inspect(self, wanted, now):
+        """Looks whether all is as it was left, and puts it back."""
+        try:
+            seen = self.see(wanted.config, self.looks)
+        except KnockError as error:
+            if not self.looks.end(now, moment().mono):
+                self.retry = moment().mono + RETRY_TIME
+                self.looks.ask(self.retry)
+                self.answer(self.standing.wanted.number, error)
+            return
+        self.looks.end(now, moment().mono)
+        if wanted.config is None or self.in_order(seen):
+            return
+        try:
+            self.load(wanted, mended=True)
+        except KnockError as error:
+            self.retry = moment().mono + RETRY_TIME
+            self.looks.ask(self.retry)
+            self.answer(wanted.number, error)
+
+    def in_order(self, seen):
+        """Is everything as it was right after it was loaded?"""
+        held = {decoy for decoy, _ in self.decoys.held.values()}
+        if held.intersection(seen.taken_ports):
+            return False
+        return seen == self.standing.seen
+
+    def see(self, config, looks=None):
+        """The Seen of this box. looks: whoever may break it off."""
+        outputs = []
+        for argv in self.tool.list_commands(config):
+            process = start(argv)
+            if looks is not None:
+                looks.begin(process)
+            outputs.append(finish(process, argv, ''))
+        return self.tool.read(outputs, config)
+
+    def apply(self, commands):
+        """Runs [(argument list, its standard input)]."""
+        for argv, text in commands:
+            run(argv, text)
+
+def guard_script(commands):
+    """A shell script that hides from the boot on; never over what is there."""
+    text = GUARD_HEAD
+    for argv, lines in commands:
+        text += GUARD % (THERE[argv[0]], ' '.join(argv), lines)
+    return text
+
+# --- probation: a new installation hides for good once somebody has come in from outside ----------
+ON_TRIAL, PASSED, LAPSED = 'on trial', 'passed', 'lapsed'
+TRIAL_SAVED = 120000            # ms between two notes of the time that is left
+TRIAL_GUARD = '# Hides nothing: on probation.\n'
+BOOT_ID = '/proc/sys/kernel/random/boot_id'
+
+def probation_text(state, left=0, now=0, boot=''):
+    """What the file says. left: ms that it still has; now: the monotonic clock in the boot whose
+    id is given, or of no boot: then it begins with the daemon."""
+    return json.dumps({'state': state, 'left': left, 'mono': now, 'boot': boot}) + '\n'
+
+class GuardFile:
+    """The script that the service runs at a boot. As long as the installation is on trial it
+    hides nothing: who is locked out then needs but to boot."""
+
+    def __init__(self, path, probation):
+        self.path = path
+        self.probation = probation
+        self.script = None      # what hides, as far as we know
+
+    def keep(self, script=None):
+        """Renews it if it was installed and has changed, for flash wears."""
+        self.script = script or self.script
+        text = self.script
+        if self.probation.state != PASSED:
+            text = TRIAL_GUARD
+        if text is None or not os.path.exists(self.probation.path):
+            return
+        try:
+            if not os.path.exists(self.path) or read_file(self.path) != text:
+                replace_file(self.path, text.encode('ascii'))
+        except OSError as error:
+            log('%s: %s' % (self.path, error.strerror), ERROR)
+
+def boot_id():
+    """Another one after each boot, when the monotonic clock begins anew."""
+    with contextlib.suppress(OSError):
+        return read_file(BOOT_ID).strip()
+    return 'unknown'
+
+class Probation:
+    """Nobody is locked out: who installs it and cannot knock has his ports back when the time is
+    over. What was not installed (a first try) has no such file, and has passed."""
+
+    def __init__(self, path, now):
+        self.path = path
+        self.state = PASSED
+        self.ends = NEVER       # monotonic ms
+        self.noted = now        # monotonic ms of the last note
+        if os.path.lexists(path):
+            self.read(now)
+
+    def read(self, now):
+        """It may end early, never late: an unreadable file is one that has lapsed."""
+        self.state = LAPSED
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads(read_file(self.path))
+            if note['state'] == PASSED:
+                self.state = PASSED
+            elif note['state'] == ON_TRIAL:
+                self.ends = now + self.time_left(note, now)
+                self.state = ON_TRIAL
+                self.note(now)
+
+    def time_left(self, note, now):
+        """Milliseconds. After a boot nobody knows how long the one before went on behind its
+        last note, so as much as there can have been is over."""
+        left = min(int(note['left']), MONTH * 1000)
+        if note['boot'] == boot_id():
+            return max(0, left - (now - int(note['mono'])))
+        if note['boot']:
+            left -= TRIAL_SAVED
+        return max(0, left)
+
+    def note(self, now):
+        """A few times in a probation, since flash wears."""
+        self.noted = now
+        left = 0
+        if self.state == ON_TRIAL:
+            left = max(0, self.ends - now)
+        text = probation_text(self.state, left, now, boot_id())
+        try:
+            replace_file(self.path, text.encode('ascii'))
+        except OSError as error:
+            log('probation: %s: %s' % (self.path, error.strerror), ERROR)
+
+    def left(self, now):
+        """Milliseconds that are left, or None: it is not on trial."""
+        if self.state != ON_TRIAL:
+            return None
+        return max(0, self.ends - now)
+
+    def due(self, now):
+        """Milliseconds until it must be looked at, or None."""
+        if self.state != ON_TRIAL:
+            return None
+        return max(0, min(self.ends, self.noted + TRIAL_SAVED) - now)
+
+    def look(self, now):
+        """True if it has lapsed just now."""
+        if self.state != ON_TRIAL:
+            return False
+        if now >= self.ends:
+            self.state = LAPSED
+            self.note(now)
+            log('probation: no authentic knock came from outside: nothing is hidden until one '
+                'does; type elsewhere: knock.py and what knockd.py show prints', WARNING)
+            return True
+        if now >= self.noted + TRIAL_SAVED:
+            self.note(now)
+        return False
+
+    def pass_by(self, now):
+        """An authentic knock has come from outside. True if that was news."""
+        if self.state == PASSED:
+            return False
+        self.state = PASSED
+        self.note(now)
+        log('probation: passed, it hides for good', WARNING)
+        return True
+
+# --- daemon: what hangs on the loop ---------------------------------------------------------------
+LEISURE = 10                    # ms without a packet, before what can wait is done
+CLOSING_TIME = 250              # ms: the kernel's clock of an opening starts later than ours
+SLOW_TIME = 2000                # ms after which a knock that still waits is told
+VISITS_LIMIT = 64               # of one client
+GOOD_NAME = 'knockd.ini.good'
+GOOD_HEAD = '# The last good copy of %s, for a start while that one is broken.\n'
+# One knock that opened something. source: a text; network: an ip_network; services: merged.
+Visit = collections.namedtuple('Visit', 'fingerprint client source network services')
+# A knock that is honoured once the keeper's number is in force. began: the Moment it was heard.
+Order = collections.namedtuple('Order', 'number decision began')
+# A config that is being brought into force, and the one to go back to if that fails.
+Reload = collections.namedtuple('Reload', 'number before')
 
 def config_stamp(path):
     """Changes when the file does; None while it is not there."""
-    with contextlib.suppress(OSError):
+    try:
         status = os.stat(path)
-        return status.st_mtime_ns, status.st_ino, status.st_size
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+class ConfigFile:
+    """The config's file, and the copy of it that was good last."""
+
+    def __init__(self, path, problem=None):
+        self.path = path
+        self.stamp = config_stamp(path)
+        self.problem = problem  # why the file as it is now does not rule; None: it does
+
+    def changed(self):
+        return config_stamp(self.path) != self.stamp
+
+    def read(self):
+        """The Config in the file. KnockError, which is kept as the problem."""
+        self.stamp = config_stamp(self.path)
+        try:
+            return read_config(self.path)
+        except KnockError as error:
+            self.problem = str(error)
+            raise
+
+    def refuse(self, problem):
+        """It was read, but cannot rule."""
+        self.problem = problem
+
+    def keep(self, config):
+        """It rules: a copy of it is put beside the ledger."""
+        if self.problem is not None:
+            return
+        copy = beside(config, GOOD_NAME)
+        try:
+            text = GOOD_HEAD % self.path + read_file(self.path)
+            if self.changed() or (os.path.exists(copy) and read_file(copy) == text):
+                return
+            replace_file(copy, text.encode('utf-8', 'surrogateescape'))
+        except OSError as error:
+            log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
+
+    def accept(self):
+        """What was read is in force."""
+        self.problem = None
+
+def config_to_run(path):
+    """(Config, problem): the one in the file and None; or, if that is broken, the last good copy
+    of it and why the file itself does not rule. KnockError if there is neither."""
+    try:
+        return read_config(path), None
+    except KnockError as error:
+        config = last_good(os.path.abspath(path))
+        if config is None:
+            raise
+        return config, str(error)
+
+def last_good(path):
+    """The Config in the copy of a broken file, or None. A broken one may not say where its ledger
+    is, beside which the copy lies, so the usual places are looked at as well."""
+    folders = []
+    with contextlib.suppress(OSError):
+        folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_file(path))
+    for folder in folders + [os.path.dirname(path), '/var/lib/knockd', '/etc/knockd']:
+        copy = os.path.join(folder, GOOD_NAME)
+        try:
+            text = read_file(copy)
+            if text.startswith(GOOD_HEAD % path) and not path_flaws(copy, 0o027):
+                return parse_config(text, path)
+        except (OSError, KnockError):
+            continue            # not there, or of another version
     return None
+
+class WallClock:
+    """Watches for jumps of the wall clock, by the monotonic one."""
+
+    def __init__(self):
+        self.offset = None      # ms between the two, while the ledger was lost
+        self.doubt = None       # why the clock cannot be right, or None
+
+    def watch(self, now):
+        """After a lost ledger, a forward step could make old knocks good again."""
+        self.offset = now.wall - now.mono
+
+    def jumped(self, now):
+        """True if it was set forward by more than a second, while that matters."""
+        if self.offset is None:
+            return False
+        ahead = now.wall - now.mono - self.offset
+        if 0 <= ahead <= 1000:
+            return False
+        self.offset += ahead
+        return ahead > 1000
+
+    def judge(self, config, ledger, now):
+        """Looks whether it can be right. True if the opinion has changed."""
+        before, self.doubt = self.doubt, clock_doubt(config, ledger, now.wall)
+        return (before is None) != (self.doubt is None)
 
 def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None: something of ours is from a later time."""
-    paths = config.path, config.ledger, globals().get('lean', {}).get('script', config.path)
-    latest = max([stamp[0] // 1000000 for stamp in map(config_stamp, paths) if stamp] +
-                 [time - config.window for key in ledger.keys.values()
-                  for time in key['spent'].values()], default=0)
+    times = [0]
+    for path in (config.path, config.ledger):
+        stamp = config_stamp(path)
+        if stamp is not None:
+            times.append(stamp[0] // 1000000)
+    for key in ledger.keys.values():
+        for time_of_knock in key['spent'].values():
+            times.append(time_of_knock - config.window)
+    latest = max(times)
+    if now >= latest - 1000:
+        return None
     return '%s UTC is before %s, the time of a file or a knock of ours: only paper knocks count ' \
-        'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
-        if now < latest - 1000 else None
+        'until it is set; type: date -s, or let NTP do it' % (format_time(now), format_time(latest))
 
-def state_line(firewall):
+class Mutes:
+    """What is over its budget, a tag or 'syn' for sequences and codes: it stays in the kernel."""
+
+    def __init__(self):
+        self.things = set()
+        self.until = None       # monotonic ms
+
+    def add(self, thing, seconds, now):
+        """Until so many seconds have begun. True if that is news."""
+        if thing in self.things:
+            return False
+        self.things.add(thing)
+        end = (now.mono // 1000 + seconds) * 1000
+        self.until = max(self.until or 0, end)
+        return True
+
+    def over(self, now):
+        """True, once, when their time is over."""
+        if self.until is None or now.mono < self.until:
+            return False
+        self.things.clear()
+        self.until = None
+        return True
+
+class Hearing:
+    """The packet sockets, and what their filters let by."""
+
+    def __init__(self, state):
+        self.state = state
+        self.datagrams = Capture(SOCKET_PAIRS)
+        self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
+        self.mutes = Mutes()
+        self.pace = Budget(SYNS_A_SECOND)
+        self.sequences = Sequences({})
+        self.codes = Codes()
+        self.credentials = []   # StepCredentials
+        self.steps = None       # range of those that are valid
+
+    def adopt(self, config, now):
+        """Another config: nothing is heard by what was made for the one before."""
+        self.sequences = Sequences(paper_sequences(config))
+        self.credentials = []
+        self.turn(config, now)
+
+    def turned(self, config, now):
+        """Is it another step than at the last turn()? Also if the clock was set."""
+        return window_steps(now.wall, config.window) != self.steps
+
+    def turn(self, config, now):
+        """A new step: other credentials."""
+        self.steps = window_steps(now.wall, config.window)
+        self.credentials = valid_steps(config, now.wall, self.credentials)
+        tags, badges = {}, {}
+        for step in self.credentials:
+            tags.update(step.tags)
+            badges.update(step.badges)
+        self.state.learn(tags, badges, valid_codes(config, now.wall))
+        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+        is_own.cache_clear()
+        self.listen(config)
+
+    def prepare(self, config):
+        """Derives one step ahead: with 10,000 clients that takes longer than a knock may wait.
+        False if there is nothing to do."""
+        newest = self.credentials[-1].step
+        if newest > self.steps.stop:
+            return False
+        self.credentials.append(StepCredentials(config, newest + 1))
+        return True
+
+    def doubted(self):
+        """The clock was wrong until now, or is from now on: so may have been the wrong codes."""
+        self.codes = Codes()
+
+    def listen(self, config):
+        """Gives the kernel its filters."""
+        muted = self.mutes.things
+
+        def for_datagrams(version, words):
+            return datagram_filter(version, config.carriers, config.port, words)
+
+        def for_syns(version, words):
+            if 'syn' in muted:
+                return syn_filter(version, None, words)
+            return syn_filter(version, ports, words)
+        self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
+        ports = None
+        if any(self.sequences.tables):
+            ports = SEQUENCE_PORTS['ports']
+        elif self.state.codes:
+            ports = SEQUENCE_PORTS['code']
+        if ports or self.state.badges:
+            self.syns.load(self.state.badges, for_syns)
+        else:
+            self.syns.attach([], None)
+
+    def mute(self, thing, seconds, config, now):
+        """True if it was not muted yet."""
+        if not self.mutes.add(thing, seconds, now):
+            return False
+        self.listen(config)
+        return True
+
+    def unmute(self, config, now):
+        if self.mutes.over(now):
+            self.listen(config)
+
+    def affords_syn(self, now):
+        """False if more SYNs came in this second than may cost us anything."""
+        return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
+
+    def packets_of(self, syn, now):
+        """The Packets that this SYN completes: it may be a badge itself, the last port of a
+        sequence, or the second half of a code."""
+        found = []
+        badge = self.state.badges.get(syn.badge)
+        if badge is not None:
+            found.append(badge)
+        if syn.port >= 1024 and not covered(Service(TCP, syn.port, syn.port), self.state.config.hide):
+            found += self.touch(syn, now)
+        return [Packet(credential.carrier, syn.source, credential) for credential in found]
+
+    def touch(self, syn, now):
+        """The credentials of the sequences and the code that this port completes."""
+        found = []
+        if 'syn' not in self.mutes.things:
+            progress = self.sequences.touch(syn.source, syn.port, now.mono)
+            found = progress.finished
+            if progress.goes_on:        # then it is half of no code
+                return found
+        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
+        if code is not None:
+            found = found + [code]
+        return found
+
+class Doors:
+    """What is open, the knocks that wait until it is, and the commands that are told of it."""
+
+    def __init__(self, keeper, state, reports):
+        self.keeper = keeper
+        self.state = state
+        self.reports = reports
+        self.hooks = Hooks()
+        self.hides = True       # False: a probation has lapsed
+        self.orders = []
+        self.visits = collections.OrderedDict()     # {Visit: ms when it ends}, the eldest first
+        self.next_end = NEVER   # monotonic ms at which something may be over
+        self.trouble = None     # what the keeper complained of last, or None
+
+    def want(self):
+        """Asks the keeper for what is wanted now; its number."""
+        config = None
+        if self.hides:
+            config = self.state.config
+        return self.keeper.want(config, self.state.openings.values())
+
+    def hide(self, hides):
+        """Whether anything is hidden at all."""
+        self.hides = hides
+        return self.want()
+
+    def enter(self, decision, now):
+        """A knock that is in the ledger."""
+        knock = decision.knock
+        if decision.verdict == 'run':
+            argv = self.state.config.actions[knock.request.action]
+            self.hooks.run(knock.request.action, argv, knock_facts(knock, ()), action=True)
+            log(honour_line(decision, now, moment()))
+            return
+        if decision.verdict == 'open':
+            openings = after_open(self.state.openings, knock, now)
+        else:
+            openings = after_close(self.state.openings, knock)
+        self.state.hold(openings)
+        self.orders.append(Order(self.want(), decision, now))
+
+    def in_force(self, number, now):
+        """All that was wanted up to this number is what the kernel holds."""
+        self.trouble = None
+        done = [order for order in self.orders if order.number <= number]
+        self.orders = [order for order in self.orders if order.number > number]
+        for order in done:
+            log(honour_line(order.decision, order.began, now))
+            if order.decision.verdict == 'open':
+                self.visit(order, now)
+            else:
+                self.next_end = now.mono
+
+    def visit(self, order, now):
+        """A knock has opened something."""
+        knock = order.decision.knock
+        services = tuple(merged(knock.services))
+        visit = Visit(knock.client.fingerprint, knock.client.name, str(knock.source),
+                      network_of(knock), services)
+        ends = order.began.mono + knock.seconds * 1000
+        self.visits[visit] = max(ends, self.visits.pop(visit, 0))
+        self.next_end = min(self.next_end, ends + CLOSING_TIME)
+        facts = knock_facts(knock, knock.services)
+        self.hooks.run('on_open', self.state.config.on_open, facts)
+        own = [each for each in self.visits if each.fingerprint == visit.fingerprint]
+        if len(own) > VISITS_LIMIT:     # one client's ever new requests fill no memory
+            self.leave(own[0])
+
+    def leave(self, visit):
+        """It is over."""
+        del self.visits[visit]
+        facts = facts_of(visit.client, visit.source, visit.services, 0)
+        self.hooks.run('on_close', self.state.config.on_close, facts)
+
+    def failed(self, done, now):
+        """The keeper could not do it, and tries again in a second."""
+        self.trouble = str(done.error)
+        self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
+        waiting = []
+        for order in self.orders:
+            knock = order.decision.knock
+            self.complain(order, 'failed', 'failed: %s' % self.trouble, now)
+            if now.mono < order.began.mono + knock.seconds * 1000:
+                waiting.append(order)
+        self.orders = waiting
+
+    def look_for_slow(self, now):
+        """Nobody waits for long without a word."""
+        for order in self.orders:
+            if now.mono - order.began.mono >= SLOW_TIME:
+                self.complain(order, 'slow', 'waits: %s is not done after %d s' % (
+                    self.keeper.tool.name, SLOW_TIME // 1000), now)
+
+    def complain(self, order, kind, reason, now):
+        knock = order.decision.knock
+        source = str(knock.source)
+        line = '%s %s %s %s' % (order.decision.verdict, knock.client.name, source, reason)
+        self.reports.tell(knock.client.name, kind, source, reason, now, line)
+
+    def look_for_ends(self, now):
+        """What is over, and its hook; at most once a second, for it looks at every opening. The
+        kernel has closed it by its own clock."""
+        if now.mono < self.next_end:
+            return
+        earlier = Moment(now.wall - CLOSING_TIME, now.mono - CLOSING_TIME)
+        openings = surviving(self.state.openings, self.state.config, earlier)
+        if openings != self.state.openings:
+            self.state.hold(openings)
+            self.want()
+        for visit, ends in list(self.visits.items()):
+            if ends <= earlier.mono or not self.still_open(visit):
+                self.leave(visit)
+        ends = [opening.expires + CLOSING_TIME for opening in openings.values()]
+        ends += [end + CLOSING_TIME for end in self.visits.values()]
+        self.next_end = NEVER
+        if ends:
+            self.next_end = max(min(ends), now.mono + 1000)
+
+    def still_open(self, visit):
+        """Has everything that this visit opened an opening still?"""
+        own = []
+        for opening in self.state.openings.values():
+            if (opening.fingerprint, opening.source) == (visit.fingerprint, visit.network):
+                own.append(opening.service)
+        own = merged(own)
+        for service in visit.services:
+            if not covered(service, own):
+                return False
+        return True
+
+    def look(self, now):
+        """Something changed about who may come in: ends are looked for at once."""
+        self.next_end = now.mono
+
+    def due(self, now):
+        """Milliseconds until it must be looked at."""
+        times = [self.next_end]
+        for order in self.orders[:1]:
+            times.append(max(now.mono + 1000, order.began.mono + SLOW_TIME))
+        return max(0, min(times) - now.mono)
+
+def facts_of(client, source, services, seconds):
+    """The environment of a command of the config."""
+    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': source,
+            'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
+
+def knock_facts(knock, services):
+    return facts_of(knock.client.name, str(knock.source), services, knock.seconds)
+
+class Desk:
+    """Answers `status`, by a Unix socket."""
+
+    def __init__(self, config, now):
+        self.socket = status_socket(config)
+        self.path = '%s/%s.last' % (runtime_folder(), config.id)
+        self.since = now.wall
+        self.last = {}          # client's name: {'last': ms since 1970, 'source': text}
+        self.noted = True       # is that in the file?
+        self.mended = 0
+        # Over a restart, not over a boot: flash is not worn by it.
+        with contextlib.suppress(OSError, ValueError):
+            self.last.update(json.loads(read_file(self.path)))
+
+    def honoured(self, knock, now):
+        self.last[knock.client.name] = {'last': now.wall, 'source': str(knock.source)}
+        self.noted = False
+
+    def note(self):
+        """For the next daemon."""
+        if self.noted:
+            return
+        self.noted = True
+        with contextlib.suppress(OSError):
+            replace_file(self.path, json.dumps(self.last).encode('ascii'))
+
+    def count_mended(self):
+        self.mended += 1
+
+    def ask(self):
+        """(what somebody asks, his address); (None, None) if he has gone."""
+        with contextlib.suppress(OSError):
+            return self.socket.recvfrom(16)
+        return None, None
+
+    def answer(self, report, address):
+        with contextlib.suppress(OSError):
+            self.socket.sendto(json.dumps(report).encode('ascii'), address or b'')
+
+# --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
+class Daemon:
+    """One loop that never waits for the firewall; it holds the ledger's lock and the sockets."""
+
+    def __init__(self, config, problem=None, verbose=False):
+        self.config = config
+        self.source = ConfigFile(config.path, problem)
+        self.file = LedgerFile(config.ledger)
+        self.reports = Reports(verbose)
+        self.clock = WallClock()
+        # start() makes these.
+        self.state = self.hearing = self.doors = self.desk = None
+        self.probation = self.guard = None
+        self.reloading = None   # Reload, until it is in force
+
+    def start(self):
+        """Everything in force, or a KnockError."""
+        self.file.take()
+        owner = own_namespace()
+        now = moment()
+        tool, flaw = choose_tool(self.config)
+        if flaw is not None:
+            log('firewall: by iptables, for %s' % flaw, WARNING)
+        ledger, lost = open_ledger(self.file, self.config, now)
+        if lost:
+            self.clock.watch(now)
+        self.state = State(self.config, ledger)
+        self.hearing = Hearing(self.state)
+        self.probation = Probation(beside(self.config, 'probation'), now.mono)
+        self.desk = Desk(self.config, now)
+        self.guard = GuardFile(beside(self.config, 'guard'), self.probation)
+        keeper = Keeper(tool, reflect_marks(beside(self.config, 'sysctls')), owner)
+        self.doors = Doors(keeper, self.state, self.reports)
+        self.doors.hide(self.probation.state != LAPSED)
+        self.hearing.adopt(self.config, now)
+        self.turn(now)
+        self.tell_ready(self.first_result(keeper))
+        notify('READY=1')
+
+    def first_result(self, keeper):
+        """Waits for the firewall, once: nobody is let in before. KnockError if it fails."""
+        while True:
+            select.select([keeper], (), ())
+            for done in keeper.results():
+                if done.error is not None:
+                    raise done.error
+                self.settle(done, moment())
+                return done
+
+    def tell_ready(self, done):
+        """The first line of a daemon that guards."""
+        line = 'ready: %s' % state_line(self.config, self.doors.keeper, done)
+        left = self.probation.left(moment().mono)
+        if left is not None:
+            line += '; on probation: %d s for a first knock from outside' % (left // 1000)
+        log(line)
+        if not self.doors.keeper.reflecting:
+            log('ready: net.ipv4.fwmark_reflect cannot be set: hidden TCP ports answer with a '
+                'reset of the firewall, not of the stack', WARNING)
+        if self.source.problem is not None:
+            log_lines('config: the last good copy rules, for the file is broken: %s'
+                      % self.source.problem, ERROR)
+
+    def loop(self, signals):
+        """Until told to stop. signals: a descriptor on which the numbers of signals arrive."""
+        self.start()
+        stopping = False
+        while not stopping:
+            ready = self.wait(signals)
+            stopping = signals in ready and self.heed(os.read(signals, 64))
+            now = moment()
+            if self.doors.keeper.fileno() in ready:
+                self.settle_all(now)
+            if self.desk.socket.fileno() in ready:
+                self.answer(now)
+            # SYNs come last: a flood of them delays no datagram.
+            self.read(self.hearing.datagrams, ready, self.hear_datagram)
+            self.read(self.hearing.syns, ready, self.hear_syn)
+            self.watch(moment())
+            if not ready:
+                self.use_leisure()
+        self.desk.note()
+        log('stopped; what is hidden stays hidden, until you type: knockd.py uninstall')
+
+    def wait(self, signals):
+        """The descriptors that have something, when they have, or when something is due."""
+        poll = select.poll()
+        for waker in (signals, self.doors.keeper, self.desk.socket):
+            poll.register(waker, select.POLLIN)
+        for capture in (self.hearing.datagrams, self.hearing.syns):
+            for _, sock in capture.taps:
+                poll.register(sock, select.POLLIN)
+        return {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
+
+    def patience(self, now):
+        """Milliseconds until anything is due."""
+        due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP]
+        if self.hearing.mutes.until is not None:
+            due.append(self.hearing.mutes.until - now.mono)
+        trial = self.probation.due(now.mono)
+        if trial is not None:
+            due.append(trial)
+        watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
+        if watchdog:
+            due.append(watchdog)
+        if self.hearing.credentials[-1].step <= self.hearing.steps.stop:
+            due.append(LEISURE)
+        return max(0, min(due)) + 1
+
+    def heed(self, numbers):
+        """Signals. True if one of them ends us."""
+        stop = False
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self.reload(moment())
+            else:
+                stop = True
+        return stop
+
+    def use_leisure(self):
+        """What no knock shall wait for."""
+        self.hearing.prepare(self.config)
+        if self.file.rewrite_due:
+            with contextlib.suppress(OSError):          # the old journal goes on
+                self.file.rewrite(self.state.ledger)
+
+    def watch(self, now):
+        """What every wake-up looks at; a jump of the clock is a new step."""
+        self.look_for_jump(now)
+        self.doors.look_for_ends(now)
+        self.doors.look_for_slow(now)
+        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.state.openings))
+        self.hearing.unmute(self.config, now)
+        if self.hearing.turned(self.config, now):
+            if self.source.changed():
+                self.reload(now)
+            self.hearing.turn(self.config, now)
+            self.turn(now)
+        if self.probation.look(now.mono):
+            self.doors.hide(False)
+
+    def turn(self, now):
+        """What is looked at once a step."""
+        self.desk.note()
+        if self.hearing.steps.stop % 120 == 0:      # an hour
+            self.reports.tell_junk()
+        if self.doors.keeper.tool.silent:
+            self.doors.keeper.look(now)
+        if self.clock.judge(self.config, self.state.ledger, now):
+            log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
+            self.hearing.doubted()
+
+    def look_for_jump(self, now):
+        """What was refused because its time had passed must not be good again."""
+        if self.clock.jumped(now):
+            self.state.ledger.quarantine(now.wall, self.config.window)
+            rewritten(self.file, self.state.ledger, 'the clock went forward')
+
+    def settle_all(self, now):
+        for done in self.doors.keeper.results():
+            self.settle(done, now)
+
+    def settle(self, done, now):
+        """What the keeper has done, or could not do."""
+        reloading = self.reloading
+        due = reloading is not None and done.number >= reloading.number
+        if done.error is not None:
+            if due:
+                self.go_back(done.error, now)
+            else:
+                self.doors.failed(done, now)
+            return
+        self.doors.in_force(done.number, now)
+        if due:
+            self.reloading = None
+            self.source.accept()
+            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
+        if done.mended:
+            self.desk.count_mended()
+            self.reports.tell('', 'mended', '', 'firewall: something of ours was gone or the box '
+                              'has changed; loaded again', now)
+        if done.loaded is not None:
+            self.source.keep(self.config)
+            self.guard.keep(done.loaded.guard)
+
+    def reload(self, now):
+        """A bad config is reported and the old one stays in force."""
+        before = self.config
+        if self.reloading is not None:
+            before = self.reloading.before
+        try:
+            config = self.source.read()
+            self.check_same(config)
+            check_programs(config)
+        except KnockError as error:
+            self.refuse(error)
+            return
+        self.reloading = Reload(self.adopt(config, now), before)
+
+    def check_same(self, config):
+        """KnockError if the config changes what only a restart can change."""
+        for name in ('id', 'ledger', 'firewall'):
+            if getattr(config, name) != getattr(self.config, name):
+                raise KnockError('%s: %s changes only with a restart' % (config.path, name))
+        suitable(self.doors.keeper.tool, config)
+
+    def refuse(self, error):
+        self.source.refuse(str(error))
+        log_lines('config refused, the old one stays: %s' % error, WARNING)
+
+    def adopt(self, config, now):
+        """From now on this config judges, and the keeper is asked to hide by it."""
+        self.config = config
+        self.state.adopt(config)
+        self.state.hold(surviving(self.state.openings, config, now))
+        self.hearing.adopt(config, now)
+        self.doors.look(now)
+        return self.doors.want()
+
+    def go_back(self, error, now):
+        """The firewall could not do what the config asks for."""
+        before, self.reloading = self.reloading.before, None
+        self.refuse(error)
+        self.adopt(before, now)
+
+    def read(self, capture, ready, hear):
+        """Every waiting frame; one that breaks us is told of and does not stop us."""
+        named = hear == self.hear_syn or self.probation.state != PASSED
+        for version, sock in list(capture.taps):
+            if sock.fileno() not in ready:
+                continue
+            for frame, interface in receive(sock, named):
+                try:
+                    hear(version, frame, interface)
+                except Exception as error:      # a defect of ours must not be a way to stop us
+                    name = type(error).__name__
+                    line = 'internal error: %s: %s' % (name, error)
+                    self.reports.tell('', name, '', line, moment())
+
+    def hear_datagram(self, version, frame, interface):
+        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
+        if packet is not None:
+            self.handle(packet, interface, moment())
+
+    def hear_syn(self, version, frame, interface):
+        """A SYN from outside to this box, if there are not too many of them."""
+        now = moment()
+        if not self.hearing.affords_syn(now):
+            if self.hearing.mute('syn', 2, self.config, now):
+                line = 'more than %d SYNs a second: ports, code and paper sleep' % SYNS_A_SECOND
+                self.reports.tell('', 'SYNs', '', line, now)
+            return
+        syn = parse_syn(version, frame)
+        if syn is None or self.is_inside(interface):
+            return
+        if not (is_own(syn.destination, interface) or self.is_behind(syn.destination)):
+            return
+        for packet in self.hearing.packets_of(syn, now):
+            self.handle(packet, interface, now)
+
+    def is_inside(self, interface):
+        """Is it this box itself, or an interface of `trust`, which may end in +?"""
+        for name in ('lo',) + self.config.trust:
+            if interface == name:
+                return True
+            if name.endswith('+') and interface.startswith(name[:-1]):
+                return True
+        return False
+
+    def is_behind(self, address):
+        """Is it one of the addresses that are guarded behind this box?"""
+        for network in self.config.behind:
+            if address in network:
+                return True
+        return False
+
+    def handle(self, packet, interface, now):
+        """One packet that may be a knock."""
+        self.look_for_jump(now)
+        decision = judge(packet, now, self.state)
+        knock, reason = decision.knock, decision.reason
+        self.reports.count(decision.verdict, packet)
+        if decision.verdict == 'mute':
+            self.hearing.mute(packet.payload[:TAG_SIZE], 1, self.config, now)
+        elif decision.verdict in ('open', 'close', 'run'):
+            reason = self.signature_flaw(knock, now)
+            if reason is None:
+                self.honour(decision, packet.source, self.is_inside(interface), now)
+                return
+            decision = decision._replace(kind=SIGNATURE)
+        if reason is not None:
+            source = str(knock.source)
+            line = 'refused %s %s %s' % (knock.client.name, source, reason)
+            self.reports.tell(knock.client.name, decision.kind, source, reason, now, line)
+
+    def signature_flaw(self, knock, now):
+        """The last check, for it starts a process."""
+        if not knock.client.ssh_key:
+            return None
+        if not self.state.signatures.spend(knock.client.fingerprint, now.mono // 1000):
+            return 'too fast for signatures'
+        try:
+            verify_signature(knock.client, knock.request)
+        except KnockError as error:
+            return 'signature: %s' % error
+        return None
+
+    def honour(self, decision, sender, inside, now):
+        """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all. inside: it
+        came from this box or from a `trust` interface."""
+        knock, state = decision.knock, self.state
+        line = state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
+                                   self.config.window, knock.paper)
+        what = 'refused %s %s' % (knock.client.name, knock.source)
+        if not saved(self.file, state.ledger, line, what):
+            return
+        state.copies.remember(knock, sender, now.mono)
+        if not inside and self.probation.pass_by(now.mono):
+            self.doors.hide(True)
+            self.guard.keep()
+        self.desk.honoured(knock, now)
+        self.doors.enter(decision, now)
+
+    def answer(self, now):
+        """`status`, or `reload`, which says that the config has changed."""
+        word, address = self.desk.ask()
+        if word is None:
+            return
+        if word == b'reload':
+            self.reload(now)
+        self.desk.answer(self.report(now), address)
+
+    def report(self, now):
+        """What `status` shows; every list is bounded for each client."""
+        hidden, quarantine, left = [], None, self.probation.left(now.mono)
+        if self.doors.hides:
+            hidden = [format_service(service) for service in self.config.hide]
+        if self.state.ledger.floor > now.wall:
+            quarantine = self.state.ledger.floor
+        if left is not None:
+            left //= 1000
+        return {
+            'version': __version__, 'since': self.desk.since, 'hidden': hidden,
+            'problem': self.problem(), 'quarantine_until': quarantine, 'probation_left': left,
+            'clock': self.clock.doubt,
+            'config': {'path': self.config.path, 'problem': self.source.problem,
+                       'last_good': self.source.problem is not None},
+            'clients': self.desk.last, 'openings': opening_rows(self.state.openings, now),
+            'refusals': self.reports.refusals(), 'counts': self.reports.counts,
+            'mended': self.desk.mended}
+
+    def problem(self):
+        """Why what should be hidden is not, or None."""
+        if self.probation.state == LAPSED:
+            return 'the probation lapsed: nobody knocked from outside'
+        return self.doors.trouble
+
+def opening_rows(openings, now):
+    """For status: a dict for all that closes at the same moment."""
+    groups = collections.OrderedDict()
+    for opening in openings.values():
+        group = opening.client, str(opening.source), opening.expires
+        groups.setdefault(group, []).append(format_service(opening.service))
+    rows = []
+    for (client, source, expires), services in groups.items():
+        rows.append({'client': client, 'source': source, 'services': services,
+                     'seconds_left': max(0, expires - now.mono) // 1000})
+    return rows
+
+def state_line(config, keeper, done):
     """What the log says at the start, and of a new config."""
-    config, decoys = firewall.config, sorted(firewall.box.decoys.values())
-    return '%d client%s; hiding %s; %s; answer %s%s' % (
-        len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide) or
-        'nothing', firewall.name, config.answer,
-        ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
+    hiding = format_services(config.hide) or 'nothing'
+    clients = '%d clients' % len(config.clients)
+    if len(config.clients) == 1:
+        clients = '1 client'
+    line = '%s; hiding %s; %s; answer %s' % (clients, hiding, keeper.tool.name, config.answer)
+    decoys = []
+    if done.loaded is not None:
+        decoys = sorted(done.loaded.decoys.values())
+    if 0 < len(decoys) < 5:
+        line += ' via decoy ' + ', '.join(map(str, decoys))
+    return line
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
-    knock, told = decision.knock, decision.knock.carrier in ('udp', 'icmp')
-    return ' '.join(filter(None, [
-        decision.verdict, knock.client.name, str(knock.source),
-        knock.request.action or format_services(knock.services) or 'all',
-        '%ds' % knock.seconds if decision.verdict == 'open' else '', knock.carrier,
-        'skew %+.1fs' % ((knock.request.time - began.wall) / 1000) if told else '',
-        '%dms' % (ended.mono - began.mono)]))
+    knock = decision.knock
+    what = knock.request.action or format_services(knock.services) or 'all'
+    words = [decision.verdict, knock.client.name, str(knock.source), what]
+    if decision.verdict == 'open':
+        words.append('%ds' % knock.seconds)
+    words.append(knock.carrier)
+    if knock.carrier in DATAGRAMS:      # the others tell no time
+        words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
+    words.append('%dms' % (ended.mono - began.mono))
+    return ' '.join(words)
 
 # --- administration: one function a command ------------------------------------------------------
 def signal_pipe():
