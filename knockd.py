@@ -1621,7 +1621,7 @@ class StepCredentials:
         for client in key_owners(config):
             self.tags[tag_at(client.keys, step)] = client, step
             if 'syn' in config.carriers:
-                badge = syn_token(client.keys, step)
+                badge = syn_badge(client.keys, step)
                 self.badges[badge] = Credential(client, 'syn', step, None, ())
             if 'ports' in config.carriers:
                 ports = step_ports(client.keys, step)
@@ -1992,410 +1992,820 @@ def pace_flaw(knock, now, state):
         return None
     return Flaw(PACE, 'too fast')
 
-# --- firewall text: nft commands out of addresses and integers, nothing else --------------------
-# Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
-FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
-TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
-# What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
-# decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
-Box = collections.namedtuple('Box', 'decoys tcp udp labels')
+# --- the box and its decoys: what others' rules do; pure ------------------------------------------
+# A hidden port must look like a closed one of the same box, so we read what the box does with
+# those. A chain of ours comes after the box's own: whatever they drop or reject by themselves
+# needs nobody's help. To be found is what would have met a packet that they let by for its port.
+STACK, DROP, ACCEPT = 'stack', 'drop', 'accept'
 TCP_RESET = 'reject with tcp reset'
-VERDICTS = {    # as nft -j lists them: as we write them
-    'accept': None, 'drop': 'drop', 'reject': 'reject', 'port-unreachable': 'reject',
-    'tcp reset': TCP_RESET, 'admin-prohibited': 'reject with icmpx type admin-prohibited'}
-ANSWERS = {'drop': ('drop', 'drop'), 'reset': (TCP_RESET, 'reject'),    # for TCP, for UDP
-           'prohibited': (VERDICTS['admin-prohibited'],) * 2}
-# Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
-# A SYN belongs to no connection, whatever conntrack still knows of an old one between these ports.
-TABLE = '''table inet knockd {
-%(empty)s}
-flush table inet knockd
-%(flush)stable inet knockd {
-%(sets)s chain guard {
-  type filter hook prerouting priority -149; policy accept;
-  tcp flags & (syn | ack) != syn ct state established,related return
-  meta l4proto != tcp ct state established,related return
-  iifname { %(trust)s } return
-  fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop
-  fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check
-  tcp dport @decoys delete @asked4 { ip saddr . tcp sport . tcp dport }
-  tcp dport @decoys delete @asked6 { ip6 saddr . tcp sport . tcp dport }
- }
- chain check {
-  %(check)s
- }
- chain answer {
-  type filter hook output priority -301; policy accept;
-  tcp sport @decoys tcp flags & rst == rst jump restore
- }
- chain restore {
-  ip daddr . tcp dport . tcp sport @asked4 tcp sport set tcp sport map @real
-  ip6 daddr . tcp dport . tcp sport @asked6 goto label
- }
- chain label {
-  tcp sport set tcp sport map @real
-  %(label)s
- }
-}
-'''
-def open_set(network, once):
-    """open4 holds hosts, open4_24 networks of that length, once4 what lets one connection in."""
-    length = '_%d' % network.prefixlen if network.prefixlen < network.max_prefixlen else ''
-    return '%s%d%s' % ('once' if once else 'open', network.version, length)
+UNREACHABLE = 'reject with icmpx type port-unreachable'
+PROHIBITED = 'reject with icmpx type admin-prohibited'
+TCP, UDP = PROTOCOLS['tcp'], PROTOCOLS['udp']
+FAMILIES = {4: 'ip', 6: 'ip6'}
+# A chain that a hook calls, of whichever tool: family is inet, ip, ip6, or what nft says else.
+Chain = collections.namedtuple('Chain', 'family table name hook kind priority policy')
+# limits: [Limit] that must all hold. verdict: accept, drop, return, 'jump NAME', 'goto NAME',
+# 'reject with ...' in nft's words, or None for a rule that goes on. handle: nft's number.
+Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
+# key: version, proto, interface, state, port, source; or other, for all that is not understood.
+Limit = collections.namedtuple('Limit', 'key values negated')
+# What a packet of a stranger to a closed port is asked for.
+Probe = collections.namedtuple('Probe', 'version proto interface')
+# closed: {(4 or 6, TCP or UDP): {interface, or None for all others: verdict}}
+# demux: does the stack look for a packet's socket before the input hook (tcp_early_demux)?
+Box = collections.namedtuple('Box', 'closed demux')
+# A rule of ours in somebody's chain: tool is nft or the iptables program that manages the chain.
+Accept = collections.namedtuple('Accept', 'tool family table chain handle')
+# ours: our rules as listed, in a form to compare, or None. accepts: {missing, surplus: [Accept]}.
+# taken_ports: those that the box's rules name. decoys: {hidden: decoy} that our rules name.
+# unreachable: chains that may drop what we let by, and that take no rule of ours; for people.
+Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys unreachable')
+Accepts = collections.namedtuple('Accepts', 'missing surplus')
+GUARD_PRIORITY = -149
+MOST_DECOYS = 200     # above it, a hidden port's reset is made by us, not by the stack
+WIDE = 10000            # a rule for so many ports is about closed ones, too
+DEEP = 16               # the kernel refuses longer chains of jumps (NFT_JUMP_STACK_SIZE)
 
-def open_sets(config):
-    """[(any network of a set, once)]: hosts, and what else some client's section asks for."""
-    asked = {('0.0.0.0', 32, False), ('::', 128, False)}
-    for client in config.clients.values():
-        asked |= {('0.0.0.0', client.prefix4, client.once), ('::', client.prefix6, client.once)}
-    return [(ipaddress.ip_network(each[:2]), each[2]) for each in sorted(asked)]
+def holds(limit, probe):
+    """Does it hold for a stranger's packet to a closed port that no rule names?"""
+    values = limit.values
+    if limit.key == 'version':
+        found = probe.version in values
+    elif limit.key == 'proto':
+        found = probe.proto in values
+    elif limit.key == 'state':
+        found = 'new' in values
+    elif limit.key == 'interface':
+        found = probe.interface is not None and named(probe.interface, values)
+    elif limit.key == 'port':
+        found = any(high - low >= WIDE for low, high in values)
+    elif limit.key == 'source':     # a stranger is nobody whom a rule names
+        found = False
+    else:                           # not understood: as if the rule were not there
+        return False
+    return found != limit.negated
 
-def protocol_and_port(opening):
-    return tuple(format_service(Service(opening.proto, opening.port, opening.port)).split('/'))
+def named(interface, names):
+    """Is it one of these, of which eth* means each that begins so?"""
+    for name in names:
+        if name == interface:
+            return True
+        if name.endswith('*') and interface.startswith(name[:-1]):
+            return True
+    return False
 
-def nft_opening(opening, now=None):
-    """The element of an opening; without now, what names it for a deletion."""
-    key = '%s . %s . %s' % ((opening.source.network_address,) + protocol_and_port(opening))
-    return key if now is None else '%s timeout %dms comment "%s"' % (
-        key, opening.expires - now.mono, opening.client)
-
-def nft_set(name, kind, elements=()):
-    """A set or a map, in the words of nft; its elements are a line of their own."""
-    line = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
-    return ' %s {\n  type %s\n%s }\n' % (name, kind, line)
-
-def nft_sets(config, box, living):
-    """All sets but those of openings. Nothing deletes from asked when a hidden port is asked, and
-    100 ms is a tenth of the kernel's garbage collection: of dead elements, more than 16 with one
-    key refuse the next."""
-    pairs = sorted(box.decoys.items())
-    text = nft_set('set hidden', 'inet_proto . inet_service; flags interval; auto-merge', [
-        format_service(service).replace('/', ' . ') for service in merged(config.hide)])
-    for name, elements in (('decoy', pairs), ('real', [pair[::-1] for pair in pairs])):
-        text += nft_set('map ' + name, 'inet_service : inet_service',
-                        ['%d : %d' % element for element in elements])
-    text += nft_set('set decoys', 'inet_service', ['%d' % decoy for _, decoy in pairs])
-    for version, (_, kind) in FAMILIES.items():
-        kind += ' . inet_service . inet_service; flags '
-        text += nft_set('set living%d' % version, kind + 'timeout; timeout 12h', [
-            '%s . %d . %d' % each for each in living if each[0].version == version])
-        text += nft_set('set asked%d' % version,
-                        kind + 'dynamic,timeout; timeout 100ms; size 65535')
-    return text
-
-def nft_opened(config, openings, now):
-    """(the sets of openings, the lines that let by what is in them). Networks are looked up by the
-    masked source: interval sets refuse overlaps, and a host inside a network. Those of `once` have
-    a limit an element, which the kernel spends on the first new connection; begun knows that one's
-    SYN when it comes again."""
-    sets, lines, marked = '', [], 'meta mark set meta mark | 0x%08x accept' % config.mark
-    for network, once in open_sets(config):
-        (family, kind), name = FAMILIES[network.version], open_set(network, once)
-        mask = ' & %s' % network.netmask if network.prefixlen < network.max_prefixlen else ''
-        opened = '%s saddr%s . meta l4proto . th dport @%s ' % (family, mask, name)
-        limit = '; limit rate 1/week burst 1 packets' if once else ''
-        sets += nft_set('set ' + name, kind + ' . inet_proto . inet_service; flags timeout' + limit,
-                        [nft_opening(opening, now) for opening in openings
-                         if open_set(opening.source, opening.once) == name])
-        if once:
-            begun = name.replace('once', 'begun')
-            sets += nft_set('set ' + begun, kind + ' . inet_service . inet_proto . inet_service; '
-                            'flags dynamic,timeout; timeout 1m; size 65535')
-            syn = family + ' saddr . th sport . meta l4proto . th dport'
-            lines.append('%s @%s %s' % (syn, begun, marked))
-            opened = 'ct state new %sadd @%s { %s } ' % (opened, begun, syn)
-        lines.append(opened + marked)
-    return sets, lines
-
-def nft_box(box):
-    """What makes a hidden port answer like every closed port of this box: its TCP goes to a
-    closed decoy port of its own, and the reset that may come back gets the real port again. An
-    ICMP error would quote the decoy, so there the guard gives the box's verdict itself."""
-    lines = ['ct state invalid tcp flags & (ack | rst) != 0 return'] if box.tcp is None else []
-    if box.decoys and box.tcp in (None, 'drop', TCP_RESET):
-        lines += ['meta nfproto ipv%d tcp dport set tcp dport map @decoy update @asked%d '
-                  '{ %s saddr . tcp sport . tcp dport } accept' % (version, version, family)
-                  for version, (family, _) in FAMILIES.items()]
-    lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
-    return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
-
-def nft_label(config):
-    """Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC
-    6437). nft writes whole bytes: 16 bits of a hash as they are, the upper 4 by 16 rules."""
-    secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
-    seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
-    hashed = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
-    return ['ip6 flowlabel 0 return', '@nh,16,16 set ' + hashed % (0xffffffff, seeds[0])] + [
-        '%s == %d @nh,12,4 set %d' % (hashed % (16, seeds[1]), bits, bits) for bits in range(16)]
-
-NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
-
-def nft_ruleset(config, box, openings, living, now):
-    """The whole table, replacing the one that may be there, in one transaction."""
-    if not config.hide:         # a probation that nobody passed, or uninstall
-        return NFT_NOTHING
-    sets, check = nft_opened(config, openings, now)
-    sets += nft_sets(config, box, living)
-    check += ['tcp flags & (syn | ack) != syn %s saddr . tcp sport . tcp dport @living%d return'
-              % (family, version) for version, (family, _) in FAMILIES.items()]
-    check += nft_box(box) if config.answer == 'box' else [
-        'meta l4proto tcp ' + ANSWERS[config.answer][0], ANSWERS[config.answer][1]]
-    return TABLE % {
-        'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
-        'flush': re.sub(r'(?ms)^ (\w+) (\w+) {.*?^ }', r'flush \1 inet knockd \2', sets),
-        'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
-        'check': '\n  '.join(check),
-        'label': '\n  '.join(nft_label(config) if box.labels else ())}
-
-def nft_change(verb, openings, now=None):
-    """add or delete elements of the open sets, a command each."""
-    return ''.join('%s element inet knockd %s { %s }\n' % (
-        verb, open_set(opening.source, opening.once), nft_opening(opening, now))
-        for opening in openings)
-
-def nft_close(openings):
-    """Closes; adding first, for deleting what has just expired would be an error."""
-    return nft_change('add', openings) + nft_change('delete', openings)
-
-def nft_open(openings, known, now):
-    """Opens; what is open already is replaced: adding alone extends only on new kernels, and
-    never lets another connection through `once`."""
-    old = [opening for opening in openings if opening[1:5] in known]
-    return nft_close(old) + nft_change('add', openings, now)
-
-def chain_of(entry):
-    return entry['family'], entry['table'], entry.get('chain', entry.get('name'))
-
-def foreign(ruleset, kind):
-    """The tables, chains or rules of others, as nft -j lists them."""
-    return [entry[kind] for entry in ruleset
-            if kind in entry and entry[kind].get('table') != 'knockd']
-
-def box_verdicts(ruleset, hooks, protocol):
-    """{(family, table, chain): what it does with a protocol's closed ports}, on these hooks."""
-    rules = {}
-    for rule in foreign(ruleset, 'rule'):
-        rules.setdefault(chain_of(rule), []).append(rule['expr'])
-    return {chain_of(chain): VERDICTS[closing_verdict(rules, chain_of(chain), protocol)
-                                      or chain.get('policy', 'accept')]
-            for chain in foreign(ruleset, 'chain') if chain.get('hook') in hooks}
-
-def closing_chains(ruleset):
-    """Chains that may drop what the guard lets by, but those of a table that its owner has locked
-    (NFT_TABLE_F_OWNER, as firewalld's)."""
-    locked = [(table['family'], table['name']) for table in foreign(ruleset, 'table')
-              if 'owner' in table.get('flags', ())]
-    return {name for protocol in PROTOCOLS
-            for name, verdict in box_verdicts(ruleset, ('input', 'forward'), protocol).items()
-            if verdict and name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6')}
-
-def accept_changes(config, ruleset):
-    """Commands that leave our rule once in each chain there is that needs it, and nowhere else: at
-    the head of a chain that would drop what the guard lets through."""
-    asked, mark = closing_chains(ruleset) if ('auto',) in config.accept_in else set(), config.mark
-    wanted = [name for name in map(chain_of, foreign(ruleset, 'chain'))
-              if name in asked.union(config.accept_in)]
-    accept = [{'match': {'op': '==', 'left': {'&': [{'meta': {'key': 'mark'}}, mark]},
-                         'right': mark}}, {'accept': None}]
-    text = ''
-    for rule in foreign(ruleset, 'rule'):
-        if rule.get('expr') == accept and chain_of(rule) in wanted:
-            wanted.remove(chain_of(rule))
-        elif rule.get('expr') == accept:
-            text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
-    return text + ''.join('insert rule %s meta mark & 0x%08x == 0x%08x accept\n' % (
-        ' '.join(chain), mark, mark) for chain in wanted)
-
-def is_ours(entry):
-    return any('knockd' in (value.get('table'), value.get('name')) for value in entry.values())
-
-def listed(ruleset, ours):
-    """Our table as text, or all but ours, without what differs from listing to listing."""
-    return re.sub(r'"handle": \d+', '', json.dumps([
-        entry for entry in ruleset if is_ours(entry) == ours]))
-
-def closing_verdict(rules, name, protocol):
-    """What a chain does with every packet of a protocol: None or a key of VERDICTS.
-    Only rules without a condition count, and those whose condition is the protocol."""
-    condition = {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}
-    for statements in rules.get(name, ()):
-        statements = [pair for each in statements for pair in each.items()
-                      if pair[0] not in ('counter', 'log') and pair != ('match', condition)]
-        kind, detail = statements[0] if len(statements) == 1 else (None, None)
-        verdict = kind
-        if kind in ('jump', 'goto'):
-            verdict = closing_verdict(rules, name[:2] + (detail['target'],), protocol)
-        elif kind == 'reject' and detail:
-            verdict = detail.get('expr', detail.get('type'))
-        if verdict in VERDICTS:
-            return verdict
+def verdict_of(rules, name, probe, depth=0):
+    """What a chain says of a probe: a verdict, or None where it goes back to its caller."""
+    for rule in rules.get(name, ()):
+        if rule.ours or not all(holds(limit, probe) for limit in rule.limits):
+            continue
+        word, _, target = (rule.verdict or '').partition(' ')
+        if word == 'return':
+            return None
+        if word not in ('jump', 'goto'):
+            if rule.verdict:
+                return rule.verdict
+            continue
+        if depth < DEEP:
+            found = verdict_of(rules, name[:2] + (target,), probe, depth + 1)
+            if found or word == 'goto':
+                return found
     return None
 
-def box_policy(ruleset, protocol):
-    """What this box does with a protocol's closed ports before its own stack answers, if so."""
-    return next(filter(None, box_verdicts(ruleset, ('input',), protocol).values()), None)
+def chain_verdict(chain, rules, probe):
+    """What a chain of a hook does with a probe, at its end by its policy."""
+    if chain.family in ('ip', 'ip6') and chain.family != FAMILIES[probe.version]:
+        return ACCEPT
+    return verdict_of(rules, chain[:3], probe) or chain.policy
 
-def pick_decoys(config, ruleset, listening, ephemeral):
-    """{hidden TCP port: one that nothing on this box knows: no listener, rule, outgoing}"""
-    if config.answer != 'box':
-        return {}
-    rules = listed(ruleset, False)
-    ranges = [tuple(map(int, ends)) for ends in        # of nft, of iptables
-              re.findall(r'(?:"range": \[|[ ,])(\d{1,5})(?:, |:)(\d{1,5})\b', rules)]
-    hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
-              for port in range(service.low, service.high + 1)}
-    taken = hidden.union(listening, map(int, re.findall(r'\b\d{1,5}\b', rules)))
-    free = (port for ranged in (False, True)    # one by one: all at once would be memory for life
-            for ports in (range(61022, 65536), range(29999, 1024, -1)) for port in ports
-            if port not in taken and not ephemeral[0] <= port <= ephemeral[1]
-            and ranged == any(low <= port <= high for low, high in ranges))
-    decoys = dict(zip(sorted(hidden), free))
-    if len(decoys) < len(hidden):
-        raise KnockError('this box has no %d free TCP ports for decoys; write answer = drop'
-                         % len(hidden))
+def closed_verdict(chains, rules, probe):
+    """What the box does with a probe before its stack answers: STACK if nothing."""
+    for hook in ('prerouting', 'input'):
+        for chain in chains:
+            if chain.hook == hook and chain.kind != 'nat':
+                verdict = chain_verdict(chain, rules, probe)
+                if verdict != ACCEPT:
+                    return verdict
+    return STACK
+
+def named_interfaces(rules):
+    """Each interface for which some rule makes a difference; not lo, which is always trusted."""
+    found = set()
+    for chain_rules in rules.values():
+        for rule in chain_rules:
+            for limit in rule.limits:
+                if limit.key == 'interface':
+                    found.update(limit.values)
+    return found - {'lo'}
+
+def all_probes(rules):
+    interfaces = [None] + sorted(named_interfaces(rules))
+    return [Probe(version, proto, interface) for version in sorted(FAMILIES)
+            for proto in (TCP, UDP) for interface in interfaces]
+
+def closed_ports(chains, rules):
+    """Box.closed: only interfaces that differ from the rest are named."""
+    closed = {}
+    for probe in all_probes(rules):
+        verdict = closed_verdict(chains, rules, probe)
+        verdicts = closed.setdefault((probe.version, probe.proto), {})
+        if probe.interface is None or verdict != verdicts[None]:
+            verdicts[probe.interface] = verdict
+    return closed
+
+def may_drop(chain, rules):
+    """Does it stop packets that no rule of its own allows, from some interface?"""
+    return any(chain_verdict(chain, rules, probe) != ACCEPT for probe in all_probes(rules))
+
+def ports_of(services, proto):
+    """The set of ports of a protocol in these services."""
+    ports = set()
+    for service in services:
+        if service.proto == proto:
+            ports.update(range(service.low, service.high + 1))
+    return ports
+
+def decoy_ports(config, seen):
+    """(hidden TCP ports that want a decoy, ports that may be one). The daemon takes ports of the
+    second kind by chance, keeps what nobody else holds, and binds it so that nobody can."""
+    hidden = ports_of(config.hide, TCP)
+    if len(hidden) > MOST_DECOYS:
+        return [], []
+    free = set(range(1024, 65536)) - hidden - seen.taken_ports
+    return sorted(hidden), sorted(free)
+
+# A piece of one or several openings, as the kernel's sets hold it.
+Element = collections.namedtuple('Element', 'source service once')
+
+def elements(openings):
+    """What the kernel holds of these openings: {Opening without a client: its latest expiry}.
+    For each source, protocol and kind of once: ranges that do not overlap, since the kernel's
+    sets refuse that, each with the latest end that an opening which covers it has."""
+    groups = {}
+    for opening in openings:
+        key = opening.source, opening.service.proto, opening.once
+        groups.setdefault(key, []).append(opening)
+    found = {}
+    for (source, proto, once), members in groups.items():
+        for low, high, expires in pieces(members):
+            found[Element(source, Service(proto, low, high), once)] = expires
+    return found
+
+def pieces(openings):
+    """[(low, high, latest expiry)] in order: cut wherever an opening begins or ends, and joined
+    again where neighbours end at the same time."""
+    cuts = set()
+    for opening in openings:
+        cuts.add(opening.service.low)
+        cuts.add(opening.service.high + 1)
+    cuts = sorted(cuts)
+    found = []
+    for low, end in zip(cuts, cuts[1:]):
+        covering = [opening.expires for opening in openings
+                    if opening.service.low <= low and low <= opening.service.high]
+        if not covering:
+            continue
+        expires = max(covering)
+        if found and found[-1][1] == low - 1 and found[-1][2] == expires:
+            low = found.pop()[0]
+        found.append((low, end - 1, expires))
+    return found
+
+# What iptables-save prints: tables have names, chains of hooks have the hooks' own.
+PRIORITIES = {'raw': -300, 'mangle': -150, 'nat': -100, 'filter': 0, 'security': 50}
+BUILT_IN = ('PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING')
+
+def saved_options(line):
+    """[(option, its words, negated)] of a rule as iptables-save prints it."""
+    options, negated = [], False
+    for word in shlex.split(line):
+        if word == '!':
+            negated = True
+        elif word.startswith('-') or not options:
+            options.append((word, [], negated))
+            negated = False
+        else:
+            options[-1][1].append(word)
+    return options
+
+def saved_limit(option, words, negated, family):
+    """Limit of one option, None for one that limits nothing."""
+    if option in ('-m', '--comment'):
+        return None
+    if option == '-p' and words[0] in PROTOCOLS:
+        return Limit('proto', [PROTOCOLS[words[0]]], negated)
+    if option == '-i':
+        return Limit('interface', [words[0].replace('+', '*')], negated)
+    if option == '-s':
+        return Limit('source', words, negated)
+    if option in ('--ctstate', '--state'):
+        return Limit('state', words[0].lower().split(','), negated)
+    if option in ('--dport', '--dports'):
+        ranges = []
+        for part in words[0].split(','):
+            low, _, high = part.partition(':')
+            ranges.append((int(low), int(high or low)))
+        return Limit('port', ranges, negated)
+    return Limit('other', words, negated)
+
+def saved_verdict(option, words, options):
+    """The verdict of -j or -g, in the words of Rule; None for a target that goes on."""
+    target = words[0]
+    if target in ('ACCEPT', 'DROP', 'RETURN'):
+        return target.lower()
+    if target == 'REJECT':
+        for other, its_words, _ in options:
+            if other == '--reject-with':
+                return SAVED_REJECTS.get(its_words[0], UNREACHABLE)
+        return UNREACHABLE
+    return ('goto ' if option == '-g' else 'jump ') + target
+
+# What REJECT says, in nft's words.
+SAVED_REJECTS = {
+    'tcp-reset': TCP_RESET, 'icmp-admin-prohibited': PROHIBITED, 'icmp6-adm-prohibited': PROHIBITED,
+    'icmp-host-unreachable': 'reject with icmp type host-unreachable',
+    'icmp-net-unreachable': 'reject with icmp type net-unreachable',
+    'icmp-proto-unreachable': 'reject with icmp type prot-unreachable',
+    'icmp-net-prohibited': 'reject with icmp type net-prohibited',
+    'icmp-host-prohibited': 'reject with icmp type host-prohibited',
+    'icmp6-no-route': 'reject with icmpv6 type no-route',
+    'icmp6-addr-unreachable': 'reject with icmpv6 type addr-unreachable',
+    'icmp6-policy-fail': 'reject with icmpv6 type policy-fail',
+    'icmp6-reject-route': 'reject with icmpv6 type reject-route'}
+
+def saved_rule(line, family, mark):
+    options = saved_options(line)
+    limits, verdict = [], None
+    for option, words, negated in options:
+        if option in ('-j', '-g'):
+            verdict = saved_verdict(option, words, options)
+        elif option == '--reject-with':
+            continue
+        else:
+            limit = saved_limit(option, words, negated, family)
+            if limit:
+                limits.append(limit)
+    bit = '0x%x/0x%x' % (mark, mark)
+    ours = limits == [Limit('other', [bit], False)] and verdict == ACCEPT
+    return Rule(limits, verdict, None, ours)
+
+def read_saved(text, family, prefix, mark):
+    """([Chain], {chain: [Rule]}) of what iptables-save prints, counters or not."""
+    chains, rules, table = [], {}, None
+    for line in text.splitlines():
+        line = re.sub(r'^\[\d+:\d+\] ', '', line)
+        if line.startswith('*'):
+            table = line[1:]
+        elif line.startswith(':'):
+            name, policy = line[1:].split()[:2]
+            hook = name.lower() if name in BUILT_IN else None
+            kind = 'nat' if table == 'nat' else 'filter'
+            policy = DROP if policy == 'DROP' else ACCEPT
+            chains.append(Chain(family, prefix + table, name, hook, kind,
+                                PRIORITIES.get(table, 0), policy))
+        elif line.startswith('-A '):
+            _, name, rest = (line + ' ').split(' ', 2)
+            rules.setdefault((family, prefix + table, name), []).append(
+                saved_rule(rest, family, mark))
+    return chains, rules
+
+# --- nft text: our table, and what nft -j lists ---------------------------------------------------
+# guard decides before any address is rewritten who may pass: he gets the bit OPEN. stay keeps the
+# ports of everybody else from being forwarded. answer comes after the box's own input chains and
+# after the stack has checked the packet, and gives a stranger what a closed port would give. The
+# stack's reset comes from a decoy port, with the bit ASKED of its question (fwmark_reflect);
+# restore puts the hidden port back. clear takes OPEN off again, so that no socket inherits it.
+#
+# What hides is a constant in a rule. While rules are replaced, a packet under way sees the old
+# ones but asks the sets with the new generation, and finds nothing there (seen on Linux 6.1):
+# a set of hidden ports would let it by; a set of openings may miss for an instant, which is safe.
+# The table is never deleted to load it again: a hook that goes lets packets by.
+CHAINS = (
+    ('guard', 'type filter hook prerouting priority %d' % GUARD_PRIORITY),
+    ('check', None),
+    ('stay', 'type nat hook prerouting priority -199'),
+    ('answer', 'type filter hook input priority 40'),
+    ('closed', None),
+    ('decoy', None),
+    ('clear', 'type filter hook input priority 1000'),
+    ('leave', 'type filter hook forward priority 1000'),
+    ('restore', 'type route hook output priority -301'))
+# A packet without SYN, or with SYN and ACK. A SYN alone belongs to no connection, whatever is
+# still known of an old one between these ports.
+NO_SYN = 'tcp flags & (syn | ack) != syn'
+SYN_RETRIES = '10s'     # a SYN that is not answered comes again after 1, 3 and 7 s
+WEEK = 604800000        # ms: nft counts no limit by more; an opening of `once` is not longer
+ANSWERS = {'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),    # for TCP, for UDP
+           'prohibited': (PROHIBITED, PROHIBITED)}
+
+def asked_bit(config):
+    """The second bit of ours: the one below config.mark, or above the lowest."""
+    return config.mark >> 1 or 2
+
+def set_name(element):
+    """open4 holds hosts and single ports, open4_24 networks of that length, open4_ranges hosts
+    and ranges of ports; once... lets one connection in, held... tells whether that may go on."""
+    network = element.source
+    name = '%s%d' % ('once' if element.once else 'open', network.version)
+    if network.prefixlen < network.max_prefixlen:
+        name += '_%d' % network.prefixlen
+    if element.service.low < element.service.high:
+        name += '_ranges'
+    return name
+
+def nft_sets(config, openings):
+    """An example of what each of our sets may hold: {name: Element}."""
+    port, ports = Service(TCP, 1, 1), Service(TCP, 1, 2)
+    examples = [Element(ipaddress.ip_network(address), port, False)
+                for address in ('0.0.0.0', '::')]
+    for client in config.clients.values():
+        ranged = any(service.low < service.high for service in client.allow)
+        for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
+            network = ipaddress.ip_network((address, length))
+            examples.append(Element(network, port, client.once))
+            if ranged:
+                examples.append(Element(network, ports, client.once))
+    examples += elements(openings)
+    return {set_name(example): example for example in examples}
+
+def set_type(element):
+    """What nft wants to know of a set to declare it, or to add to it."""
+    kind = 'type ipv%d_addr . inet_proto . inet_service; flags %stimeout' % (
+        element.source.version, 'interval,' if element.service.low < element.service.high else '')
+    if element.once:
+        kind += '; limit rate 1/week burst 1 packets'
+    return kind
+
+def held_twin(name):
+    """The set beside one of `once`, with the same elements and no limit."""
+    return name.replace('once', 'held')
+
+def set_block(name, kind, members=()):
+    """A set, declared or added to: of all ways to add, nft does this one without first reading
+    every set of the box, which takes a third of a second beside a large one."""
+    text = ' set %s { %s\n' % (name, kind)
+    if members:
+        text += '  elements = { %s }\n' % ', '.join(members)
+    return text + ' }\n'
+
+def element_text(element, expires=None, now=0):
+    """An element in nft's words, with the time it has left; without one, as it is deleted."""
+    low, high = element.service.low, element.service.high
+    ports = '%d-%d' % (low, high) if low < high else '%d' % low
+    text = '%s . %d . %s' % (element.source.network_address, element.service.proto, ports)
+    if expires is None:
+        return text
+    left = min(expires - now, WEEK) if element.once else expires - now
+    return '%s timeout %dms' % (text, left)
+
+def sets_text(wanted, now):
+    """Blocks that add these elements, {Element: when it ends or None}, to their sets."""
+    members, examples = {}, {}
+    for element, expires in sorted(wanted.items(), key=str):
+        name = set_name(element)
+        examples[name] = element
+        members.setdefault(name, []).append(element_text(element, expires, now))
+    text = ''
+    for name, texts in sorted(members.items()):
+        kind = set_type(examples[name])
+        text += set_block(name, kind, texts)
+        if examples[name].once:
+            text += set_block(held_twin(name), kind.partition('; limit')[0], texts)
+    return text
+
+def in_table(text):
+    return 'table inet knockd {\n%s}\n' % text if text else ''
+
+def deletions(gone):
+    text = ''
+    for element in sorted(gone, key=str):
+        name = set_name(element)
+        names = [name, held_twin(name)] if element.once else [name]
+        for each in names:
+            text += 'delete element inet knockd %s { %s }\n' % (each, element_text(element))
+    return text
+
+def live(openings, now):
+    return [opening for opening in openings if opening.expires > now]
+
+def nft_declared(config, openings):
+    """Every set and chain of ours, without elements and rules."""
+    text = ''
+    once = set()
+    for name, example in sorted(nft_sets(config, openings).items()):
+        kind = set_type(example)
+        text += set_block(name, kind)
+        if example.once:
+            text += set_block(held_twin(name), kind.partition('; limit')[0])
+            once.add(example.source.version)
+    for version in sorted(once):
+        text += set_block('begun%d' % version, (
+            'type ipv%d_addr . inet_proto . inet_service . inet_service; flags dynamic,timeout; '
+            'timeout %s; size 65535') % (version, SYN_RETRIES))
+    for name, hook in CHAINS:
+        text += ' chain %s {%s\n }\n' % (name, ' %s; policy accept;' % hook if hook else '')
+    return in_table(text)
+
+def ports_match(service):
+    """tcp dport 8000-8010"""
+    return format_service(service).replace('/', ' dport ')
+
+def guard_lines(config, once):
+    """prerouting: who may pass? once: the IP versions that have a set of `once`."""
+    both = config.mark | asked_bit(config)
+    lines = ['meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x'
+             % (both, both ^ 0xffffffff)]
+    # The end of a handshake: from here on the SYN of `once` may not come again.
+    lines += ['tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (version, flow(version))
+              for version in once]
+    lines += ['meta l4proto != 6 ct state established,related return',
+              NO_SYN + ' ct state established,related return']
+    return lines + [ports_match(service) + ' jump check' for service in merged(config.hide)]
+
+def flow(version):
+    return FAMILIES[version] + ' saddr . meta l4proto . th sport . th dport'
+
+def check_lines(config, openings):
+    """A packet to a hidden port: does it come from where it may?"""
+    passes = 'meta mark set meta mark | 0x%08x return' % config.mark
+    lines = ['iifname "%s" %s' % (name.replace('+', '*'), passes)
+             for name in ('lo',) + config.trust]
+    for name, example in sorted(nft_sets(config, openings).items()):
+        network = example.source
+        source = FAMILIES[network.version] + ' saddr'
+        if network.prefixlen < network.max_prefixlen:
+            source += ' & %s' % network.netmask
+        match = source + ' . meta l4proto . th dport @'
+        if not example.once:
+            lines.append(match + name + ' ' + passes)
+            continue
+        # The first packet uses the limit up; the same flow may go on until it is established.
+        begun = flow(network.version) + ' @begun%d ' % network.version
+        lines.append('ct state new %s%s add @begun%d { %s } %s' % (
+            match, name, network.version, flow(network.version), passes))
+        lines.append(match + held_twin(name) + ' ' + begun + passes)
+    return lines
+
+def stay_lines(config):
+    """What no knock has opened is bound to the port it asks for, before any other rule of nat
+    is asked; redirect would also change the address, to one that the interface may not have."""
+    lines = []
+    for service in merged(config.hide):
+        ports = format_service(service).partition('/')[2]
+        lines.append('meta mark & 0x%08x == 0 fib daddr type != unicast %s dnat to :%s' % (
+            config.mark, ports_match(service), ports))
+    return lines
+
+def answer_lines(config):
+    return ['meta mark & 0x%08x != 0 return' % config.mark] + [
+        ports_match(service) + ' goto closed' for service in merged(config.hide)]
+
+def decoy_lines(config, decoys):
+    bit = asked_bit(config)
+    lines = ['tcp dport %d meta mark set meta mark | 0x%08x tcp dport set %d accept'
+             % (port, bit, decoy) for port, decoy in sorted(decoys.items())]
+    return lines + ['drop']
+
+def restore_lines(config, decoys):
+    bit = asked_bit(config)
+    lines = ['meta mark & 0x%08x == 0 return' % bit]
+    lines += ['tcp sport %d tcp sport set %d meta mark set meta mark & 0x%08x'
+              % (decoy, port, bit ^ 0xffffffff) for port, decoy in sorted(decoys.items())]
+    return lines
+
+def box_answers(config, box):
+    """Box.closed, or what the config says in its place."""
+    if config.answer == 'box':
+        return box.closed
+    answers = dict(zip((TCP, UDP), ANSWERS[config.answer]))
+    return {(version, proto): {None: answers[proto]}
+            for version in FAMILIES for proto in answers}
+
+def closed_lines(config, box, decoys):
+    """input: what does a closed port give?"""
+    covered = ports_of(config.hide, TCP) <= set(decoys)
+    # Connections live on when their opening is over: the stack has found their socket, whatever
+    # port the packet names by now. What conntrack alone remembers goes to the decoy, for a
+    # listener would take the cookie of a SYN from it (tcp_syncookies).
+    forgotten = 'goto decoy' if covered and box.demux else 'accept'
+    lines = ['meta l4proto 6 meta skuid >= 0 accept',
+             'meta l4proto 17 ct state established,related accept']
+    # The stack reads these headers only after us, and would tell of the decoy.
+    lines += ['ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto) for proto in (TCP, UDP)]
+    lines += [NO_SYN + ' ct state established ' + forgotten]
+    for (version, proto), verdicts in sorted(box_answers(config, box).items()):
+        family = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
+        # Of two names the longer one comes first: eth* may stand beside eth1.
+        for interface in sorted(filter(None, verdicts), reverse=True):
+            lines.append('%siifname "%s" %s' % (
+                family, interface, final(verdicts[interface], proto, covered)))
+        lines.append(family + final(verdicts[None], proto, covered))
+    return lines + ['drop']
+
+def final(verdict, proto, covered):
+    """A verdict of the box as a statement of ours. STACK: as the stack itself would answer."""
+    if verdict != STACK:
+        return verdict
+    if proto == UDP:
+        return UNREACHABLE
+    return 'goto decoy' if covered else TCP_RESET
+
+def nft_rules(config, box, decoys, openings):
+    """{chain: lines} of the whole table."""
+    sets = nft_sets(config, openings)
+    once = sorted({example.source.version for example in sets.values() if example.once})
+    clear = 'meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x' % (
+        config.mark, config.mark ^ 0xffffffff)
+    return {'guard': guard_lines(config, once), 'check': check_lines(config, openings),
+            'stay': stay_lines(config), 'answer': answer_lines(config),
+            'closed': closed_lines(config, box, decoys), 'decoy': decoy_lines(config, decoys),
+            'clear': [clear], 'leave': [clear], 'restore': restore_lines(config, decoys)}
+
+NFT_COMMAND = ['nft', '-f', '-']
+NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
+
+def nft_table(config, box, decoys, openings, now):
+    """The whole table, in place of the one that may be there, without a moment between them."""
+    openings = live(openings, now)
+    text = nft_declared(config, openings) + 'flush table inet knockd\n'
+    for name, example in sorted(nft_sets(config, openings).items()):
+        text += 'flush set inet knockd %s\n' % name
+        if example.once:
+            text += 'flush set inet knockd %s\n' % held_twin(name)
+    chains = ''
+    for name, lines in sorted(nft_rules(config, box, decoys, openings).items()):
+        chains += ' chain %s {\n  %s\n }\n' % (name, '\n  '.join(lines))
+    return text + in_table(chains) + in_table(sets_text(elements(openings), now))
+
+def accept_rule(config):
+    """The rule that lets through, in a chain that drops, what guard has let by."""
+    return 'meta mark & 0x%08x == 0x%08x accept' % (config.mark, config.mark)
+
+def accept_commands(config, accepts):
+    """[(argv, text)]: our rule once at the head of each chain that needs it, nowhere else."""
+    text, commands = '', []
+    bit = '0x%x/0x%x' % (config.mark, config.mark)
+    for verb, places in (('delete', accepts.surplus), ('insert', accepts.missing)):
+        for place in places:
+            chain = ' '.join((place.family, place.table, place.chain))
+            if place.tool != 'nft':
+                option = '-D' if verb == 'delete' else '-I'
+                commands.append(([place.tool, '-w', '-t', place.table, option, place.chain,
+                                  '-m', 'mark', '--mark', bit, '-j', 'ACCEPT'], ''))
+            elif verb == 'delete':
+                text += 'delete rule %s handle %d\n' % (chain, place.handle)
+            else:
+                text += 'insert rule %s %s\n' % (chain, accept_rule(config))
+    return text, commands
+
+# nft -j: which part of a packet a match looks at; (protocol, field) of a payload, key of meta, ct
+NFT_FIELDS = {('ip', 'protocol'): 'proto', ('ip6', 'nexthdr'): 'proto',
+              ('ip', 'saddr'): 'source', ('ip6', 'saddr'): 'source', ('ether', 'saddr'): 'source',
+              ('tcp', 'dport'): 'port', ('udp', 'dport'): 'port', ('th', 'dport'): 'port',
+              ('meta', 'l4proto'): 'proto', ('meta', 'nfproto'): 'version',
+              ('meta', 'protocol'): 'version', ('meta', 'iifname'): 'interface',
+              ('meta', 'iif'): 'interface', ('ct', 'state'): 'state'}
+# A box without /etc/protocols has numbers where others have names.
+NFT_NUMBERS = {'proto': {'tcp': TCP, 'udp': UDP}, 'version': {'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}}
+
+def nft_key(left):
+    """(Limit.key, protocol that the match implies or None) of what a match looks at."""
+    if not isinstance(left, dict):
+        return 'other', None
+    for kind, detail in left.items():
+        if kind == 'payload' and 'field' in detail:
+            protocol = detail['protocol']
+            return NFT_FIELDS.get((protocol, detail['field']), 'other'), PROTOCOLS.get(protocol)
+        if kind in ('meta', 'ct') and isinstance(detail, dict):
+            return NFT_FIELDS.get((kind, detail.get('key')), 'other'), None
+    return 'other', None
+
+def nft_values(key, right):
+    """What the key is compared with, as a list; None for what only the kernel knows."""
+    if isinstance(right, dict) and 'set' in right:
+        right = right['set']
+    values = []
+    for value in right if isinstance(right, list) else [right]:
+        if isinstance(value, dict) and 'elem' in value:
+            value = value['elem'].get('val')
+        if key == 'port':
+            value = nft_port_range(value)
+        value = NFT_NUMBERS.get(key, {}).get(value, value) if isinstance(value, str) else value
+        if value is None or isinstance(value, str) and value.startswith('@'):
+            return None
+        values.append(value)
+    return values
+
+def nft_port_range(value):
+    """(low, high) of a port or a range; None for what is neither."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, dict) and 'range' in value:
+        return tuple(value['range'])
+    return None
+
+def nft_limits(left, right, operator):
+    """[Limit] of one match."""
+    key, proto = nft_key(left)
+    limits = [Limit('proto', [proto], False)] if proto else []
+    values = nft_values(key, right)
+    if values is None and key != 'source':
+        key = 'other'
+    if operator not in ('==', 'in', '!='):
+        key = 'other'
+    return limits + [Limit(key, values or [], operator == '!=')]
+
+def nft_verdict(statement):
+    """The verdict of a statement, None if it is none."""
+    for kind, detail in statement.items():
+        if kind in ('accept', 'drop', 'return'):
+            return kind
+        if kind in ('jump', 'goto'):
+            return '%s %s' % (kind, detail['target'])
+        if kind == 'reject':
+            return nft_reject(detail or {})
+        if kind == 'xt' and isinstance(detail, dict) and detail.get('name') == 'REJECT':
+            return UNREACHABLE
+    return None
+
+def nft_reject(detail):
+    kind = detail.get('type', 'icmpx')
+    if kind == 'tcp reset':
+        return TCP_RESET
+    return 'reject with %s type %s' % (kind, detail.get('expr', 'port-unreachable'))
+
+def nft_rule(entry, ours):
+    """[Rule] of a rule as nft -j lists it; a verdict map is a rule for each of its entries."""
+    limits, rules, handle = [], [], entry['handle']
+    for statement in entry['expr']:
+        kind, detail = next(iter(statement.items()))
+        if kind == 'match':
+            limits += nft_limits(detail['left'], detail['right'], detail['op'])
+        elif kind == 'vmap' and isinstance(detail['data'], dict):
+            for value, verdict in detail['data']['set']:
+                limit = nft_limits(detail['key'], value, '==')
+                rules.append(Rule(limits + limit, nft_verdict(verdict), handle, ours))
+        elif kind == 'limit' or kind == 'xt' and not nft_verdict(statement):
+            limits.append(Limit('other', [], False))
+        elif nft_verdict(statement):
+            rules.append(Rule(limits, nft_verdict(statement), handle, ours))
+    return rules
+
+def is_accept(entry, mark):
+    """Is this accept_rule(), whatever counter or comment stands beside it?"""
+    statements = [statement for statement in entry['expr'] if 'counter' not in statement]
+    masked = {'&': [{'meta': {'key': 'mark'}}, mark]}
+    return statements == [{'match': {'op': '==', 'left': masked, 'right': mark}},
+                          {'accept': None}]
+
+def nft_chain(entry):
+    return Chain(entry['family'], entry['table'], entry['name'], entry.get('hook'),
+                 entry.get('type'), entry.get('prio', 0), entry.get('policy', ACCEPT))
+
+def nft_ours(entries):
+    """Our table as text, without handles, which are new after each load; None without it."""
+    ours = []
+    for entry in entries:
+        for kind, value in entry.items():
+            if 'knockd' in (value.get('table'), kind == 'table' and value.get('name')):
+                ours.append({kind: dict(value, handle=0)})
+    return json.dumps(ours) if ours else None
+
+def nft_decoys(entries):
+    """{hidden: decoy} of the rules that are loaded, so that a new daemon keeps the same."""
+    decoys = {}
+    for entry in entries:
+        rule = entry.get('rule', {})
+        if (rule.get('table'), rule.get('chain')) != ('knockd', 'decoy'):
+            continue
+        found = [statement for statement in rule['expr']
+                 if 'match' in statement or 'mangle' in statement]
+        if len(found) == 3:         # the port, the mark, the decoy
+            decoys[found[0]['match']['right']] = found[2]['mangle']['value']
     return decoys
 
-def parse_connections(text):
-    """[(remote address, remote port, local port, state)] of /proc/net/tcp or tcp6.
-    Addresses there are 32-bit words in the byte order of the machine (net/ipv4/tcp_ipv4.c)."""
-    connections = []
-    for line in text.splitlines()[1:]:
-        _, local, remote, state = line.split()[:4]
-        address, port = remote.split(':')
-        words = [struct.pack('=I', int(word, 16)) for word in re.findall('.{8}', address)]
-        source = ipaddress.ip_address(b''.join(words))
-        source = getattr(source, 'ipv4_mapped', None) or source
-        connections.append((source, int(port, 16), int(local.split(':')[1], 16), int(state, 16)))
-    return connections
+def named_ports(text):
+    """Every number in others' rules that may be a port."""
+    return {int(number) for number in re.findall(r'\b\d{1,5}\b', text)}
 
-def living_connections(connections, hide):
-    """Those to a hidden port that are there already, once each."""
-    return sorted({connection[:3] for connection in connections
-                   if connection[3] not in (TCP_TIME_WAIT, TCP_LISTEN)
-                   and covered(Service(6, connection[2], connection[2]), hide)}, key=str)
+def read_nft(outputs, config):
+    """Seen, from the listings of nft and of the iptables that may stand beside it."""
+    entries = json.loads(outputs['nft'])['nftables']
+    chains, rules, locked = [], {}, set()
+    theirs = []
+    for entry in entries:
+        kind, value = next(iter(entry.items()))
+        if 'knockd' in (value.get('table'), kind == 'table' and value.get('name')):
+            continue
+        theirs.append(value.get('expr'))
+        if kind == 'table' and 'owner' in value.get('flags', ()):
+            locked.add((value['family'], value['name']))
+        elif kind == 'chain':
+            chains.append(nft_chain(value))
+        elif kind == 'rule':
+            name = value['family'], value['table'], value['chain']
+            rules.setdefault(name, []).extend(nft_rule(value, is_accept(value, config.mark)))
+    managed = {}
+    for program, (family, table) in SAVERS.items():
+        found, found_rules = read_saved(outputs.get(program, ''), family, table, config.mark)
+        named_there = {chain[:3] for chain in found}
+        chains = [chain for chain in chains if chain[:3] not in named_there] + found
+        rules.update(found_rules)
+        theirs.append(outputs.get(program))
+        if not table:
+            managed.update((name, program[:-len('-save')]) for name in named_there)
+    chains.sort(key=lambda chain: chain.priority)
+    accepts, unreachable = places(config, chains, rules, locked, managed)
+    return Seen(nft_ours(entries), Box(closed_ports(chains, rules), demux_of(outputs)), accepts,
+                named_ports(json.dumps(theirs)), nft_decoys(entries), unreachable)
 
-# --- firewall text: iptables, where there is no nft ----------------------------------------------
-# A chain of ours in each table: mangle marks who may pass, filter accepts him and answers others,
-# nat keeps others from forwards and sends their TCP to the decoys. A table is a transaction; in
-# this order nat sees no living connection that is not marked yet, and a failure hides what was.
-HOOKS = {'mangle': ['PREROUTING'], 'filter': ['INPUT', 'FORWARD'], 'nat': ['PREROUTING']}
-OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
-TO_US = '-m addrtype --dst-type LOCAL,ANYCAST -j '
-TARGETS = {     # of the verdicts of nft
-    'drop': 'DROP', 'reject': 'REJECT', TCP_RESET: 'REJECT --reject-with tcp-reset',
-    VERDICTS['admin-prohibited']: 'REJECT --reject-with icmp-admin-prohibited'}
-LONGEST = 2147483               # seconds that an ipset can count
-IPSET_NOTHING = 'destroy knockd4\ndestroy knockd6\n'
+# iptables' programs that may stand beside nft: those that write to nf_tables manage chains of
+# theirs, which nft must not touch; those of the old kind are out of reach. Of each: its family,
+# and what we put before its tables' names, as both kinds may have the same.
+DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
+                 '/proc/sys/net/ipv4/tcp_early_demux']
+SAVERS = collections.OrderedDict((
+    ('iptables-nft-save', ('ip', '')), ('ip6tables-nft-save', ('ip6', '')),
+    ('iptables-legacy-save', ('ip', 'legacy ')), ('ip6tables-legacy-save', ('ip6', 'legacy '))))
 
-def seconds_left(opening, now):
-    return min((opening.expires - now.mono) // 1000, LONGEST)
+def demux_of(outputs):
+    """Box.demux, from the two settings of the kernel."""
+    return '0' not in outputs.get('cat', '').split()
 
-def ipset_change(verb, openings, now=None):
-    """add, which also extends, or del. Whole seconds, rounded down; 0 would be for ever, but is
-    not live."""
-    return ''.join('%s knockd%d %s,%s:%s%s\n' % (
-        (verb, opening.source.version, opening.source) + protocol_and_port(opening) +
-        (' timeout %d' % seconds_left(opening, now) if now else '',)) for opening in openings)
+def places(config, chains, rules, locked, managed):
+    """(Accepts, [Chain] that we cannot reach) of the rule that a dropping chain needs."""
+    wanted, unreachable, surplus = {}, [], []
+    for chain in chains:
+        auto = (('auto',) in config.accept_in and config.hide and chain.kind != 'nat'
+                and chain.hook in ('ingress', 'prerouting', 'input', 'forward')
+                and may_drop(chain, rules))
+        reached = (chain.family in ('inet', 'ip', 'ip6') and chain.hook != 'ingress'
+                   and ' ' not in chain.table and chain[:2] not in locked
+                   and (chain.hook != 'prerouting' or chain.priority > GUARD_PRIORITY))
+        if auto and not reached:
+            unreachable.append(chain)
+        if auto and reached or chain[:3] in config.accept_in:
+            wanted[chain[:3]] = managed.get(chain[:3], 'nft')
+    for name, chain_rules in rules.items():
+        for rule in chain_rules:
+            if not rule.ours:
+                continue
+            if name in wanted:
+                del wanted[name]        # the first of them stays
+            else:
+                surplus.append(Accept(managed.get(name, 'nft'), *name, handle=rule.handle))
+    missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
+    return Accepts(missing, surplus), unreachable
 
-def ipset_all(openings, now):
-    """Both sets, from one moment to the next with these openings and no others."""
-    form, sets = 'hash:net,port family %s timeout 30\n', (('knockd4', 'inet'), ('knockd6', 'inet6'))
-    return ''.join('create {0} {1}create {0}-new {1}flush {0}-new\n'.format(name, form % family)
-                   for name, family in sets) \
-        + re.sub(r'(?m)^(add \w+)', r'\1-new', ipset_change('add', openings, now)) \
-        + ''.join('swap {0} {0}-new\ndestroy {0}-new\n'.format(name) for name, _ in sets)
+class NftTool:
+    """The tool nft: commands and listings as text, nothing else."""
+    name = 'nft'
 
-def recent_list(opening):
-    """The list in /proc/net/xt_recent that this opening has for itself."""
-    return '-'.join(('knockd', str(opening.source).replace('/', '-')) + protocol_and_port(opening))
+    def list_commands(self, has):
+        """[argv] whose outputs read() wants, by program; has(name): is that program there?
+        Listed without elements, which change with every knock and may be very many."""
+        commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset'], DEMUX_COMMAND]
+        return commands + [[program] for program in SAVERS if has(program)]
 
-def recent_match(opening, seconds):
-    """The kernel counts the seconds, from when the address was written to the list."""
-    return '-p %s --dport %s -m recent --rcheck --seconds %d --name %s --mask %s --rsource' % (
-        protocol_and_port(opening) + (seconds, recent_list(opening), opening.source.netmask))
+    def read(self, outputs, config):
+        """outputs: {program: what it printed}"""
+        return read_nft(outputs, config)
 
-def recent_open(openings):
-    """Commands. Their rules are there already, so that nothing is ever open for too long."""
-    return [(['tee', '/proc/net/xt_recent/' + recent_list(opening)],
-             '+%s\n' % opening.source.network_address) for opening in openings]
+    def whole(self, config, seen, decoys, openings, now):
+        """[(argv, standard input)] that put everything in force; decoys: {hidden: decoy}, empty
+        where the kernel cannot give an answer its question's mark."""
+        text, commands = accept_commands(config, seen.accepts)
+        table = NFT_NOTHING
+        if config.hide:
+            table = nft_table(config, seen.box, decoys, openings, now)
+        return [(NFT_COMMAND, table + text)] + commands
 
-def iptables_rules(config, box, version, passing):
-    """{table: the rules of our chain}, in the order of HOOKS; passing: matches of what may pass."""
-    if not config.hide:         # as in nft_ruleset()
-        return {table: [] for table in HOOKS}
-    bit = '0x%08x/0x%08x' % (config.mark, config.mark)
-    trusted = ['-i %s -j RETURN' % name for name in ('lo',) + config.trust]
-    known = trusted + ['%s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN' % match
-                       for match in ('! -p tcp', '-p tcp ! --syn')]     # as in TABLE
-    hidden = [tuple(format_service(service).replace('-', ':').split('/'))
-              for service in merged(config.hide)]
-    tcp, udp = ANSWERS.get(config.answer, (box.tcp, box.udp))
-    # An accepting box answers itself what has an ACK or a RST: it may be of a living connection.
-    ends = {'tcp': ('--tcp-flags ACK,RST NONE ' if tcp is None else '') + TO_US
-                   + TARGETS[tcp or TCP_RESET], 'udp': TO_US + TARGETS[udp or 'reject']}
-    if version == 6:
-        ends = {protocol: end.replace('icmp-admin', 'icmp6-adm') for protocol, end in ends.items()}
-    return {
-        'mangle': known + ['-p udp --dport %s -m addrtype --dst-type %s -j DROP' % (
-            ports, 'BROADCAST,MULTICAST' if version == 4 else 'MULTICAST')
-            for protocol, ports in hidden if protocol == 'udp'] + [
-            '%s %sMARK --set-xmark %s' % (match, TO_US, bit) for match in passing],
-        'filter': ['-m mark --mark %s -j %s' % (bit, 'ACCEPT' if config.accept_in else 'RETURN')]
-        + known + ['-p %s --dport %s %s' % (protocol, ports, ends[protocol])
-                   for protocol, ports in hidden],
-        'nat': trusted + ['-m mark --mark %s -j RETURN' % bit]
-        + ['-p tcp --dport %d %sDNAT --to-destination :%d' % (port, TO_US, decoy)
-           for port, decoy in sorted(box.decoys.items())]
-        + ['-p %s --dport %s %sACCEPT' % (match + (TO_US,)) for match in hidden]}
+    def change(self, before, after, now):
+        """From one collection of openings to another."""
+        old, new = elements(before), elements(live(after, now))
+        gone = {element: None for element, expires in old.items()
+                if new.get(element) != expires}
+        added = {element: expires for element, expires in new.items()
+                 if old.get(element) != expires}
+        # What has just expired cannot be deleted, so it is added first.
+        text = in_table(sets_text(gone, now)) + deletions(gone)
+        text += in_table(sets_text(added, now))
+        return [(NFT_COMMAND, text)] if text else []
 
-def our_jumps(ruleset):
-    """[(tool, table, chain)] from where packets come to us."""
-    rules = [entry['rule'] for entry in ruleset if 'rule' in entry and is_ours(entry)]
-    return sorted((rule['family'], rule['of'], rule['chain']) for rule in rules
-                  if rule['chain'] != 'KNOCKD')
+    def nothing(self):
+        return [(NFT_COMMAND, NFT_NOTHING)]
 
-def iptables_restore(tool, rules, jumps=None):
-    """(argument list, text) that replace the rules of these tables; a table without rules loses our
-    chain. jumps: those that are there; with None they stay."""
-    text = ''
-    for table, lines in rules.items():
-        text += '*%s\n:KNOCKD - [0:0]\n' % table
-        text += ''.join('-A KNOCKD %s\n' % line for line in lines)
-        for hook in () if jumps is None else HOOKS[table]:
-            text += '-D %s %s\n' % (hook, OUR_JUMP) * jumps.count((tool, table, hook))
-            text += '-I %s %s\n' % (hook, OUR_JUMP) if lines else ''
-        text += 'COMMIT\n' if lines else '-X KNOCKD\nCOMMIT\n'
-    return [tool + '-restore', '--noflush', '-w'], text
+    def flaws(self, config):
+        """What the config asks and this tool cannot do."""
+        return []
 
-def parse_saved(tool, text):
-    """What iptables-save says, as nft -j would; what is ours is in a table named knockd. Not so
-    the rules of recent lists, which change with every knock."""
-    entries, table = [], None
-    for kind, name, rest in re.findall(r'(?m)^(\*|:|-A )(\S+) ?(.*)',
-                                       text.replace('"knockd"', 'knockd')):
-        table = name if kind == '*' else table
-        ours = name == 'KNOCKD' or rest == OUR_JUMP
-        entry = {'family': tool, 'table': 'knockd' if ours else table, 'of': table}
-        if kind == ':':
-            policy = rest.split()[0].lower()        # only the kernel's own chains have one
-            entries.append({'chain': dict(entry, name=name, policy=policy,
-                                          hook=name.lower() if policy != '-' else None)})
-        elif kind == '-A ' and not (ours and ' -m recent ' in rest):
-            entries.append({'rule': dict(entry, chain=name, expr=parse_rule(rest))})
-    return entries
+NFT = NftTool()
 
-def parse_rule(text):
-    """Its statements as nft -j would list them, if nothing but its protocol is a condition."""
-    plain = re.match(r'(?:-p (tcp|udp) )?-[jg] (\S+)(?: --reject-with (?:icmp6?-)?(\S+))?\Z',
-                     re.sub(r'-m comment --comment ("[^"]*"|\S+) ', '', text))
-    if not plain:
-        return [{'xt': text}]
-    protocol, target, word = plain.groups()
-    word = word and word.replace('tcp-', 'tcp ').replace('adm-', 'admin-')
-    match = {'match': {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}}
-    return [match] * bool(protocol) + [
-        {target.lower(): {'type': word}} if target in ('ACCEPT', 'DROP', 'REJECT') else
-        {'jump': {'target': target}}]
+# --- iptables text: our chains, and what iptables-save lists --------------------------------------
+class IptablesTool:
+    name = 'iptables'
+
+IPTABLES = IptablesTool()
 
 # --- edges: the clock -----------------------------------------------------------------------------
 def moment():
@@ -3124,7 +3534,7 @@ class Capture:
     def __init__(self, limit):
         self.limit = limit      # pairs at most
         self.taps = []          # (IP version, socket)
-        self.capacity = FILTER_WORDS
+        self.capacity = FILTER_TAGS
         self.coarse = False     # is the filter one on length alone?
 
     def load(self, tags, program):
@@ -3280,8 +3690,7 @@ def command_of(pid):
     return ' (%s)' % ' '.join(words).strip()
 
 # --- keeper: the one writer of the firewall -------------------------------------------------------
-# A change of the ruleset that somebody asks for. config: what to hide by; None: nothing at all,
-# on a probation that has lapsed. openings: tuple of Opening.
+# What somebody asks for. config: the Config to hide by; openings: a tuple of Opening.
 Wanted = collections.namedtuple('Wanted', 'number config openings')
 # What became of it. error: None (it is in force) or a KnockError (the state before stays, and it is
 # tried again). mended: somebody had changed what is ours. loaded: a Loaded, or None: only elements.
@@ -3292,8 +3701,9 @@ OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
 COALESCE = 10                   # ms: one reload of a firewall is many changes
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
-DECOY_LOWEST = 20000            # services with a fixed port are below, as a rule
 REFLECT_MARKS = ('/proc/sys/net/ipv4/fwmark_reflect', '/proc/sys/net/ipv6/fwmark_reflect')
+LEGACY_TABLES = {'iptables-legacy-save': '/proc/net/ip_tables_names',
+                 'ip6tables-legacy-save': '/proc/net/ip6_tables_names'}
 GUARD_HEAD = '# Hides what is hidden from the boot on, even without Python or a config.\n'
 GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
 %sEND
@@ -3342,6 +3752,41 @@ def suitable(tool, config):
         raise KnockError('\n'.join('%s: %s' % (config.path, flaw) for flaw in flaws), 2)
     return tool
 
+def has_lister(program):
+    """Is it a program that lists rules here? To ask iptables-legacy where it has no tables would
+    load its modules into the kernel."""
+    names = LEGACY_TABLES.get(program)
+    if names is not None and not legacy_tables(names):
+        return False
+    return find_program(program) is not None
+
+def legacy_tables(path):
+    """Does the kernel have tables of iptables-legacy, by this list of them?"""
+    with contextlib.suppress(OSError):
+        return read_file(path).strip() != ''
+    return False
+
+def changes_silently(tool):
+    """Are there rules here whose changes no event tells?"""
+    if tool is IPTABLES:
+        return True
+    return any(legacy_tables(path) for path in LEGACY_TABLES.values())
+
+def see_box(tool, config, looks=None):
+    """The Seen of this box. looks: the Looks that may break it off. KnockError."""
+    outputs = {}
+    for argv in tool.list_commands(has_lister):
+        process = start(argv)
+        if looks is not None:
+            looks.begin(process)
+        try:
+            outputs[argv[0]] = finish(process, argv, '')
+        except KnockError:
+            # What is not of our own tool tells only what the box does besides.
+            if argv[0].startswith(tool.name):
+                raise
+    return tool.read(outputs, config)
+
 def reflect_marks(path):
     """Lets the kernel's resets carry the mark of their question. What the variables were before
     is kept in a file for uninstall. False if they cannot be written."""
@@ -3380,27 +3825,30 @@ class Decoys:
     def __init__(self):
         self.held = {}          # hidden port: (decoy, socket)
 
-    def hold(self, hidden, preferred, taken):
+    def hold(self, hidden, preferred, free):
         """{hidden port: decoy}. preferred: decoys that the loaded rules name, so that a restart
-        changes no port. taken: ports that must be none. KnockError if no port is free."""
+        changes no port. free: ports that may be one. KnockError if none can be had."""
         for port in hidden:
             decoy, _ = self.held.get(port, (None, None))
-            if decoy is None or decoy in taken:
+            if decoy not in free:
                 self.let_go(port)
-                self.held[port] = self.bound(preferred.get(port), taken)
+                self.held[port] = self.bound(preferred.get(port), free)
         return {port: self.held[port][0] for port in hidden}
 
-    def bound(self, preferred, taken):
+    def taken(self, ports):
+        """Is one of these ports a decoy of ours?"""
+        for decoy, _ in self.held.values():
+            if decoy in ports:
+                return True
+        return False
+
+    def bound(self, preferred, free):
         """(port, socket): the preferred one, or one by chance, since the first that is free would
         be the first that somebody looks at."""
-        tries = []
-        if preferred is not None:
-            tries.append(preferred)
-        for number in struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES)):
-            if number >= DECOY_LOWEST:
-                tries.append(number)
+        tries = [preferred]
+        tries += struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES))
         for port in tries:
-            if port in taken:
+            if port not in free:
                 continue
             sock = bound_socket(port)
             if sock is not None:
@@ -3605,8 +4053,7 @@ class Keeper:
         """Openings alone. If that fails somebody has perhaps taken our rules away."""
         before = self.standing.wanted.openings
         try:
-            if wanted.config is not None:
-                self.apply(self.tool.change(before, wanted.openings, now))
+            self.apply(self.tool.change(before, wanted.openings, now))
         except KnockError:
             self.load(wanted)
             return
@@ -3617,29 +4064,29 @@ class Keeper:
         """All of it, in one transaction. KnockError: the state before stays."""
         standing = self.standing
         standing.doubt()
-        if wanted.config is None:
-            self.apply(self.tool.nothing())
-            self.decoys.keep(())
-            loaded = Loaded({}, None)
-        else:
-            loaded = self.load_whole(wanted)
+        loaded = self.load_whole(wanted)
         standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
         standing.note(None)
-        if wanted.config is not None:
-            # As the kernel lists it now; who changes it later is found out by that.
-            standing.note(self.see(wanted.config))
+        # As the kernel lists it now; who changes it later is found out by that.
+        standing.note(self.see(wanted.config))
 
     def load_whole(self, wanted):
         """Returns a Loaded."""
         config, tool = wanted.config, self.tool
         seen = self.see(config)
-        hidden = ()
-        if self.reflecting:
-            hidden = decoyed_ports(config, seen)
-        decoys = self.decoys.hold(hidden, seen.decoys, seen.taken_ports)
+        hidden, free = decoy_ports(config, seen)
+        if not self.reflecting:
+            hidden = []
+        decoys = self.decoys.hold(hidden, seen.decoys, free)
         now = moment().mono
-        self.apply(tool.whole(config, seen, decoys, wanted.openings, now))
+        commands = tool.whole(config, seen, decoys, wanted.openings, now)
+        try:
+            self.apply(commands)
+        except KnockError:
+            if seen.ours is None:
+                raise
+            self.apply(cleared(tool, commands))
         self.decoys.keep(hidden)
         bare = tool.whole(config, seen._replace(ours=None), decoys, (), now)
         return Loaded(decoys, guard_script(bare))
@@ -3655,7 +4102,7 @@ class Keeper:
                 self.answer(self.standing.wanted.number, error)
             return
         self.looks.end(now, moment().mono)
-        if wanted.config is None or self.in_order(seen):
+        if self.in_order(seen):
             return
         try:
             self.load(wanted, mended=True)
@@ -3666,25 +4113,27 @@ class Keeper:
 
     def in_order(self, seen):
         """Is everything as it was right after it was loaded?"""
-        held = {decoy for decoy, _ in self.decoys.held.values()}
-        if held.intersection(seen.taken_ports):
+        left = self.standing.seen
+        if left is None or self.decoys.taken(seen.taken_ports):
             return False
-        return seen == self.standing.seen
+        return (seen.ours, seen.box, seen.accepts) == (left.ours, left.box, left.accepts)
 
     def see(self, config, looks=None):
         """The Seen of this box. looks: whoever may break it off."""
-        outputs = []
-        for argv in self.tool.list_commands(config):
-            process = start(argv)
-            if looks is not None:
-                looks.begin(process)
-            outputs.append(finish(process, argv, ''))
-        return self.tool.read(outputs, config)
+        return see_box(self.tool, config, looks)
 
     def apply(self, commands):
         """Runs [(argument list, its standard input)]."""
         for argv, text in commands:
             run(argv, text)
+
+def cleared(tool, commands):
+    """The same commands, but in one transaction with the end of what is there: another version's
+    table may be in the way. The last resort, for a hook that goes lets packets by."""
+    (argv, nothing), *_ = tool.nothing()
+    if argv != commands[0][0]:
+        return commands
+    return [(argv, nothing + commands[0][1])] + commands[1:]
 
 def guard_script(commands):
     """A shell script that hides from the boot on; never over what is there."""
@@ -4090,6 +4539,7 @@ class Doors:
         self.reports = reports
         self.hooks = Hooks()
         self.hides = True       # False: a probation has lapsed
+        self.config = state.config      # the one to hide by
         self.orders = []
         self.visits = collections.OrderedDict()     # {Visit: ms when it ends}, the eldest first
         self.next_end = NEVER   # monotonic ms at which something may be over
@@ -4097,14 +4547,15 @@ class Doors:
 
     def want(self):
         """Asks the keeper for what is wanted now; its number."""
-        config = None
-        if self.hides:
-            config = self.state.config
-        return self.keeper.want(config, self.state.openings.values())
+        return self.keeper.want(self.config, self.state.openings.values())
 
     def hide(self, hides):
-        """Whether anything is hidden at all."""
+        """By the config that judges; or nothing at all. Returns the number of that."""
         self.hides = hides
+        self.config = self.state.config
+        if not hides:
+            self.config = self.config._replace(hide=())
+        self.next_end = 0       # who may come in has changed perhaps
         return self.want()
 
     def enter(self, decision, now):
@@ -4210,10 +4661,6 @@ class Doors:
             if not covered(service, own):
                 return False
         return True
-
-    def look(self, now):
-        """Something changed about who may come in: ends are looked for at once."""
-        self.next_end = now.mono
 
     def due(self, now):
         """Milliseconds until it must be looked at."""
@@ -4415,7 +4862,7 @@ class Daemon:
         self.desk.note()
         if self.hearing.steps.stop % 120 == 0:      # an hour
             self.reports.tell_junk()
-        if self.doors.keeper.tool.silent:
+        if changes_silently(self.doors.keeper.tool):
             self.doors.keeper.look(now)
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
@@ -4485,8 +4932,7 @@ class Daemon:
         self.state.adopt(config)
         self.state.hold(surviving(self.state.openings, config, now))
         self.hearing.adopt(config, now)
-        self.doors.look(now)
-        return self.doors.want()
+        return self.doors.hide(self.probation.state != LAPSED)
 
     def go_back(self, error, now):
         """The firewall could not do what the config asks for."""
@@ -4706,7 +5152,7 @@ def first_config(args, name, hide, *entries):
     if not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
                          '--client NAME' % path, 2)
-    if not (any(map(find_program, BACKENDS)) or args.root or args.dry_run):
+    if not (any(map(find_program, ('nft', 'iptables'))) or args.root or args.dry_run):
         raise missing('nft')
     entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
     text = edited('', 'server', [entry for entry in entries if entry[1]])
@@ -4758,7 +5204,7 @@ def ask_daemon(config, word):
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         sock.bind('')                   # any name, for the answer: unix(7), autobind
-        sock.connect(STATUS_SOCKET % config.id)
+        sock.connect(status_path(config))
         sock.send(word)
         return json.loads(sock.recv(1 << 20).decode('ascii'))
     return {}
@@ -4775,19 +5221,31 @@ def known_ledger(config):
     return Ledger(config.id)
 
 def command_run(args, _):
-    go_lean(args)
-    config = first_config(args, args.client, args.hide)
+    if os.path.exists(args.config):
+        config, problem = config_to_run(args.config)
+    else:
+        config, problem = first_config(args, args.client, args.hide), None
     check_programs(config)
-    Daemon(config, args.verbose).loop(signal_pipe())
+    Daemon(config, problem, args.verbose).loop(signal_pipe())
 
 def command_check(args, config):
     check_programs(config)
-    make_firewall(config)           # refuses what its backend cannot do
+    choose_tool(config)
     print('configuration OK')
 
 def command_rules(args, config):
-    firewall = make_firewall(config)
-    print(firewall.text() + accept_changes(config, firewall.ruleset()), end='')
+    print(rules_text(config), end='')
+
+def rules_text(config):
+    """What the daemon would load, each part under the command for it."""
+    tool, _ = choose_tool(config)
+    seen = see_box(tool, config)
+    hidden, free = decoy_ports(config, seen)
+    decoys = Decoys().hold(hidden, seen.decoys, free)
+    text = ''
+    for argv, lines in tool.whole(config, seen, decoys, (), moment().mono):
+        text += '# %s\n%s' % (' '.join(argv), lines)
+    return text
 
 def command_add(args, _):
     if not os.path.exists(args.config):
@@ -4864,7 +5322,7 @@ def command_status(args, config):
         print_table([('\nCOUNTED', '')] + [
             (what, '%d' % count) for what, count in sorted(report['counts'].items())])
     if not report:
-        raise KnockError('no daemon answers at ' + STATUS_SOCKET % config.id)
+        raise KnockError('no daemon answers at ' + status_path(config))
 
 def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
