@@ -1063,8 +1063,8 @@ PACKET_PROTOCOL, PACKET_TYPE, VLAN_TAG_PRESENT = 0xfffff000, 0xfffff004, 0xfffff
 # linux/if_packet.h: it is for this box. linux/if_ether.h: the protocols.
 PACKET_HOST = 0
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
-DROP = (RETURN, 0, 0, 0)
-PASS = (RETURN, 0, 0, 0x40000)
+BPF_DROP = (RETURN, 0, 0, 0)
+BPF_PASS = (RETURN, 0, 0, 0x40000)
 # So many words fit BPF_MAXINSNS, 4,096, in leaves of at most 32.
 FILTER_TAGS = 3400
 LEAF = 32
@@ -1078,7 +1078,7 @@ def word_tree(words):
     returns by itself; JUMP, for a left half may be out of reach of a test's 8-bit
     offset."""
     if words is None:
-        return [PASS]
+        return [BPF_PASS]
     if len(words) <= LEAF:
         return word_leaf(words)
     half = len(words) // 2
@@ -1087,11 +1087,11 @@ def word_tree(words):
     return [(JGE, 0, 1, words[half]), (JUMP, 0, 0, len(left))] + left + right
 
 def word_leaf(words):
-    """Compares A with each; a match leads over all other tests and DROP to PASS."""
+    """Compares A with each; a match leads over all other tests and BPF_DROP to BPF_PASS."""
     lines = []
     for number, word in enumerate(words):
         lines.append((JEQ, len(words) - number, 0, word))
-    return lines + [DROP, PASS]
+    return lines + [BPF_DROP, BPF_PASS]
 
 def link(listing):
     """[(code, jt, jf, k)]: names of places become distances from the line behind the
@@ -1184,7 +1184,7 @@ LENGTH_FITS = [
     (JGE, 0, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
     (JGT, 'drop', 'tag', TRANSPORT + DATAGRAM_LIMIT),
     'drop',
-    DROP,
+    BPF_DROP,
     'tag',
     (LD_WORD_X, TRANSPORT),             # A = the tag's first 32 bits
 ]
@@ -1242,9 +1242,9 @@ def syn_filter(version, ports, words):
         (LD_HALF_X, 2),                 # A = destination port
         (JGE, 0, 'badge', low),
         (JGT, 'badge', 0, high),
-        PASS,
+        BPF_PASS,
         'drop',
-        DROP,
+        BPF_DROP,
         'badge',
         (LD_WORD_X, 4),                 # A = the badge's first 32 bits, the SYN's seq
     ]
@@ -1754,7 +1754,7 @@ COPY_TIME = 2000                # ms within which the network may deliver a knoc
 # Why a knock was refused. The log says each once a minute for each client.
 MALFORMED, CLOCK, EXPIRED, SOURCE = 'malformed', 'clock', 'expired', 'source'
 SCOPE, SIZE, SIGNATURE, PACE = 'scope', 'size', 'signature', 'pace'
-REPLAY, QUARANTINE, VOID = 'replay', 'quarantine', 'void'
+REPLAY, QUARANTINE, VOIDED = 'replay', 'quarantine', 'void'
 
 Flaw = collections.namedtuple('Flaw', 'kind reason')    # reason: the sentence for the log
 
@@ -2000,7 +2000,6 @@ STACK, DROP, ACCEPT = 'stack', 'drop', 'accept'
 TCP_RESET = 'reject with tcp reset'
 UNREACHABLE = 'reject with icmpx type port-unreachable'
 PROHIBITED = 'reject with icmpx type admin-prohibited'
-TCP, UDP = PROTOCOLS['tcp'], PROTOCOLS['udp']
 FAMILIES = {4: 'ip', 6: 'ip6'}
 # A chain that a hook calls, of whichever tool: family is inet, ip, ip6, or what nft says else.
 Chain = collections.namedtuple('Chain', 'family table name hook kind priority policy')
@@ -3450,7 +3449,6 @@ def remove_version_1(path):
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
 SO_PEERCRED = 17                                # asm-generic/socket.h
 SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
-ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
 RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
@@ -3647,9 +3645,11 @@ def status_socket(config):
             os.unlink(path)     # nobody's: we hold the ledger's lock
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
-        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, STATUS_BUFFER)
     except OSError as error:
         log('status: %s: %s' % (path, error.strerror), WARNING)
+    # In a container it may be forbidden; what is too long for it is not answered then.
+    with contextlib.suppress(PermissionError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, STATUS_BUFFER)
     return sock
 
 def own_namespace():
@@ -5563,7 +5563,7 @@ def command_uninstall(args, config):
     rules = command_rules, args, config
     steps = [(carry_out, args, line) for line in ends + [' '.join(
         ['rm -rf /etc/knockd /run/knockd /var/lib/knockd', SCRIPT] + list(files))]]
-    steps.insert(-1, rules if args.dry_run or args.root else (make_firewall(config).load,))
+    steps.insert(-1, rules if args.dry_run or args.root else (print,))
     for step, *arguments in steps:      # what fails does not keep the rest
         try:
             step(*arguments)
