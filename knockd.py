@@ -31,6 +31,7 @@ import errno
 import fcntl
 import functools
 import io
+import itertools
 import json
 import os
 import select
@@ -2008,9 +2009,9 @@ Chain = collections.namedtuple('Chain', 'family table name hook kind priority po
 Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
 # key: version, proto, interface, state, port, source; or other, for all that is not understood.
 Limit = collections.namedtuple('Limit', 'key values negated')
-# What a packet of a stranger to a closed port is asked for.
-Probe = collections.namedtuple('Probe', 'version proto interface')
-# closed: {(4 or 6, TCP or UDP): {interface, or None for all others: verdict}}
+# What a packet of a stranger to a closed port is asked for. state: new or invalid.
+Probe = collections.namedtuple('Probe', 'version proto state interface')
+# closed: {(4 or 6, TCP or UDP, state): {interface, or None for all others: verdict}}
 # demux: does the stack look for a packet's socket before the input hook (tcp_early_demux)?
 Box = collections.namedtuple('Box', 'closed demux')
 # A rule of ours in somebody's chain: tool is nft or the iptables program that manages the chain.
@@ -2033,7 +2034,7 @@ def holds(limit, probe):
     elif limit.key == 'proto':
         found = probe.proto in values
     elif limit.key == 'state':
-        found = 'new' in values
+        found = probe.state in values
     elif limit.key == 'interface':
         found = probe.interface is not None and named(probe.interface, values)
     elif limit.key == 'port':
@@ -2099,22 +2100,25 @@ def named_interfaces(rules):
 
 def all_probes(rules):
     interfaces = [None] + sorted(named_interfaces(rules))
-    return [Probe(version, proto, interface) for version in sorted(FAMILIES)
-            for proto in (TCP, UDP) for interface in interfaces]
+    return [Probe(*parts) for parts in itertools.product(
+        sorted(FAMILIES), (TCP, UDP), ('invalid', 'new'), interfaces)]
 
 def closed_ports(chains, rules):
     """Box.closed: only interfaces that differ from the rest are named."""
     closed = {}
     for probe in all_probes(rules):
         verdict = closed_verdict(chains, rules, probe)
-        verdicts = closed.setdefault((probe.version, probe.proto), {})
+        verdicts = closed.setdefault(probe[:3], {})
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
     return closed
 
 def may_drop(chain, rules):
     """Does it stop packets that no rule of its own allows, from some interface?"""
-    return any(chain_verdict(chain, rules, probe) != ACCEPT for probe in all_probes(rules))
+    for probe in all_probes(rules):
+        if probe.state == 'new' and chain_verdict(chain, rules, probe) != ACCEPT:
+            return True
+    return False
 
 def ports_of(services, proto):
     """The set of ports of a protocol in these services."""
@@ -2477,7 +2481,7 @@ def box_answers(config, box):
     if config.answer == 'box':
         return box.closed
     answers = dict(zip((TCP, UDP), ANSWERS[config.answer]))
-    return {(version, proto): {None: answers[proto]}
+    return {(version, proto, 'new'): {None: answers[proto]}
             for version in FAMILIES for proto in answers}
 
 def closed_lines(config, box, decoys):
@@ -2492,8 +2496,16 @@ def closed_lines(config, box, decoys):
     # The stack reads these headers only after us, and would tell of the decoy.
     lines += ['ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto) for proto in (TCP, UDP)]
     lines += [NO_SYN + ' ct state established ' + forgotten]
-    for (version, proto), verdicts in sorted(box_answers(config, box).items()):
+    answers = box_answers(config, box)
+    if answers[6, UDP, 'new'][None] == STACK:
+        # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
+        lines.append('meta nfproto ipv6 udp checksum 0 drop')
+    for (version, proto, state), verdicts in sorted(answers.items()):
         family = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
+        if state == 'invalid':
+            if verdicts == answers[version, proto, 'new']:
+                continue
+            family += 'ct state invalid '
         # Of two names the longer one comes first: eth* may stand beside eth1.
         for interface in sorted(filter(None, verdicts), reverse=True):
             lines.append('%siifname "%s" %s' % (
@@ -2520,6 +2532,9 @@ def nft_rules(config, box, decoys, openings):
             'closed': closed_lines(config, box, decoys), 'decoy': decoy_lines(config, decoys),
             'clear': [clear], 'leave': [clear], 'restore': restore_lines(config, decoys)}
 
+# Under /proc/sys; both must be 1 before the rules are loaded: an answer of the stack then carries
+# the mark of its question.
+SYSCTLS = ('net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect')
 NFT_COMMAND = ['nft', '-f', '-']
 NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 
