@@ -2821,20 +2821,20 @@ class IptablesTool:
 
 IPTABLES = IptablesTool()
 
-# --- edges: the clock -----------------------------------------------------------------------------
+# --- edges: the clock -------------------------------------------------------------------
 def moment():
     """The Moment that is now."""
     wall = int(time.time() * 1000)
     mono = int(time.monotonic() * 1000)
     return Moment(wall, mono)
 
-# --- edges: the log -------------------------------------------------------------------------------
+# --- edges: the log ---------------------------------------------------------------------
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7     # syslog(3)
-LINE_LIMIT = 4000               # characters; poll(2) calls writable what takes 4,096 bytes
+LINE_LIMIT = 4000               # characters; what poll(2) calls writable takes 4,096
 
 def log(text, level=INFO):
-    """One line on standard error; journald takes a syslog level in front. It never waits: where
-    the reader of a pipe hangs, the line is lost."""
+    """One line on standard error; journald takes a syslog level in front. It never waits:
+    where the reader of a pipe hangs, the line is lost."""
     prefix = ''
     if 'JOURNAL_STREAM' in os.environ:
         prefix = '<%d>' % level
@@ -2884,15 +2884,21 @@ class Kind:
         self.told = now.mono
         self.silent = 0
 
+    def row(self, client):
+        """For status."""
+        return {'client': client, 'source': self.source, 'reason': self.reason,
+                'count': self.count, 'last': self.last}
+
 class Reports:
-    """The lines that others can cause: each kind once a minute, for each client by himself."""
+    """The lines that others can cause: each kind once a minute, for each client by
+    himself."""
 
     def __init__(self, verbose=False):
         self.verbose = verbose
         self.counts = collections.Counter()     # verdict: how often
         self.junk = 0           # how much of it was told
-        # {client's name: {name of a kind: Kind}}. The names of kinds are constants of ours: no
-        # client finds new ones.
+        # {client's name: {name of a kind: Kind}}. The names of kinds are constants of
+        # ours: no client finds new ones.
         self.kinds = {}
 
     def count(self, verdict, packet):
@@ -2902,8 +2908,9 @@ class Reports:
             log('%s %s' % (verdict, packet.source), DEBUG)
 
     def tell(self, client, name, source, reason, now, line=None):
-        """Counts what befell a client ('': nobody), of a kind with this name, and logs it unless
-        that was logged within the minute. line: what the log says, if not the reason."""
+        """Counts what befell a client ('': nobody), of a kind with this name, and logs it
+        unless that was logged within the minute. line: what the log says, if not the
+        reason."""
         kinds = self.kinds.setdefault(client, {})
         kind = kinds.setdefault(name, Kind())
         kind.happen(source, reason, now)
@@ -2929,17 +2936,16 @@ class Reports:
             if not client:
                 continue
             for kind in kinds.values():
-                found.append({'client': client, 'source': kind.source, 'count': kind.count,
-                              'reason': kind.reason, 'last': kind.last})
+                found.append(kind.row(client))
         return found
 
-# --- edges: commands ------------------------------------------------------------------------------
+# --- edges: commands --------------------------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
-            ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
-            ('pacman', 'pacman -S --noconfirm'))
-PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'iptables-save': 'iptables',
-              'ip6tables-save': 'iptables', 'iptables-restore': 'iptables'}
+PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'),
+            ('apk', 'apk add'), ('dnf', 'dnf install -y'),
+            ('zypper', 'zypper install -y'), ('pacman', 'pacman -S --noconfirm'))
+PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client',
+              'iptables-save': 'iptables', 'ip6tables-save': 'iptables'}
 COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
@@ -2963,13 +2969,16 @@ def package_command(program):
 
 def missing(program):
     """The KnockError that says how to get a program."""
-    return KnockError('%s is not installed; type: %s' % (program, package_command(program)))
+    command = package_command(program)
+    return KnockError('%s is not installed; type: %s' % (program, command))
 
 def start(argv, facts=None, descriptors=()):
-    """A process whose three streams are pipes, in a clean environment and a session of its own.
+    """A process whose three streams are pipes, in a clean environment and a session of
+    its own.
 
-    facts: variables for its environment, for a command of the config, whose errors then come
-    with its output. descriptors: what it inherits. KnockError if it cannot be started."""
+    facts: variables for its environment, for a command of the config, whose errors then
+    come with its output. descriptors: what it inherits. KnockError if it cannot be
+    started."""
     path = argv[0]
     if '/' not in path:
         path = find_program(path)
@@ -2981,19 +2990,20 @@ def start(argv, facts=None, descriptors=()):
     environment = dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C')
     try:
         return subprocess.Popen(
-            [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            cwd='/', env=environment, close_fds=True, pass_fds=descriptors,
-            start_new_session=True)
+            [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors, cwd='/', env=environment, close_fds=True,
+            pass_fds=descriptors, start_new_session=True)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
 
 def finish(process, argv, text, seconds=COMMAND_SECONDS):
-    """Gives a process its input and waits for its end; its output, or a KnockError with all that
-    it complained of."""
+    """Gives a process its input and waits for its end; its output, or a KnockError with
+    all that it complained of."""
     data = text
     if isinstance(text, str):
         data = text.encode('ascii')
-    # The with statement closes our ends of the pipes: what left the session may hold the others.
+    # The with statement closes our ends of the pipes: what left the session may hold the
+    # others.
     with process:
         try:
             output, errors = process.communicate(data, timeout=seconds)
@@ -3007,29 +3017,34 @@ def finish(process, argv, text, seconds=COMMAND_SECONDS):
     return output.decode('utf-8', 'replace')
 
 def run(argv, text='', seconds=COMMAND_SECONDS, facts=None, descriptors=()):
-    """The output of a command, or a KnockError. text is its standard input; the rest is as in
-    start() and finish()."""
+    """The output of a command, or a KnockError. text is its standard input; the rest is
+    as in start() and finish()."""
     return finish(start(argv, facts, descriptors), argv, text, seconds)
 
 class Hooks:
-    """Runs the commands of the config, each in a thread: nobody waits for them. Each client has
-    slots of his own, and those for actions are not those for on_open and on_close."""
+    """Runs the commands of the config, each in a thread: nobody waits for them. Each
+    client has slots of his own, and those for actions are not those for on_open and
+    on_close."""
 
     def __init__(self):
-        self.running = collections.Counter()    # (client, is it an action): commands under way
+        # {(client, is it an action): how many commands are under way}
+        self.running = collections.Counter()
         self.lock = threading.Lock()
 
     def run(self, name, argv, facts, action=False):
-        """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among it."""
+        """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among
+        it."""
         slot = facts['KNOCK_CLIENT'], action
         if not argv:
             return
         with self.lock:
             if self.running[slot] >= SLOTS:
-                log('action %s: not run, for %d others of %s do' % (name, SLOTS, slot[0]), ERROR)
+                log('action %s: not run, for %d others of %s do'
+                    % (name, SLOTS, slot[0]), ERROR)
                 return
             self.running[slot] += 1
-        work = threading.Thread(target=self.work, args=(name, argv, facts, slot), daemon=True)
+        arguments = name, argv, facts, slot
+        work = threading.Thread(target=self.work, args=arguments, daemon=True)
         try:
             work.start()
         except RuntimeError as error:           # no thread more for this process
@@ -3062,8 +3077,12 @@ def notify(text):
         address = '\0' + address[1:]
     # If it cannot be told now, the next wake-up tells it again.
     with contextlib.suppress(OSError):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        with unix_socket() as sock:
             sock.sendto(text.encode('ascii'), address)
+
+def unix_socket(kind=socket.SOCK_DGRAM):
+    """A Unix socket that never keeps anybody waiting."""
+    return socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
 
 def pipe_with(data):
     """A descriptor from which a child reads these bytes; no file is made."""
@@ -3074,14 +3093,18 @@ def pipe_with(data):
     os.close(writer)
     return reader
 
+SIGNATURE_FRAME = b"""-----BEGIN SSH SIGNATURE-----
+%s-----END SSH SIGNATURE-----
+"""
+
 def verify_signature(client, request):
     """KnockError unless this client's ssh_key made the signature (PROTOCOL.sshsig)."""
-    armored = b'-----BEGIN SSH SIGNATURE-----\n' + binascii.b2a_base64(request.signature) \
-        + b'-----END SSH SIGNATURE-----\n'
+    armored = SIGNATURE_FRAME % binascii.b2a_base64(request.signature)
     signers = '%s namespaces="knock" %s\n' % (client.name, client.ssh_key)
     pipes = pipe_with(signers.encode('ascii')), pipe_with(armored)
-    argv = ['ssh-keygen', '-Y', 'verify', '-f', '/dev/fd/%d' % pipes[0], '-I', client.name,
-            '-n', 'knock', '-s', '/dev/fd/%d' % pipes[1]]
+    signer_file, signature_file = ['/dev/fd/%d' % pipe for pipe in pipes]
+    argv = ['ssh-keygen', '-Y', 'verify', '-n', 'knock', '-I', client.name]
+    argv += ['-f', signer_file, '-s', signature_file]
     try:
         run(argv, request.signed, seconds=2, descriptors=pipes)
     finally:
@@ -3095,14 +3118,15 @@ def check_programs(config):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
         except KnockError as error:
+            said = str(error)
             # It always complains here; of an unknown option it does if it is too old.
-            if 'option' in str(error) or 'installed' in str(error):
-                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
-                                % (config.path, error))
+            if 'option' in said or 'installed' in said:
+                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
+                                '%s' % (config.path, said))
     if problems:
         raise KnockError('\n'.join(problems), 2)
 
-# --- edges: files ---
+# --- edges: files ----------------------------------------------------------------------
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
@@ -3268,7 +3292,7 @@ def beside(config, name):
     """The path of what is kept in the ledger's folder."""
     return os.path.join(os.path.dirname(config.ledger), name)
 
-# --- edges: the ledger's file ---
+# --- edges: the file of the ledger ------------------------------------------------------
 JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks fit on a full disk
 JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
 
@@ -3460,16 +3484,19 @@ def remove_version_1(path):
         with contextlib.suppress(OSError):
             os.unlink(path + name)
 
-# --- edges: sockets and events --------------------------------------------------------------------
+# --- edges: sockets and events ----------------------------------------------------------
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
 SO_PEERCRED = 17                                # asm-generic/socket.h
 SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
 RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
-NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
-ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
+NETLINK_NETFILTER = 12          # linux/netlink.h
+NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
+# linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
+ELEMENT_EVENTS = (12, 14, 15)
 STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
-OWNER_NAME = '\0knockd'         # an abstract socket: each network namespace has names of its own
+# An abstract socket: each network namespace has names of its own.
+OWNER_NAME = '\0knockd'
 
 class Bell:
     """A pipe that a thread rings to wake another one from its poll."""
@@ -3500,7 +3527,8 @@ def ruleset_events():
     return sock
 
 def ruleset_changed(events):
-    """Reads what waits: was there more than set elements, which change with every knock?"""
+    """Reads what waits: was there more than set elements, which change with every
+    knock?"""
     changed = False
     while True:
         try:
@@ -3514,14 +3542,16 @@ def ruleset_changed(events):
 def other_than_elements(data):
     """Does one of these netlink messages tell of a table, a chain or a rule?"""
     while len(data) >= 16:
-        length, kind = struct.unpack_from('=IH', data)      # linux/netlink.h: struct nlmsghdr
+        # linux/netlink.h: struct nlmsghdr
+        length, kind = struct.unpack_from('=IH', data)
         if kind & 0xff not in ELEMENT_EVENTS:
             return True
         data = data[max(16, length + 3 & ~3):]
     return False
 
 def attach_filter(sock, program):
-    """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter; }."""
+    """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter;
+    }."""
     lines = [struct.pack('@HBBI', *line) for line in program]
     code = array.array('B', b''.join(lines))
     address = code.buffer_info()[0]
@@ -3542,7 +3572,8 @@ def packet_socket(protocol):
     return sock
 
 class Capture:
-    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the words."""
+    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the
+    words."""
 
     def __init__(self, limit):
         self.limit = limit      # pairs at most
@@ -3551,7 +3582,8 @@ class Capture:
         self.coarse = False     # is the filter one on length alone?
 
     def load(self, tags, program):
-        """Attaches program(version, words); a coarser one where the kernel lacks the memory."""
+        """Attaches program(version, words); a coarser one where the kernel lacks the
+        memory."""
         words = {int.from_bytes(tag[:4], 'big') for tag in tags}
         shares = word_shares(words, self.capacity, self.limit)
         try:
@@ -3564,8 +3596,8 @@ class Capture:
             return
         coarse = shares == [None]
         if coarse and not self.coarse:
-            log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python does its '
-                'work' % len(words), WARNING)
+            log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python does '
+                'its work' % len(words), WARNING)
         elif self.coarse and not coarse:
             log('filter: whole again', WARNING)
         self.coarse = coarse
@@ -3590,8 +3622,9 @@ class Capture:
         return dropped
 
 def word_shares(words, capacity, limit=SOCKET_PAIRS):
-    """The words of each socket pair; [None] if they are more than all pairs hold.
-    By remainder, so that a word stays where it is when others come and go: no gap at a swap."""
+    """The words of each socket pair; [None] if they are more than all pairs hold. By
+    remainder, so that a word stays where it is when others come and go: no gap at a
+    swap."""
     if not capacity:
         return [None]
     count = max(1, -(-len(words) // capacity))
@@ -3603,8 +3636,8 @@ def word_shares(words, capacity, limit=SOCKET_PAIRS):
     return shares
 
 def receive(sock, named=True):
-    """The frames that wait in a packet socket, up to a limit, each with the name of its interface
-    if it shall be named: for that, Python makes a system call of its own."""
+    """The frames that wait in a packet socket, up to a limit, each with the name of its
+    interface if it shall be named: for that, Python makes a system call of its own."""
     for _ in range(FRAMES_AT_ONCE):
         try:
             if named:
@@ -3637,8 +3670,8 @@ def is_own(address, interface):
     return True
 
 def runtime_folder():
-    """Where the status socket is. OpenWrt has links on the way, or no /run at all: resolved
-    first, so that owner and mode are judged of what is really there."""
+    """Where the status socket is. OpenWrt has links on the way, or no /run at all:
+    resolved first, so that owner and mode are judged of what is really there."""
     place = '/run'
     if not os.path.isdir(place):
         place = '/var/run'
@@ -3649,8 +3682,9 @@ def status_path(config):
     return '%s/%s.sock' % (runtime_folder(), config.id)
 
 def status_socket(config):
-    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody asks."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody
+    asks."""
+    sock = unix_socket()
     path = status_path(config)
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
@@ -3668,8 +3702,9 @@ def status_socket(config):
     return sock
 
 def own_namespace():
-    """The socket by which we own this network namespace for as long as we live: two daemons with
-    two configs would put back each their own rules for ever. KnockError if there is another."""
+    """The socket by which we own this network namespace for as long as we live: two
+    daemons with two configs would put back each their own rules for ever. KnockError if
+    there is another."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(OWNER_NAME)
@@ -3680,13 +3715,13 @@ def own_namespace():
             raise KnockError('another knockd runs in this network namespace: process %d%s'
                              % (pid, command_of(pid)))
         # A local user must not be able to keep the guard from starting.
-        log('owner: user %d, process %d, holds our name: no second knockd would be noticed'
-            % (user, pid), ERROR)
+        log('owner: user %d, process %d, holds our name: a second knockd would not be '
+            'noticed' % (user, pid), ERROR)
     return sock
 
 def name_holder():
     """(process id, user id) of whoever has our name; (0, 0) if he does not answer."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+    with unix_socket(socket.SOCK_STREAM) as sock:
         try:
             sock.connect(OWNER_NAME)
             # struct ucred { pid_t pid; uid_t uid; gid_t gid; }
@@ -3704,11 +3739,12 @@ def command_of(pid):
         return ''
     return ' (%s)' % ' '.join(words).strip()
 
-# --- keeper: the one writer of the firewall -------------------------------------------------------
+# --- keeper: the one writer of the firewall ---------------------------------------------
 # What somebody asks for. config: the Config to hide by; openings: a tuple of Opening.
 Wanted = collections.namedtuple('Wanted', 'number config openings')
-# What became of it. error: None (it is in force) or a KnockError (the state before stays, and it is
-# tried again). mended: somebody had changed what is ours. loaded: a Loaded, or None: only elements.
+# What became of it. error: None (it is in force) or a KnockError (the state before stays,
+# and it is tried again). mended: somebody had changed what is ours. loaded: a Loaded, or
+# None: only elements.
 Done = collections.namedtuple('Done', 'number error mended loaded')
 # decoys: {hidden port: decoy}. guard: the script for the next boot.
 Loaded = collections.namedtuple('Loaded', 'decoys guard')
@@ -3743,8 +3779,8 @@ def nft_flaw():
     return None
 
 def choose_tool(config):
-    """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask here.
-    KnockError, status 2, if neither can do what the config asks for."""
+    """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask
+    here. KnockError, status 2, if neither can do what the config asks for."""
     flaw = None
     if config.firewall in ('auto', 'nft'):
         flaw = nft_flaw()
@@ -3768,8 +3804,8 @@ def suitable(tool, config):
     return tool
 
 def has_lister(program):
-    """Is it a program that lists rules here? To ask iptables-legacy where it has no tables would
-    load its modules into the kernel."""
+    """Is it a program that lists rules here? To ask iptables-legacy where it has no
+    tables would load its modules into the kernel."""
     names = LEGACY_TABLES.get(program)
     if names is not None and not legacy_tables(names):
         return False
@@ -3803,8 +3839,8 @@ def see_box(tool, config, looks=None):
     return tool.read(outputs, config)
 
 def reflect_marks(path):
-    """Lets the kernel's resets carry the mark of their question. What the variables were before
-    is kept in a file for uninstall. False if they cannot be written."""
+    """Lets the kernel's resets carry the mark of their question. What the variables were
+    before is kept in a file for uninstall. False if they cannot be written."""
     before = {}
     try:
         for variable in REFLECT_MARKS:
@@ -3834,15 +3870,17 @@ def write_variable(path, value):
         file.write(value)
 
 class Decoys:
-    """Ports of this box that answer in the place of hidden ones. Each is held by a socket that is
-    bound and never listens: so nobody else can listen there, and the kernel refuses as ever."""
+    """Ports of this box that answer in the place of hidden ones. Each is held by a socket
+    that is bound and never listens: so nobody else can listen there, and the kernel
+    refuses as ever."""
 
     def __init__(self):
         self.held = {}          # hidden port: (decoy, socket)
 
     def hold(self, hidden, preferred, free):
-        """{hidden port: decoy}. preferred: decoys that the loaded rules name, so that a restart
-        changes no port. free: ports that may be one. KnockError if none can be had."""
+        """{hidden port: decoy}. preferred: decoys that the loaded rules name, so that a
+        restart changes no port. free: ports that may be one. KnockError if none can be
+        had."""
         for port in hidden:
             decoy, _ = self.held.get(port, (None, None))
             if decoy not in free:
@@ -3858,8 +3896,8 @@ class Decoys:
         return False
 
     def bound(self, preferred, free):
-        """(port, socket): the preferred one, or one by chance, since the first that is free would
-        be the first that somebody looks at."""
+        """(port, socket): the preferred one, or one by chance, since the first that is
+        free would be the first that somebody looks at."""
         tries = [preferred]
         tries += struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES))
         for port in tries:
@@ -3877,13 +3915,14 @@ class Decoys:
             sock.close()
 
     def keep(self, hidden):
-        """Lets go of the decoys of all others; after the rules that named them are gone."""
+        """Lets go of the decoys of all others; after the rules that named them are
+        gone."""
         for port in set(self.held).difference(hidden):
             self.let_go(port)
 
 def bound_socket(port):
-    """A TCP socket of both families that is bound and does not listen; None if the port is in
-    use."""
+    """A TCP socket of both families that is bound and does not listen; None if the port
+    is in use."""
     for family, address in ((socket.AF_INET6, '::'), (socket.AF_INET, '0.0.0.0')):
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
@@ -3901,8 +3940,8 @@ def bound_socket(port):
     return None
 
 class Looks:
-    """When to look at the ruleset: soon after somebody has changed it, but not all the time. A
-    look rests for twice as long as it took, and gives way to a knock."""
+    """When to look at the ruleset: soon after somebody has changed it, but not all the
+    time. A look rests for twice as long as it took, and gives way to a knock."""
 
     def __init__(self):
         self.due = None         # monotonic ms, or None
@@ -3933,7 +3972,8 @@ class Looks:
         return broken_off
 
     def give_way(self):
-        """For what cannot wait. To list is to read: nothing is lost when it ends early."""
+        """For what cannot wait. To list is to read: nothing is lost when it ends
+        early."""
         with self.lock:
             if self.process is not None:
                 self.broken_off = True
@@ -3961,26 +4001,27 @@ class Standing:
         self.seen = seen
 
 class Keeper:
-    """Brings the newest wanted state into force, in a thread of its own: nobody waits for nft, and
-    no two of them run at once. A knock, a close, an expiry, a reload, a heal and the end of a
-    probation all come through want()."""
+    """Brings the newest wanted state into force, in a thread of its own: nobody waits for
+    nft, and no two of them run at once. A knock, a close, an expiry, a reload, a heal and
+    the end of a probation all come through want()."""
 
     def __init__(self, tool, reflecting, owner=None):
         self.tool = tool
-        self.owner = owner      # own_namespace()'s socket: as long as it is open we own it
-        self.reflecting = reflecting    # do resets carry marks, so that decoys can answer?
+        self.owner = owner      # own_namespace()'s socket, which must stay open
+        self.reflecting = reflecting    # do resets carry marks? Else no decoy can answer
         self.decoys = Decoys()
         self.wanted = Wanted(0, None, ())       # written by want() alone
         self.standing = Standing()              # the thread's
         self.looks = Looks()
-        self.retry = 0                          # monotonic ms before which nothing is tried
+        self.retry = 0          # monotonic ms before which nothing is tried
         self.events = ruleset_events()
         self.called, self.answered = Bell(), Bell()
         self.answers = collections.deque()      # Done; the thread puts them in
         threading.Thread(target=self.work, daemon=True).start()
 
     def want(self, config, openings):
-        """Asks for a state; returns its number at once. What becomes of it is in results()."""
+        """Asks for a state; returns its number at once. What becomes of it is in
+        results()."""
         number = self.wanted.number + 1
         self.wanted = Wanted(number, config, tuple(openings))
         self.looks.give_way()
@@ -4033,7 +4074,8 @@ class Keeper:
             self.looks.ask(moment().mono)
 
     def patience(self, now):
-        """Milliseconds until something is due; None: only a call or an event ends the wait."""
+        """Milliseconds until something is due; None: only a call or an event ends the
+        wait."""
         due = []
         if self.wanted.number != self.standing.wanted.number:
             due.append(self.retry)
@@ -4143,8 +4185,9 @@ class Keeper:
             run(argv, text)
 
 def cleared(tool, commands):
-    """The same commands, but in one transaction with the end of what is there: another version's
-    table may be in the way. The last resort, for a hook that goes lets packets by."""
+    """The same commands, but in one transaction with the end of what is there: another
+    version's table may be in the way. The last resort, for a hook that goes lets packets
+    by."""
     (argv, nothing), *_ = tool.nothing()
     if argv != commands[0][0]:
         return commands
@@ -4157,20 +4200,20 @@ def guard_script(commands):
         text += GUARD % (THERE[argv[0]], ' '.join(argv), lines)
     return text
 
-# --- probation: a new installation hides for good once somebody has come in from outside ----------
+# --- probation: a new installation hides for good once somebody has come in from outside 
 ON_TRIAL, PASSED, LAPSED = 'on trial', 'passed', 'lapsed'
 TRIAL_SAVED = 120000            # ms between two notes of the time that is left
 TRIAL_GUARD = '# Hides nothing: on probation.\n'
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 
 def probation_text(state, left=0, now=0, boot=''):
-    """What the file says. left: ms that it still has; now: the monotonic clock in the boot whose
-    id is given, or of no boot: then it begins with the daemon."""
+    """What the file says. left: ms that it still has; now: the monotonic clock in the
+    boot whose id is given, or of no boot: then it begins with the daemon."""
     return json.dumps({'state': state, 'left': left, 'mono': now, 'boot': boot}) + '\n'
 
 class GuardFile:
-    """The script that the service runs at a boot. As long as the installation is on trial it
-    hides nothing: who is locked out then needs but to boot."""
+    """The script that the service runs at a boot. As long as the installation is on trial
+    it hides nothing: who is locked out then needs but to boot."""
 
     def __init__(self, path, probation):
         self.path = path
@@ -4198,8 +4241,9 @@ def boot_id():
     return 'unknown'
 
 class Probation:
-    """Nobody is locked out: who installs it and cannot knock has his ports back when the time is
-    over. What was not installed (a first try) has no such file, and has passed."""
+    """Nobody is locked out: who installs it and cannot knock has his ports back when the
+    time is over. What was not installed (a first try) has no such file, and has
+    passed."""
 
     def __init__(self, path, now):
         self.path = path
@@ -4222,8 +4266,8 @@ class Probation:
                 self.note(now)
 
     def time_left(self, note, now):
-        """Milliseconds. After a boot nobody knows how long the one before went on behind its
-        last note, so as much as there can have been is over."""
+        """Milliseconds. After a boot nobody knows how long the one before went on behind
+        its last note, so as much as there can have been is over."""
         left = min(int(note['left']), MONTH * 1000)
         if note['boot'] == boot_id():
             return max(0, left - (now - int(note['mono'])))
@@ -4262,8 +4306,8 @@ class Probation:
         if now >= self.ends:
             self.state = LAPSED
             self.note(now)
-            log('probation: no authentic knock came from outside: nothing is hidden until one '
-                'does; type elsewhere: knock.py and what knockd.py show prints', WARNING)
+            log('probation: no authentic knock came from outside: nothing is hidden until '
+                'one does; type elsewhere: knock.py and what knockd.py show prints', WARNING)
             return True
         if now >= self.noted + TRIAL_SAVED:
             self.note(now)
@@ -4278,16 +4322,19 @@ class Probation:
         log('probation: passed, it hides for good', WARNING)
         return True
 
-# --- daemon: what hangs on the loop ---------------------------------------------------------------
+# --- daemon: what hangs on the loop -----------------------------------------------------
 LEISURE = 10                    # ms without a packet, before what can wait is done
-CLOSING_TIME = 250              # ms: the kernel's clock of an opening starts later than ours
+CLOSING_TIME = 250              # ms by which the kernel may close later than we say
 SLOW_TIME = 2000                # ms after which a knock that still waits is told
 VISITS_LIMIT = 64               # of one client
+MENDED = 'firewall: something of ours was gone or the box has changed; loaded again'
 GOOD_NAME = 'knockd.ini.good'
 GOOD_HEAD = '# The last good copy of %s, for a start while that one is broken.\n'
-# One knock that opened something. source: a text; network: an ip_network; services: merged.
+# One knock that opened something. source: a text; network: an ip_network; services:
+# merged.
 Visit = collections.namedtuple('Visit', 'fingerprint client source network services')
-# A knock that is honoured once the keeper's number is in force. began: the Moment it was heard.
+# A knock that is honoured once the keeper's number is in force. began: the Moment it was
+# heard.
 Order = collections.namedtuple('Order', 'number decision began')
 # A config that is being brought into force, and the one to go back to if that fails.
 Reload = collections.namedtuple('Reload', 'number before')
@@ -4320,6 +4367,11 @@ class ConfigFile:
             self.problem = str(error)
             raise
 
+    def row(self):
+        """For status."""
+        return {'path': self.path, 'problem': self.problem,
+                'last_good': self.problem is not None}
+
     def refuse(self, problem):
         """It was read, but cannot rule."""
         self.problem = problem
@@ -4342,8 +4394,9 @@ class ConfigFile:
         self.problem = None
 
 def config_to_run(path):
-    """(Config, problem): the one in the file and None; or, if that is broken, the last good copy
-    of it and why the file itself does not rule. KnockError if there is neither."""
+    """(Config, problem): the one in the file and None; or, if that is broken, the last
+    good copy of it and why the file itself does not rule. KnockError if there is
+    neither."""
     try:
         return read_config(path), None
     except KnockError as error:
@@ -4353,8 +4406,9 @@ def config_to_run(path):
         return config, str(error)
 
 def last_good(path):
-    """The Config in the copy of a broken file, or None. A broken one may not say where its ledger
-    is, beside which the copy lies, so the usual places are looked at as well."""
+    """The Config in the copy of a broken file, or None. A broken one may not say where
+    its ledger is, beside which the copy lies, so the usual places are looked at as
+    well."""
     folders = []
     with contextlib.suppress(OSError):
         folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_file(path))
@@ -4407,11 +4461,13 @@ def clock_doubt(config, ledger, now):
     latest = max(times)
     if now >= latest - 1000:
         return None
-    return '%s UTC is before %s, the time of a file or a knock of ours: only paper knocks count ' \
-        'until it is set; type: date -s, or let NTP do it' % (format_time(now), format_time(latest))
+    return ('%s UTC is before %s, the time of a file or a knock of ours: only paper knocks '
+            'count until it is set; type: date -s, or let NTP do it'
+            % (format_time(now), format_time(latest)))
 
 class Mutes:
-    """What is over its budget, a tag or 'syn' for sequences and codes: it stays in the kernel."""
+    """What is over its budget, a tag or 'syn' for sequences and codes: it stays in the
+    kernel."""
 
     def __init__(self):
         self.things = set()
@@ -4472,8 +4528,8 @@ class Hearing:
         self.listen(config)
 
     def prepare(self, config):
-        """Derives one step ahead: with 10,000 clients that takes longer than a knock may wait.
-        False if there is nothing to do."""
+        """Derives one step ahead: with 10,000 clients that takes longer than a knock may
+        wait. False if there is nothing to do."""
         newest = self.credentials[-1].step
         if newest > self.steps.stop:
             return False
@@ -4481,7 +4537,8 @@ class Hearing:
         return True
 
     def doubted(self):
-        """The clock was wrong until now, or is from now on: so may have been the wrong codes."""
+        """The clock was wrong until now, or is from now on: so may have been the wrong
+        codes."""
         self.codes = Codes()
 
     def listen(self, config):
@@ -4522,15 +4579,19 @@ class Hearing:
         return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
 
     def packets_of(self, syn, now):
-        """The Packets that this SYN completes: it may be a badge itself, the last port of a
-        sequence, or the second half of a code."""
+        """The Packets that this SYN completes: it may be a badge itself, the last port of
+        a sequence, or the second half of a code."""
         found = []
         badge = self.state.badges.get(syn.badge)
         if badge is not None:
             found.append(badge)
-        if syn.port >= 1024 and not covered(Service(TCP, syn.port, syn.port), self.state.config.hide):
+        service = Service(TCP, syn.port, syn.port)
+        if syn.port >= 1024 and not covered(service, self.state.config.hide):
             found += self.touch(syn, now)
-        return [Packet(credential.carrier, syn.source, credential) for credential in found]
+        packets = []
+        for credential in found:
+            packets.append(Packet(credential.carrier, syn.source, credential))
+        return packets
 
     def touch(self, syn, now):
         """The credentials of the sequences and the code that this port completes."""
@@ -4546,7 +4607,8 @@ class Hearing:
         return found
 
 class Doors:
-    """What is open, the knocks that wait until it is, and the commands that are told of it."""
+    """What is open, the knocks that wait until it is, and the commands that are told of
+    it."""
 
     def __init__(self, keeper, state, reports):
         self.keeper = keeper
@@ -4556,7 +4618,7 @@ class Doors:
         self.hides = True       # False: a probation has lapsed
         self.config = state.config      # the one to hide by
         self.orders = []
-        self.visits = collections.OrderedDict()     # {Visit: ms when it ends}, the eldest first
+        self.visits = collections.OrderedDict()     # {Visit: ms when it ends}
         self.next_end = NEVER   # monotonic ms at which something may be over
         self.trouble = None     # what the keeper complained of last, or None
 
@@ -4577,8 +4639,9 @@ class Doors:
         """A knock that is in the ledger."""
         knock = decision.knock
         if decision.verdict == 'run':
-            argv = self.state.config.actions[knock.request.action]
-            self.hooks.run(knock.request.action, argv, knock_facts(knock, ()), action=True)
+            name = knock.request.action
+            argv = self.state.config.actions[name]
+            self.hooks.run(name, argv, knock_facts(knock, ()), action=True)
             log(honour_line(decision, now, moment()))
             return
         if decision.verdict == 'open':
@@ -4647,8 +4710,8 @@ class Doors:
         self.reports.tell(knock.client.name, kind, source, reason, now, line)
 
     def look_for_ends(self, now):
-        """What is over, and its hook; at most once a second, for it looks at every opening. The
-        kernel has closed it by its own clock."""
+        """What is over, and its hook; at most once a second, for it looks at every
+        opening. The kernel has closed it by its own clock."""
         if now.mono < self.next_end:
             return
         earlier = Moment(now.wall - CLOSING_TIME, now.mono - CLOSING_TIME)
@@ -4669,7 +4732,8 @@ class Doors:
         """Has everything that this visit opened an opening still?"""
         own = []
         for opening in self.state.openings.values():
-            if (opening.fingerprint, opening.source) == (visit.fingerprint, visit.network):
+            owner = opening.fingerprint, opening.source
+            if owner == (visit.fingerprint, visit.network):
                 own.append(opening.service)
         own = merged(own)
         for service in visit.services:
@@ -4731,9 +4795,10 @@ class Desk:
         with contextlib.suppress(OSError):
             self.socket.sendto(json.dumps(report).encode('ascii'), address or b'')
 
-# --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
+# --- daemon: waits, reads, asks the judge, honours what he decides ----------------------
 class Daemon:
-    """One loop that never waits for the firewall; it holds the ledger's lock and the sockets."""
+    """One loop that never waits for the firewall; it holds the ledger's lock and the
+    sockets."""
 
     def __init__(self, config, problem=None, verbose=False):
         self.config = config
@@ -4771,7 +4836,8 @@ class Daemon:
         notify('READY=1')
 
     def first_result(self, keeper):
-        """Waits for the firewall, once: nobody is let in before. KnockError if it fails."""
+        """Waits for the firewall, once: nobody is let in before. KnockError if it
+        fails."""
         while True:
             select.select([keeper], (), ())
             for done in keeper.results():
@@ -4788,14 +4854,15 @@ class Daemon:
             line += '; on probation: %d s for a first knock from outside' % (left // 1000)
         log(line)
         if not self.doors.keeper.reflecting:
-            log('ready: net.ipv4.fwmark_reflect cannot be set: hidden TCP ports answer with a '
-                'reset of the firewall, not of the stack', WARNING)
+            log('ready: net.ipv4.fwmark_reflect cannot be set: hidden TCP ports answer with '
+                'a reset of the firewall, not of the stack', WARNING)
         if self.source.problem is not None:
             log_lines('config: the last good copy rules, for the file is broken: %s'
                       % self.source.problem, ERROR)
 
     def loop(self, signals):
-        """Until told to stop. signals: a descriptor on which the numbers of signals arrive."""
+        """Until told to stop. signals: a descriptor on which the numbers of signals
+        arrive."""
         self.start()
         stopping = False
         while not stopping:
@@ -4816,7 +4883,8 @@ class Daemon:
         log('stopped; what is hidden stays hidden, until you type: knockd.py uninstall')
 
     def wait(self, signals):
-        """The descriptors that have something, when they have, or when something is due."""
+        """The descriptors that have something, when they have, or when something is
+        due."""
         poll = select.poll()
         for waker in (signals, self.doors.keeper, self.desk.socket):
             poll.register(waker, select.POLLIN)
@@ -4910,8 +4978,7 @@ class Daemon:
             log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
-            self.reports.tell('', 'mended', '', 'firewall: something of ours was gone or the box '
-                              'has changed; loaded again', now)
+            self.reports.tell('', 'mended', '', MENDED, now)
         if done.loaded is not None:
             self.source.keep(self.config)
             self.guard.keep(done.loaded.guard)
@@ -4934,7 +5001,8 @@ class Daemon:
         """KnockError if the config changes what only a restart can change."""
         for name in ('id', 'ledger', 'firewall'):
             if getattr(config, name) != getattr(self.config, name):
-                raise KnockError('%s: %s changes only with a restart' % (config.path, name))
+                raise KnockError('%s: %s changes only with a restart'
+                                 % (config.path, name))
         suitable(self.doors.keeper.tool, config)
 
     def refuse(self, error):
@@ -4964,7 +5032,8 @@ class Daemon:
             for frame, interface in receive(sock, named):
                 try:
                     hear(version, frame, interface)
-                except Exception as error:      # a defect of ours must not be a way to stop us
+                except Exception as error:
+                    # A defect of ours must not be a way to stop us.
                     name = type(error).__name__
                     line = 'internal error: %s: %s' % (name, error)
                     self.reports.tell('', name, '', line, moment())
@@ -4979,7 +5048,8 @@ class Daemon:
         now = moment()
         if not self.hearing.affords_syn(now):
             if self.hearing.mute('syn', 2, self.config, now):
-                line = 'more than %d SYNs a second: ports, code and paper sleep' % SYNS_A_SECOND
+                line = ('more than %d SYNs a second: ports, code and paper sleep'
+                        % SYNS_A_SECOND)
                 self.reports.tell('', 'SYNs', '', line, now)
             return
         syn = parse_syn(version, frame)
@@ -5038,11 +5108,12 @@ class Daemon:
         return None
 
     def honour(self, decision, sender, inside, now):
-        """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all. inside: it
-        came from this box or from a `trust` interface."""
+        """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all.
+        inside: it came from this box or from a `trust` interface."""
         knock, state = decision.knock, self.state
-        line = state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                                   self.config.window, knock.paper)
+        line = state.ledger.record(
+            knock.client.fingerprint, knock.knock_id, knock.request.time, self.config.window,
+            knock.paper)
         what = 'refused %s %s' % (knock.client.name, knock.source)
         if not saved(self.file, state.ledger, line, what):
             return
@@ -5071,15 +5142,18 @@ class Daemon:
             quarantine = self.state.ledger.floor
         if left is not None:
             left //= 1000
-        return {
-            'version': __version__, 'since': self.desk.since, 'hidden': hidden,
-            'problem': self.problem(), 'quarantine_until': quarantine, 'probation_left': left,
-            'clock': self.clock.doubt,
-            'config': {'path': self.config.path, 'problem': self.source.problem,
-                       'last_good': self.source.problem is not None},
-            'clients': self.desk.last, 'openings': opening_rows(self.state.openings, now),
-            'refusals': self.reports.refusals(), 'counts': self.reports.counts,
-            'mended': self.desk.mended}
+        report = {'version': __version__, 'since': self.desk.since, 'hidden': hidden}
+        report['problem'] = self.problem()
+        report['quarantine_until'] = quarantine
+        report['probation_left'] = left
+        report['clock'] = self.clock.doubt
+        report['config'] = self.source.row()
+        report['clients'] = self.desk.last
+        report['openings'] = opening_rows(self.state.openings, now)
+        report['refusals'] = self.reports.refusals()
+        report['counts'] = self.reports.counts
+        report['mended'] = self.desk.mended
+        return report
 
     def problem(self):
         """Why what should be hidden is not, or None."""
@@ -5105,7 +5179,8 @@ def state_line(config, keeper, done):
     clients = '%d clients' % len(config.clients)
     if len(config.clients) == 1:
         clients = '1 client'
-    line = '%s; hiding %s; %s; answer %s' % (clients, hiding, keeper.tool.name, config.answer)
+    line = '%s; hiding %s; %s; answer %s' % (
+        clients, hiding, keeper.tool.name, config.answer)
     decoys = []
     if done.loaded is not None:
         decoys = sorted(done.loaded.decoys.values())
