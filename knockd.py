@@ -31,6 +31,7 @@ import errno
 import fcntl
 import functools
 import io
+import itertools
 import json
 import os
 import select
@@ -290,11 +291,11 @@ Credential = collections.namedtuple('Credential', 'client carrier step paper por
 # None; request: a Request; services: (Service, ...); seconds: how long it shall be open.
 Knock = collections.namedtuple(
     'Knock', 'client carrier source knock_id step paper request services seconds')
-# What judge() says. verdict: junk, mute, copy, refused, open, close or run; reason: text
-# or None; knock: a Knock or None.
-Decision = collections.namedtuple('Decision', 'verdict reason knock')
-JUNK = Decision('junk', None, None)
-MUTE = Decision('mute', None, None)
+# What judge() says. verdict: junk, mute, copy, refused, open, close or run; kind: of a
+# refusal, a word; reason: its sentence, or None; knock: a Knock or None.
+Decision = collections.namedtuple('Decision', 'verdict kind reason knock')
+JUNK = Decision('junk', None, None, None)
+MUTE = Decision('mute', None, None, None)
 
 # Fingerprint, source and service are an opening's key: two clients at one address have
 # one each. fingerprint: 16 hex digits of the client's key; client: its name; source: an
@@ -1090,8 +1091,8 @@ PACKET_PROTOCOL, PACKET_TYPE, VLAN_TAG_PRESENT = 0xfffff000, 0xfffff004, 0xfffff
 # linux/if_packet.h: it is for this box. linux/if_ether.h: the protocols.
 PACKET_HOST = 0
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
-DROP = (RETURN, 0, 0, 0)
-PASS = (RETURN, 0, 0, 0x40000)
+BPF_DROP = (RETURN, 0, 0, 0)
+BPF_PASS = (RETURN, 0, 0, 0x40000)
 # So many words fit BPF_MAXINSNS, 4,096, in leaves of at most 32.
 FILTER_TAGS = 3400
 LEAF = 32
@@ -1105,7 +1106,7 @@ def word_tree(words):
     returns by itself; JUMP, for a left half may be out of reach of a test's 8-bit
     offset."""
     if words is None:
-        return [PASS]
+        return [BPF_PASS]
     if len(words) <= LEAF:
         return word_leaf(words)
     half = len(words) // 2
@@ -1114,11 +1115,11 @@ def word_tree(words):
     return [(JGE, 0, 1, words[half]), (JUMP, 0, 0, len(left))] + left + right
 
 def word_leaf(words):
-    """Compares A with each; a match leads over all other tests and DROP to PASS."""
+    """Compares A with each; a match leads over all other tests and BPF_DROP to BPF_PASS."""
     lines = []
     for number, word in enumerate(words):
         lines.append((JEQ, len(words) - number, 0, word))
-    return lines + [DROP, PASS]
+    return lines + [BPF_DROP, BPF_PASS]
 
 def link(listing):
     """[(code, jt, jf, k)]: names of places become distances from the line behind the
@@ -1211,7 +1212,7 @@ LENGTH_FITS = [
     (JGE, 0, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
     (JGT, 'drop', 'tag', TRANSPORT + DATAGRAM_LIMIT),
     'drop',
-    DROP,
+    BPF_DROP,
     'tag',
     (LD_WORD_X, TRANSPORT),             # A = the tag's first 32 bits
 ]
@@ -1269,9 +1270,9 @@ def syn_filter(version, ports, words):
         (LD_HALF_X, 2),                 # A = destination port
         (JGE, 0, 'badge', low),
         (JGT, 'badge', 0, high),
-        PASS,
+        BPF_PASS,
         'drop',
-        DROP,
+        BPF_DROP,
         'badge',
         (LD_WORD_X, 4),                 # A = the badge's first 32 bits, the SYN's seq
     ]
@@ -1418,665 +1419,1554 @@ def decode_plain(plain):
     return Request(OPS[op], time, decode_source(source), seconds, services, action,
                    signature, plain[:signed])
 
-# --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
-SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
-SOURCES_LIMIT, STRIKES = 4096, 10
-CODE_TIME, CODE_TRIES, CODE_SLEEP = 60000, 3, 120       # ms, wrong tries, steps
-QUIET = 6 * 3600000             # ms; one hour would give a patient guesser 0.3 % a year
+# --- sequences: touched ports in, finished sequences out; nobody is authenticated yet -----------
+SEQUENCE_TIME = 20000           # ms from the first port to the last
+SOURCES_LIMIT = 4096            # sources that are followed at a time
+STRIKES = 10                    # ports of an attempt's source that may be foreign to it
+
+# What a port is to an attempt.
+STRANGE, TAKEN, NEXT, LAST = 'strange', 'taken', 'next', 'last'
+
+# finished: Credentials. goes_on: the port belongs to a sequence whose second port came.
+Progress = collections.namedtuple('Progress', 'finished goes_on')
 
 class Attempt:
-    """One sequence that a source has begun."""
+    """One sequence that a source has begun. It stays for a while when it is finished: late
+    copies of its ports must not be strikes against others."""
 
-    def __init__(self, token, now):
-        self.token, self.taken, self.strikes = token, 1, 0
-        self.since = now        # begun; then, with the last port, done
+    def __init__(self, credential, now):
+        self.credential = credential
+        self.taken = 1          # how many of its ports came
+        self.strikes = 0
+        self.since = now        # ms of its first port; once it is finished, of its last
+
+    def alive(self, now):
+        return now - self.since <= SEQUENCE_TIME and self.strikes <= STRIKES
 
     def touch(self, port, now):
-        """Does this attempt explain the port? It advances if it is the next one."""
-        ports = self.token.ports
-        if port in ports[self.taken:self.taken + 1]:
-            self.taken += 1
-            self.since = now if self.taken == len(ports) else self.since
-        return port in ports[:self.taken]
+        """STRANGE, TAKEN, NEXT or LAST; the attempt goes on with the latter two."""
+        ports = self.credential.ports
+        # Networks repeat packets and browsers send two: what came once changes nothing.
+        if port in ports[:self.taken]:
+            return TAKEN
+        if self.taken == len(ports) or port != ports[self.taken]:
+            return STRANGE
+        self.taken += 1
+        if self.taken < len(ports):
+            return NEXT
+        self.since = now
+        return LAST
 
 class Sequences:
-    """Who has touched which ports in order; those with one port are forgotten first."""
+    """Which sources have touched which ports, in order."""
 
     def __init__(self, paper):
-        self.tables = [paper]               # {first port: [Token]}; those of each step are added
-        self.explained = False              # did the last SYN go on?
-        self.sources = collections.OrderedDict(), collections.OrderedDict()     # one port, more
+        self.tables = [paper]   # {first port: [Credential]}; those of the steps are added
+        # {source: [Attempt]}, the eldest first. A flood of first ports pushes out its own kind:
+        # whoever has come further is in the second table.
+        self.beginners = collections.OrderedDict()
+        self.advanced = collections.OrderedDict()
 
     def touch(self, source, port, now):
-        """The tokens that this port completes."""
-        known = self.sources[0].pop(source, None) or self.sources[1].pop(source, None) or []
-        attempts = [attempt for attempt in known
-                    if now - attempt.since <= SEQUENCE_TIME and attempt.strikes <= STRIKES]
-        explained = [attempt for attempt in attempts if attempt.touch(port, now)]
-        for token in [token for table in self.tables for token in table.get(port, ())]:
-            if not any(attempt.token is token for attempt in attempts):
-                attempts.append(Attempt(token, now))
-                explained.append(attempts[-1])
-        for attempt in attempts if not explained else ():
-            attempt.strikes += 1
-        self.explained = any(attempt.taken > 1 for attempt in explained)
-        if attempts:
-            self.sources[any(attempt.taken > 1 for attempt in attempts)][source] = attempts
-        if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
-            (self.sources[0] or self.sources[1]).popitem(last=False)
-        return [attempt.token for attempt in explained
-                if attempt.since == now and attempt.taken == len(attempt.token.ports)]
+        """The Progress that a SYN of this source to this port makes."""
+        attempts = self.attempts_of(source, now)
+        finished = []
+        explained = goes_on = False
+        for attempt in attempts:
+            found = attempt.touch(port, now)
+            if found == STRANGE:
+                continue
+            explained = True
+            if attempt.taken > 1:
+                goes_on = True
+            if found == LAST:
+                finished.append(attempt.credential)
+        begun = self.begin(attempts, port, now)
+        if not explained and not begun:
+            for attempt in attempts:
+                attempt.strikes += 1
+        self.remember(source, attempts + begun)
+        return Progress(finished, goes_on)
 
-class Codes:
-    """The carrier `code`: pairs of ports, and the sleep after wrong ones (DESIGN 3.5)."""
+    def attempts_of(self, source, now):
+        known = self.beginners.pop(source, None) or self.advanced.pop(source, [])
+        return [attempt for attempt in known if attempt.alive(now)]
+
+    def begin(self, attempts, port, now):
+        """New Attempts at the sequences that begin with this port and are not under way."""
+        under_way = {attempt.credential.ports for attempt in attempts}
+        begun = []
+        for table in self.tables:
+            for credential in table.get(port, ()):
+                if credential.ports not in under_way:
+                    begun.append(Attempt(credential, now))
+        return begun
+
+    def remember(self, source, attempts):
+        if not attempts:
+            return
+        further = max(attempt.taken for attempt in attempts) > 1
+        table = self.advanced if further else self.beginners
+        table[source] = attempts
+        if len(self.beginners) + len(self.advanced) > SOURCES_LIMIT:
+            eldest = self.beginners or self.advanced
+            eldest.popitem(last=False)
+
+def paper_sequences(config):
+    """{first port: [Credential]} of every sheet."""
+    table = {}
+    for client in config.clients.values():
+        if client.paper is None:
+            continue
+        sheet, count = client.paper
+        for number in range(1, count + 1):
+            ports = paper_ports(client.keys, sheet, number)
+            credential = Credential(client, 'paper', 0, (sheet, number), ports)
+            table.setdefault(ports[0], []).append(credential)
+    return table
+
+# --- codes: eight digits typed as two ports, and the sleep after wrong ones -----------------------
+FIRST_PORTS = range(10000, 20000)       # 10000 + the first four digits
+SECOND_PORTS = range(20000, 30000)      # 20000 + the last four
+CODE_TIME = 60000               # ms from the first port to the second
+REPEAT_TIME = 10000             # ms in which a network repeats a SYN: after 1, 3, 7 s
+CODE_TRIES = 3                  # wrong ones, of all sources together, until it sleeps
+CODE_SLEEP = 120                # steps, the longest sleep
+DOUBLING_TIME = 3600000         # ms until one doubling of the sleep is taken back
+
+class Typing:
+    """What one source has typed: its first port, and the pair that was looked at last."""
 
     def __init__(self):
-        self.held = collections.OrderedDict()       # source: [first port, when, last second port]
-        self.wrong, self.nap, self.asleep, self.last_wrong = 0, 1, 0, 0
+        self.first = None       # a port, and when it came
+        self.since = 0
+        self.tried = None       # the pair, its step and when it was looked at
+        self.step = 0
+        self.when = 0
+
+    def repeats(self, pair, now):
+        """Is this the network's copy of the last pair? In the same step it tells nothing new;
+        right behind the edge of a step it would burn the try of somebody who typed once."""
+        if pair != self.tried:
+            return False
+        return step_of(now.wall) == self.step or now.mono - self.when < REPEAT_TIME
+
+class Codes:
+    """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over all
+    sources: the third puts the carrier to sleep, for 1, 2, 4 ... 120 steps, and every hour takes
+    one doubling back. So whatever a guesser does, he has 3 tries an hour and some 30 more: 0.081 %
+    a year for each client. A success takes nothing back: with that, a guesser had 24 tries more
+    for every knock of every client, and a client could help him."""
+
+    def __init__(self):
+        self.typing = collections.OrderedDict()     # {source: Typing}, the eldest first
+        self.wrong = 0          # tries since the last sleep
+        self.asleep_until = 0   # ms of the monotonic clock
+        self.forgiven_at = 0    # ms: then the last doubling is taken back
 
     def touch(self, source, port, now, codes):
-        """The token of this code if the port completes it. codes: {code: Token}"""
-        if step_of(now) < self.asleep or not 10000 <= port < 30000:
+        """The Credential of the code that this port completes, if it is one. codes: {digits:
+        Credential}, those that are valid now."""
+        if now.mono < self.asleep_until:
             return None
-        first, when, last = self.held.get(source, (None, 0, None))
-        if port < 20000:
-            self.held.pop(source, None)
-            self.held[source] = [port, now, last if port == first else None]
-            if len(self.held) > SOURCES_LIMIT:
-                self.held.popitem(last=False)
-        elif first is not None and now - when <= CODE_TIME:
-            self.held[source][2] = port
-            token = codes.get('%04d%04d' % (first - 10000, port - 20000))
-            return token or (self.fail(now) if port != last else None)      # a copy is no try
-        return None
+        if port in FIRST_PORTS:
+            self.begin(source, port, now)
+        if port not in SECOND_PORTS or source not in self.typing:
+            return None
+        typing = self.typing[source]
+        if now.mono - typing.since > CODE_TIME:
+            return None
+        pair = typing.first, port
+        # A copy is no try because it is not looked at, so it cannot be a free guess either.
+        if typing.repeats(pair, now):
+            return None
+        typing.tried = pair
+        typing.step = step_of(now.wall)
+        typing.when = now.mono
+        digits = '%04d%04d' % (pair[0] - FIRST_PORTS.start, pair[1] - SECOND_PORTS.start)
+        credential = codes.get(digits)
+        if credential is None:
+            self.fail(now.mono)
+        return credential
+
+    def begin(self, source, port, now):
+        """A source holds one first port; a new one replaces it."""
+        typing = self.typing.pop(source, None) or Typing()
+        typing.first = port
+        typing.since = now.mono
+        self.typing[source] = typing
+        if len(self.typing) > SOURCES_LIMIT:
+            self.typing.popitem(last=False)
 
     def fail(self, now):
-        """A wrong try; the third, in whatever step, puts the carrier to sleep, ever longer."""
-        if now - max(self.last_wrong, self.asleep * STEP) > QUIET:
-            self.succeed()
-        self.wrong, self.last_wrong = self.wrong + 1, now
-        if self.wrong >= CODE_TRIES:
-            self.asleep = step_of(now) + 1 + self.nap
-            self.wrong, self.nap = 0, min(2 * self.nap, CODE_SLEEP)
-            self.held.clear()
+        """Counts a wrong try, in whatever step and by whomever."""
+        self.wrong += 1
+        if self.wrong < CODE_TRIES:
+            return
+        unforgiven = max(0, self.forgiven_at - now)
+        doublings = (unforgiven + DOUBLING_TIME - 1) // DOUBLING_TIME
+        steps = min(2 ** doublings, CODE_SLEEP)
+        # Besides the rest of this step, in which nothing new could be learnt.
+        self.asleep_until = (step_of(now) + 1 + steps) * STEP
+        self.forgiven_at = max(self.forgiven_at, now) + DOUBLING_TIME
+        self.wrong = 0
+        self.typing.clear()
 
-    def succeed(self):
-        self.wrong, self.nap = 0, 1
+def valid_codes(config, now):
+    """{eight digits: Credential} of three steps, whatever the window, and of the one after them,
+    for the codes are made once a step. now: ms since 1970."""
+    codes = {}
+    if 'code' not in config.carriers:
+        return codes
+    last = step_of(now) + 2
+    for client in key_owners(config):
+        if not client.code:
+            continue
+        for step in range(max(0, last - 3), last + 1):
+            credential = Credential(client, 'code', step, None, ())
+            codes[code_at(client.keys, step)] = credential
+    return codes
 
-# --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
-MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND, SYNS_A_SECOND = 200, 5, 2, 20000
-SLICE = 100                     # clients whose tokens are derived ahead at once: 2 ms
+# --- credentials of a step: all that authenticates in these 30 seconds ----------------------------
+def key_owners(config):
+    """Every client, and once more with the secret it had before, while that one counts."""
+    owners = []
+    for client in config.clients.values():
+        owners.append(client)
+        if client.old is not None:
+            owners.append(client.old)
+    return owners
+
+class StepCredentials:
+    """What authenticates in one step. It takes 16 us a client, so the loop makes it ahead, when
+    nobody waits: 16 ms with 1,000 clients, 0.2 s with 10,000."""
+
+    def __init__(self, config, step):
+        self.step = step
+        self.tags = {}          # {8 bytes: (client, step)}
+        self.badges = {}        # {10 bytes of a SYN: Credential}
+        self.sequences = {}     # {first port: [Credential]}
+        for client in key_owners(config):
+            self.tags[tag_at(client.keys, step)] = client, step
+            if 'syn' in config.carriers:
+                badge = syn_badge(client.keys, step)
+                self.badges[badge] = Credential(client, 'syn', step, None, ())
+            if 'ports' in config.carriers:
+                ports = step_ports(client.keys, step)
+                credential = Credential(client, 'ports', step, None, ports)
+                self.sequences.setdefault(ports[0], []).append(credential)
+
+def valid_steps(config, now, known=()):
+    """The StepCredentials of all steps that can be valid now, and of the one after, so that a
+    tick leaves no gap. now: ms since 1970. known: those that were made already for this config;
+    a step is not made twice."""
+    steps = window_steps(now, config.window)
+    made = {credentials.step: credentials for credentials in known}
+    valid = []
+    for step in range(steps.start, steps.stop + 1):
+        credentials = made.get(step)
+        if credentials is None:
+            credentials = StepCredentials(config, step)
+        valid.append(credentials)
+    return valid
+
+# --- openings: what each client has open, as values -----------------------------------------------
+ELEMENTS_LIMIT = 64             # disjoint port ranges that a client may have open at a time
+
+def network_of(knock):
+    """The network that a knock is for: its address alone, unless the client's section says more."""
+    client = knock.client
+    prefix = client.prefix4 if knock.source.version == 4 else client.prefix6
+    return ipaddress.ip_network((knock.source, prefix), strict=False)
+
+def after_open(openings, knock, now):
+    """The openings with those of this knock: it extends what this client has, never shortens it,
+    and touches nobody else's. openings: {(fingerprint, source, service): Opening}."""
+    client = knock.client
+    source = network_of(knock)
+    expires = now.mono + min(knock.seconds * 1000, client.expires - now.wall)
+    after = dict(openings)
+    for service in merged(knock.services):
+        key = client.fingerprint, source, service
+        latest = expires
+        if key in openings:
+            latest = max(expires, openings[key].expires)
+        after[key] = Opening(client.fingerprint, client.name, source, service, client.once,
+                             latest)
+    return after
+
+def after_close(openings, knock):
+    """The openings without those that this knock closes: its own client's, for the address that
+    it comes from, and of these the services that it names, or all. What is left of a range that
+    is closed in part stays open."""
+    own = knock.client.fingerprint, network_of(knock)
+    after = {}
+    for key, opening in openings.items():
+        if key[:2] != own:
+            after[key] = opening
+            continue
+        for service in left_open(opening.service, knock.services):
+            after[own + (service,)] = opening._replace(service=service)
+    return after
+
+def left_open(service, closed):
+    """The parts of a service that none of the closed ones covers; nothing named closes all."""
+    if not closed:
+        return []
+    parts = [service]
+    for hole in closed:
+        remaining = []
+        for part in parts:
+            remaining += around(part, hole)
+        parts = remaining
+    return parts
+
+def around(service, hole):
+    """The parts of a port range that lie below and above another one."""
+    apart = hole.high < service.low or service.high < hole.low
+    if service.proto != hole.proto or apart:
+        return [service]
+    parts = []
+    if service.low < hole.low:
+        parts.append(service._replace(high=hole.low - 1))
+    if hole.high < service.high:
+        parts.append(service._replace(low=hole.high + 1))
+    return parts
+
+def surviving(openings, config, now):
+    """The openings that go on under this config: a key that is gone, services that its client may
+    no longer have and a time that is over end an opening."""
+    owners = {client.fingerprint: client for client in key_owners(config)}
+    after = {}
+    for key, opening in openings.items():
+        owner = owners.get(opening.fingerprint)
+        if owner is None or too_wide(opening, owner):
+            continue
+        expires = min(opening.expires, now.mono + owner.expires - now.wall)
+        if expires > now.mono:
+            after[key] = opening._replace(client=owner.name, expires=expires)
+    return after
+
+def too_wide(opening, client):
+    """Is this more than a knock of the client could open now?"""
+    prefix = client.prefix4 if opening.source.version == 4 else client.prefix6
+    if opening.source.prefixlen < prefix or (client.once and not opening.once):
+        return True
+    return not covered(opening.service, merged(client.allow))
+
+def count_elements(openings):
+    """How many disjoint ranges these openings are in the kernel: each with one expiry, so a range
+    ends where another begins or ends."""
+    ranges = {}
+    for opening in openings:
+        service = opening.service
+        owner = opening.source, opening.once, service.proto
+        ranges.setdefault(owner, set()).add((service.low, service.high))
+    count = 0
+    for bounds in ranges.values():
+        edges = {low for low, _ in bounds} | {high + 1 for _, high in bounds}
+        for edge in edges:
+            # An edge that lies in none of the ranges begins a gap.
+            if any(low <= edge <= high for low, high in bounds):
+                count += 1
+    return count
+
+# --- judge: a packet, a moment and what is known in, a Decision out -----------------------------
+MACS_A_SECOND = 200             # for each tag
+KNOCKS_A_SECOND = 5             # honoured ones, for each key
+SIGNATURES_A_SECOND = 2         # for each key, as each starts a process
+SYNS_A_SECOND = 20000
+DATAGRAMS = 'udp', 'icmp'      # carriers whose packets say what they ask for
 COPY_TIME = 2000                # ms within which the network may deliver a knock twice
+
+# Why a knock was refused. The log says each once a minute for each client.
+MALFORMED, CLOCK, EXPIRED, SOURCE = 'malformed', 'clock', 'expired', 'source'
+SCOPE, SIZE, SIGNATURE, PACE = 'scope', 'size', 'signature', 'pace'
+REPLAY, QUARANTINE, VOIDED = 'replay', 'quarantine', 'void'
+
+Flaw = collections.namedtuple('Flaw', 'kind reason')    # reason: the sentence for the log
 
 class Budget:
     """At most so many of a thing a second, each thing for itself."""
 
     def __init__(self, limit):
-        self.limit, self.second, self.used = limit, None, {}
+        self.limit = limit
+        self.second = None
+        self.used = {}          # {thing: how often in this second}
 
     def spend(self, thing, second, besides=0):
         """False when there is nothing left for it in this second."""
         if second != self.second:
-            self.second, self.used = second, {}
-        self.used[thing] = self.used.get(thing, 0) + 1 + besides
-        return self.used[thing] <= self.limit
+            self.second = second
+            self.used = {}
+        used = self.used.get(thing, 0) + 1 + besides
+        self.used[thing] = used
+        return used <= self.limit
+
+class Copies:
+    """The knocks that were honoured a moment ago, while the network may still deliver copies. The
+    pace of each client bounds what it can put in here."""
+
+    def __init__(self):
+        self.honoured = collections.OrderedDict()   # {(fingerprint, knock id): (sender, ms)}
+
+    def remember(self, knock, sender, now):
+        """now: ms of the monotonic clock."""
+        while self.honoured:
+            eldest = next(iter(self.honoured))
+            if now - self.honoured[eldest][1] <= COPY_TIME:
+                break
+            del self.honoured[eldest]
+        self.honoured[knock.client.fingerprint, knock.knock_id] = sender, now
+
+    def holds(self, knock, sender, now):
+        key = knock.client.fingerprint, knock.knock_id
+        if key not in self.honoured:
+            return False
+        source, when = self.honoured[key]
+        return source == sender and now - when <= COPY_TIME
 
 class State:
-    """What the judge knows besides the packet: the config, the tokens, the ledger, the budgets."""
+    """What the judge knows besides the packet."""
 
     def __init__(self, config, ledger):
-        self.config, self.ledger = config, ledger
-        self.tags = {}          # 8 bytes: (client, step)
-        self.syns, self.codes = {}, {}          # 10 bytes: Token; 8 digits: Token
-        self.macs, self.knocks = Budget(MACS_A_SECOND), Budget(KNOCKS_A_SECOND)
+        self.config = config
+        self.ledger = ledger
+        self.openings = {}      # {(fingerprint, source, service): Opening}
+        self.tags = {}          # {8 bytes: (client, step)}
+        self.badges = {}        # {10 bytes of a SYN: Credential}
+        self.codes = {}         # {eight digits: Credential}
+        self.macs = Budget(MACS_A_SECOND)
+        self.knocks = Budget(KNOCKS_A_SECOND)
         self.signatures = Budget(SIGNATURES_A_SECOND)
-        self.honoured = {}      # (fingerprint, knock id): (source, mono), while copies may follow
+        self.copies = Copies()
 
-class StepTokens:
-    """What authenticates in one step. For 10,000 clients it takes longer to derive than a knock may
-    wait, so that is done ahead, a slice of them at a time."""
+    def adopt(self, config):
+        """From now on it is judged by this config."""
+        self.config = config
 
-    def __init__(self, config, step):
-        self.step, self.carriers, self.waiting = step, config.carriers, [*config.clients.values()]
-        self.tags, self.syns, self.sequences = {}, {}, {}   # as State's; {first port: [Token]}
+    def learn(self, tags, badges, codes):
+        """What authenticates now."""
+        self.tags = tags
+        self.badges = badges
+        self.codes = codes
 
-    def derive(self, count=None):
-        """Those of so many more clients, or of all."""
-        for client in self.waiting[:count]:
-            self.tags[tag_at(client.keys, self.step)] = client, self.step
-            if 'syn' in self.carriers:
-                self.syns[syn_badge(client.keys, self.step)] = Credential(
-                    client, 'syn', self.step, None, ())
-            if 'ports' in self.carriers:
-                token = Credential(client, 'ports', self.step, None,
-                                   step_ports(client.keys, self.step))
-                self.sequences.setdefault(token.ports[0], []).append(token)
-        del self.waiting[:count]
-
-def valid_tokens(config, now, known=()):
-    """The StepTokens of all steps that can be valid now, of the one after, so that a tick leaves no
-    gap, and of one more, to be derived until then. known holds those of the last time."""
-    steps, known = window_steps(now, config.window), {tokens.step: tokens for tokens in known}
-    tokens = [known.get(step) or StepTokens(config, step)
-              for step in range(steps.start, steps.stop + 2)]
-    for loaded in tokens[:-1]:
-        loaded.derive()
-    return tokens
-
-def paper_sequences(config):
-    """{first port: [Token]} of every sheet."""
-    table = {}
-    for client in config.clients.values():
-        sheet, count = client.paper or (0, 0)
-        for number in range(1, count + 1):
-            ports = paper_ports(client.keys, sheet, number)
-            token = Credential(client, 'paper', 0, (sheet, number), ports)
-            table.setdefault(ports[0], []).append(token)
-    return table
-
-def valid_codes(config, now):
-    """{eight digits: Token}: three steps, whatever the window."""
-    return {code_at(client.keys, step): Credential(client, 'code', step, None, ())
-            for client in config.clients.values() if client.code and 'code' in config.carriers
-            for step in range(max(0, step_of(now) - 1), step_of(now) + 3)}
+    def hold(self, openings):
+        """What is open, or shall be."""
+        self.openings = openings
 
 def judge(packet, now, state):
-    """The order of judgement: tag, MAC, strict parse; stamp, expiry, source, scope, ledger, pace.
-    Whoever honours the decision goes on: signature, ledger recorded, on disk, firewall, log."""
-    known = read_datagram(packet, now, state) if packet.carrier in ('udp', 'icmp') else \
-        read_token(packet)
-    if isinstance(known, Decision):
-        return known
-    knock = wanted(known, state.config)
-    reason = (stamp_flaw(knock, now.wall, state.config.window) or
-              ('expired' if now.wall >= knock.client.expires else None) or
-              source_flaw(knock) or
-              scope_flaw(knock) or
-              state.ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                                   knock.paper) or
-              (None if state.knocks.spend(knock.client.name, now.mono // 1000) else 'too fast'))
-    source, when = state.honoured.get((knock.client.fingerprint, knock.knock_id), (None, 0))
-    if reason == 'replay' and source == packet.source and now.mono - when <= COPY_TIME:
-        return Decision('copy', None, knock)        # the network's duplicate
-    return Decision('refused' if reason else knock.request.op, reason, knock)
-
-def read_datagram(packet, now, state):
-    """A Knock out of a datagram whose tag is known and whose MAC holds, or a Decision."""
-    tag = packet.payload[:TAG_SIZE]
-    client, step = state.tags.get(tag, (None, None))
-    if client is None:
-        return JUNK
-    if not state.macs.spend(tag, now.mono // 1000):
-        return MUTE
-    plain = unseal(client.keys, packet.payload)
-    if plain is None:
-        return JUNK
-    nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
-    knock = Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
-    try:
-        request = decode_plain(plain)
-    except KnockError as error:
-        return Decision('refused', str(error), knock)
-    signed = b'knock/1 %s\x00' % state.config.id.encode('ascii') \
-        + packet.payload[:TAG_SIZE + NONCE_SIZE] + request.signed
-    return knock._replace(request=request._replace(signed=signed))
-
-def read_token(packet):
-    """A Knock out of a token that had no room for a request: it asks for the default."""
-    token = packet.payload
-    request = Request('open', token.step * STEP, None, 0, (), None, None, None)
-    knock_id = '%s:%s' % (token.carrier, token.paper or token.step)
-    return Knock(token.client, token.carrier, packet.source, knock_id, token.step, token.paper,
-                 request, (), 0)
-
-def wanted(knock, config):
-    """The knock with what it asks for: services, seconds, and the address it is for."""
-    client, request = knock.client, knock.request
-    longest = max(config.max_open_for, client.open_for or 0) // 1000
-    default = (client.open_for or config.open_for) // 1000
-    services = request.services or (client.default if request.op == 'open' else ())
-    source = request.source if request.source and client.any_source else knock.source
-    return knock._replace(services=services, source=source,
-                          seconds=min(request.seconds or default, longest))
-
-def stamp_flaw(knock, now, window):
-    """A datagram names its millisecond, a token its step, a paper knock needs no clock."""
-    time, step = knock.request.time, knock.step
-    if knock.carrier in ('udp', 'icmp'):
-        fits = abs(now - time) <= window and step_of(time) == step
-    elif knock.carrier == 'code':
-        fits = abs(step - step_of(now)) <= 1
+    """What becomes of a packet, and the order in which that is found out: nothing is decrypted
+    before the MAC holds, nothing is read before that, and the first flaw ends it. It spends
+    nothing but budgets. Whoever honours the Decision goes on, in this order: signature, ledger
+    recorded, on disk, firewall, hooks, log."""
+    if packet.carrier in DATAGRAMS:
+        tag = packet.payload[:TAG_SIZE]
+        if tag not in state.tags:
+            return JUNK
+        # Whoever has sniffed a tag can make us compute MACs: so many, and no more.
+        affordable = state.macs.spend(tag, now.mono // 1000)
+        if not affordable:
+            return MUTE
+        client, step = state.tags[tag]
+        plain = unseal(client.keys, packet.payload)
+        if plain is None:
+            return JUNK
+        knock = datagram_knock(packet, client, step)
+        try:
+            request = decode_plain(plain)
+        except KnockError as error:
+            return Decision('refused', MALFORMED, str(error), knock)
+        knock = knock._replace(request=with_signed(request, packet, state.config))
     else:
-        fits = knock.paper is not None or step in window_steps(now, window)
-    return None if fits else 'clock %+ds' % round((time - now) / 1000)
+        knock = credential_knock(packet)
+    knock = granted(knock, state.config)
+    for find_flaw in (clock_flaw, expiry_flaw, source_flaw, scope_flaw, size_flaw,
+                      unsigned_flaw, ledger_flaw, pace_flaw):
+        flaw = find_flaw(knock, now, state)
+        if flaw is None:
+            continue
+        if flaw.kind == REPLAY and state.copies.holds(knock, packet.source, now.mono):
+            return Decision('copy', None, None, knock)
+        return Decision('refused', flaw.kind, flaw.reason, knock)
+    return Decision(knock.request.op, None, None, knock)
 
-def source_flaw(knock):
-    """Whoever names a source must come from it, unless the config trusts him with any."""
-    named, client = knock.request.source, knock.client
-    if named is None:
-        return 'no source named' if client.require_source else None
-    if named != knock.source or named.is_multicast or named.is_loopback or named.is_unspecified:
-        return 'source %s' % named
+def datagram_knock(packet, client, step):
+    """A Knock whose request is still to be read. Its id is the nonce."""
+    nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
+    return Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
+
+def with_signed(request, packet, config):
+    """The Request with all that its signature must sign: "knock/1 ", server id, 0x00, tag, nonce,
+    and what of the plain bytes comes before the signature."""
+    server = b'knock/1 ' + config.id.encode('ascii') + b'\0'
+    head = packet.payload[:TAG_SIZE + NONCE_SIZE]
+    return request._replace(signed=server + head + request.signed)
+
+def credential_knock(packet):
+    """The Knock of a Credential, which has no room for a request: it asks for the default. Its
+    id is its step, or the sheet and number of a paper knock."""
+    credential = packet.payload
+    time = credential.step * STEP
+    request = Request('open', time, None, 0, (), None, None, None)
+    knock_id = '%s:%s' % (credential.carrier, credential.paper or credential.step)
+    return Knock(credential.client, credential.carrier, packet.source, knock_id,
+                 credential.step, credential.paper, request, (), 0)
+
+def granted(knock, config):
+    """The Knock with its services, its seconds, and the address that it is for."""
+    client = knock.client
+    request = knock.request
+    services = request.services
+    if request.op == 'open' and not services:
+        services = client.default
+    source = knock.source
+    if client.any_source and request.source is not None:
+        source = request.source
+    usual = client.open_for or config.open_for
+    longest = max(config.max_open_for, client.open_for or 0)
+    seconds = min(request.seconds or usual // 1000, longest // 1000)
+    return knock._replace(services=services, seconds=seconds, source=source)
+
+def clock_flaw(knock, now, state):
+    """A datagram names its millisecond, other carriers their step, a paper knock needs no clock."""
+    time = knock.request.time
+    step = knock.step
+    window = state.config.window
+    if knock.paper is not None:
+        fits = True
+    elif knock.carrier == 'code':
+        fits = abs(step - step_of(now.wall)) <= 1
+    elif knock.carrier in DATAGRAMS:
+        fits = abs(now.wall - time) <= window and step_of(time) == step
+    else:
+        fits = step in window_steps(now.wall, window)
+    if fits:
+        return None
+    return Flaw(CLOCK, 'clock %+ds' % round((time - now.wall) / 1000))
+
+def expiry_flaw(knock, now, state):
+    """A client has an end, and so has the secret that a newer one replaced: its first use."""
+    client = knock.client
+    if now.wall >= client.expires:
+        return Flaw(EXPIRED, 'expired')
+    current = state.config.clients[client.name].fingerprint
+    if client.fingerprint != current and current in state.ledger.keys:
+        return Flaw(EXPIRED, 'expired: a newer secret of this client is in use')
     return None
 
-def scope_flaw(knock):
-    request, client = knock.request, knock.client
-    beyond = [format_service(service) for service in knock.services
-              if not covered(service, client.allow)]
+def source_flaw(knock, now, state):
+    """Whoever names a source must come from it, unless the config trusts him with any."""
+    named = knock.request.source
+    if named is None:
+        if knock.client.require_source:
+            return Flaw(SOURCE, 'no source named')
+        return None
+    nobody = named.is_multicast or named.is_loopback or named.is_unspecified
+    if named != knock.source or nobody:
+        return Flaw(SOURCE, 'source %s' % named)
+    return None
+
+def scope_flaw(knock, now, state):
+    """Every service, or the action, must be the client's; one that is not refuses all."""
+    request = knock.request
+    if request.op == 'run':
+        if request.action not in knock.client.may_run:
+            return Flaw(SCOPE, 'not allowed action ' + request.action)
+        return None
     if request.op == 'open' and not knock.services:
-        beyond = ['anything']
-    elif request.op == 'run' and request.action not in client.may_run:
-        beyond = ['action ' + request.action]
-    if beyond:
-        return 'not allowed ' + beyond[0]
-    return 'no signature' if client.ssh_key and request.signature is None else None
+        return Flaw(SCOPE, 'not allowed anything')
+    allowed = merged(knock.client.allow)
+    for service in knock.services:
+        if not covered(service, allowed):
+            return Flaw(SCOPE, 'not allowed ' + format_service(service))
+    return None
 
-# --- firewall text: nft commands out of addresses and integers, nothing else --------------------
-# Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
-FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
-TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
-# What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
-# decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
-Box = collections.namedtuple('Box', 'decoys tcp udp labels')
+def size_flaw(knock, now, state):
+    """What one client may have open at a time is bounded, or it could take the firewall's time
+    and memory from all others."""
+    own = {}
+    for key, opening in state.openings.items():
+        if opening.fingerprint == knock.client.fingerprint and opening.expires > now.mono:
+            own[key] = opening
+    if knock.request.op == 'open':
+        own = after_open(own, knock, now)
+    elif knock.request.op == 'close':
+        own = after_close(own, knock)
+    # Openings that overlap are fewer elements than openings, others more.
+    if len(own) > ELEMENTS_LIMIT or count_elements(own.values()) > ELEMENTS_LIMIT:
+        return Flaw(SIZE, 'too much at a time: more than %d port ranges' % ELEMENTS_LIMIT)
+    return None
+
+def unsigned_flaw(knock, now, state):
+    """Where the config names a client's ssh key. Whether the signature holds is asked later."""
+    if knock.client.ssh_key and knock.request.signature is None:
+        return Flaw(SIGNATURE, 'no signature')
+    return None
+
+def ledger_flaw(knock, now, state):
+    """Was it honoured before, or may it have been?"""
+    reason = state.ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
+                                  knock.paper)
+    if reason is None:
+        return None
+    kind, _, _ = reason.partition(':')
+    return Flaw(kind, reason)
+
+def pace_flaw(knock, now, state):
+    """Comes last, as it counts what it lets by: a knock refused for another reason costs none."""
+    affordable = state.knocks.spend(knock.client.fingerprint, now.mono // 1000)
+    if affordable:
+        return None
+    return Flaw(PACE, 'too fast')
+
+# --- the box and its decoys: what others' rules do; pure ------------------------------------------
+# A hidden port must look like a closed one of the same box, so we read what the box does with
+# those. A chain of ours comes after the box's own: whatever they drop or reject by themselves
+# needs nobody's help. To be found is what would have met a packet that they let by for its port.
+STACK, DROP, ACCEPT = 'stack', 'drop', 'accept'
 TCP_RESET = 'reject with tcp reset'
-VERDICTS = {    # as nft -j lists them: as we write them
-    'accept': None, 'drop': 'drop', 'reject': 'reject', 'port-unreachable': 'reject',
-    'tcp reset': TCP_RESET, 'admin-prohibited': 'reject with icmpx type admin-prohibited'}
-ANSWERS = {'drop': ('drop', 'drop'), 'reset': (TCP_RESET, 'reject'),    # for TCP, for UDP
-           'prohibited': (VERDICTS['admin-prohibited'],) * 2}
-# Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
-# A SYN belongs to no connection, whatever conntrack still knows of an old one between these ports.
-TABLE = '''table inet knockd {
-%(empty)s}
-flush table inet knockd
-%(flush)stable inet knockd {
-%(sets)s chain guard {
-  type filter hook prerouting priority -149; policy accept;
-  tcp flags & (syn | ack) != syn ct state established,related return
-  meta l4proto != tcp ct state established,related return
-  iifname { %(trust)s } return
-  fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop
-  fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check
-  tcp dport @decoys delete @asked4 { ip saddr . tcp sport . tcp dport }
-  tcp dport @decoys delete @asked6 { ip6 saddr . tcp sport . tcp dport }
- }
- chain check {
-  %(check)s
- }
- chain answer {
-  type filter hook output priority -301; policy accept;
-  tcp sport @decoys tcp flags & rst == rst jump restore
- }
- chain restore {
-  ip daddr . tcp dport . tcp sport @asked4 tcp sport set tcp sport map @real
-  ip6 daddr . tcp dport . tcp sport @asked6 goto label
- }
- chain label {
-  tcp sport set tcp sport map @real
-  %(label)s
- }
-}
-'''
-def open_set(network, once):
-    """open4 holds hosts, open4_24 networks of that length, once4 what lets one connection in."""
-    length = '_%d' % network.prefixlen if network.prefixlen < network.max_prefixlen else ''
-    return '%s%d%s' % ('once' if once else 'open', network.version, length)
+UNREACHABLE = 'reject with icmpx type port-unreachable'
+PROHIBITED = 'reject with icmpx type admin-prohibited'
+FAMILIES = {4: 'ip', 6: 'ip6'}
+# A chain that a hook calls, of whichever tool: family is inet, ip, ip6, or what nft says else.
+Chain = collections.namedtuple('Chain', 'family table name hook kind priority policy')
+# limits: [Limit] that must all hold. verdict: accept, drop, return, 'jump NAME', 'goto NAME',
+# 'reject with ...' in nft's words, or None for a rule that goes on. handle: nft's number.
+Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
+# key: version, proto, interface, state, port, source; or other, for all that is not understood.
+Limit = collections.namedtuple('Limit', 'key values negated')
+# What a packet of a stranger to a closed port is asked for. state: new or invalid.
+Probe = collections.namedtuple('Probe', 'version proto state interface')
+# closed: {(4 or 6, TCP or UDP, state): {interface, or None for all others: verdict}}
+# demux: does the stack look for a packet's socket before the input hook (tcp_early_demux)?
+Box = collections.namedtuple('Box', 'closed demux')
+# A rule of ours in somebody's chain: tool is nft or the iptables program that manages the chain.
+Accept = collections.namedtuple('Accept', 'tool family table chain handle')
+# ours: our rules as listed, in a form to compare, or None. accepts: {missing, surplus: [Accept]}.
+# taken_ports: those that the box's rules name. decoys: {hidden: decoy} that our rules name.
+# unreachable: chains that may drop what we let by, and that take no rule of ours; for people.
+Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys unreachable')
+Accepts = collections.namedtuple('Accepts', 'missing surplus')
+GUARD_PRIORITY = -149
+MOST_DECOYS = 200     # above it, a hidden port's reset is made by us, not by the stack
+WIDE = 10000            # a rule for so many ports is about closed ones, too
+DEEP = 16               # the kernel refuses longer chains of jumps (NFT_JUMP_STACK_SIZE)
 
-def open_sets(config):
-    """[(any network of a set, once)]: hosts, and what else some client's section asks for."""
-    asked = {('0.0.0.0', 32, False), ('::', 128, False)}
+def holds(limit, probe):
+    """Does it hold for a stranger's packet to a closed port that no rule names?"""
+    values = limit.values
+    if limit.key == 'version':
+        found = probe.version in values
+    elif limit.key == 'proto':
+        found = probe.proto in values
+    elif limit.key == 'state':
+        found = probe.state in values
+    elif limit.key == 'interface':
+        found = probe.interface is not None and named(probe.interface, values)
+    elif limit.key == 'port':
+        found = any(high - low >= WIDE for low, high in values)
+    elif limit.key == 'source':     # a stranger is nobody whom a rule names
+        found = False
+    else:                           # not understood: as if the rule were not there
+        return False
+    return found != limit.negated
+
+def named(interface, names):
+    """Is it one of these, of which eth* means each that begins so?"""
+    for name in names:
+        if name == interface:
+            return True
+        if name.endswith('*') and interface.startswith(name[:-1]):
+            return True
+    return False
+
+def verdict_of(rules, name, probe, depth=0):
+    """What a chain says of a probe: a verdict, or None where it goes back to its caller."""
+    for rule in rules.get(name, ()):
+        if rule.ours or not all(holds(limit, probe) for limit in rule.limits):
+            continue
+        word, _, target = (rule.verdict or '').partition(' ')
+        if word == 'return':
+            return None
+        if word not in ('jump', 'goto'):
+            if rule.verdict:
+                return rule.verdict
+            continue
+        if depth < DEEP:
+            found = verdict_of(rules, name[:2] + (target,), probe, depth + 1)
+            if found or word == 'goto':
+                return found
+    return None
+
+def chain_verdict(chain, rules, probe):
+    """What a chain of a hook does with a probe, at its end by its policy."""
+    if chain.family in ('ip', 'ip6') and chain.family != FAMILIES[probe.version]:
+        return ACCEPT
+    return verdict_of(rules, chain[:3], probe) or chain.policy
+
+def closed_verdict(chains, rules, probe):
+    """What the box does with a probe before its stack answers: STACK if nothing."""
+    for hook in ('prerouting', 'input'):
+        for chain in chains:
+            if chain.hook == hook and chain.kind != 'nat':
+                verdict = chain_verdict(chain, rules, probe)
+                if verdict != ACCEPT:
+                    return verdict
+    return STACK
+
+def named_interfaces(rules):
+    """Each interface for which some rule makes a difference; not lo, which is always trusted."""
+    found = set()
+    for chain_rules in rules.values():
+        for rule in chain_rules:
+            for limit in rule.limits:
+                if limit.key == 'interface':
+                    found.update(limit.values)
+    return found - {'lo'}
+
+def all_probes(rules):
+    interfaces = [None] + sorted(named_interfaces(rules))
+    return [Probe(*parts) for parts in itertools.product(
+        sorted(FAMILIES), (TCP, UDP), ('invalid', 'new'), interfaces)]
+
+def closed_ports(chains, rules):
+    """Box.closed: only interfaces that differ from the rest are named."""
+    closed = {}
+    for probe in all_probes(rules):
+        verdict = closed_verdict(chains, rules, probe)
+        verdicts = closed.setdefault(probe[:3], {})
+        if probe.interface is None or verdict != verdicts[None]:
+            verdicts[probe.interface] = verdict
+    return closed
+
+def may_drop(chain, rules):
+    """Does it stop packets that no rule of its own allows, from some interface?"""
+    for probe in all_probes(rules):
+        if probe.state == 'new' and chain_verdict(chain, rules, probe) != ACCEPT:
+            return True
+    return False
+
+def ports_of(services, proto):
+    """The set of ports of a protocol in these services."""
+    ports = set()
+    for service in services:
+        if service.proto == proto:
+            ports.update(range(service.low, service.high + 1))
+    return ports
+
+def decoy_ports(config, seen):
+    """(hidden TCP ports that want a decoy, ports that may be one). The daemon takes ports of the
+    second kind by chance, keeps what nobody else holds, and binds it so that nobody can."""
+    hidden = ports_of(config.hide, TCP)
+    if len(hidden) > MOST_DECOYS:
+        return [], []
+    free = set(range(1024, 65536)) - hidden - seen.taken_ports
+    return sorted(hidden), sorted(free)
+
+# A piece of one or several openings, as the kernel's sets hold it.
+Element = collections.namedtuple('Element', 'source service once')
+
+def elements(openings):
+    """What the kernel holds of these openings: {Opening without a client: its latest expiry}.
+    For each source, protocol and kind of once: ranges that do not overlap, since the kernel's
+    sets refuse that, each with the latest end that an opening which covers it has."""
+    groups = {}
+    for opening in openings:
+        key = opening.source, opening.service.proto, opening.once
+        groups.setdefault(key, []).append(opening)
+    found = {}
+    for (source, proto, once), members in groups.items():
+        for low, high, expires in pieces(members):
+            found[Element(source, Service(proto, low, high), once)] = expires
+    return found
+
+def pieces(openings):
+    """[(low, high, latest expiry)] in order: cut wherever an opening begins or ends, and joined
+    again where neighbours end at the same time."""
+    cuts = set()
+    for opening in openings:
+        cuts.add(opening.service.low)
+        cuts.add(opening.service.high + 1)
+    cuts = sorted(cuts)
+    found = []
+    for low, end in zip(cuts, cuts[1:]):
+        covering = [opening.expires for opening in openings
+                    if opening.service.low <= low and low <= opening.service.high]
+        if not covering:
+            continue
+        expires = max(covering)
+        if found and found[-1][1] == low - 1 and found[-1][2] == expires:
+            low = found.pop()[0]
+        found.append((low, end - 1, expires))
+    return found
+
+# What iptables-save prints: tables have names, chains of hooks have the hooks' own.
+PRIORITIES = {'raw': -300, 'mangle': -150, 'nat': -100, 'filter': 0, 'security': 50}
+BUILT_IN = ('PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING')
+
+def saved_options(line):
+    """[(option, its words, negated)] of a rule as iptables-save prints it."""
+    options, negated = [], False
+    for word in shlex.split(line):
+        if word == '!':
+            negated = True
+        elif word.startswith('-') or not options:
+            options.append((word, [], negated))
+            negated = False
+        else:
+            options[-1][1].append(word)
+    return options
+
+def saved_limit(option, words, negated, family):
+    """Limit of one option, None for one that limits nothing."""
+    if option in ('-m', '--comment'):
+        return None
+    if option == '-p' and words[0] in PROTOCOLS:
+        return Limit('proto', [PROTOCOLS[words[0]]], negated)
+    if option == '-i':
+        return Limit('interface', [words[0].replace('+', '*')], negated)
+    if option == '-s':
+        return Limit('source', words, negated)
+    if option in ('--ctstate', '--state'):
+        return Limit('state', words[0].lower().split(','), negated)
+    if option in ('--dport', '--dports'):
+        ranges = []
+        for part in words[0].split(','):
+            low, _, high = part.partition(':')
+            ranges.append((int(low), int(high or low)))
+        return Limit('port', ranges, negated)
+    return Limit('other', words, negated)
+
+def saved_verdict(option, words, options):
+    """The verdict of -j or -g, in the words of Rule; None for a target that goes on."""
+    target = words[0]
+    if target in ('ACCEPT', 'DROP', 'RETURN'):
+        return target.lower()
+    if target == 'REJECT':
+        for other, its_words, _ in options:
+            if other == '--reject-with':
+                return SAVED_REJECTS.get(its_words[0], UNREACHABLE)
+        return UNREACHABLE
+    return ('goto ' if option == '-g' else 'jump ') + target
+
+# What REJECT says, in nft's words.
+SAVED_REJECTS = {
+    'tcp-reset': TCP_RESET, 'icmp-admin-prohibited': PROHIBITED, 'icmp6-adm-prohibited': PROHIBITED,
+    'icmp-host-unreachable': 'reject with icmp type host-unreachable',
+    'icmp-net-unreachable': 'reject with icmp type net-unreachable',
+    'icmp-proto-unreachable': 'reject with icmp type prot-unreachable',
+    'icmp-net-prohibited': 'reject with icmp type net-prohibited',
+    'icmp-host-prohibited': 'reject with icmp type host-prohibited',
+    'icmp6-no-route': 'reject with icmpv6 type no-route',
+    'icmp6-addr-unreachable': 'reject with icmpv6 type addr-unreachable',
+    'icmp6-policy-fail': 'reject with icmpv6 type policy-fail',
+    'icmp6-reject-route': 'reject with icmpv6 type reject-route'}
+
+def saved_rule(line, family, mark):
+    options = saved_options(line)
+    limits, verdict = [], None
+    for option, words, negated in options:
+        if option in ('-j', '-g'):
+            verdict = saved_verdict(option, words, options)
+        elif option == '--reject-with':
+            continue
+        else:
+            limit = saved_limit(option, words, negated, family)
+            if limit:
+                limits.append(limit)
+    bit = '0x%x/0x%x' % (mark, mark)
+    ours = limits == [Limit('other', [bit], False)] and verdict == ACCEPT
+    return Rule(limits, verdict, None, ours)
+
+def read_saved(text, family, prefix, mark):
+    """([Chain], {chain: [Rule]}) of what iptables-save prints, counters or not."""
+    chains, rules, table = [], {}, None
+    for line in text.splitlines():
+        line = re.sub(r'^\[\d+:\d+\] ', '', line)
+        if line.startswith('*'):
+            table = line[1:]
+        elif line.startswith(':'):
+            name, policy = line[1:].split()[:2]
+            hook = name.lower() if name in BUILT_IN else None
+            kind = 'nat' if table == 'nat' else 'filter'
+            policy = DROP if policy == 'DROP' else ACCEPT
+            chains.append(Chain(family, prefix + table, name, hook, kind,
+                                PRIORITIES.get(table, 0), policy))
+        elif line.startswith('-A '):
+            _, name, rest = (line + ' ').split(' ', 2)
+            rules.setdefault((family, prefix + table, name), []).append(
+                saved_rule(rest, family, mark))
+    return chains, rules
+
+# --- nft text: our table, and what nft -j lists ---------------------------------------------------
+# guard decides before any address is rewritten who may pass: he gets the bit OPEN. stay keeps the
+# ports of everybody else from being forwarded. answer comes after the box's own input chains and
+# after the stack has checked the packet, and gives a stranger what a closed port would give. The
+# stack's reset comes from a decoy port, with the bit ASKED of its question (fwmark_reflect);
+# restore puts the hidden port back. clear takes OPEN off again, so that no socket inherits it.
+#
+# What hides is a constant in a rule. While rules are replaced, a packet under way sees the old
+# ones but asks the sets with the new generation, and finds nothing there (seen on Linux 6.1):
+# a set of hidden ports would let it by; a set of openings may miss for an instant, which is safe.
+# The table is never deleted to load it again: a hook that goes lets packets by.
+CHAINS = (
+    ('guard', 'type filter hook prerouting priority %d' % GUARD_PRIORITY),
+    ('check', None),
+    ('stay', 'type nat hook prerouting priority -199'),
+    ('answer', 'type filter hook input priority 40'),
+    ('closed', None),
+    ('decoy', None),
+    ('clear', 'type filter hook input priority 1000'),
+    ('leave', 'type filter hook forward priority 1000'),
+    ('restore', 'type route hook output priority -301'))
+# A packet without SYN, or with SYN and ACK. A SYN alone belongs to no connection, whatever is
+# still known of an old one between these ports.
+NO_SYN = 'tcp flags & (syn | ack) != syn'
+SYN_RETRIES = '10s'     # a SYN that is not answered comes again after 1, 3 and 7 s
+WEEK = 604800000        # ms: nft counts no limit by more; an opening of `once` is not longer
+ANSWERS = {'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),    # for TCP, for UDP
+           'prohibited': (PROHIBITED, PROHIBITED)}
+
+def asked_bit(config):
+    """The second bit of ours: the one below config.mark, or above the lowest."""
+    return config.mark >> 1 or 2
+
+def set_name(element):
+    """open4 holds hosts and single ports, open4_24 networks of that length, open4_ranges hosts
+    and ranges of ports; once... lets one connection in, held... tells whether that may go on."""
+    network = element.source
+    name = '%s%d' % ('once' if element.once else 'open', network.version)
+    if network.prefixlen < network.max_prefixlen:
+        name += '_%d' % network.prefixlen
+    if element.service.low < element.service.high:
+        name += '_ranges'
+    return name
+
+def nft_sets(config, openings):
+    """An example of what each of our sets may hold: {name: Element}."""
+    port, ports = Service(TCP, 1, 1), Service(TCP, 1, 2)
+    examples = [Element(ipaddress.ip_network(address), port, False)
+                for address in ('0.0.0.0', '::')]
     for client in config.clients.values():
-        asked |= {('0.0.0.0', client.prefix4, client.once), ('::', client.prefix6, client.once)}
-    return [(ipaddress.ip_network(each[:2]), each[2]) for each in sorted(asked)]
+        ranged = any(service.low < service.high for service in client.allow)
+        for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
+            network = ipaddress.ip_network((address, length))
+            examples.append(Element(network, port, client.once))
+            if ranged:
+                examples.append(Element(network, ports, client.once))
+    examples += elements(openings)
+    return {set_name(example): example for example in examples}
 
-def protocol_and_port(opening):
-    return tuple(format_service(Service(opening.proto, opening.port, opening.port)).split('/'))
+def set_type(element):
+    """What nft wants to know of a set to declare it, or to add to it."""
+    kind = 'type ipv%d_addr . inet_proto . inet_service; flags %stimeout' % (
+        element.source.version, 'interval,' if element.service.low < element.service.high else '')
+    if element.once:
+        kind += '; limit rate 1/week burst 1 packets'
+    return kind
 
-def nft_opening(opening, now=None):
-    """The element of an opening; without now, what names it for a deletion."""
-    key = '%s . %s . %s' % ((opening.source.network_address,) + protocol_and_port(opening))
-    return key if now is None else '%s timeout %dms comment "%s"' % (
-        key, opening.expires - now.mono, opening.client)
+def held_twin(name):
+    """The set beside one of `once`, with the same elements and no limit."""
+    return name.replace('once', 'held')
 
-def nft_set(name, kind, elements=()):
-    """A set or a map, in the words of nft; its elements are a line of their own."""
-    line = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
-    return ' %s {\n  type %s\n%s }\n' % (name, kind, line)
+def set_block(name, kind, members=()):
+    """A set, declared or added to: of all ways to add, nft does this one without first reading
+    every set of the box, which takes a third of a second beside a large one."""
+    text = ' set %s { %s\n' % (name, kind)
+    if members:
+        text += '  elements = { %s }\n' % ', '.join(members)
+    return text + ' }\n'
 
-def nft_sets(config, box, living):
-    """All sets but those of openings. Nothing deletes from asked when a hidden port is asked, and
-    100 ms is a tenth of the kernel's garbage collection: of dead elements, more than 16 with one
-    key refuse the next."""
-    pairs = sorted(box.decoys.items())
-    text = nft_set('set hidden', 'inet_proto . inet_service; flags interval; auto-merge', [
-        format_service(service).replace('/', ' . ') for service in merged(config.hide)])
-    for name, elements in (('decoy', pairs), ('real', [pair[::-1] for pair in pairs])):
-        text += nft_set('map ' + name, 'inet_service : inet_service',
-                        ['%d : %d' % element for element in elements])
-    text += nft_set('set decoys', 'inet_service', ['%d' % decoy for _, decoy in pairs])
-    for version, (_, kind) in FAMILIES.items():
-        kind += ' . inet_service . inet_service; flags '
-        text += nft_set('set living%d' % version, kind + 'timeout; timeout 12h', [
-            '%s . %d . %d' % each for each in living if each[0].version == version])
-        text += nft_set('set asked%d' % version,
-                        kind + 'dynamic,timeout; timeout 100ms; size 65535')
+def element_text(element, expires=None, now=0):
+    """An element in nft's words, with the time it has left; without one, as it is deleted."""
+    low, high = element.service.low, element.service.high
+    ports = '%d-%d' % (low, high) if low < high else '%d' % low
+    text = '%s . %d . %s' % (element.source.network_address, element.service.proto, ports)
+    if expires is None:
+        return text
+    left = min(expires - now, WEEK) if element.once else expires - now
+    return '%s timeout %dms' % (text, left)
+
+def sets_text(wanted, now):
+    """Blocks that add these elements, {Element: when it ends or None}, to their sets."""
+    members, examples = {}, {}
+    for element, expires in sorted(wanted.items(), key=str):
+        name = set_name(element)
+        examples[name] = element
+        members.setdefault(name, []).append(element_text(element, expires, now))
+    text = ''
+    for name, texts in sorted(members.items()):
+        kind = set_type(examples[name])
+        text += set_block(name, kind, texts)
+        if examples[name].once:
+            text += set_block(held_twin(name), kind.partition('; limit')[0], texts)
     return text
 
-def nft_opened(config, openings, now):
-    """(the sets of openings, the lines that let by what is in them). Networks are looked up by the
-    masked source: interval sets refuse overlaps, and a host inside a network. Those of `once` have
-    a limit an element, which the kernel spends on the first new connection; begun knows that one's
-    SYN when it comes again."""
-    sets, lines, marked = '', [], 'meta mark set meta mark | 0x%08x accept' % config.mark
-    for network, once in open_sets(config):
-        (family, kind), name = FAMILIES[network.version], open_set(network, once)
-        mask = ' & %s' % network.netmask if network.prefixlen < network.max_prefixlen else ''
-        opened = '%s saddr%s . meta l4proto . th dport @%s ' % (family, mask, name)
-        limit = '; limit rate 1/week burst 1 packets' if once else ''
-        sets += nft_set('set ' + name, kind + ' . inet_proto . inet_service; flags timeout' + limit,
-                        [nft_opening(opening, now) for opening in openings
-                         if open_set(opening.source, opening.once) == name])
-        if once:
-            begun = name.replace('once', 'begun')
-            sets += nft_set('set ' + begun, kind + ' . inet_service . inet_proto . inet_service; '
-                            'flags dynamic,timeout; timeout 1m; size 65535')
-            syn = family + ' saddr . th sport . meta l4proto . th dport'
-            lines.append('%s @%s %s' % (syn, begun, marked))
-            opened = 'ct state new %sadd @%s { %s } ' % (opened, begun, syn)
-        lines.append(opened + marked)
-    return sets, lines
+def in_table(text):
+    return 'table inet knockd {\n%s}\n' % text if text else ''
 
-def nft_box(box):
-    """What makes a hidden port answer like every closed port of this box: its TCP goes to a
-    closed decoy port of its own, and the reset that may come back gets the real port again. An
-    ICMP error would quote the decoy, so there the guard gives the box's verdict itself."""
-    lines = ['ct state invalid tcp flags & (ack | rst) != 0 return'] if box.tcp is None else []
-    if box.decoys and box.tcp in (None, 'drop', TCP_RESET):
-        lines += ['meta nfproto ipv%d tcp dport set tcp dport map @decoy update @asked%d '
-                  '{ %s saddr . tcp sport . tcp dport } accept' % (version, version, family)
-                  for version, (family, _) in FAMILIES.items()]
-    lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
-    return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
+def deletions(gone):
+    text = ''
+    for element in sorted(gone, key=str):
+        name = set_name(element)
+        names = [name, held_twin(name)] if element.once else [name]
+        for each in names:
+            text += 'delete element inet knockd %s { %s }\n' % (each, element_text(element))
+    return text
 
-def nft_label(config):
-    """Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC
-    6437). nft writes whole bytes: 16 bits of a hash as they are, the upper 4 by 16 rules."""
-    secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
-    seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
-    hashed = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
-    return ['ip6 flowlabel 0 return', '@nh,16,16 set ' + hashed % (0xffffffff, seeds[0])] + [
-        '%s == %d @nh,12,4 set %d' % (hashed % (16, seeds[1]), bits, bits) for bits in range(16)]
+def live(openings, now):
+    return [opening for opening in openings if opening.expires > now]
 
+def nft_declared(config, openings):
+    """Every set and chain of ours, without elements and rules."""
+    text = ''
+    once = set()
+    for name, example in sorted(nft_sets(config, openings).items()):
+        kind = set_type(example)
+        text += set_block(name, kind)
+        if example.once:
+            text += set_block(held_twin(name), kind.partition('; limit')[0])
+            once.add(example.source.version)
+    for version in sorted(once):
+        text += set_block('begun%d' % version, (
+            'type ipv%d_addr . inet_proto . inet_service . inet_service; flags dynamic,timeout; '
+            'timeout %s; size 65535') % (version, SYN_RETRIES))
+    for name, hook in CHAINS:
+        text += ' chain %s {%s\n }\n' % (name, ' %s; policy accept;' % hook if hook else '')
+    return in_table(text)
+
+def ports_match(service):
+    """tcp dport 8000-8010"""
+    return format_service(service).replace('/', ' dport ')
+
+def guard_lines(config, once):
+    """prerouting: who may pass? once: the IP versions that have a set of `once`."""
+    both = config.mark | asked_bit(config)
+    lines = ['meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x'
+             % (both, both ^ 0xffffffff)]
+    # The end of a handshake: from here on the SYN of `once` may not come again.
+    lines += ['tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (version, flow(version))
+              for version in once]
+    lines += ['meta l4proto != 6 ct state established,related return',
+              NO_SYN + ' ct state established,related return']
+    return lines + [ports_match(service) + ' jump check' for service in merged(config.hide)]
+
+def flow(version):
+    return FAMILIES[version] + ' saddr . meta l4proto . th sport . th dport'
+
+def check_lines(config, openings):
+    """A packet to a hidden port: does it come from where it may?"""
+    passes = 'meta mark set meta mark | 0x%08x return' % config.mark
+    lines = ['iifname "%s" %s' % (name.replace('+', '*'), passes)
+             for name in ('lo',) + config.trust]
+    for name, example in sorted(nft_sets(config, openings).items()):
+        network = example.source
+        source = FAMILIES[network.version] + ' saddr'
+        if network.prefixlen < network.max_prefixlen:
+            source += ' & %s' % network.netmask
+        match = source + ' . meta l4proto . th dport @'
+        if not example.once:
+            lines.append(match + name + ' ' + passes)
+            continue
+        # The first packet uses the limit up; the same flow may go on until it is established.
+        begun = flow(network.version) + ' @begun%d ' % network.version
+        lines.append('ct state new %s%s add @begun%d { %s } %s' % (
+            match, name, network.version, flow(network.version), passes))
+        lines.append(match + held_twin(name) + ' ' + begun + passes)
+    return lines
+
+def stay_lines(config):
+    """What no knock has opened is bound to the port it asks for, before any other rule of nat
+    is asked; redirect would also change the address, to one that the interface may not have."""
+    lines = []
+    for service in merged(config.hide):
+        ports = format_service(service).partition('/')[2]
+        lines.append('meta mark & 0x%08x == 0 fib daddr type != unicast %s dnat to :%s' % (
+            config.mark, ports_match(service), ports))
+    return lines
+
+def answer_lines(config):
+    return ['meta mark & 0x%08x != 0 return' % config.mark] + [
+        ports_match(service) + ' goto closed' for service in merged(config.hide)]
+
+def decoy_lines(config, decoys):
+    bit = asked_bit(config)
+    lines = ['tcp dport %d meta mark set meta mark | 0x%08x tcp dport set %d accept'
+             % (port, bit, decoy) for port, decoy in sorted(decoys.items())]
+    return lines + ['drop']
+
+def restore_lines(config, decoys):
+    bit = asked_bit(config)
+    lines = ['meta mark & 0x%08x == 0 return' % bit]
+    lines += ['tcp sport %d tcp sport set %d meta mark set meta mark & 0x%08x'
+              % (decoy, port, bit ^ 0xffffffff) for port, decoy in sorted(decoys.items())]
+    return lines
+
+def box_answers(config, box):
+    """Box.closed, or what the config says in its place."""
+    if config.answer == 'box':
+        return box.closed
+    answers = dict(zip((TCP, UDP), ANSWERS[config.answer]))
+    return {(version, proto, 'new'): {None: answers[proto]}
+            for version in FAMILIES for proto in answers}
+
+def closed_lines(config, box, decoys):
+    """input: what does a closed port give?"""
+    covered = ports_of(config.hide, TCP) <= set(decoys)
+    # Connections live on when their opening is over: the stack has found their socket, whatever
+    # port the packet names by now. What conntrack alone remembers goes to the decoy, for a
+    # listener would take the cookie of a SYN from it (tcp_syncookies).
+    forgotten = 'goto decoy' if covered and box.demux else 'accept'
+    lines = ['meta l4proto 6 meta skuid >= 0 accept',
+             'meta l4proto 17 ct state established,related accept']
+    # The stack reads these headers only after us, and would tell of the decoy.
+    lines += ['ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto) for proto in (TCP, UDP)]
+    lines += [NO_SYN + ' ct state established ' + forgotten]
+    answers = box_answers(config, box)
+    if answers[6, UDP, 'new'][None] == STACK:
+        # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
+        lines.append('meta nfproto ipv6 udp checksum 0 drop')
+    for (version, proto, state), verdicts in sorted(answers.items()):
+        family = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
+        if state == 'invalid':
+            if verdicts == answers[version, proto, 'new']:
+                continue
+            family += 'ct state invalid '
+        # Of two names the longer one comes first: eth* may stand beside eth1.
+        for interface in sorted(filter(None, verdicts), reverse=True):
+            lines.append('%siifname "%s" %s' % (
+                family, interface, final(verdicts[interface], proto, covered)))
+        lines.append(family + final(verdicts[None], proto, covered))
+    return lines + ['drop']
+
+def final(verdict, proto, covered):
+    """A verdict of the box as a statement of ours. STACK: as the stack itself would answer."""
+    if verdict != STACK:
+        return verdict
+    if proto == UDP:
+        return UNREACHABLE
+    return 'goto decoy' if covered else TCP_RESET
+
+def nft_rules(config, box, decoys, openings):
+    """{chain: lines} of the whole table."""
+    sets = nft_sets(config, openings)
+    once = sorted({example.source.version for example in sets.values() if example.once})
+    clear = 'meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x' % (
+        config.mark, config.mark ^ 0xffffffff)
+    return {'guard': guard_lines(config, once), 'check': check_lines(config, openings),
+            'stay': stay_lines(config), 'answer': answer_lines(config),
+            'closed': closed_lines(config, box, decoys), 'decoy': decoy_lines(config, decoys),
+            'clear': [clear], 'leave': [clear], 'restore': restore_lines(config, decoys)}
+
+# Under /proc/sys; both must be 1 before the rules are loaded: an answer of the stack then carries
+# the mark of its question.
+SYSCTLS = ('net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect')
+NFT_COMMAND = ['nft', '-f', '-']
 NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 
-def nft_ruleset(config, box, openings, living, now):
-    """The whole table, replacing the one that may be there, in one transaction."""
-    if not config.hide:         # a probation that nobody passed, or uninstall
-        return NFT_NOTHING
-    sets, check = nft_opened(config, openings, now)
-    sets += nft_sets(config, box, living)
-    check += ['tcp flags & (syn | ack) != syn %s saddr . tcp sport . tcp dport @living%d return'
-              % (family, version) for version, (family, _) in FAMILIES.items()]
-    check += nft_box(box) if config.answer == 'box' else [
-        'meta l4proto tcp ' + ANSWERS[config.answer][0], ANSWERS[config.answer][1]]
-    return TABLE % {
-        'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
-        'flush': re.sub(r'(?ms)^ (\w+) (\w+) {.*?^ }', r'flush \1 inet knockd \2', sets),
-        'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
-        'check': '\n  '.join(check),
-        'label': '\n  '.join(nft_label(config) if box.labels else ())}
+def nft_table(config, box, decoys, openings, now):
+    """The whole table, in place of the one that may be there, without a moment between them."""
+    openings = live(openings, now)
+    text = nft_declared(config, openings) + 'flush table inet knockd\n'
+    for name, example in sorted(nft_sets(config, openings).items()):
+        text += 'flush set inet knockd %s\n' % name
+        if example.once:
+            text += 'flush set inet knockd %s\n' % held_twin(name)
+    chains = ''
+    for name, lines in sorted(nft_rules(config, box, decoys, openings).items()):
+        chains += ' chain %s {\n  %s\n }\n' % (name, '\n  '.join(lines))
+    return text + in_table(chains) + in_table(sets_text(elements(openings), now))
 
-def nft_change(verb, openings, now=None):
-    """add or delete elements of the open sets, a command each."""
-    return ''.join('%s element inet knockd %s { %s }\n' % (
-        verb, open_set(opening.source, opening.once), nft_opening(opening, now))
-        for opening in openings)
+def accept_rule(config):
+    """The rule that lets through, in a chain that drops, what guard has let by."""
+    return 'meta mark & 0x%08x == 0x%08x accept' % (config.mark, config.mark)
 
-def nft_close(openings):
-    """Closes; adding first, for deleting what has just expired would be an error."""
-    return nft_change('add', openings) + nft_change('delete', openings)
+def accept_commands(config, accepts):
+    """[(argv, text)]: our rule once at the head of each chain that needs it, nowhere else."""
+    text, commands = '', []
+    bit = '0x%x/0x%x' % (config.mark, config.mark)
+    for verb, places in (('delete', accepts.surplus), ('insert', accepts.missing)):
+        for place in places:
+            chain = ' '.join((place.family, place.table, place.chain))
+            if place.tool != 'nft':
+                option = '-D' if verb == 'delete' else '-I'
+                commands.append(([place.tool, '-w', '-t', place.table, option, place.chain,
+                                  '-m', 'mark', '--mark', bit, '-j', 'ACCEPT'], ''))
+            elif verb == 'delete':
+                text += 'delete rule %s handle %d\n' % (chain, place.handle)
+            else:
+                text += 'insert rule %s %s\n' % (chain, accept_rule(config))
+    return text, commands
 
-def nft_open(openings, known, now):
-    """Opens; what is open already is replaced: adding alone extends only on new kernels, and
-    never lets another connection through `once`."""
-    old = [opening for opening in openings if opening[1:5] in known]
-    return nft_close(old) + nft_change('add', openings, now)
+# nft -j: which part of a packet a match looks at; (protocol, field) of a payload, key of meta, ct
+NFT_FIELDS = {('ip', 'protocol'): 'proto', ('ip6', 'nexthdr'): 'proto',
+              ('ip', 'saddr'): 'source', ('ip6', 'saddr'): 'source', ('ether', 'saddr'): 'source',
+              ('tcp', 'dport'): 'port', ('udp', 'dport'): 'port', ('th', 'dport'): 'port',
+              ('meta', 'l4proto'): 'proto', ('meta', 'nfproto'): 'version',
+              ('meta', 'protocol'): 'version', ('meta', 'iifname'): 'interface',
+              ('meta', 'iif'): 'interface', ('ct', 'state'): 'state'}
+# A box without /etc/protocols has numbers where others have names.
+NFT_NUMBERS = {'proto': {'tcp': TCP, 'udp': UDP}, 'version': {'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}}
 
-def chain_of(entry):
-    return entry['family'], entry['table'], entry.get('chain', entry.get('name'))
+def nft_key(left):
+    """(Limit.key, protocol that the match implies or None) of what a match looks at."""
+    if not isinstance(left, dict):
+        return 'other', None
+    for kind, detail in left.items():
+        if kind == 'payload' and 'field' in detail:
+            protocol = detail['protocol']
+            return NFT_FIELDS.get((protocol, detail['field']), 'other'), PROTOCOLS.get(protocol)
+        if kind in ('meta', 'ct') and isinstance(detail, dict):
+            return NFT_FIELDS.get((kind, detail.get('key')), 'other'), None
+    return 'other', None
 
-def foreign(ruleset, kind):
-    """The tables, chains or rules of others, as nft -j lists them."""
-    return [entry[kind] for entry in ruleset
-            if kind in entry and entry[kind].get('table') != 'knockd']
+def nft_values(key, right):
+    """What the key is compared with, as a list; None for what only the kernel knows."""
+    if isinstance(right, dict) and 'set' in right:
+        right = right['set']
+    values = []
+    for value in right if isinstance(right, list) else [right]:
+        if isinstance(value, dict) and 'elem' in value:
+            value = value['elem'].get('val')
+        if key == 'port':
+            value = nft_port_range(value)
+        value = NFT_NUMBERS.get(key, {}).get(value, value) if isinstance(value, str) else value
+        if value is None or isinstance(value, str) and value.startswith('@'):
+            return None
+        values.append(value)
+    return values
 
-def box_verdicts(ruleset, hooks, protocol):
-    """{(family, table, chain): what it does with a protocol's closed ports}, on these hooks."""
-    rules = {}
-    for rule in foreign(ruleset, 'rule'):
-        rules.setdefault(chain_of(rule), []).append(rule['expr'])
-    return {chain_of(chain): VERDICTS[closing_verdict(rules, chain_of(chain), protocol)
-                                      or chain.get('policy', 'accept')]
-            for chain in foreign(ruleset, 'chain') if chain.get('hook') in hooks}
-
-def closing_chains(ruleset):
-    """Chains that may drop what the guard lets by, but those of a table that its owner has locked
-    (NFT_TABLE_F_OWNER, as firewalld's)."""
-    locked = [(table['family'], table['name']) for table in foreign(ruleset, 'table')
-              if 'owner' in table.get('flags', ())]
-    return {name for protocol in PROTOCOLS
-            for name, verdict in box_verdicts(ruleset, ('input', 'forward'), protocol).items()
-            if verdict and name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6')}
-
-def accept_changes(config, ruleset):
-    """Commands that leave our rule once in each chain there is that needs it, and nowhere else: at
-    the head of a chain that would drop what the guard lets through."""
-    asked, mark = closing_chains(ruleset) if ('auto',) in config.accept_in else set(), config.mark
-    wanted = [name for name in map(chain_of, foreign(ruleset, 'chain'))
-              if name in asked.union(config.accept_in)]
-    accept = [{'match': {'op': '==', 'left': {'&': [{'meta': {'key': 'mark'}}, mark]},
-                         'right': mark}}, {'accept': None}]
-    text = ''
-    for rule in foreign(ruleset, 'rule'):
-        if rule.get('expr') == accept and chain_of(rule) in wanted:
-            wanted.remove(chain_of(rule))
-        elif rule.get('expr') == accept:
-            text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
-    return text + ''.join('insert rule %s meta mark & 0x%08x == 0x%08x accept\n' % (
-        ' '.join(chain), mark, mark) for chain in wanted)
-
-def is_ours(entry):
-    return any('knockd' in (value.get('table'), value.get('name')) for value in entry.values())
-
-def listed(ruleset, ours):
-    """Our table as text, or all but ours, without what differs from listing to listing."""
-    return re.sub(r'"handle": \d+', '', json.dumps([
-        entry for entry in ruleset if is_ours(entry) == ours]))
-
-def closing_verdict(rules, name, protocol):
-    """What a chain does with every packet of a protocol: None or a key of VERDICTS.
-    Only rules without a condition count, and those whose condition is the protocol."""
-    condition = {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}
-    for statements in rules.get(name, ()):
-        statements = [pair for each in statements for pair in each.items()
-                      if pair[0] not in ('counter', 'log') and pair != ('match', condition)]
-        kind, detail = statements[0] if len(statements) == 1 else (None, None)
-        verdict = kind
-        if kind in ('jump', 'goto'):
-            verdict = closing_verdict(rules, name[:2] + (detail['target'],), protocol)
-        elif kind == 'reject' and detail:
-            verdict = detail.get('expr', detail.get('type'))
-        if verdict in VERDICTS:
-            return verdict
+def nft_port_range(value):
+    """(low, high) of a port or a range; None for what is neither."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, dict) and 'range' in value:
+        return tuple(value['range'])
     return None
 
-def box_policy(ruleset, protocol):
-    """What this box does with a protocol's closed ports before its own stack answers, if so."""
-    return next(filter(None, box_verdicts(ruleset, ('input',), protocol).values()), None)
+def nft_limits(left, right, operator):
+    """[Limit] of one match."""
+    key, proto = nft_key(left)
+    limits = [Limit('proto', [proto], False)] if proto else []
+    values = nft_values(key, right)
+    if values is None and key != 'source':
+        key = 'other'
+    if operator not in ('==', 'in', '!='):
+        key = 'other'
+    return limits + [Limit(key, values or [], operator == '!=')]
 
-def pick_decoys(config, ruleset, listening, ephemeral):
-    """{hidden TCP port: one that nothing on this box knows: no listener, rule, outgoing}"""
-    if config.answer != 'box':
-        return {}
-    rules = listed(ruleset, False)
-    ranges = [tuple(map(int, ends)) for ends in        # of nft, of iptables
-              re.findall(r'(?:"range": \[|[ ,])(\d{1,5})(?:, |:)(\d{1,5})\b', rules)]
-    hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
-              for port in range(service.low, service.high + 1)}
-    taken = hidden.union(listening, map(int, re.findall(r'\b\d{1,5}\b', rules)))
-    free = (port for ranged in (False, True)    # one by one: all at once would be memory for life
-            for ports in (range(61022, 65536), range(29999, 1024, -1)) for port in ports
-            if port not in taken and not ephemeral[0] <= port <= ephemeral[1]
-            and ranged == any(low <= port <= high for low, high in ranges))
-    decoys = dict(zip(sorted(hidden), free))
-    if len(decoys) < len(hidden):
-        raise KnockError('this box has no %d free TCP ports for decoys; write answer = drop'
-                         % len(hidden))
+def nft_verdict(statement):
+    """The verdict of a statement, None if it is none."""
+    for kind, detail in statement.items():
+        if kind in ('accept', 'drop', 'return'):
+            return kind
+        if kind in ('jump', 'goto'):
+            return '%s %s' % (kind, detail['target'])
+        if kind == 'reject':
+            return nft_reject(detail or {})
+        if kind == 'xt' and isinstance(detail, dict) and detail.get('name') == 'REJECT':
+            return UNREACHABLE
+    return None
+
+def nft_reject(detail):
+    kind = detail.get('type', 'icmpx')
+    if kind == 'tcp reset':
+        return TCP_RESET
+    return 'reject with %s type %s' % (kind, detail.get('expr', 'port-unreachable'))
+
+def nft_rule(entry, ours):
+    """[Rule] of a rule as nft -j lists it; a verdict map is a rule for each of its entries."""
+    limits, rules, handle = [], [], entry['handle']
+    for statement in entry['expr']:
+        kind, detail = next(iter(statement.items()))
+        if kind == 'match':
+            limits += nft_limits(detail['left'], detail['right'], detail['op'])
+        elif kind == 'vmap' and isinstance(detail['data'], dict):
+            for value, verdict in detail['data']['set']:
+                limit = nft_limits(detail['key'], value, '==')
+                rules.append(Rule(limits + limit, nft_verdict(verdict), handle, ours))
+        elif kind == 'limit' or kind == 'xt' and not nft_verdict(statement):
+            limits.append(Limit('other', [], False))
+        elif nft_verdict(statement):
+            rules.append(Rule(limits, nft_verdict(statement), handle, ours))
+    return rules
+
+def is_accept(entry, mark):
+    """Is this accept_rule(), whatever counter or comment stands beside it?"""
+    statements = [statement for statement in entry['expr'] if 'counter' not in statement]
+    masked = {'&': [{'meta': {'key': 'mark'}}, mark]}
+    return statements == [{'match': {'op': '==', 'left': masked, 'right': mark}},
+                          {'accept': None}]
+
+def nft_chain(entry):
+    return Chain(entry['family'], entry['table'], entry['name'], entry.get('hook'),
+                 entry.get('type'), entry.get('prio', 0), entry.get('policy', ACCEPT))
+
+def nft_ours(entries):
+    """Our table as text, without handles, which are new after each load; None without it."""
+    ours = []
+    for entry in entries:
+        for kind, value in entry.items():
+            if 'knockd' in (value.get('table'), kind == 'table' and value.get('name')):
+                ours.append({kind: dict(value, handle=0)})
+    return json.dumps(ours) if ours else None
+
+def nft_decoys(entries):
+    """{hidden: decoy} of the rules that are loaded, so that a new daemon keeps the same."""
+    decoys = {}
+    for entry in entries:
+        rule = entry.get('rule', {})
+        if (rule.get('table'), rule.get('chain')) != ('knockd', 'decoy'):
+            continue
+        found = [statement for statement in rule['expr']
+                 if 'match' in statement or 'mangle' in statement]
+        if len(found) == 3:         # the port, the mark, the decoy
+            decoys[found[0]['match']['right']] = found[2]['mangle']['value']
     return decoys
 
-def parse_connections(text):
-    """[(remote address, remote port, local port, state)] of /proc/net/tcp or tcp6.
-    Addresses there are 32-bit words in the byte order of the machine (net/ipv4/tcp_ipv4.c)."""
-    connections = []
-    for line in text.splitlines()[1:]:
-        _, local, remote, state = line.split()[:4]
-        address, port = remote.split(':')
-        words = [struct.pack('=I', int(word, 16)) for word in re.findall('.{8}', address)]
-        source = ipaddress.ip_address(b''.join(words))
-        source = getattr(source, 'ipv4_mapped', None) or source
-        connections.append((source, int(port, 16), int(local.split(':')[1], 16), int(state, 16)))
-    return connections
+def named_ports(text):
+    """Every number in others' rules that may be a port."""
+    return {int(number) for number in re.findall(r'\b\d{1,5}\b', text)}
 
-def living_connections(connections, hide):
-    """Those to a hidden port that are there already, once each."""
-    return sorted({connection[:3] for connection in connections
-                   if connection[3] not in (TCP_TIME_WAIT, TCP_LISTEN)
-                   and covered(Service(6, connection[2], connection[2]), hide)}, key=str)
+def read_nft(outputs, config):
+    """Seen, from the listings of nft and of the iptables that may stand beside it."""
+    entries = json.loads(outputs['nft'])['nftables']
+    chains, rules, locked = [], {}, set()
+    theirs = []
+    for entry in entries:
+        kind, value = next(iter(entry.items()))
+        if 'knockd' in (value.get('table'), kind == 'table' and value.get('name')):
+            continue
+        theirs.append(value.get('expr'))
+        if kind == 'table' and 'owner' in value.get('flags', ()):
+            locked.add((value['family'], value['name']))
+        elif kind == 'chain':
+            chains.append(nft_chain(value))
+        elif kind == 'rule':
+            name = value['family'], value['table'], value['chain']
+            rules.setdefault(name, []).extend(nft_rule(value, is_accept(value, config.mark)))
+    managed = {}
+    for program, (family, table) in SAVERS.items():
+        found, found_rules = read_saved(outputs.get(program, ''), family, table, config.mark)
+        named_there = {chain[:3] for chain in found}
+        chains = [chain for chain in chains if chain[:3] not in named_there] + found
+        rules.update(found_rules)
+        theirs.append(outputs.get(program))
+        if not table:
+            managed.update((name, program[:-len('-save')]) for name in named_there)
+    chains.sort(key=lambda chain: chain.priority)
+    accepts, unreachable = places(config, chains, rules, locked, managed)
+    return Seen(nft_ours(entries), Box(closed_ports(chains, rules), demux_of(outputs)), accepts,
+                named_ports(json.dumps(theirs)), nft_decoys(entries), unreachable)
 
-# --- firewall text: iptables, where there is no nft ----------------------------------------------
-# A chain of ours in each table: mangle marks who may pass, filter accepts him and answers others,
-# nat keeps others from forwards and sends their TCP to the decoys. A table is a transaction; in
-# this order nat sees no living connection that is not marked yet, and a failure hides what was.
-HOOKS = {'mangle': ['PREROUTING'], 'filter': ['INPUT', 'FORWARD'], 'nat': ['PREROUTING']}
-OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
-TO_US = '-m addrtype --dst-type LOCAL,ANYCAST -j '
-TARGETS = {     # of the verdicts of nft
-    'drop': 'DROP', 'reject': 'REJECT', TCP_RESET: 'REJECT --reject-with tcp-reset',
-    VERDICTS['admin-prohibited']: 'REJECT --reject-with icmp-admin-prohibited'}
-LONGEST = 2147483               # seconds that an ipset can count
-IPSET_NOTHING = 'destroy knockd4\ndestroy knockd6\n'
+# iptables' programs that may stand beside nft: those that write to nf_tables manage chains of
+# theirs, which nft must not touch; those of the old kind are out of reach. Of each: its family,
+# and what we put before its tables' names, as both kinds may have the same.
+DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
+                 '/proc/sys/net/ipv4/tcp_early_demux']
+SAVERS = collections.OrderedDict((
+    ('iptables-nft-save', ('ip', '')), ('ip6tables-nft-save', ('ip6', '')),
+    ('iptables-legacy-save', ('ip', 'legacy ')), ('ip6tables-legacy-save', ('ip6', 'legacy '))))
 
-def seconds_left(opening, now):
-    return min((opening.expires - now.mono) // 1000, LONGEST)
+def demux_of(outputs):
+    """Box.demux, from the two settings of the kernel."""
+    return '0' not in outputs.get('cat', '').split()
 
-def ipset_change(verb, openings, now=None):
-    """add, which also extends, or del. Whole seconds, rounded down; 0 would be for ever, but is
-    not live."""
-    return ''.join('%s knockd%d %s,%s:%s%s\n' % (
-        (verb, opening.source.version, opening.source) + protocol_and_port(opening) +
-        (' timeout %d' % seconds_left(opening, now) if now else '',)) for opening in openings)
+def places(config, chains, rules, locked, managed):
+    """(Accepts, [Chain] that we cannot reach) of the rule that a dropping chain needs."""
+    wanted, unreachable, surplus = {}, [], []
+    for chain in chains:
+        auto = (('auto',) in config.accept_in and config.hide and chain.kind != 'nat'
+                and chain.hook in ('ingress', 'prerouting', 'input', 'forward')
+                and may_drop(chain, rules))
+        reached = (chain.family in ('inet', 'ip', 'ip6') and chain.hook != 'ingress'
+                   and ' ' not in chain.table and chain[:2] not in locked
+                   and (chain.hook != 'prerouting' or chain.priority > GUARD_PRIORITY))
+        if auto and not reached:
+            unreachable.append(chain)
+        if auto and reached or chain[:3] in config.accept_in:
+            wanted[chain[:3]] = managed.get(chain[:3], 'nft')
+    for name, chain_rules in rules.items():
+        for rule in chain_rules:
+            if not rule.ours:
+                continue
+            if name in wanted:
+                del wanted[name]        # the first of them stays
+            else:
+                surplus.append(Accept(managed.get(name, 'nft'), *name, handle=rule.handle))
+    missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
+    return Accepts(missing, surplus), unreachable
 
-def ipset_all(openings, now):
-    """Both sets, from one moment to the next with these openings and no others."""
-    form, sets = 'hash:net,port family %s timeout 30\n', (('knockd4', 'inet'), ('knockd6', 'inet6'))
-    return ''.join('create {0} {1}create {0}-new {1}flush {0}-new\n'.format(name, form % family)
-                   for name, family in sets) \
-        + re.sub(r'(?m)^(add \w+)', r'\1-new', ipset_change('add', openings, now)) \
-        + ''.join('swap {0} {0}-new\ndestroy {0}-new\n'.format(name) for name, _ in sets)
+class NftTool:
+    """The tool nft: commands and listings as text, nothing else."""
+    name = 'nft'
 
-def recent_list(opening):
-    """The list in /proc/net/xt_recent that this opening has for itself."""
-    return '-'.join(('knockd', str(opening.source).replace('/', '-')) + protocol_and_port(opening))
+    def list_commands(self, has):
+        """[argv] whose outputs read() wants, by program; has(name): is that program there?
+        Listed without elements, which change with every knock and may be very many."""
+        commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset'], DEMUX_COMMAND]
+        return commands + [[program] for program in SAVERS if has(program)]
 
-def recent_match(opening, seconds):
-    """The kernel counts the seconds, from when the address was written to the list."""
-    return '-p %s --dport %s -m recent --rcheck --seconds %d --name %s --mask %s --rsource' % (
-        protocol_and_port(opening) + (seconds, recent_list(opening), opening.source.netmask))
+    def read(self, outputs, config):
+        """outputs: {program: what it printed}"""
+        return read_nft(outputs, config)
 
-def recent_open(openings):
-    """Commands. Their rules are there already, so that nothing is ever open for too long."""
-    return [(['tee', '/proc/net/xt_recent/' + recent_list(opening)],
-             '+%s\n' % opening.source.network_address) for opening in openings]
+    def whole(self, config, seen, decoys, openings, now):
+        """[(argv, standard input)] that put everything in force; decoys: {hidden: decoy}, empty
+        where the kernel cannot give an answer its question's mark."""
+        text, commands = accept_commands(config, seen.accepts)
+        table = NFT_NOTHING
+        if config.hide:
+            table = nft_table(config, seen.box, decoys, openings, now)
+        return [(NFT_COMMAND, table + text)] + commands
 
-def iptables_rules(config, box, version, passing):
-    """{table: the rules of our chain}, in the order of HOOKS; passing: matches of what may pass."""
-    if not config.hide:         # as in nft_ruleset()
-        return {table: [] for table in HOOKS}
-    bit = '0x%08x/0x%08x' % (config.mark, config.mark)
-    trusted = ['-i %s -j RETURN' % name for name in ('lo',) + config.trust]
-    known = trusted + ['%s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN' % match
-                       for match in ('! -p tcp', '-p tcp ! --syn')]     # as in TABLE
-    hidden = [tuple(format_service(service).replace('-', ':').split('/'))
-              for service in merged(config.hide)]
-    tcp, udp = ANSWERS.get(config.answer, (box.tcp, box.udp))
-    # An accepting box answers itself what has an ACK or a RST: it may be of a living connection.
-    ends = {'tcp': ('--tcp-flags ACK,RST NONE ' if tcp is None else '') + TO_US
-                   + TARGETS[tcp or TCP_RESET], 'udp': TO_US + TARGETS[udp or 'reject']}
-    if version == 6:
-        ends = {protocol: end.replace('icmp-admin', 'icmp6-adm') for protocol, end in ends.items()}
-    return {
-        'mangle': known + ['-p udp --dport %s -m addrtype --dst-type %s -j DROP' % (
-            ports, 'BROADCAST,MULTICAST' if version == 4 else 'MULTICAST')
-            for protocol, ports in hidden if protocol == 'udp'] + [
-            '%s %sMARK --set-xmark %s' % (match, TO_US, bit) for match in passing],
-        'filter': ['-m mark --mark %s -j %s' % (bit, 'ACCEPT' if config.accept_in else 'RETURN')]
-        + known + ['-p %s --dport %s %s' % (protocol, ports, ends[protocol])
-                   for protocol, ports in hidden],
-        'nat': trusted + ['-m mark --mark %s -j RETURN' % bit]
-        + ['-p tcp --dport %d %sDNAT --to-destination :%d' % (port, TO_US, decoy)
-           for port, decoy in sorted(box.decoys.items())]
-        + ['-p %s --dport %s %sACCEPT' % (match + (TO_US,)) for match in hidden]}
+    def change(self, before, after, now):
+        """From one collection of openings to another."""
+        old, new = elements(before), elements(live(after, now))
+        gone = {element: None for element, expires in old.items()
+                if new.get(element) != expires}
+        added = {element: expires for element, expires in new.items()
+                 if old.get(element) != expires}
+        # What has just expired cannot be deleted, so it is added first.
+        text = in_table(sets_text(gone, now)) + deletions(gone)
+        text += in_table(sets_text(added, now))
+        return [(NFT_COMMAND, text)] if text else []
 
-def our_jumps(ruleset):
-    """[(tool, table, chain)] from where packets come to us."""
-    rules = [entry['rule'] for entry in ruleset if 'rule' in entry and is_ours(entry)]
-    return sorted((rule['family'], rule['of'], rule['chain']) for rule in rules
-                  if rule['chain'] != 'KNOCKD')
+    def nothing(self):
+        return [(NFT_COMMAND, NFT_NOTHING)]
 
-def iptables_restore(tool, rules, jumps=None):
-    """(argument list, text) that replace the rules of these tables; a table without rules loses our
-    chain. jumps: those that are there; with None they stay."""
-    text = ''
-    for table, lines in rules.items():
-        text += '*%s\n:KNOCKD - [0:0]\n' % table
-        text += ''.join('-A KNOCKD %s\n' % line for line in lines)
-        for hook in () if jumps is None else HOOKS[table]:
-            text += '-D %s %s\n' % (hook, OUR_JUMP) * jumps.count((tool, table, hook))
-            text += '-I %s %s\n' % (hook, OUR_JUMP) if lines else ''
-        text += 'COMMIT\n' if lines else '-X KNOCKD\nCOMMIT\n'
-    return [tool + '-restore', '--noflush', '-w'], text
+    def flaws(self, config):
+        """What the config asks and this tool cannot do."""
+        return []
 
-def parse_saved(tool, text):
-    """What iptables-save says, as nft -j would; what is ours is in a table named knockd. Not so
-    the rules of recent lists, which change with every knock."""
-    entries, table = [], None
-    for kind, name, rest in re.findall(r'(?m)^(\*|:|-A )(\S+) ?(.*)',
-                                       text.replace('"knockd"', 'knockd')):
-        table = name if kind == '*' else table
-        ours = name == 'KNOCKD' or rest == OUR_JUMP
-        entry = {'family': tool, 'table': 'knockd' if ours else table, 'of': table}
-        if kind == ':':
-            policy = rest.split()[0].lower()        # only the kernel's own chains have one
-            entries.append({'chain': dict(entry, name=name, policy=policy,
-                                          hook=name.lower() if policy != '-' else None)})
-        elif kind == '-A ' and not (ours and ' -m recent ' in rest):
-            entries.append({'rule': dict(entry, chain=name, expr=parse_rule(rest))})
-    return entries
+NFT = NftTool()
 
-def parse_rule(text):
-    """Its statements as nft -j would list them, if nothing but its protocol is a condition."""
-    plain = re.match(r'(?:-p (tcp|udp) )?-[jg] (\S+)(?: --reject-with (?:icmp6?-)?(\S+))?\Z',
-                     re.sub(r'-m comment --comment ("[^"]*"|\S+) ', '', text))
-    if not plain:
-        return [{'xt': text}]
-    protocol, target, word = plain.groups()
-    word = word and word.replace('tcp-', 'tcp ').replace('adm-', 'admin-')
-    match = {'match': {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}}
-    return [match] * bool(protocol) + [
-        {target.lower(): {'type': word}} if target in ('ACCEPT', 'DROP', 'REJECT') else
-        {'jump': {'target': target}}]
+# --- iptables text: our chains, and what iptables-save lists --------------------------------------
+class IptablesTool:
+    name = 'iptables'
 
-# --- edges: clock, log, files, commands, sockets ------------------------------------------------
+IPTABLES = IptablesTool()
+
+# --- edges: the clock -------------------------------------------------------------------
+def moment():
+    """The Moment that is now."""
+    wall = int(time.time() * 1000)
+    mono = int(time.monotonic() * 1000)
+    return Moment(wall, mono)
+
+# --- edges: the log ---------------------------------------------------------------------
+ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7     # syslog(3)
+LINE_LIMIT = 4000               # characters; what poll(2) calls writable takes 4,096
+
+def log(text, level=INFO):
+    """One line on standard error; journald takes a syslog level in front. It never waits:
+    where the reader of a pipe hangs, the line is lost."""
+    prefix = ''
+    if 'JOURNAL_STREAM' in os.environ:
+        prefix = '<%d>' % level
+    line = prefix + printable(text)[:LINE_LIMIT] + '\n'
+    # Nobody reads the log: that is no reason to stop guarding.
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None and select.select((), (2,), (), 0)[1]:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+def log_lines(text, level=INFO):
+    """A line of the log for each line of the text."""
+    for line in text.splitlines():
+        log(line, level)
+
+def printable(text):
+    """No byte of a stranger's reaches a terminal or a log as anything but plain text."""
+    return re.sub(r'[^\x20-\x7e]', '?', text)
+
+QUIET_TIME = 60000              # ms in which a kind of line is written once
+
+class Kind:
+    """What befalls one client again and again: counted each time, logged now and then."""
+
+    def __init__(self):
+        self.source = self.reason = ''          # of the last time
+        self.count = 0          # how often in all
+        self.silent = 0         # how often since the last line
+        self.last = 0           # ms since 1970
+        self.told = None        # monotonic ms of the last line
+
+    def happen(self, source, reason, now):
+        """Once more."""
+        self.source = source
+        self.reason = reason
+        self.count += 1
+        self.last = now.wall
+
+    def quiet(self, now):
+        """True if it is too early for another line."""
+        if self.told is None or now.mono - self.told >= QUIET_TIME:
+            return False
+        self.silent += 1
+        return True
+
+    def tell(self, now):
+        self.told = now.mono
+        self.silent = 0
+
+    def row(self, client):
+        """For status."""
+        return {'client': client, 'source': self.source, 'reason': self.reason,
+                'count': self.count, 'last': self.last}
+
+class Reports:
+    """The lines that others can cause: each kind once a minute, for each client by
+    himself."""
+
+    def __init__(self, verbose=False):
+        self.verbose = verbose
+        self.counts = collections.Counter()     # verdict: how often
+        self.junk = 0           # how much of it was told
+        # {client's name: {name of a kind: Kind}}. The names of kinds are constants of
+        # ours: no client finds new ones.
+        self.kinds = {}
+
+    def count(self, verdict, packet):
+        """Counts what the judge said; what nobody else logs is logged with -v."""
+        self.counts[verdict] += 1
+        if self.verbose and verdict in ('junk', 'copy'):
+            log('%s %s' % (verdict, packet.source), DEBUG)
+
+    def tell(self, client, name, source, reason, now, line=None):
+        """Counts what befell a client ('': nobody), of a kind with this name, and logs it
+        unless that was logged within the minute. line: what the log says, if not the
+        reason."""
+        kinds = self.kinds.setdefault(client, {})
+        kind = kinds.setdefault(name, Kind())
+        kind.happen(source, reason, now)
+        if kind.quiet(now):
+            return
+        text = line or reason
+        if kind.silent:
+            text += ' (%d more before)' % kind.silent
+        kind.tell(now)
+        log(text, NOTICE)
+
+    def tell_junk(self):
+        """One line for all that was not authentic since the last one."""
+        junk = self.counts['junk'] - self.junk
+        if junk:
+            log('junk: %d packets were not authentic' % junk, NOTICE)
+        self.junk += junk
+
+    def refusals(self):
+        """For status: a dict for each kind of refusal of each client."""
+        found = []
+        for client, kinds in self.kinds.items():
+            if not client:
+                continue
+            for kind in kinds.values():
+                found.append(kind.row(client))
+        return found
+
+# --- edges: commands --------------------------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (    # a package manager, and what it is told
     ('apt-get', 'apt-get update && apt-get install -y'),
@@ -2087,46 +2977,10 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
-FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
-ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
-JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks still fit on a full disk
-JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
-SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
-SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
-ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
-RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
-NFT, IPSET = ['nft', '-f', '-'], ['ipset', '-exist', 'restore']
-FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
-NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
-ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
-COALESCE = 10                   # ms: one reload of a firewall is many changes
+COMMAND_SECONDS = 10            # what a command may take before it is killed
+ACTION_SECONDS, ACTION_LINES = 30, 50
+SLOTS = 8                       # commands of one client that may run at once
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
-CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
-# OpenWrt's /run is a link, or is missing and would be made on flash.
-RUNTIME = os.path.realpath('/run' if os.path.isdir('/run') else '/var/run') + '/knockd'
-STATUS_SOCKET = RUNTIME + '/%s.sock'            # by the server's id
-PROBATION, PASSED = '# on probation: %d ms left, %d ms after the boot\n', '# not yet made\n'
-GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
-%sEND
-'''
-THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
-         'iptables-restore': 'iptables -w -t nat -S KNOCKD',
-         'ip6tables-restore': 'ip6tables -w -t nat -S KNOCKD'}
-
-def moment():
-    return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
-
-def log(text, level=6):
-    """One line on standard error; journald takes a syslog level in front. It never waits: what
-    poll(2) calls writable takes 4,096 bytes at least (a pipe; where the reader hangs, none)."""
-    prefix = '<%d>' % level if 'JOURNAL_STREAM' in os.environ else ''
-    with contextlib.suppress(OSError):  # nobody reads the log: no reason to stop guarding
-        if sys.stderr and select.select((), (2,), (), 0)[1]:
-            print(prefix + printable(text)[:4000], file=sys.stderr, flush=True)
-
-def printable(text):
-    """No byte of a stranger's reaches a terminal or a log as anything but plain text."""
-    return re.sub(r'[^\x20-\x7e]', '?', text)
 
 def find_program(name):
     """The path of a program, or None. As shutil.which() says, whose import would cost 0.7 MB.
@@ -2155,90 +3009,145 @@ def package_command(program):
     return 'install ' + package
 
 def missing(program):
-    return KnockError('%s is not installed; type: %s' % (program, package_command(program)))
+    """The KnockError that says how to get a program."""
+    command = package_command(program)
+    return KnockError('%s is not installed; type: %s' % (program, command))
 
 def start(argv, facts=None, descriptors=()):
-    """A process for run(); facts are added to a clean environment."""
-    path = argv[0] if '/' in argv[0] else find_program(argv[0])
+    """A process whose three streams are pipes, in a clean environment and a session of
+    its own.
+
+    facts: variables for its environment, for a command of the config, whose errors then
+    come with its output. descriptors: what it inherits. KnockError if it cannot be
+    started."""
+    path = argv[0]
+    if '/' not in path:
+        path = find_program(path)
     if path is None:
         raise missing(argv[0])
+    errors = subprocess.PIPE
+    if facts is not None:
+        errors = subprocess.STDOUT
+    environment = dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C')
     try:
         return subprocess.Popen(
             [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if facts is None else subprocess.STDOUT, cwd='/',
-            env=dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C'), close_fds=True,
+            stderr=errors, cwd='/', env=environment, close_fds=True,
             pass_fds=descriptors, start_new_session=True)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
 
-spares = []     # at most one (argument list, process); None where it does not start
-
-def keep_spare(argv):
-    """Starts the command of the next change before there is one: it waits for its standard input,
-    which ends when we do, and has not looked at the ruleset before that."""
-    if not (spares and spares[0][0] == argv and spares[0][1] and spares[0][1].poll() is None):
-        spares[:] = [(argv, None)]
-        with contextlib.suppress(KnockError):
-            spares[:] = [(argv, start(argv))]
-
-def run(argv, text='', seconds=10, facts=None, descriptors=()):
-    """The one place that executes a command; its output, or a KnockError with its complaint.
-    text is its standard input."""
-    process = spares.pop()[1] if spares and spares[0][0] == argv else None
-    if process is None or process.poll() is not None:
-        process = start(argv, facts, descriptors)
-    with process:               # which closes the pipes: what left the session may hold its ends
+def finish(process, argv, text, seconds=COMMAND_SECONDS):
+    """Gives a process its input and waits for its end; its output, or a KnockError with
+    all that it complained of."""
+    data = text
+    if isinstance(text, str):
+        data = text.encode('ascii')
+    # The with statement closes our ends of the pipes: what left the session may hold the
+    # others.
+    with process:
         try:
-            output, errors = process.communicate(
-                text if isinstance(text, bytes) else text.encode('ascii'), timeout=seconds)
+            output, errors = process.communicate(data, timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise KnockError('%s took longer than %d s' % (' '.join(argv), seconds))
     if process.returncode:
-        said = (errors or output).decode('utf-8', 'replace').strip() or 'no reason given'
+        said = (errors or output).decode('utf-8', 'replace').strip()
         raise KnockError('%s failed (%d): %s' % (
-            ' '.join(argv), process.returncode, said.splitlines()[0] if facts is None else said))
+            ' '.join(argv), process.returncode, said or 'no reason given'))
     return output.decode('utf-8', 'replace')
 
-def perform(name, argv, facts):
-    """A command of the config, if any, in a thread: nobody waits; its output goes to the log."""
-    def work():
+def run(argv, text='', seconds=COMMAND_SECONDS, facts=None, descriptors=()):
+    """The output of a command, or a KnockError. text is its standard input; the rest is
+    as in start() and finish()."""
+    return finish(start(argv, facts, descriptors), argv, text, seconds)
+
+class Hooks:
+    """Runs the commands of the config, each in a thread: nobody waits for them. Each
+    client has slots of his own, and those for actions are not those for on_open and
+    on_close."""
+
+    def __init__(self):
+        # {(client, is it an action): how many commands are under way}
+        self.running = collections.Counter()
+        self.lock = threading.Lock()
+
+    def run(self, name, argv, facts, action=False):
+        """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among
+        it."""
+        slot = facts['KNOCK_CLIENT'], action
+        if not argv:
+            return
+        with self.lock:
+            if self.running[slot] >= SLOTS:
+                log('action %s: not run, for %d others of %s do'
+                    % (name, SLOTS, slot[0]), ERROR)
+                return
+            self.running[slot] += 1
+        arguments = name, argv, facts, slot
+        work = threading.Thread(target=self.work, args=arguments, daemon=True)
         try:
-            lines = run(argv, seconds=ACTION_SECONDS,
-                        facts=dict(zip(FACTS, map(str, facts)))).splitlines()
+            work.start()
+        except RuntimeError as error:           # no thread more for this process
+            self.free(slot)
+            log('action %s: %s' % (name, error), ERROR)
+
+    def work(self, name, argv, facts, slot):
+        """The command's output goes to the log."""
+        try:
+            said = run(argv, seconds=ACTION_SECONDS, facts=facts)
         except KnockError as error:
-            lines = [str(error)]
-        for line in lines[:ACTION_LINES]:
+            said = str(error)
+        finally:
+            self.free(slot)
+        for line in said.splitlines()[:ACTION_LINES]:
             log('action %s: %s' % (name, line))
-    if threading.active_count() > ACTIONS_AT_ONCE:
-        log('action %s: not run, for %d others do' % (name, ACTIONS_AT_ONCE), 3)
-    elif argv:
-        threading.Thread(target=work, daemon=True).start()
+
+    def free(self, slot):
+        with self.lock:
+            self.running[slot] -= 1
+            if not self.running[slot]:
+                del self.running[slot]
 
 def notify(text):
     """sd_notify(3): to whoever started us and wants to know."""
-    if 'NOTIFY_SOCKET' in os.environ:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock, \
-                contextlib.suppress(OSError):       # if not now, the next wake-up tells it again
-            sock.sendto(text.encode('ascii'), re.sub('^@', '\0', os.environ['NOTIFY_SOCKET']))
+    address = os.environ.get('NOTIFY_SOCKET', '')
+    if not address:
+        return
+    if address.startswith('@'):         # an abstract socket
+        address = '\0' + address[1:]
+    # If it cannot be told now, the next wake-up tells it again.
+    with contextlib.suppress(OSError):
+        with unix_socket() as sock:
+            sock.sendto(text.encode('ascii'), address)
+
+def unix_socket(kind=socket.SOCK_DGRAM):
+    """A Unix socket that never keeps anybody waiting."""
+    return socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
 
 def pipe_with(data):
     """A descriptor from which a child reads these bytes; no file is made."""
     reader, writer = os.pipe()
-    fcntl.fcntl(writer, F_SETPIPE_SZ, max(4096, len(data)))     # all of them, before it reads
+    # The pipe must hold all of them before anybody reads.
+    fcntl.fcntl(writer, F_SETPIPE_SZ, max(4096, len(data)))
     os.write(writer, data)
     os.close(writer)
     return reader
 
+SIGNATURE_FRAME = b"""-----BEGIN SSH SIGNATURE-----
+%s-----END SSH SIGNATURE-----
+"""
+
 def verify_signature(client, request):
     """KnockError unless this client's ssh_key made the signature (PROTOCOL.sshsig)."""
-    armored = b'-----BEGIN SSH SIGNATURE-----\n' + binascii.b2a_base64(request.signature) \
-        + b'-----END SSH SIGNATURE-----\n'
+    armored = SIGNATURE_FRAME % binascii.b2a_base64(request.signature)
     signers = '%s namespaces="knock" %s\n' % (client.name, client.ssh_key)
     pipes = pipe_with(signers.encode('ascii')), pipe_with(armored)
+    signer_file, signature_file = ['/dev/fd/%d' % pipe for pipe in pipes]
+    argv = ['ssh-keygen', '-Y', 'verify', '-n', 'knock', '-I', client.name]
+    argv += ['-f', signer_file, '-s', signature_file]
     try:
-        run(['ssh-keygen', '-Y', 'verify', '-f', '/dev/fd/%d' % pipes[0], '-I', client.name, '-n',
-             'knock', '-s', '/dev/fd/%d' % pipes[1]], request.signed, 2, None, pipes)
+        run(argv, request.signed, seconds=2, descriptors=pipes)
     finally:
         for descriptor in pipes:
             os.close(descriptor)
@@ -2250,12 +3159,15 @@ def check_programs(config):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
         except KnockError as error:
-            if 'option' in str(error) or 'installed' in str(error):
-                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
-                                % (config.path, error))
+            said = str(error)
+            # It always complains here; of an unknown option it does if it is too old.
+            if 'option' in said or 'installed' in said:
+                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
+                                '%s' % (config.path, said))
     if problems:
         raise KnockError('\n'.join(problems), 2)
 
+# --- edges: files ----------------------------------------------------------------------
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
@@ -2421,17 +3333,9 @@ def beside(config, name):
     """The path of what is kept in the ledger's folder."""
     return os.path.join(os.path.dirname(config.ledger), name)
 
-def probation_left(path):
-    """Milliseconds in which a new installation must be knocked at, by its guard, which says
-    PROBATION until then; None if it has been. After another boot mono may be less than then."""
-    try:
-        text = read_file(path)
-        if text and not text.startswith(PROBATION[:14]):
-            return None
-        left, since = map(int, re.findall(r'\d+', text))
-        return max(0, left - max(0, moment().mono - since))
-    except (OSError, ValueError):       # unreadable: rather no guard than its owner locked out
-        return 0 if os.path.lexists(path) else None
+# --- edges: the file of the ledger ------------------------------------------------------
+JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks fit on a full disk
+JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
 
 class LedgerFile:
     """The journal on disk: its lock for this process's life, and where the next line belongs."""
@@ -2621,677 +3525,208 @@ def remove_version_1(path):
         with contextlib.suppress(OSError):
             os.unlink(path + name)
 
-class Firewall:
-    """The kernel's rules as we want them: applied by one command a change; here by nft."""
-    name, spare, clears, silent = 'nft', NFT, ('', '', NFT_NOTHING), False
-    undo = 'nft delete table inet knockd'
+# --- edges: sockets and events ----------------------------------------------------------
+SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
+SO_PEERCRED = 17                                # asm-generic/socket.h
+SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
+RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
+FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
+NETLINK_NETFILTER = 12          # linux/netlink.h
+NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
+# linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
+ELEMENT_EVENTS = (12, 14, 15)
+STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
+# An abstract socket: each network namespace has names of its own.
+OWNER_NAME = '\0knockd'
 
-    def __init__(self, config, openings=()):
-        self.config, self.box, self.whole = config, None, None
-        self.openings = dict(openings)          # (source, proto, port, once): Opening
+class Bell:
+    """A pipe that a thread rings to wake another one from its poll."""
 
-    def ruleset(self):
-        """Everything but counters and the elements of sets, as nft -j tells it."""
-        return json.loads(run(['nft', '-j', '-s', '-t', 'list', 'ruleset']))['nftables']
+    def __init__(self):
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def look(self, ruleset):
-        """The box as it is now, decoys chosen."""
-        ephemeral = list(map(int, read_file('/proc/sys/net/ipv4/ip_local_port_range').split()))
-        reflects = os.path.exists(FLOWLABEL_REFLECT) and int(read_file(FLOWLABEL_REFLECT)) & 2
-        return Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
-                   box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
+    def fileno(self):
+        return self.reader
 
-    def live(self, now):
-        return [opening for opening in self.openings.values() if opening.expires > now.mono]
+    def ring(self):
+        with contextlib.suppress(BlockingIOError):      # full: it rings loud enough
+            os.write(self.writer, b'.')
 
-    def commands(self, ruleset, living, now):
-        """[(argument list, its standard input)] that put everything in force."""
-        self.box = self.look(ruleset)
-        return [(NFT, nft_ruleset(self.config, self.box, self.live(now), living, now))]
-
-    def living(self):
-        return living_connections([connection for text in tcp_tables()
-                                   for connection in parse_connections(text)], self.config.hide)
-
-    def text(self):
-        """What load() applies, each part under the command for it, if that is not nft."""
-        return ''.join(('' if argv == NFT else '# %s\n' % ' '.join(argv)) + text for argv, text
-                       in self.commands(self.ruleset(), self.living(), moment()))
-
-    def guard(self):
-        """A shell script that hides what we hide; never over what is there."""
-        foreign = [entry for entry in self.ruleset() if not is_ours(entry)]
-        commands = type(self)(self.config).commands(foreign, (), moment())
-        return '# For a boot without Python or a config.\n' + ''.join(
-            GUARD % (THERE[argv[0]], ' '.join(argv), text) for argv, text in commands)
-
-    def load(self, ruleset=None):
-        """Puts everything in force, openings with the time they have left."""
-        ruleset = ruleset or self.ruleset()
-        for clear in self.clears:
-            try:
-                for argv, text in self.commands(ruleset, self.living(), moment()):
-                    run(argv, clear + text)
-                break
-            except KnockError:      # nft has hung, or another version's table is in the way: to
-                if clear == self.clears[-1]:    # delete it comes last, as it lets packets by
-                    raise
-        accepts = accept_changes(self.config, ruleset)
-        if accepts:
-            run(NFT, accepts)
-        self.whole = listed(self.ruleset(), True), self.box, bool(self.config.hide), ''
-
-    def outdated(self):
-        """Must it be looked at, for no event tells: of iptables-legacy's, of a decoy's listener?"""
-        return self.silent or listening_ports() & set(self.box.decoys.values())
-
-    def hooked(self, ruleset):
-        """Do packets come to us? load() may have looked too late to see that they do not."""
-        return '"guard"' in listed(ruleset, True)
-
-    def mend(self):
-        """Loads everything again if something of ours is gone, or the box has changed."""
-        ruleset = self.ruleset()
-        if self.whole == (listed(ruleset, True), self.look(ruleset), self.hooked(ruleset),
-                          accept_changes(self.config, ruleset)):
-            return False
-        self.load(ruleset)
-        return True
-
-    def opened(self, openings, known, now):
-        return [(NFT, nft_open(openings, known, now))]
-
-    def closed(self, openings):
-        return [(NFT, nft_close(openings))]
-
-    def open(self, openings, now):
-        """A knock extends an opening, it never shortens or doubles it."""
-        longest = [opening._replace(expires=max(opening.expires, self.openings.get(
-            opening[1:5], opening).expires)) for opening in openings]
-        known = {opening[1:5] for opening in longest}.intersection(self.openings)
-        self.openings.update((opening[1:5], opening) for opening in longest)
-        self.apply(self.opened(longest, known, now))
-
-    def close(self, openings):
-        for opening in openings:
-            self.openings.pop(opening[1:5], None)
-        if openings:
-            self.apply(self.closed(openings))
-
-    def apply(self, commands):
-        try:
-            for argv, text in commands:
-                run(argv, text)
-        except KnockError:      # somebody took our rules away: put them back, this change included
-            self.load()
-
-    def chosen(self, knock):
-        """The openings that a knock's `close` means: its own, from its own address."""
-        return [opening for opening in self.openings.values()
-                if (opening.client, opening.source) == (knock.client.name, widened(knock)) and
-                (not knock.services or
-                 covered(Service(opening.proto, opening.port, opening.port), knock.services))]
-
-class Iptables(Firewall):
-    """By iptables and ip6tables; openings in an ipset or, without that tool, in recent lists."""
-    name, spare, clears, silent = 'iptables', IPSET, ('',), True
-    undo = 'for of in mangle filter nat; do iptables -t $of -F KNOCKD; ' \
-        'ip6tables -t $of -F KNOCKD; done'
-
-    def __init__(self, config, openings=()):
-        super().__init__(config, openings)
-        flaws = ['[client %s] once' % client.name for client in config.clients.values()
-                 if client.once]
-        flaws += ['[server] accept_in'] * any(chain != ('auto',) for chain in config.accept_in)
-        flaws += ['[server] trust: ' + name for name in config.trust if name.endswith('+')]
-        if flaws:
-            raise KnockError('%s: %s: iptables cannot do that; install nftables'
-                             % (config.path, flaws[0]), 2)
-        self.tools, self.ipset = {4: 'iptables', 6: 'ip6tables'}, find_program('ipset')
-        self.seconds = {}       # {opening's key: those in its rule}, without ipset
-        if not find_program('ip6tables') or not os.path.exists('/proc/net/if_inet6'):
-            del self.tools[6]
-            self.name += ' (IPv6 is not guarded: no ip6tables, or no IPv6)'
-
-    def ruleset(self):
-        return [entry for tool in self.tools.values()
-                for entry in parse_saved(tool, run([tool + '-save']))]
-
-    def rules(self, version, living, now, box):
-        passing = ['-s %s -p tcp ! --syn --sport %d --dport %d' % connection
-                   for connection in living if connection[0].version == version]
-        passing += ['-m set --match-set knockd%d src,dst' % version] if self.ipset else [
-            recent_match(opening, self.seconds[opening[1:5]]) for opening in self.live(now)
-            if opening.source.version == version]
-        return iptables_rules(self.config, box, version, passing)
-
-    def live(self, now):
-        """Without what has less than a second left, the unit of both stores; and where nothing is
-        hidden, nothing has a rule to be open by."""
-        return [opening for opening in self.openings.values() if self.config.hide
-                and seconds_left(opening, now) > 0 and opening.source.version in self.tools]
-
-    def commands(self, ruleset, living, now):
-        self.box, live, commands = self.look(ruleset), self.live(now), []
-        self.seconds = {opening[1:5]: seconds_left(opening, now) for opening in live}
-        for version, tool in self.tools.items():
-            entries = [entry for entry in ruleset for value in entry.values()
-                       if value['family'] == tool]
-            box = self.box._replace(tcp=box_policy(entries, 'tcp'), udp=box_policy(entries, 'udp'))
-            commands.append(iptables_restore(tool, self.rules(version, living, now, box),
-                                             our_jumps(entries)))
-        if not self.ipset:
-            return commands + recent_open(live)
-        sets = ipset_all(live, now)     # made first: destroying none is an error before Linux 5.11
-        return [(IPSET, sets)] + commands if self.config.hide else \
-            commands + [(IPSET, sets + IPSET_NOTHING)]
-
-    def opened(self, openings, known, now):
-        if self.ipset:
-            return [(IPSET, ipset_change('add', openings, now))]
-        self.seconds.update((opening[1:5], seconds_left(opening, now)) for opening in openings)
-        return self.closed(openings) + recent_open(openings)
-
-    def closed(self, openings):
-        """Without ipset, what is open is rules of mangle; those of these families are replaced."""
-        if self.ipset:
-            return [(IPSET, ipset_change('del', openings))]
-        return [iptables_restore(tool, {'mangle': self.rules(
-            version, self.living(), moment(), self.box)['mangle']})
-            for version, tool in self.tools.items()
-            if version in {opening.source.version for opening in openings}]
-
-    def hooked(self, ruleset):
-        return our_jumps(ruleset) == sorted((tool, table, hook) for tool in self.tools.values()
-                                            for table in HOOKS for hook in HOOKS[table])
-
-BACKENDS = collections.OrderedDict((('nft', Firewall), ('iptables', Iptables)))
-
-def make_firewall(config, openings=()):
-    """By nft if it is there, by iptables if only that is."""
-    names = list(BACKENDS) if config.firewall == 'auto' else [config.firewall]
-    return BACKENDS[next(filter(find_program, names), names[0])](config, openings)
-
-def widened(knock):
-    """The network that a knock is for: its address alone, unless the client's section says more."""
-    length = knock.client.prefix4 if knock.source.version == 4 else knock.client.prefix6
-    return ipaddress.ip_network((knock.source, length), strict=False)
-
-def tcp_tables():
-    """Of both families; a kernel without IPv6 has no tcp6."""
-    return [read_file(path) for path in ('/proc/net/tcp', '/proc/net/tcp6') if os.path.exists(path)]
-
-def listening_ports():
-    """Looked at in each step, among what may be 100,000 connections."""
-    listening = r':(\w{4}) \w+:\w{4} %02X ' % TCP_LISTEN
-    return {int(port, 16) for text in tcp_tables() for port in re.findall(listening, text)}
+    def silence(self):
+        with contextlib.suppress(BlockingIOError):      # nobody rang
+            os.read(self.reader, 65536)
 
 def ruleset_events():
     """A socket that becomes readable when anybody changes the ruleset."""
     try:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
-    except OSError:             # an old kernel with iptables alone: nothing ever comes
+    except OSError:
+        # An old kernel with iptables alone: this one is never readable.
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
     return sock
 
 def ruleset_changed(events):
-    """Reads what waits: was there more than set elements, which change with every knock?"""
+    """Reads what waits: was there more than set elements, which change with every
+    knock?"""
     changed = False
     while True:
         try:
             data = events.recv(65536)
-        except OSError as error:        # no more; or ENOBUFS: more changes than it could hold
-            return changed or error.errno != errno.EAGAIN
-        while data:
-            length, kind = struct.unpack_from('=IH', data)      # linux/netlink.h: struct nlmsghdr
-            changed |= kind & 0xff not in ELEMENT_EVENTS
-            data = data[length + 3 & ~3:]
+        except BlockingIOError:
+            return changed
+        except OSError:         # ENOBUFS: there were more changes than it could hold
+            return True
+        changed = changed or other_than_elements(data)
+
+def other_than_elements(data):
+    """Does one of these netlink messages tell of a table, a chain or a rule?"""
+    while len(data) >= 16:
+        # linux/netlink.h: struct nlmsghdr
+        length, kind = struct.unpack_from('=IH', data)
+        if kind & 0xff not in ELEMENT_EVENTS:
+            return True
+        data = data[max(16, length + 3 & ~3):]
+    return False
 
 def attach_filter(sock, program):
-    """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter; }."""
-    code = array.array('B', b''.join(struct.pack('@HBBI', *line) for line in program))
+    """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter;
+    }."""
+    lines = [struct.pack('@HBBI', *line) for line in program]
+    code = array.array('B', b''.join(lines))
+    address = code.buffer_info()[0]
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
-                    struct.pack('@HL', len(program), code.buffer_info()[0]))
+                    struct.pack('@HL', len(program), address))
 
 def packet_socket(protocol):
     """Every interface, from the IP header on, nothing of what this box sends."""
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
     try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK,
-                             socket.htons(protocol))
+        sock = socket.socket(socket.AF_PACKET, kind, socket.htons(protocol))
     except PermissionError:
         raise KnockError('raw sockets are not permitted; run it as root (CAP_NET_RAW)')
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    with contextlib.suppress(PermissionError):      # in a container; net.core.rmem_max limits it
+    # In a container it may be forbidden; net.core.rmem_max limits it then.
+    with contextlib.suppress(PermissionError):
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
     return sock
 
 class Capture:
-    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the tokens."""
+    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the
+    words."""
 
     def __init__(self, limit):
-        self.limit, self.taps, self.capacity, self.coarse = limit, [], FILTER_TAGS, False
+        self.limit = limit      # pairs at most
+        self.taps = []          # (IP version, socket)
+        self.capacity = FILTER_TAGS
+        self.coarse = False     # is the filter one on length alone?
 
-    def load(self, tokens, program):
-        """Attaches program(version, tokens); a coarser one where the kernel lacks the memory."""
-        words = tokens if len(tokens) > self.limit * FILTER_TAGS else {
-            int.from_bytes(token[:4], 'big') for token in tokens}
-        shares = token_shares(words, self.capacity, self.limit)
+    def load(self, tags, program):
+        """Attaches program(version, words); a coarser one where the kernel lacks the
+        memory."""
+        words = {int.from_bytes(tag[:4], 'big') for tag in tags}
+        shares = word_shares(words, self.capacity, self.limit)
         try:
             self.attach(shares, program)
         except OSError as error:
             if error.errno != errno.ENOMEM or shares == [None]:
                 raise
             self.capacity = self.capacity * 3 // 4
-            return self.load(tokens, program)
-        if self.coarse != (shares == [None]):
-            self.coarse = not self.coarse
-            log('filter: %s' % ('the kernel cannot hold %d tokens (net.core.optmem_max), Python '
-                                'does its work' % len(words) if self.coarse else 'whole again'), 4)
+            self.load(tags, program)
+            return
+        coarse = shares == [None]
+        if coarse and not self.coarse:
+            log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python does '
+                'its work' % len(words), WARNING)
+        elif self.coarse and not coarse:
+            log('filter: whole again', WARNING)
+        self.coarse = coarse
 
     def attach(self, shares, program):
+        """One pair of sockets for each share; None is the share of all words."""
         while len(self.taps) < 2 * len(shares):
-            self.taps += [(4, packet_socket(ETH_P_IP)), (6, packet_socket(ETH_P_IPV6))]
+            self.taps.append((4, packet_socket(ETH_P_IP)))
+            self.taps.append((6, packet_socket(ETH_P_IPV6)))
         while len(self.taps) > 2 * len(shares):
-            self.taps.pop()[1].close()
+            _, sock = self.taps.pop()
+            sock.close()
         for number, (version, sock) in enumerate(self.taps):
             attach_filter(sock, program(version, shares[number // 2]))
 
-    def sockets(self):
-        return {sock.fileno(): (version, sock) for version, sock in self.taps}
-
     def drops(self):
         """How many packets the kernel had no room for since the last time."""
-        return sum(struct.unpack('@II', sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
-                   for _, sock in self.taps)
+        dropped = 0
+        for _, sock in self.taps:
+            statistics = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+            dropped += struct.unpack('@II', statistics)[1]
+        return dropped
 
-def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
-    """The tokens of each socket pair; [None] if they are more than all pairs hold.
-    By remainder, so that a token stays where it is when others come and go: no gap at a swap."""
-    count = max(1, -(-len(tokens) // capacity)) if capacity else limit + 1
+def word_shares(words, capacity, limit=SOCKET_PAIRS):
+    """The words of each socket pair; [None] if they are more than all pairs hold. By
+    remainder, so that a word stays where it is when others come and go: no gap at a
+    swap."""
+    if not capacity:
+        return [None]
+    count = max(1, -(-len(words) // capacity))
     if count > limit:
         return [None]
-    return [[token for token in tokens if token % count == share] for share in range(count)]
+    shares = [[] for _ in range(count)]
+    for word in words:
+        shares[word % count].append(word)
+    return shares
 
-def receive(sock, named=True, limit=256):
-    """The frames that wait in a packet socket, up to a limit, each with its (interface, ...) if it
-    shall be named: for that, Python makes a system call of its own."""
-    for _ in range(limit):
+def receive(sock, named=True):
+    """The frames that wait in a packet socket, up to a limit, each with the name of its
+    interface if it shall be named: for that, Python makes a system call of its own."""
+    for _ in range(FRAMES_AT_ONCE):
         try:
-            yield sock.recvfrom(65536) if named else (sock.recv(65536), ('',))
-        except OSError as error:        # ENETDOWN: an interface went away, the others did not
+            if named:
+                frame, address = sock.recvfrom(65536)
+                yield frame, address[0]
+            else:
+                yield sock.recv(65536), ''
+        except OSError as error:
+            # EBADF: closed since, as a smaller filter needs fewer sockets.
             if error.errno in (errno.EAGAIN, errno.EBADF):
-                return                  # no more, or closed since a smaller filter needs fewer
+                return
+            # ENETDOWN: an interface went away, the others did not.
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
 
+@functools.lru_cache(SOURCES_LIMIT)     # forgotten at each step
 def is_own(address, interface):
     """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
-        scope = socket.if_nametoindex(interface) if address.is_link_local else 0
-        sock.bind((str(address), 0) if address.version == 4 else (str(address), 0, 0, scope))
-        return True
-    return False
-
-# --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
-class Daemon:
-    """One process, one thread; it holds the ledger's lock, the sockets and what is open."""
-
-    def __init__(self, config, verbose=False):
-        self.config, self.verbose = config, verbose
-        self.file = LedgerFile(config.ledger)
-        self.datagrams, self.syns = Capture(SOCKET_PAIRS), Capture(1)
-        self.firewall = make_firewall(config)
-        self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
-        self.tokens = []        # StepTokens: those that are loaded, and last the step's to come
-        self.pace, self.stopping = Budget(SYNS_A_SECOND), False
-        self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
-        self.muted, self.unmute = set(), None       # tags, and 'syn' for all SYNs; until when
-        self.events, self.mend_at = None, None      # what tells of changes; when to look
-        self.told = {}          # kind of line: (mono of the last one, their count then)
-        self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
-        self.counts, self.last, self.junk = collections.Counter(), {}, 0
-        self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
-        self.inside = False     # the frame that we look at is from this box, or from a `trust`
-        self.trial, self.renew = None, False    # mono when a probation ends, 0: nobody came
-
-    def start(self):
-        self.file.take()
-        now = moment()
-        self.stamp = config_stamp(self.config.path)
-        ledger, lost = open_ledger(self.file, self.config, now)
-        self.lost = now.wall - now.mono if lost else None
-        self.state = State(self.config, ledger)
-        self.events = ruleset_events()
-        left = probation_left(beside(self.config, 'guard'))
-        self.trial = left and now.mono + left
-        self.enforce(self.config)
-        self.turn(now)
-        self.asked = status_socket(self.config)
-        log('ready: ' + state_line(self.firewall) + (
-            '; on probation: %d s for a first knock from outside' % (left // 1000) if left else ''))
-        notify('READY=1')
-
-    def loop(self, signals):
-        """Until told to stop."""
-        self.start()
-        while not self.stopping:
-            poll = select.poll()
-            datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
-            for waker in [signals, self.events, self.asked] + list(datagrams) + list(syns):
-                poll.register(waker, select.POLLIN)
-            prepared = spares and not self.tokens[-1].waiting
-            ready = {descriptor for descriptor, _ in
-                     poll.poll(self.patience(moment()) if prepared else 0)}
-            for number in os.read(signals, 64) if signals in ready else ():
-                self.stopping |= number != signal.SIGHUP
-                if number == signal.SIGHUP:
-                    self.reload(moment())
-            if self.asked.fileno() in ready:
-                self.answer(moment())
-            for heard, hear in ((datagrams, self.hear_datagram), (syns, self.hear_syn)):
-                for descriptor in ready & set(heard):   # SYNs last: a flood delays no datagram
-                    self.read(*heard[descriptor], hear=hear)
-            if self.events.fileno() in ready and ruleset_changed(self.events):
-                self.mend_at = self.mend_at or moment().mono + COALESCE
-            self.watch(moment())
-            self.tokens[-1].derive(SLICE)
-            if not ready:               # so that no knock waits for it
-                keep_spare(self.firewall.spare)
-                if self.file.rewrite_due:
-                    with contextlib.suppress(OSError):      # the old journal goes on
-                        self.file.rewrite(self.state.ledger)
-        log('stopped; what is hidden stays hidden, until you type: ' + self.firewall.undo)
-
-    def patience(self, now):
-        """Milliseconds until anything is due."""
-        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at, self.trial) if at]
-        due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP,
-                STEP - (now.wall + self.config.window) % STEP]
-        return max(0, min(due)) + 1
-
-    def watch(self, now):
-        """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
-        self.look_for_step(now)
-        self.look_for_ends(now)
-        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.open))
-        if self.unmute is not None and now.mono >= self.unmute:
-            self.muted, self.unmute = set(), None
-            self.listen()
-        if window_steps(now.wall, self.config.window) != self.steps:
-            if config_stamp(self.config.path) != self.stamp:
-                self.reload(now)
-            self.turn(now)
-            if self.steps.stop % 120 == 0 and self.counts['junk'] > self.junk:      # once an hour
-                log('junk: %d packets were not authentic' % (self.counts['junk'] - self.junk), 5)
-                self.junk = self.counts['junk']
-            if self.firewall.outdated():
-                self.mend_at = now.mono
-        if self.trial and now.mono >= self.trial:
-            self.settle(0, 'no authentic knock came from outside: nothing is hidden until one '
-                        'does; type elsewhere: knock.py and what knockd.py show prints', now)
-        if self.mend_at is not None and now.mono >= self.mend_at:
-            self.mend(now)
-
-    def mend(self, now):
-        """After somebody's change of the ruleset; again in a second if that fails."""
-        self.mend_at = None
-        try:
-            if self.renew:
-                self.enforce(self.config)
-            elif self.firewall.mend():
-                self.tell('firewall mended', 'firewall: something of ours was gone or the box '
-                          'has changed; loaded again', now)
-        except KnockError as error:
-            self.tell('firewall failed', 'firewall: %s' % error, now)
-            self.mend_at = now.mono + 1000
-
-    def enforce(self, config):
-        """The firewall as config has it; none at all after a probation that nobody passed."""
-        allowed = {client.name: client.allow for client in config.clients.values()}
-        openings = {key: opening for key, opening in self.firewall.openings.items() if covered(
-            Service(opening.proto, opening.port, opening.port), allowed.get(opening.client, ()))}
-        firewall = make_firewall(config._replace(hide=(), accept_in=()) if self.trial == 0
-                                 else config, openings)
-        firewall.load()
-        self.firewall, self.renew = firewall, False
-        if self.trial is None and os.path.exists(beside(config, 'guard')):      # installed
-            self.keep_guard(firewall.guard())
-
-    def settle(self, trial, line, now):
-        """A probation ends: by an authentic knock from outside (None), or nobody has come (0)."""
-        log('probation: ' + line, 4)
-        self.trial, self.renew, self.mend_at = trial, True, now.mono
-        self.keep_guard(PASSED if trial is None else PROBATION % (0, now.mono))
-
-    def keep_guard(self, text):
-        """Renews it if it has changed, for flash wears."""
-        path = beside(self.config, 'guard')
-        try:
-            if read_file(path) != text:
-                replace_file(path, text.encode('ascii'))
-        except OSError as error:
-            log('%s: %s' % (path, error.strerror), 3)
-
-    def look_for_step(self, now):
-        """After a lost ledger, a forward step of the clock could make old knocks good again."""
-        ahead = 0 if self.lost is None else now.wall - now.mono - self.lost
-        if ahead > 1000:
-            self.state.ledger.quarantine(now.wall, self.config.window)
-            rewritten(self.file, self.state.ledger, 'the clock went forward')
-        if not 0 <= ahead <= 1000:
-            self.lost += ahead
-
-    def turn(self, now):
-        """A new step: other tokens."""
-        config, state = self.config, self.state
-        self.steps = window_steps(now.wall, config.window)
-        self.is_own.cache_clear()
-        if self.trial:          # for the next boot
-            self.keep_guard(PROBATION % (max(0, self.trial - now.mono), now.mono))
-        self.tokens = valid_tokens(config, now.wall, self.tokens)
-        loaded = self.tokens[:-1]
-        state.tags = {tag: owner for step in loaded for tag, owner in step.tags.items()}
-        state.syns = {syn: token for step in loaded for syn, token in step.syns.items()}
-        state.codes = valid_codes(config, now.wall)
-        self.sequences.tables[1:] = [step.sequences for step in loaded]
-        self.listen()
-        doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
-        if bool(doubt) != bool(self.doubt):
-            log('clock: %s' % (self.doubt or 'plausible again'), 4)
-            self.codes = Codes()        # its wrong tries may have been our clock's
-
-    def listen(self):
-        config = self.config
-        self.datagrams.load(self.state.tags.keys() - self.muted, lambda version, tokens:
-                            datagram_filter(version, config.carriers, config.port, tokens))
-        ports = SEQUENCE_PORTS['ports'] if any(self.sequences.tables) else \
-            SEQUENCE_PORTS['code'] if self.state.codes else None
-        if ports or self.state.syns:
-            self.syns.load(self.state.syns, lambda version, tokens:
-                           syn_filter(version, None if 'syn' in self.muted else ports, tokens))
-        else:
-            self.syns.attach([], None)
-
-    def reload(self, now):
-        """A bad config is reported and the old one stays in force."""
-        self.stamp = config_stamp(self.config.path)
-        try:
-            config = read_config(self.config.path)
-            if (config.id, config.ledger) != (self.config.id, self.config.ledger):
-                raise KnockError('%s: id and ledger change only with a restart' % config.path)
-            check_programs(config)
-            self.enforce(config)
-        except KnockError as error:
-            for line in str(error).splitlines():
-                log('config refused, the old one stays: %s' % line, 4)
-            return
-        self.config = self.state.config = config
-        self.sequences, self.tokens = Sequences(paper_sequences(config)), []    # not of before
-        self.next_end = now.mono
-        self.turn(now)
-        log('config reloaded: ' + state_line(self.firewall))
-
-    def read(self, version, sock, hear):
-        """Every waiting frame; one that breaks us is told of and does not stop us."""
-        for frame, address in receive(sock, hear == self.hear_syn or self.trial is not None):
-            try:
-                self.inside = address[0] in ('lo',) + self.config.trust
-                hear(version, frame, address[0])
-            except Exception as error:          # a defect of ours must not be a way to stop us
-                log('internal error: %s: %s' % (type(error).__name__, error), 3)
-
-    def hear_datagram(self, version, frame, _):
-        tag = 48 if version == 6 else (frame[0] & 15) * 4 + TRANSPORT if frame else 0
-        if frame[tag:tag + TAG_SIZE] not in self.state.tags and not self.verbose:
-            self.counts['junk'] += 1            # as judge() would say, for half the cost
-            return
-        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
-        if packet is not None:
-            self.handle(packet, moment())
-
-    def hear_syn(self, version, frame, interface):
-        """A SYN from outside to this box, if there are not too many of them: it may be a token
-        itself, or a step of a sequence, or half of a code."""
-        now = moment()
-        if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
-            if 'syn' not in self.muted:
-                self.mute('syn', 2, now)
-                self.tell('too many SYNs', 'more than %d SYNs a second: ports, code and paper sleep'
-                          % SYNS_A_SECOND, now)
-            return
-        syn = parse_syn(version, frame)
-        if syn is None or self.inside or not self.is_own(syn.destination, interface):
-            return
-        token = self.state.syns.get(syn.badge)
-        if token:
-            self.handle(Packet('syn', syn.source, token), now)
-        if syn.port < 1024 or covered(Service(6, syn.port, syn.port), self.config.hide):
-            return
-        if 'syn' not in self.muted:
-            for token in self.sequences.touch(syn.source, syn.port, now.mono):
-                self.handle(Packet(token.carrier, syn.source, token), now)
-            if self.sequences.explained:
-                return                          # half of no code
-        token = self.codes.touch(syn.source, syn.port, now.mono, self.state.codes)
-        if token and self.handle(Packet('code', syn.source, token), now):
-            self.codes.succeed()
-
-    def mute(self, token, seconds, now):
-        """What is over its budget stays in the kernel until so many seconds have begun."""
-        self.muted.add(token)
-        self.unmute = max(self.unmute or 0, (now.mono // 1000 + seconds) * 1000)
-        self.listen()
-
-    def handle(self, packet, now):
-        """True if the knock was honoured."""
-        self.look_for_step(now)
-        decision = judge(packet, now, self.state)
-        knock, reason = decision.knock, decision.reason
-        self.counts[decision.verdict] += 1
-        if self.verbose and decision.verdict in ('junk', 'copy'):
-            log('%s %s' % (decision.verdict, packet.source), 7)
-        if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
-            self.mute(packet.payload[:TAG_SIZE], 1, now)
-        elif decision.verdict in ('open', 'close', 'run'):
-            reason = self.signature_flaw(knock, now) if knock.client.ssh_key else None
-            if reason is None:
-                return self.honour(decision, packet.source, now)
-        if reason:
-            self.tell('refused %s %s' % (knock.client.name, reason.split()[0]),
-                      'refused %s %s %s' % (knock.client.name, knock.source, reason), now)
+    family, place = socket.AF_INET, (str(address), 0)
+    try:
+        if address.version == 6:
+            scope = 0
+            if address.is_link_local:
+                scope = socket.if_nametoindex(interface)
+            family, place = socket.AF_INET6, (str(address), 0, 0, scope)
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(place)
+    except OSError:
         return False
+    return True
 
-    def signature_flaw(self, knock, now):
-        """The last check, for it starts a process."""
-        if not self.state.signatures.spend(knock.client.name, now.mono // 1000):
-            return 'too fast for signatures'
-        try:
-            return verify_signature(knock.client, knock.request)
-        except KnockError as error:
-            return 'signature: %s' % error
+def runtime_folder():
+    """Where the status socket is. OpenWrt has links on the way, or no /run at all:
+    resolved first, so that owner and mode are judged of what is really there."""
+    place = '/run'
+    if not os.path.isdir(place):
+        place = '/var/run'
+    return os.path.realpath(place) + '/knockd'
 
-    def honour(self, decision, sender, now):
-        """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
-        knock, state = decision.knock, self.state
-        state.honoured = {known: seen for known, seen in state.honoured.items()
-                          if now.mono - seen[1] <= COPY_TIME}
-        line = state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                                   self.config.window, knock.paper)
-        what = 'refused %s %s' % (knock.client.name, knock.source)
-        if not saved(self.file, state.ledger, line, what):
-            return False
-        state.honoured[knock.client.fingerprint, knock.knock_id] = sender, now.mono
-        if self.trial is not None and not self.inside:
-            self.settle(None, 'passed, it hides for good', now)
-        before = dict(self.firewall.openings)
-        try:
-            if decision.verdict == 'open':
-                client, source = knock.client, widened(knock)
-                openings = [PortOpening(client.name, source, proto, port, client.once,
-                                    now.mono + knock.seconds * 1000)
-                            for proto, low, high in knock.services for port in range(low, high + 1)]
-                self.firewall.open(openings, now)
-                group = knock.client.name, str(knock.source), format_services(knock.services)
-                self.open[group] = openings[0]
-                self.next_end = min(self.next_end, openings[0].expires + CLOSING_TIME)
-                perform('on_open', self.config.on_open, group + (knock.seconds,))
-            elif decision.verdict == 'close':
-                self.firewall.close(self.firewall.chosen(knock))
-                self.next_end = now.mono
-            else:
-                perform(knock.request.action, self.config.actions[knock.request.action],
-                        (knock.client.name, knock.source, '', knock.seconds))
-        except KnockError as error:
-            self.firewall.openings = before     # or what failed now would fail with every load
-            log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
-                3)
-            return False
-        self.last[knock.client.name] = now.wall, str(knock.source)
-        log(honour_line(decision, now, moment()))
-        return True
-
-    def look_for_ends(self, now):
-        """What is over, and its hook; at most once a second, for it looks at every opening."""
-        if now.mono < self.next_end:
-            return
-        live = {key: opening for key, opening in self.firewall.openings.items()
-                if opening.expires + CLOSING_TIME > now.mono}
-        for group in [group for group, opening in self.open.items() if opening[1:5] not in live]:
-            del self.open[group]
-            perform('on_close', self.config.on_close, group + (0,))
-        self.open = {group: live[opening[1:5]] for group, opening in self.open.items()}
-        self.firewall.openings = live
-        ends = [opening.expires + CLOSING_TIME for opening in self.open.values()]
-        self.next_end = max(min(ends, default=NEVER), now.mono + 1000)
-
-    def answer(self, now):
-        """What `status` wants to know; `reload` is told that the config has changed."""
-        with contextlib.suppress(OSError):      # whoever asked has gone
-            word, asker = self.asked.recvfrom(16)
-            if word == b'reload':
-                self.reload(now)
-            openings = [group + ((opening.expires - now.mono) // 1000,)
-                        for group, opening in self.open.items()]
-            report = {'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
-                      'openings': openings,
-                      'probation': self.trial and max(0, self.trial - now.mono) // 1000}
-            self.asked.sendto(json.dumps(report).encode('ascii'), asker or b'')
-
-    def tell(self, kind, line, now):
-        """The same kind of line once a minute; every one is counted, for `status` too."""
-        last, told = self.told.get(kind, (-60000, 0))
-        self.counts[kind] += 1
-        if now.mono - last >= 60000:
-            more, self.told[kind] = self.counts[kind] - told - 1, (now.mono, self.counts[kind])
-            log(line + (' (%d more before)' % more if more else ''), 5)
+def status_path(config):
+    """The path of the daemon's status socket."""
+    return '%s/%s.sock' % (runtime_folder(), config.id)
 
 def status_socket(config):
-    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody asks."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    path = STATUS_SOCKET % config.id
+    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody
+    asks."""
+    sock = unix_socket()
+    path = status_path(config)
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         for flaw in path_flaws(os.path.dirname(path), 0o022):
@@ -3301,43 +3736,1511 @@ def status_socket(config):
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
     except OSError as error:
-        log('status: %s: %s' % (path, error.strerror), 4)
+        log('status: %s: %s' % (path, error.strerror), WARNING)
+    # In a container it may be forbidden; what is too long for it is not answered then.
+    with contextlib.suppress(PermissionError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, STATUS_BUFFER)
     return sock
+
+def own_namespace():
+    """The socket by which we own this network namespace for as long as we live: two
+    daemons with two configs would put back each their own rules for ever. KnockError if
+    there is another."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(OWNER_NAME)
+        sock.listen(1)          # so that the next one learns our process id
+    except OSError:
+        pid, user = name_holder()
+        if user in (0, os.geteuid(), os.stat('/').st_uid):
+            raise KnockError('another knockd runs in this network namespace: process %d%s'
+                             % (pid, command_of(pid)))
+        # A local user must not be able to keep the guard from starting.
+        log('owner: user %d, process %d, holds our name: a second knockd would not be '
+            'noticed' % (user, pid), ERROR)
+    return sock
+
+def name_holder():
+    """(process id, user id) of whoever has our name; (0, 0) if he does not answer."""
+    with unix_socket(socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(OWNER_NAME)
+            # struct ucred { pid_t pid; uid_t uid; gid_t gid; }
+            credentials = sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, 12)
+        except OSError:
+            return 0, 0
+    pid, user, _ = struct.unpack('@iII', credentials)
+    return pid, user
+
+def command_of(pid):
+    """Its command line in brackets, which names its config."""
+    try:
+        words = read_file('/proc/%d/cmdline' % pid).split('\0')
+    except OSError:
+        return ''
+    return ' (%s)' % ' '.join(words).strip()
+
+# --- keeper: the one writer of the firewall ---------------------------------------------
+# What somebody asks for. config: the Config to hide by; openings: a tuple of Opening.
+Wanted = collections.namedtuple('Wanted', 'number config openings')
+# What became of it. error: None (it is in force) or a KnockError (the state before stays,
+# and it is tried again). mended: somebody had changed what is ours. loaded: a Loaded, or
+# None: only elements.
+Done = collections.namedtuple('Done', 'number error mended loaded')
+# decoys: {hidden port: decoy}. guard: the script for the next boot.
+Loaded = collections.namedtuple('Loaded', 'decoys guard')
+OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
+COALESCE = 10                   # ms: one reload of a firewall is many changes
+RETRY_TIME = 1000               # ms until what failed is tried again
+DECOY_TRIES = 1000              # random ports, before none is free
+REFLECT_MARKS = ('/proc/sys/net/ipv4/fwmark_reflect', '/proc/sys/net/ipv6/fwmark_reflect')
+LEGACY_TABLES = {'iptables-legacy-save': '/proc/net/ip_tables_names',
+                 'ip6tables-legacy-save': '/proc/net/ip6_tables_names'}
+GUARD_HEAD = '# Hides what is hidden from the boot on, even without Python or a config.\n'
+GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
+%sEND
+'''
+THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
+         'iptables-restore': 'iptables -w -t nat -S KNOCKD',
+         'ip6tables-restore': 'ip6tables -w -t nat -S KNOCKD'}
+
+def nft_flaw():
+    """Why nft cannot be used on this box, or None."""
+    try:
+        version = run(['nft', '--version'])
+        run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+    except KnockError as error:
+        return str(error)
+    numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
+    if numbers is None:
+        return 'nft does not say its version'
+    known = tuple(int(number or 0) for number in numbers.groups())
+    if known < OLDEST_NFT:
+        return 'nft %d.%d.%d is older than 1.0.2' % known
+    return None
+
+def choose_tool(config):
+    """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask
+    here. KnockError, status 2, if neither can do what the config asks for."""
+    flaw = None
+    if config.firewall in ('auto', 'nft'):
+        flaw = nft_flaw()
+        if flaw is None:
+            return suitable(NFT, config), None
+    if config.firewall == 'nft':
+        raise KnockError('%s: [server] firewall: %s' % (config.path, flaw), 2)
+    for program in ('iptables-save', 'ipset'):
+        if find_program(program) is None:
+            reason = str(missing(program))
+            if flaw is not None:
+                reason = '%s; and instead of nft: %s' % (flaw, reason)
+            raise KnockError('%s: [server] firewall: %s' % (config.path, reason), 2)
+    return suitable(IPTABLES, config), flaw
+
+def suitable(tool, config):
+    """The tool, if it can do all that the config asks for."""
+    flaws = tool.flaws(config)
+    if flaws:
+        raise KnockError('\n'.join('%s: %s' % (config.path, flaw) for flaw in flaws), 2)
+    return tool
+
+def has_lister(program):
+    """Is it a program that lists rules here? To ask iptables-legacy where it has no
+    tables would load its modules into the kernel."""
+    names = LEGACY_TABLES.get(program)
+    if names is not None and not legacy_tables(names):
+        return False
+    return find_program(program) is not None
+
+def legacy_tables(path):
+    """Does the kernel have tables of iptables-legacy, by this list of them?"""
+    with contextlib.suppress(OSError):
+        return read_file(path).strip() != ''
+    return False
+
+def changes_silently(tool):
+    """Are there rules here whose changes no event tells?"""
+    if tool is IPTABLES:
+        return True
+    return any(legacy_tables(path) for path in LEGACY_TABLES.values())
+
+def see_box(tool, config, looks=None):
+    """The Seen of this box. looks: the Looks that may break it off. KnockError."""
+    outputs = {}
+    for argv in tool.list_commands(has_lister):
+        process = start(argv)
+        if looks is not None:
+            looks.begin(process)
+        try:
+            outputs[argv[0]] = finish(process, argv, '')
+        except KnockError:
+            # What is not of our own tool tells only what the box does besides.
+            if argv[0].startswith(tool.name):
+                raise
+    return tool.read(outputs, config)
+
+def reflect_marks(path):
+    """Lets the kernel's resets carry the mark of their question. What the variables were
+    before is kept in a file for uninstall. False if they cannot be written."""
+    before = {}
+    try:
+        for variable in REFLECT_MARKS:
+            if os.path.exists(variable):
+                before[variable] = read_file(variable).strip()
+        if set(before.values()) == {'1'}:
+            return True
+        if not os.path.exists(path):
+            replace_file(path, json.dumps(before).encode('ascii'))
+        for variable in before:
+            write_variable(variable, '1')
+    except OSError as error:
+        log('%s: %s' % (error.filename, error.strerror), WARNING)
+        return False
+    return True
+
+def restore_marks(path):
+    """Puts back what reflect_marks() has kept; for uninstall."""
+    with contextlib.suppress(OSError, ValueError):
+        for variable, value in json.loads(read_file(path)).items():
+            if variable in REFLECT_MARKS:
+                write_variable(variable, value)
+
+def write_variable(path, value):
+    """Sets a variable of the kernel. OSError."""
+    with open(path, 'w') as file:
+        file.write(value)
+
+class Decoys:
+    """Ports of this box that answer in the place of hidden ones. Each is held by a socket
+    that is bound and never listens: so nobody else can listen there, and the kernel
+    refuses as ever."""
+
+    def __init__(self):
+        self.held = {}          # hidden port: (decoy, socket)
+
+    def hold(self, hidden, preferred, free):
+        """{hidden port: decoy}. preferred: decoys that the loaded rules name, so that a
+        restart changes no port. free: ports that may be one. KnockError if none can be
+        had."""
+        for port in hidden:
+            decoy, _ = self.held.get(port, (None, None))
+            if decoy not in free:
+                self.let_go(port)
+                self.held[port] = self.bound(preferred.get(port), free)
+        return {port: self.held[port][0] for port in hidden}
+
+    def taken(self, ports):
+        """Is one of these ports a decoy of ours?"""
+        for decoy, _ in self.held.values():
+            if decoy in ports:
+                return True
+        return False
+
+    def bound(self, preferred, free):
+        """(port, socket): the preferred one, or one by chance, since the first that is
+        free would be the first that somebody looks at."""
+        tries = [preferred]
+        tries += struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES))
+        for port in tries:
+            if port not in free:
+                continue
+            sock = bound_socket(port)
+            if sock is not None:
+                return port, sock
+        raise KnockError('no TCP port of this box is free for a decoy')
+
+    def let_go(self, port):
+        """Of one hidden port."""
+        if port in self.held:
+            _, sock = self.held.pop(port)
+            sock.close()
+
+    def keep(self, hidden):
+        """Lets go of the decoys of all others; after the rules that named them are
+        gone."""
+        for port in set(self.held).difference(hidden):
+            self.let_go(port)
+
+def bound_socket(port):
+    """A TCP socket of both families that is bound and does not listen; None if the port
+    is in use."""
+    for family, address in ((socket.AF_INET6, '::'), (socket.AF_INET, '0.0.0.0')):
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:         # no IPv6 here
+            continue
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind((address, port))
+            return sock
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRINUSE:
+                return None
+    return None
+
+class Looks:
+    """When to look at the ruleset: soon after somebody has changed it, but not all the
+    time. A look rests for twice as long as it took, and gives way to a knock."""
+
+    def __init__(self):
+        self.due = None         # monotonic ms, or None
+        self.rested = 0         # monotonic ms from which on it may begin again
+        self.process = None     # the command that lists the rules, while it runs
+        self.broken_off = False
+        self.lock = threading.Lock()
+
+    def ask(self, now):
+        """Somebody has changed something."""
+        if self.due is None:
+            self.due = max(now + COALESCE, self.rested)
+
+    def begin(self, process):
+        with self.lock:
+            self.process = process
+
+    def end(self, began, now):
+        """Was it broken off? Then it is still due."""
+        with self.lock:
+            broken_off = self.broken_off
+            self.process = None
+            self.broken_off = False
+        self.due = None
+        self.rested = now + 2 * (now - began)
+        if broken_off:
+            self.ask(now)
+        return broken_off
+
+    def give_way(self):
+        """For what cannot wait. To list is to read: nothing is lost when it ends
+        early."""
+        with self.lock:
+            if self.process is not None:
+                self.broken_off = True
+                self.process.kill()
+
+class Standing:
+    """What the kernel holds, as far as the keeper's thread knows."""
+
+    def __init__(self):
+        self.wanted = Wanted(0, None, ())
+        self.known = False      # is that what the kernel holds?
+        self.seen = None        # Seen, right after it was loaded
+
+    def doubt(self):
+        """All of it is about to be loaded, which may fail half way."""
+        self.known = False
+
+    def put(self, wanted):
+        """That is what the kernel holds now."""
+        self.wanted = wanted
+        self.known = True
+
+    def note(self, seen):
+        """So it is listed."""
+        self.seen = seen
+
+class Keeper:
+    """Brings the newest wanted state into force, in a thread of its own: nobody waits for
+    nft, and no two of them run at once. A knock, a close, an expiry, a reload, a heal and
+    the end of a probation all come through want()."""
+
+    def __init__(self, tool, reflecting, owner=None):
+        self.tool = tool
+        self.owner = owner      # own_namespace()'s socket, which must stay open
+        self.reflecting = reflecting    # do resets carry marks? Else no decoy can answer
+        self.decoys = Decoys()
+        self.wanted = Wanted(0, None, ())       # written by want() alone
+        self.standing = Standing()              # the thread's
+        self.looks = Looks()
+        self.retry = 0          # monotonic ms before which nothing is tried
+        self.events = ruleset_events()
+        self.called, self.answered = Bell(), Bell()
+        self.answers = collections.deque()      # Done; the thread puts them in
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def want(self, config, openings):
+        """Asks for a state; returns its number at once. What becomes of it is in
+        results()."""
+        number = self.wanted.number + 1
+        self.wanted = Wanted(number, config, tuple(openings))
+        self.looks.give_way()
+        self.called.ring()
+        return number
+
+    def look(self, now):
+        """To be looked at although no event tells: iptables-legacy sends none."""
+        self.looks.ask(now.mono)
+        self.called.ring()
+
+    def fileno(self):
+        """Readable when there are results."""
+        return self.answered.fileno()
+
+    def results(self):
+        """What was done since the last call: a list of Done, in order."""
+        self.answered.silence()
+        found = []
+        while self.answers:
+            found.append(self.answers.popleft())
+        return found
+
+    def answer(self, number, error=None, mended=False, loaded=None):
+        self.answers.append(Done(number, error, mended, loaded))
+        self.answered.ring()
+
+    def work(self):
+        """The thread."""
+        while True:
+            self.wait()
+            now = moment().mono
+            try:
+                self.step(self.wanted, now)
+            except Exception as error:  # a defect must not end what opens and closes
+                self.retry = now + RETRY_TIME
+                reason = 'internal error: %s: %s' % (type(error).__name__, error)
+                self.answer(self.standing.wanted.number, KnockError(reason))
+
+    def wait(self):
+        """Until there is something to do."""
+        poll = select.poll()
+        poll.register(self.called, select.POLLIN)
+        poll.register(self.events, select.POLLIN)
+        now = moment().mono
+        ready = [descriptor for descriptor, _ in poll.poll(self.patience(now))]
+        if self.called.fileno() in ready:
+            self.called.silence()
+        if self.events.fileno() in ready and ruleset_changed(self.events):
+            self.looks.ask(moment().mono)
+
+    def patience(self, now):
+        """Milliseconds until something is due; None: only a call or an event ends the
+        wait."""
+        due = []
+        if self.wanted.number != self.standing.wanted.number:
+            due.append(self.retry)
+        if self.looks.due is not None:
+            due.append(max(self.looks.due, self.retry))
+        if not due:
+            return None
+        return max(0, min(due) - now)
+
+    def step(self, wanted, now):
+        """One thing that is due; what is wanted comes before a look."""
+        if now < self.retry:
+            return
+        if wanted.number != self.standing.wanted.number:
+            self.bring(wanted, now)
+        elif self.looks.due is not None and now >= self.looks.due:
+            self.inspect(wanted, now)
+
+    def bring(self, wanted, now):
+        """Into force: by elements if only openings differ, else all of it."""
+        standing = self.standing
+        try:
+            if standing.known and wanted.config is standing.wanted.config:
+                self.change(wanted, now)
+            else:
+                self.load(wanted)
+        except KnockError as error:
+            self.retry = moment().mono + RETRY_TIME
+            self.answer(wanted.number, error)
+
+    def change(self, wanted, now):
+        """Openings alone. If that fails somebody has perhaps taken our rules away."""
+        before = self.standing.wanted.openings
+        try:
+            self.apply(self.tool.change(before, wanted.openings, now))
+        except KnockError:
+            self.load(wanted)
+            return
+        self.standing.put(wanted)
+        self.answer(wanted.number)
+
+    def load(self, wanted, mended=False):
+        """All of it, in one transaction. KnockError: the state before stays."""
+        standing = self.standing
+        standing.doubt()
+        loaded = self.load_whole(wanted)
+        standing.put(wanted)
+        self.answer(wanted.number, None, mended, loaded)
+        standing.note(None)
+        # As the kernel lists it now; who changes it later is found out by that.
+        standing.note(self.see(wanted.config))
+
+    def load_whole(self, wanted):
+        """Returns a Loaded."""
+        config, tool = wanted.config, self.tool
+        seen = self.see(config)
+        hidden, free = decoy_ports(config, seen)
+        if not self.reflecting:
+            hidden = []
+        decoys = self.decoys.hold(hidden, seen.decoys, free)
+        now = moment().mono
+        commands = tool.whole(config, seen, decoys, wanted.openings, now)
+        try:
+            self.apply(commands)
+        except KnockError:
+            if seen.ours is None:
+                raise
+            self.apply(cleared(tool, commands))
+        self.decoys.keep(hidden)
+        bare = tool.whole(config, seen._replace(ours=None), decoys, (), now)
+        return Loaded(decoys, guard_script(bare))
+
+    def inspect(self, wanted, now):
+        """Looks whether all is as it was left, and puts it back."""
+        try:
+            seen = self.see(wanted.config, self.looks)
+        except KnockError as error:
+            if not self.looks.end(now, moment().mono):
+                self.retry = moment().mono + RETRY_TIME
+                self.looks.ask(self.retry)
+                self.answer(self.standing.wanted.number, error)
+            return
+        self.looks.end(now, moment().mono)
+        if self.in_order(seen):
+            return
+        try:
+            self.load(wanted, mended=True)
+        except KnockError as error:
+            self.retry = moment().mono + RETRY_TIME
+            self.looks.ask(self.retry)
+            self.answer(wanted.number, error)
+
+    def in_order(self, seen):
+        """Is everything as it was right after it was loaded?"""
+        left = self.standing.seen
+        if left is None or self.decoys.taken(seen.taken_ports):
+            return False
+        return (seen.ours, seen.box, seen.accepts) == (left.ours, left.box, left.accepts)
+
+    def see(self, config, looks=None):
+        """The Seen of this box. looks: whoever may break it off."""
+        return see_box(self.tool, config, looks)
+
+    def apply(self, commands):
+        """Runs [(argument list, its standard input)]."""
+        for argv, text in commands:
+            run(argv, text)
+
+def cleared(tool, commands):
+    """The same commands, but in one transaction with the end of what is there: another
+    version's table may be in the way. The last resort, for a hook that goes lets packets
+    by."""
+    (argv, nothing), *_ = tool.nothing()
+    if argv != commands[0][0]:
+        return commands
+    return [(argv, nothing + commands[0][1])] + commands[1:]
+
+def guard_script(commands):
+    """A shell script that hides from the boot on; never over what is there."""
+    text = GUARD_HEAD
+    for argv, lines in commands:
+        text += GUARD % (THERE[argv[0]], ' '.join(argv), lines)
+    return text
+
+# --- probation: a new installation hides for good once somebody has come in from outside 
+ON_TRIAL, PASSED, LAPSED = 'on trial', 'passed', 'lapsed'
+TRIAL_SAVED = 120000            # ms between two notes of the time that is left
+TRIAL_GUARD = '# Hides nothing: on probation.\n'
+BOOT_ID = '/proc/sys/kernel/random/boot_id'
+
+def probation_text(state, left=0, now=0, boot=''):
+    """What the file says. left: ms that it still has; now: the monotonic clock in the
+    boot whose id is given, or of no boot: then it begins with the daemon."""
+    return json.dumps({'state': state, 'left': left, 'mono': now, 'boot': boot}) + '\n'
+
+class GuardFile:
+    """The script that the service runs at a boot. As long as the installation is on trial
+    it hides nothing: who is locked out then needs but to boot."""
+
+    def __init__(self, path, probation):
+        self.path = path
+        self.probation = probation
+        self.script = None      # what hides, as far as we know
+
+    def keep(self, script=None):
+        """Renews it if it was installed and has changed, for flash wears."""
+        self.script = script or self.script
+        text = self.script
+        if self.probation.state != PASSED:
+            text = TRIAL_GUARD
+        if text is None or not os.path.exists(self.probation.path):
+            return
+        try:
+            if not os.path.exists(self.path) or read_file(self.path) != text:
+                replace_file(self.path, text.encode('ascii'))
+        except OSError as error:
+            log('%s: %s' % (self.path, error.strerror), ERROR)
+
+def boot_id():
+    """Another one after each boot, when the monotonic clock begins anew."""
+    with contextlib.suppress(OSError):
+        return read_file(BOOT_ID).strip()
+    return 'unknown'
+
+class Probation:
+    """Nobody is locked out: who installs it and cannot knock has his ports back when the
+    time is over. What was not installed (a first try) has no such file, and has
+    passed."""
+
+    def __init__(self, path, now):
+        self.path = path
+        self.state = PASSED
+        self.ends = NEVER       # monotonic ms
+        self.noted = now        # monotonic ms of the last note
+        if os.path.lexists(path):
+            self.read(now)
+
+    def read(self, now):
+        """It may end early, never late: an unreadable file is one that has lapsed."""
+        self.state = LAPSED
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads(read_file(self.path))
+            if note['state'] == PASSED:
+                self.state = PASSED
+            elif note['state'] == ON_TRIAL:
+                self.ends = now + self.time_left(note, now)
+                self.state = ON_TRIAL
+                self.note(now)
+
+    def time_left(self, note, now):
+        """Milliseconds. After a boot nobody knows how long the one before went on behind
+        its last note, so as much as there can have been is over."""
+        left = min(int(note['left']), MONTH * 1000)
+        if note['boot'] == boot_id():
+            return max(0, left - (now - int(note['mono'])))
+        if note['boot']:
+            left -= TRIAL_SAVED
+        return max(0, left)
+
+    def note(self, now):
+        """A few times in a probation, since flash wears."""
+        self.noted = now
+        left = 0
+        if self.state == ON_TRIAL:
+            left = max(0, self.ends - now)
+        text = probation_text(self.state, left, now, boot_id())
+        try:
+            replace_file(self.path, text.encode('ascii'))
+        except OSError as error:
+            log('probation: %s: %s' % (self.path, error.strerror), ERROR)
+
+    def left(self, now):
+        """Milliseconds that are left, or None: it is not on trial."""
+        if self.state != ON_TRIAL:
+            return None
+        return max(0, self.ends - now)
+
+    def due(self, now):
+        """Milliseconds until it must be looked at, or None."""
+        if self.state != ON_TRIAL:
+            return None
+        return max(0, min(self.ends, self.noted + TRIAL_SAVED) - now)
+
+    def look(self, now):
+        """True if it has lapsed just now."""
+        if self.state != ON_TRIAL:
+            return False
+        if now >= self.ends:
+            self.state = LAPSED
+            self.note(now)
+            log('probation: no authentic knock came from outside: nothing is hidden until '
+                'one does; type elsewhere: knock.py and what knockd.py show prints', WARNING)
+            return True
+        if now >= self.noted + TRIAL_SAVED:
+            self.note(now)
+        return False
+
+    def pass_by(self, now):
+        """An authentic knock has come from outside. True if that was news."""
+        if self.state == PASSED:
+            return False
+        self.state = PASSED
+        self.note(now)
+        log('probation: passed, it hides for good', WARNING)
+        return True
+
+# --- daemon: what hangs on the loop -----------------------------------------------------
+LEISURE = 10                    # ms without a packet, before what can wait is done
+CLOSING_TIME = 250              # ms by which the kernel may close later than we say
+SLOW_TIME = 2000                # ms after which a knock that still waits is told
+VISITS_LIMIT = 64               # of one client
+MENDED = 'firewall: something of ours was gone or the box has changed; loaded again'
+GOOD_NAME = 'knockd.ini.good'
+GOOD_HEAD = '# The last good copy of %s, for a start while that one is broken.\n'
+# One knock that opened something. source: a text; network: an ip_network; services:
+# merged.
+Visit = collections.namedtuple('Visit', 'fingerprint client source network services')
+# A knock that is honoured once the keeper's number is in force. began: the Moment it was
+# heard.
+Order = collections.namedtuple('Order', 'number decision began')
+# A config that is being brought into force, and the one to go back to if that fails.
+Reload = collections.namedtuple('Reload', 'number before')
 
 def config_stamp(path):
     """Changes when the file does; None while it is not there."""
-    with contextlib.suppress(OSError):
+    try:
         status = os.stat(path)
-        return status.st_mtime_ns, status.st_ino, status.st_size
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+class ConfigFile:
+    """The config's file, and the copy of it that was good last."""
+
+    def __init__(self, path, problem=None):
+        self.path = path
+        self.stamp = config_stamp(path)
+        self.problem = problem  # why the file as it is now does not rule; None: it does
+
+    def changed(self):
+        return config_stamp(self.path) != self.stamp
+
+    def read(self):
+        """The Config in the file. KnockError, which is kept as the problem."""
+        self.stamp = config_stamp(self.path)
+        try:
+            return read_config(self.path)
+        except KnockError as error:
+            self.problem = str(error)
+            raise
+
+    def row(self):
+        """For status."""
+        return {'path': self.path, 'problem': self.problem,
+                'last_good': self.problem is not None}
+
+    def refuse(self, problem):
+        """It was read, but cannot rule."""
+        self.problem = problem
+
+    def keep(self, config):
+        """It rules: a copy of it is put beside the ledger."""
+        if self.problem is not None:
+            return
+        copy = beside(config, GOOD_NAME)
+        try:
+            text = GOOD_HEAD % self.path + read_file(self.path)
+            if self.changed() or (os.path.exists(copy) and read_file(copy) == text):
+                return
+            replace_file(copy, text.encode('utf-8', 'surrogateescape'))
+        except OSError as error:
+            log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
+
+    def accept(self):
+        """What was read is in force."""
+        self.problem = None
+
+def config_to_run(path):
+    """(Config, problem): the one in the file and None; or, if that is broken, the last
+    good copy of it and why the file itself does not rule. KnockError if there is
+    neither."""
+    try:
+        return read_config(path), None
+    except KnockError as error:
+        config = last_good(os.path.abspath(path))
+        if config is None:
+            raise
+        return config, str(error)
+
+def last_good(path):
+    """The Config in the copy of a broken file, or None. A broken one may not say where
+    its ledger is, beside which the copy lies, so the usual places are looked at as
+    well."""
+    folders = []
+    with contextlib.suppress(OSError):
+        folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_file(path))
+    for folder in folders + [os.path.dirname(path), '/var/lib/knockd', '/etc/knockd']:
+        copy = os.path.join(folder, GOOD_NAME)
+        try:
+            text = read_file(copy)
+            if text.startswith(GOOD_HEAD % path) and not path_flaws(copy, 0o027):
+                return parse_config(text, path)
+        except (OSError, KnockError):
+            continue            # not there, or of another version
     return None
+
+class WallClock:
+    """Watches for jumps of the wall clock, by the monotonic one."""
+
+    def __init__(self):
+        self.offset = None      # ms between the two, while the ledger was lost
+        self.doubt = None       # why the clock cannot be right, or None
+
+    def watch(self, now):
+        """After a lost ledger, a forward step could make old knocks good again."""
+        self.offset = now.wall - now.mono
+
+    def jumped(self, now):
+        """True if it was set forward by more than a second, while that matters."""
+        if self.offset is None:
+            return False
+        ahead = now.wall - now.mono - self.offset
+        if 0 <= ahead <= 1000:
+            return False
+        self.offset += ahead
+        return ahead > 1000
+
+    def judge(self, config, ledger, now):
+        """Looks whether it can be right. True if the opinion has changed."""
+        before, self.doubt = self.doubt, clock_doubt(config, ledger, now.wall)
+        return (before is None) != (self.doubt is None)
 
 def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None: something of ours is from a later time."""
-    paths = config.path, config.ledger
-    latest = max([stamp[0] // 1000000 for stamp in map(config_stamp, paths) if stamp] +
-                 [time - config.window for key in ledger.keys.values()
-                  for time in key['spent'].values()], default=0)
-    return '%s UTC is before %s, the time of a file or a knock of ours: only paper knocks count ' \
-        'until it is set; type: date -s, or let NTP do it' % (format_time(now), format_time(latest)) \
-        if now < latest - 1000 else None
+    times = [0]
+    for path in (config.path, config.ledger):
+        stamp = config_stamp(path)
+        if stamp is not None:
+            times.append(stamp[0] // 1000000)
+    for key in ledger.keys.values():
+        for time_of_knock in key['spent'].values():
+            times.append(time_of_knock - config.window)
+    latest = max(times)
+    if now >= latest - 1000:
+        return None
+    return ('%s UTC is before %s, the time of a file or a knock of ours: only paper knocks '
+            'count until it is set; type: date -s, or let NTP do it'
+            % (format_time(now), format_time(latest)))
 
-def state_line(firewall):
+class Mutes:
+    """What is over its budget, a tag or 'syn' for sequences and codes: it stays in the
+    kernel."""
+
+    def __init__(self):
+        self.things = set()
+        self.until = None       # monotonic ms
+
+    def add(self, thing, seconds, now):
+        """Until so many seconds have begun. True if that is news."""
+        if thing in self.things:
+            return False
+        self.things.add(thing)
+        end = (now.mono // 1000 + seconds) * 1000
+        self.until = max(self.until or 0, end)
+        return True
+
+    def over(self, now):
+        """True, once, when their time is over."""
+        if self.until is None or now.mono < self.until:
+            return False
+        self.things.clear()
+        self.until = None
+        return True
+
+class Hearing:
+    """The packet sockets, and what their filters let by."""
+
+    def __init__(self, state):
+        self.state = state
+        self.datagrams = Capture(SOCKET_PAIRS)
+        self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
+        self.mutes = Mutes()
+        self.pace = Budget(SYNS_A_SECOND)
+        self.sequences = Sequences({})
+        self.codes = Codes()
+        self.credentials = []   # StepCredentials
+        self.steps = None       # range of those that are valid
+
+    def adopt(self, config, now):
+        """Another config: nothing is heard by what was made for the one before."""
+        self.sequences = Sequences(paper_sequences(config))
+        self.credentials = []
+        self.turn(config, now)
+
+    def turned(self, config, now):
+        """Is it another step than at the last turn()? Also if the clock was set."""
+        return window_steps(now.wall, config.window) != self.steps
+
+    def turn(self, config, now):
+        """A new step: other credentials."""
+        self.steps = window_steps(now.wall, config.window)
+        self.credentials = valid_steps(config, now.wall, self.credentials)
+        tags, badges = {}, {}
+        for step in self.credentials:
+            tags.update(step.tags)
+            badges.update(step.badges)
+        self.state.learn(tags, badges, valid_codes(config, now.wall))
+        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+        is_own.cache_clear()
+        self.listen(config)
+
+    def prepare(self, config):
+        """Derives one step ahead: with 10,000 clients that takes longer than a knock may
+        wait. False if there is nothing to do."""
+        newest = self.credentials[-1].step
+        if newest > self.steps.stop:
+            return False
+        self.credentials.append(StepCredentials(config, newest + 1))
+        return True
+
+    def doubted(self):
+        """The clock was wrong until now, or is from now on: so may have been the wrong
+        codes."""
+        self.codes = Codes()
+
+    def listen(self, config):
+        """Gives the kernel its filters."""
+        muted = self.mutes.things
+
+        def for_datagrams(version, words):
+            return datagram_filter(version, config.carriers, config.port, words)
+
+        def for_syns(version, words):
+            if 'syn' in muted:
+                return syn_filter(version, None, words)
+            return syn_filter(version, ports, words)
+        self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
+        ports = None
+        if any(self.sequences.tables):
+            ports = SEQUENCE_PORTS['ports']
+        elif self.state.codes:
+            ports = SEQUENCE_PORTS['code']
+        if ports or self.state.badges:
+            self.syns.load(self.state.badges, for_syns)
+        else:
+            self.syns.attach([], None)
+
+    def mute(self, thing, seconds, config, now):
+        """True if it was not muted yet."""
+        if not self.mutes.add(thing, seconds, now):
+            return False
+        self.listen(config)
+        return True
+
+    def unmute(self, config, now):
+        if self.mutes.over(now):
+            self.listen(config)
+
+    def affords_syn(self, now):
+        """False if more SYNs came in this second than may cost us anything."""
+        return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
+
+    def packets_of(self, syn, now):
+        """The Packets that this SYN completes: it may be a badge itself, the last port of
+        a sequence, or the second half of a code."""
+        found = []
+        badge = self.state.badges.get(syn.badge)
+        if badge is not None:
+            found.append(badge)
+        service = Service(TCP, syn.port, syn.port)
+        if syn.port >= 1024 and not covered(service, self.state.config.hide):
+            found += self.touch(syn, now)
+        packets = []
+        for credential in found:
+            packets.append(Packet(credential.carrier, syn.source, credential))
+        return packets
+
+    def touch(self, syn, now):
+        """The credentials of the sequences and the code that this port completes."""
+        found = []
+        if 'syn' not in self.mutes.things:
+            progress = self.sequences.touch(syn.source, syn.port, now.mono)
+            found = progress.finished
+            if progress.goes_on:        # then it is half of no code
+                return found
+        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
+        if code is not None:
+            found = found + [code]
+        return found
+
+class Doors:
+    """What is open, the knocks that wait until it is, and the commands that are told of
+    it."""
+
+    def __init__(self, keeper, state, reports):
+        self.keeper = keeper
+        self.state = state
+        self.reports = reports
+        self.hooks = Hooks()
+        self.hides = True       # False: a probation has lapsed
+        self.config = state.config      # the one to hide by
+        self.orders = []
+        self.visits = collections.OrderedDict()     # {Visit: ms when it ends}
+        self.next_end = NEVER   # monotonic ms at which something may be over
+        self.trouble = None     # what the keeper complained of last, or None
+
+    def want(self):
+        """Asks the keeper for what is wanted now; its number."""
+        return self.keeper.want(self.config, self.state.openings.values())
+
+    def hide(self, hides):
+        """By the config that judges; or nothing at all. Returns the number of that."""
+        self.hides = hides
+        self.config = self.state.config
+        if not hides:
+            self.config = self.config._replace(hide=())
+        self.next_end = 0       # who may come in has changed perhaps
+        return self.want()
+
+    def enter(self, decision, now):
+        """A knock that is in the ledger."""
+        knock = decision.knock
+        if decision.verdict == 'run':
+            name = knock.request.action
+            argv = self.state.config.actions[name]
+            self.hooks.run(name, argv, knock_facts(knock, ()), action=True)
+            log(honour_line(decision, now, moment()))
+            return
+        if decision.verdict == 'open':
+            openings = after_open(self.state.openings, knock, now)
+        else:
+            openings = after_close(self.state.openings, knock)
+        self.state.hold(openings)
+        self.orders.append(Order(self.want(), decision, now))
+
+    def in_force(self, number, now):
+        """All that was wanted up to this number is what the kernel holds."""
+        self.trouble = None
+        done = [order for order in self.orders if order.number <= number]
+        self.orders = [order for order in self.orders if order.number > number]
+        for order in done:
+            log(honour_line(order.decision, order.began, now))
+            if order.decision.verdict == 'open':
+                self.visit(order, now)
+            else:
+                self.next_end = now.mono
+
+    def visit(self, order, now):
+        """A knock has opened something."""
+        knock = order.decision.knock
+        services = tuple(merged(knock.services))
+        visit = Visit(knock.client.fingerprint, knock.client.name, str(knock.source),
+                      network_of(knock), services)
+        ends = order.began.mono + knock.seconds * 1000
+        self.visits[visit] = max(ends, self.visits.pop(visit, 0))
+        self.next_end = min(self.next_end, ends + CLOSING_TIME)
+        facts = knock_facts(knock, knock.services)
+        self.hooks.run('on_open', self.state.config.on_open, facts)
+        own = [each for each in self.visits if each.fingerprint == visit.fingerprint]
+        if len(own) > VISITS_LIMIT:     # one client's ever new requests fill no memory
+            self.leave(own[0])
+
+    def leave(self, visit):
+        """It is over."""
+        del self.visits[visit]
+        facts = facts_of(visit.client, visit.source, visit.services, 0)
+        self.hooks.run('on_close', self.state.config.on_close, facts)
+
+    def failed(self, done, now):
+        """The keeper could not do it, and tries again in a second."""
+        self.trouble = str(done.error)
+        self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
+        waiting = []
+        for order in self.orders:
+            knock = order.decision.knock
+            self.complain(order, 'failed', 'failed: %s' % self.trouble, now)
+            if now.mono < order.began.mono + knock.seconds * 1000:
+                waiting.append(order)
+        self.orders = waiting
+
+    def look_for_slow(self, now):
+        """Nobody waits for long without a word."""
+        for order in self.orders:
+            if now.mono - order.began.mono >= SLOW_TIME:
+                self.complain(order, 'slow', 'waits: %s is not done after %d s' % (
+                    self.keeper.tool.name, SLOW_TIME // 1000), now)
+
+    def complain(self, order, kind, reason, now):
+        knock = order.decision.knock
+        source = str(knock.source)
+        line = '%s %s %s %s' % (order.decision.verdict, knock.client.name, source, reason)
+        self.reports.tell(knock.client.name, kind, source, reason, now, line)
+
+    def look_for_ends(self, now):
+        """What is over, and its hook; at most once a second, for it looks at every
+        opening. The kernel has closed it by its own clock."""
+        if now.mono < self.next_end:
+            return
+        earlier = Moment(now.wall - CLOSING_TIME, now.mono - CLOSING_TIME)
+        openings = surviving(self.state.openings, self.state.config, earlier)
+        if openings != self.state.openings:
+            self.state.hold(openings)
+            self.want()
+        for visit, ends in list(self.visits.items()):
+            if ends <= earlier.mono or not self.still_open(visit):
+                self.leave(visit)
+        ends = [opening.expires + CLOSING_TIME for opening in openings.values()]
+        ends += [end + CLOSING_TIME for end in self.visits.values()]
+        self.next_end = NEVER
+        if ends:
+            self.next_end = max(min(ends), now.mono + 1000)
+
+    def still_open(self, visit):
+        """Has everything that this visit opened an opening still?"""
+        own = []
+        for opening in self.state.openings.values():
+            owner = opening.fingerprint, opening.source
+            if owner == (visit.fingerprint, visit.network):
+                own.append(opening.service)
+        own = merged(own)
+        for service in visit.services:
+            if not covered(service, own):
+                return False
+        return True
+
+    def due(self, now):
+        """Milliseconds until it must be looked at."""
+        times = [self.next_end]
+        for order in self.orders[:1]:
+            times.append(max(now.mono + 1000, order.began.mono + SLOW_TIME))
+        return max(0, min(times) - now.mono)
+
+def facts_of(client, source, services, seconds):
+    """The environment of a command of the config."""
+    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': source,
+            'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
+
+def knock_facts(knock, services):
+    return facts_of(knock.client.name, str(knock.source), services, knock.seconds)
+
+class Desk:
+    """Answers `status`, by a Unix socket."""
+
+    def __init__(self, config, now):
+        self.socket = status_socket(config)
+        self.path = '%s/%s.last' % (runtime_folder(), config.id)
+        self.since = now.wall
+        self.last = {}          # client's name: {'last': ms since 1970, 'source': text}
+        self.noted = True       # is that in the file?
+        self.mended = 0
+        # Over a restart, not over a boot: flash is not worn by it.
+        with contextlib.suppress(OSError, ValueError):
+            self.last.update(json.loads(read_file(self.path)))
+
+    def honoured(self, knock, now):
+        self.last[knock.client.name] = {'last': now.wall, 'source': str(knock.source)}
+        self.noted = False
+
+    def note(self):
+        """For the next daemon."""
+        if self.noted:
+            return
+        self.noted = True
+        with contextlib.suppress(OSError):
+            replace_file(self.path, json.dumps(self.last).encode('ascii'))
+
+    def count_mended(self):
+        self.mended += 1
+
+    def ask(self):
+        """(what somebody asks, his address); (None, None) if he has gone."""
+        with contextlib.suppress(OSError):
+            return self.socket.recvfrom(16)
+        return None, None
+
+    def answer(self, report, address):
+        with contextlib.suppress(OSError):
+            self.socket.sendto(json.dumps(report).encode('ascii'), address or b'')
+
+# --- daemon: waits, reads, asks the judge, honours what he decides ----------------------
+class Daemon:
+    """One loop that never waits for the firewall; it holds the ledger's lock and the
+    sockets."""
+
+    def __init__(self, config, problem=None, verbose=False):
+        self.config = config
+        self.source = ConfigFile(config.path, problem)
+        self.file = LedgerFile(config.ledger)
+        self.reports = Reports(verbose)
+        self.clock = WallClock()
+        # start() makes these.
+        self.state = self.hearing = self.doors = self.desk = None
+        self.probation = self.guard = None
+        self.reloading = None   # Reload, until it is in force
+
+    def start(self):
+        """Everything in force, or a KnockError."""
+        self.file.take()
+        owner = own_namespace()
+        now = moment()
+        tool, flaw = choose_tool(self.config)
+        if flaw is not None:
+            log('firewall: by iptables, for %s' % flaw, WARNING)
+        ledger, lost = open_ledger(self.file, self.config, now)
+        if lost:
+            self.clock.watch(now)
+        self.state = State(self.config, ledger)
+        self.hearing = Hearing(self.state)
+        self.probation = Probation(beside(self.config, 'probation'), now.mono)
+        self.desk = Desk(self.config, now)
+        self.guard = GuardFile(beside(self.config, 'guard'), self.probation)
+        keeper = Keeper(tool, reflect_marks(beside(self.config, 'sysctls')), owner)
+        self.doors = Doors(keeper, self.state, self.reports)
+        self.doors.hide(self.probation.state != LAPSED)
+        self.hearing.adopt(self.config, now)
+        self.turn(now)
+        self.tell_ready(self.first_result(keeper))
+        notify('READY=1')
+
+    def first_result(self, keeper):
+        """Waits for the firewall, once: nobody is let in before. KnockError if it
+        fails."""
+        while True:
+            select.select([keeper], (), ())
+            for done in keeper.results():
+                if done.error is not None:
+                    raise done.error
+                self.settle(done, moment())
+                return done
+
+    def tell_ready(self, done):
+        """The first line of a daemon that guards."""
+        line = 'ready: %s' % state_line(self.config, self.doors.keeper, done)
+        left = self.probation.left(moment().mono)
+        if left is not None:
+            line += '; on probation: %d s for a first knock from outside' % (left // 1000)
+        log(line)
+        if not self.doors.keeper.reflecting:
+            log('ready: net.ipv4.fwmark_reflect cannot be set: hidden TCP ports answer with '
+                'a reset of the firewall, not of the stack', WARNING)
+        if self.source.problem is not None:
+            log_lines('config: the last good copy rules, for the file is broken: %s'
+                      % self.source.problem, ERROR)
+
+    def loop(self, signals):
+        """Until told to stop. signals: a descriptor on which the numbers of signals
+        arrive."""
+        self.start()
+        stopping = False
+        while not stopping:
+            ready = self.wait(signals)
+            stopping = signals in ready and self.heed(os.read(signals, 64))
+            now = moment()
+            if self.doors.keeper.fileno() in ready:
+                self.settle_all(now)
+            if self.desk.socket.fileno() in ready:
+                self.answer(now)
+            # SYNs come last: a flood of them delays no datagram.
+            self.read(self.hearing.datagrams, ready, self.hear_datagram)
+            self.read(self.hearing.syns, ready, self.hear_syn)
+            self.watch(moment())
+            if not ready:
+                self.use_leisure()
+        self.desk.note()
+        log('stopped; what is hidden stays hidden, until you type: knockd.py uninstall')
+
+    def wait(self, signals):
+        """The descriptors that have something, when they have, or when something is
+        due."""
+        poll = select.poll()
+        for waker in (signals, self.doors.keeper, self.desk.socket):
+            poll.register(waker, select.POLLIN)
+        for capture in (self.hearing.datagrams, self.hearing.syns):
+            for _, sock in capture.taps:
+                poll.register(sock, select.POLLIN)
+        return {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
+
+    def patience(self, now):
+        """Milliseconds until anything is due."""
+        due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP]
+        if self.hearing.mutes.until is not None:
+            due.append(self.hearing.mutes.until - now.mono)
+        trial = self.probation.due(now.mono)
+        if trial is not None:
+            due.append(trial)
+        watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
+        if watchdog:
+            due.append(watchdog)
+        if self.hearing.credentials[-1].step <= self.hearing.steps.stop:
+            due.append(LEISURE)
+        return max(0, min(due)) + 1
+
+    def heed(self, numbers):
+        """Signals. True if one of them ends us."""
+        stop = False
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self.reload(moment())
+            else:
+                stop = True
+        return stop
+
+    def use_leisure(self):
+        """What no knock shall wait for."""
+        self.hearing.prepare(self.config)
+        if self.file.rewrite_due:
+            with contextlib.suppress(OSError):          # the old journal goes on
+                self.file.rewrite(self.state.ledger)
+
+    def watch(self, now):
+        """What every wake-up looks at; a jump of the clock is a new step."""
+        self.look_for_jump(now)
+        self.doors.look_for_ends(now)
+        self.doors.look_for_slow(now)
+        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.state.openings))
+        self.hearing.unmute(self.config, now)
+        if self.hearing.turned(self.config, now):
+            if self.source.changed():
+                self.reload(now)
+            self.hearing.turn(self.config, now)
+            self.turn(now)
+        if self.probation.look(now.mono):
+            self.doors.hide(False)
+
+    def turn(self, now):
+        """What is looked at once a step."""
+        self.desk.note()
+        if self.hearing.steps.stop % 120 == 0:      # an hour
+            self.reports.tell_junk()
+        if changes_silently(self.doors.keeper.tool):
+            self.doors.keeper.look(now)
+        if self.clock.judge(self.config, self.state.ledger, now):
+            log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
+            self.hearing.doubted()
+
+    def look_for_jump(self, now):
+        """What was refused because its time had passed must not be good again."""
+        if self.clock.jumped(now):
+            self.state.ledger.quarantine(now.wall, self.config.window)
+            rewritten(self.file, self.state.ledger, 'the clock went forward')
+
+    def settle_all(self, now):
+        for done in self.doors.keeper.results():
+            self.settle(done, now)
+
+    def settle(self, done, now):
+        """What the keeper has done, or could not do."""
+        reloading = self.reloading
+        due = reloading is not None and done.number >= reloading.number
+        if done.error is not None:
+            if due:
+                self.go_back(done.error, now)
+            else:
+                self.doors.failed(done, now)
+            return
+        self.doors.in_force(done.number, now)
+        if due:
+            self.reloading = None
+            self.source.accept()
+            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
+        if done.mended:
+            self.desk.count_mended()
+            self.reports.tell('', 'mended', '', MENDED, now)
+        if done.loaded is not None:
+            self.source.keep(self.config)
+            self.guard.keep(done.loaded.guard)
+
+    def reload(self, now):
+        """A bad config is reported and the old one stays in force."""
+        before = self.config
+        if self.reloading is not None:
+            before = self.reloading.before
+        try:
+            config = self.source.read()
+            self.check_same(config)
+            check_programs(config)
+        except KnockError as error:
+            self.refuse(error)
+            return
+        self.reloading = Reload(self.adopt(config, now), before)
+
+    def check_same(self, config):
+        """KnockError if the config changes what only a restart can change."""
+        for name in ('id', 'ledger', 'firewall'):
+            if getattr(config, name) != getattr(self.config, name):
+                raise KnockError('%s: %s changes only with a restart'
+                                 % (config.path, name))
+        suitable(self.doors.keeper.tool, config)
+
+    def refuse(self, error):
+        self.source.refuse(str(error))
+        log_lines('config refused, the old one stays: %s' % error, WARNING)
+
+    def adopt(self, config, now):
+        """From now on this config judges, and the keeper is asked to hide by it."""
+        self.config = config
+        self.state.adopt(config)
+        self.state.hold(surviving(self.state.openings, config, now))
+        self.hearing.adopt(config, now)
+        return self.doors.hide(self.probation.state != LAPSED)
+
+    def go_back(self, error, now):
+        """The firewall could not do what the config asks for."""
+        before, self.reloading = self.reloading.before, None
+        self.refuse(error)
+        self.adopt(before, now)
+
+    def read(self, capture, ready, hear):
+        """Every waiting frame; one that breaks us is told of and does not stop us."""
+        named = hear == self.hear_syn or self.probation.state != PASSED
+        for version, sock in list(capture.taps):
+            if sock.fileno() not in ready:
+                continue
+            for frame, interface in receive(sock, named):
+                try:
+                    hear(version, frame, interface)
+                except Exception as error:
+                    # A defect of ours must not be a way to stop us.
+                    name = type(error).__name__
+                    line = 'internal error: %s: %s' % (name, error)
+                    self.reports.tell('', name, '', line, moment())
+
+    def hear_datagram(self, version, frame, interface):
+        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
+        if packet is not None:
+            self.handle(packet, interface, moment())
+
+    def hear_syn(self, version, frame, interface):
+        """A SYN from outside to this box, if there are not too many of them."""
+        now = moment()
+        if not self.hearing.affords_syn(now):
+            if self.hearing.mute('syn', 2, self.config, now):
+                line = ('more than %d SYNs a second: ports, code and paper sleep'
+                        % SYNS_A_SECOND)
+                self.reports.tell('', 'SYNs', '', line, now)
+            return
+        syn = parse_syn(version, frame)
+        if syn is None or self.is_inside(interface):
+            return
+        if not (is_own(syn.destination, interface) or self.is_behind(syn.destination)):
+            return
+        for packet in self.hearing.packets_of(syn, now):
+            self.handle(packet, interface, now)
+
+    def is_inside(self, interface):
+        """Is it this box itself, or an interface of `trust`, which may end in +?"""
+        for name in ('lo',) + self.config.trust:
+            if interface == name:
+                return True
+            if name.endswith('+') and interface.startswith(name[:-1]):
+                return True
+        return False
+
+    def is_behind(self, address):
+        """Is it one of the addresses that are guarded behind this box?"""
+        for network in self.config.behind:
+            if address in network:
+                return True
+        return False
+
+    def handle(self, packet, interface, now):
+        """One packet that may be a knock."""
+        self.look_for_jump(now)
+        decision = judge(packet, now, self.state)
+        knock, reason = decision.knock, decision.reason
+        self.reports.count(decision.verdict, packet)
+        if decision.verdict == 'mute':
+            self.hearing.mute(packet.payload[:TAG_SIZE], 1, self.config, now)
+        elif decision.verdict in ('open', 'close', 'run'):
+            reason = self.signature_flaw(knock, now)
+            if reason is None:
+                self.honour(decision, packet.source, self.is_inside(interface), now)
+                return
+            decision = decision._replace(kind=SIGNATURE)
+        if reason is not None:
+            source = str(knock.source)
+            line = 'refused %s %s %s' % (knock.client.name, source, reason)
+            self.reports.tell(knock.client.name, decision.kind, source, reason, now, line)
+
+    def signature_flaw(self, knock, now):
+        """The last check, for it starts a process."""
+        if not knock.client.ssh_key:
+            return None
+        if not self.state.signatures.spend(knock.client.fingerprint, now.mono // 1000):
+            return 'too fast for signatures'
+        try:
+            verify_signature(knock.client, knock.request)
+        except KnockError as error:
+            return 'signature: %s' % error
+        return None
+
+    def honour(self, decision, sender, inside, now):
+        """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all.
+        inside: it came from this box or from a `trust` interface."""
+        knock, state = decision.knock, self.state
+        line = state.ledger.record(
+            knock.client.fingerprint, knock.knock_id, knock.request.time, self.config.window,
+            knock.paper)
+        what = 'refused %s %s' % (knock.client.name, knock.source)
+        if not saved(self.file, state.ledger, line, what):
+            return
+        state.copies.remember(knock, sender, now.mono)
+        if not inside and self.probation.pass_by(now.mono):
+            self.doors.hide(True)
+            self.guard.keep()
+        self.desk.honoured(knock, now)
+        self.doors.enter(decision, now)
+
+    def answer(self, now):
+        """`status`, or `reload`, which says that the config has changed."""
+        word, address = self.desk.ask()
+        if word is None:
+            return
+        if word == b'reload':
+            self.reload(now)
+        self.desk.answer(self.report(now), address)
+
+    def report(self, now):
+        """What `status` shows; every list is bounded for each client."""
+        hidden, quarantine, left = [], None, self.probation.left(now.mono)
+        if self.doors.hides:
+            hidden = [format_service(service) for service in self.config.hide]
+        if self.state.ledger.floor > now.wall:
+            quarantine = self.state.ledger.floor
+        if left is not None:
+            left //= 1000
+        report = {'version': __version__, 'since': self.desk.since, 'hidden': hidden}
+        report['problem'] = self.problem()
+        report['quarantine_until'] = quarantine
+        report['probation_left'] = left
+        report['clock'] = self.clock.doubt
+        report['config'] = self.source.row()
+        report['clients'] = self.desk.last
+        report['openings'] = opening_rows(self.state.openings, now)
+        report['refusals'] = self.reports.refusals()
+        report['counts'] = self.reports.counts
+        report['mended'] = self.desk.mended
+        return report
+
+    def problem(self):
+        """Why what should be hidden is not, or None."""
+        if self.probation.state == LAPSED:
+            return 'the probation lapsed: nobody knocked from outside'
+        return self.doors.trouble
+
+def opening_rows(openings, now):
+    """For status: a dict for all that closes at the same moment."""
+    groups = collections.OrderedDict()
+    for opening in openings.values():
+        group = opening.client, str(opening.source), opening.expires
+        groups.setdefault(group, []).append(format_service(opening.service))
+    rows = []
+    for (client, source, expires), services in groups.items():
+        rows.append({'client': client, 'source': source, 'services': services,
+                     'seconds_left': max(0, expires - now.mono) // 1000})
+    return rows
+
+def state_line(config, keeper, done):
     """What the log says at the start, and of a new config."""
-    config, decoys = firewall.config, sorted(firewall.box.decoys.values())
-    return '%d client%s; hiding %s; %s; answer %s%s' % (
-        len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide) or
-        'nothing', firewall.name, config.answer,
-        ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
+    hiding = format_services(config.hide) or 'nothing'
+    clients = '%d clients' % len(config.clients)
+    if len(config.clients) == 1:
+        clients = '1 client'
+    line = '%s; hiding %s; %s; answer %s' % (
+        clients, hiding, keeper.tool.name, config.answer)
+    decoys = []
+    if done.loaded is not None:
+        decoys = sorted(done.loaded.decoys.values())
+    if 0 < len(decoys) < 5:
+        line += ' via decoy ' + ', '.join(map(str, decoys))
+    return line
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
-    knock, told = decision.knock, decision.knock.carrier in ('udp', 'icmp')
-    return ' '.join(filter(None, [
-        decision.verdict, knock.client.name, str(knock.source),
-        knock.request.action or format_services(knock.services) or 'all',
-        '%ds' % knock.seconds if decision.verdict == 'open' else '', knock.carrier,
-        'skew %+.1fs' % ((knock.request.time - began.wall) / 1000) if told else '',
-        '%dms' % (ended.mono - began.mono)]))
+    knock = decision.knock
+    what = knock.request.action or format_services(knock.services) or 'all'
+    words = [decision.verdict, knock.client.name, str(knock.source), what]
+    if decision.verdict == 'open':
+        words.append('%ds' % knock.seconds)
+    words.append(knock.carrier)
+    if knock.carrier in DATAGRAMS:      # the others tell no time
+        words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
+    words.append('%dms' % (ended.mono - began.mono))
+    return ' '.join(words)
 
 # --- status and lists: what people, programs and Prometheus are told -----------------------
 VERDICTS = 'junk', 'mute', 'copy', 'refused', 'open', 'close', 'run'
@@ -3370,18 +5273,18 @@ def print_table(rows):
 def ask_daemon(config_path, word):
     """The report of the daemon that runs with this config; {} if there is none. As a rule the
     file says which socket is his; a file that broke since he read it does not."""
-    wanted, names = os.path.realpath(config_path), []
-    with contextlib.suppress(OSError, KnockError):
-        server = ini_sections(read_file(config_path), config_path).get('server', {})
-        report = asked(STATUS_SOCKET % server.get('id', ''), word)
-        if report:
-            return report
+    wanted, folder = os.path.realpath(config_path), runtime_folder()
+    sockets = []
+    with contextlib.suppress(OSError, KnockError, KeyError):
+        server = ini_sections(read_file(config_path), config_path)['server']
+        sockets.append(server['id'] + '.sock')
     with contextlib.suppress(OSError):
-        names = sorted(os.listdir(RUNTIME))
-    for name in names:
-        report = asked(os.path.join(RUNTIME, name), word) if name.endswith('.sock') else {}
-        path = (report.get('config') or {}).get('path')
-        if path and os.path.realpath(path) == wanted:
+        sockets += sorted(os.listdir(folder))
+    for name in sockets:
+        report = {}
+        if name.endswith('.sock'):
+            report = asked(os.path.join(folder, name), word)
+        if report and os.path.realpath(report['config']['path']) == wanted:
             return report
     return {}
 
@@ -3394,7 +5297,7 @@ def asked(path, word):
         sock.bind('')
         sock.connect(path)
         sock.send(word)
-        return json.loads(sock.recv(1 << 20).decode('ascii'))
+        return json.loads(sock.recv(8 << 20).decode('ascii'))
     return {}
 
 def known_ledger(config):
@@ -3452,7 +5355,7 @@ def client_rows(facts, now):
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
     if not report:
-        return 'no daemon answers in %s: nobody gets in; is it started?' % RUNTIME
+        return 'no daemon answers in %s: nobody gets in; is it started?' % runtime_folder()
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
     return 'hidden: %s; knockd %s, since %s UTC' % (
@@ -3480,7 +5383,7 @@ def print_report(report, now):
     """What is open, what was refused, what was counted."""
     rows = [('OPEN', 'FROM', 'SERVICES', 'CLOSES IN')]
     for each in report.get('openings') or ():
-        rows.append((each['client'], each['source'], each['services'],
+        rows.append((each['client'], each['source'], ','.join(each['services']),
                      duration(each['seconds_left'])))
     if rows[1:]:
         print()
@@ -3597,9 +5500,9 @@ def compiled_path(source):
     import marshal
     magic = importlib.util.MAGIC_NUMBER
     digest = hashlib.sha256(magic + source).hexdigest()
-    path = os.path.join(RUNTIME, 'knockd-%s.pyc' % digest[:16])
+    path = os.path.join(runtime_folder(), 'knockd-%s.pyc' % digest[:16])
     try:
-        os.makedirs(RUNTIME, 0o700, exist_ok=True)
+        os.makedirs(runtime_folder(), 0o700, exist_ok=True)
         if path_flaws(path, 0o022):
             return None
         if not os.path.exists(path):
@@ -3727,13 +5630,14 @@ def first_config(args, name, hide, place, more=()):
     if not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
                          '--client NAME' % path, 2)
-    if not (place.root or place.dry_run or any(map(find_program, BACKENDS))):
-        raise missing('nft')
     server = [('id', os.urandom(8).hex()), ('hide', hide)]
     server += told_entries(args, ('host', 'trust')) + list(more)
     text = edited('', 'server', server)
     text = edited(text, 'client ' + name, client_entries(args))
     config = parse_config(text, path)
+    if not (place.root or place.dry_run):
+        # Nothing is half done where it could not run.
+        try_rules(config)
     place_ledger(config, place)
     place.put(path, text)
     if not place.dry_run:
@@ -3906,10 +5810,10 @@ def command_run(args):
     first_config(args, args.client, args.hide, place)
     go_small(args)
     name_process()
-    config = read_config(args.config)
+    config, problem = config_to_run(args.config)
     for warning in preflight(config):
-        log('check: ' + warning, 4)
-    Daemon(config, args.verbose).loop(signal_pipe())
+        log('check: ' + warning, WARNING)
+    Daemon(config, problem, args.verbose).loop(signal_pipe())
 
 def command_check(args):
     """Exit 2 with errors; --strict makes an error of every warning."""
@@ -3924,7 +5828,7 @@ def command_check(args):
 
 def command_rules(args):
     for argv, text in rules_of(read_config(args.config)):
-        if argv != NFT:
+        if argv != NFT_COMMAND:
             print('# ' + ' '.join(argv))
         print(text, end='')
 
@@ -4111,8 +6015,17 @@ def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
     check, selftest, status and run ask this, so they agree."""
     check_programs(config)
-    make_firewall(config)
-    return [complaint_line(config.path, found) for found in warnings(config, box_facts(config))]
+    tool, flaw = choose_tool(config)
+    found = [complaint_line(config.path, complaint)
+             for complaint in warnings(config, box_facts(config))]
+    if flaw:
+        found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
+    if config.hide:
+        for chain in see_box(tool, config).unreachable:
+            found.append('%s: [server] accept_in: what a knock opens is dropped all the same by '
+                         'chain %s %s %s, which takes no rule of ours'
+                         % (config.path, chain.family, chain.table, chain.name))
+    return found
 
 def box_facts(config):
     """What warnings() must know of this box."""
@@ -4135,11 +6048,14 @@ def chains_of_box():
     return found
 
 def rules_of(config):
-    """[(argument list, its input)]: exactly what would be applied now."""
-    firewall = make_firewall(config)
-    ruleset = firewall.ruleset()
-    commands = firewall.commands(ruleset, firewall.living(), moment())
-    return commands + [(NFT, accept_changes(config, ruleset))]
+    """[(argument list, its input)]: what would be applied now. The daemon takes other decoys,
+    by chance, unless its rules are loaded."""
+    tool, _ = choose_tool(config)
+    seen = see_box(tool, config)
+    hidden, free = decoy_ports(config, seen)
+    decoys = dict(zip(hidden, free))
+    decoys.update(seen.decoys)
+    return tool.whole(config, seen, decoys, (), moment().mono)
 
 def try_rules(config):
     """KnockError if this kernel refuses the rules, with what it lacks."""
@@ -4147,7 +6063,7 @@ def try_rules(config):
         note('without root the rules are not tried on this kernel')
         return
     for argv, text in rules_of(config):
-        if argv != NFT:
+        if argv != NFT_COMMAND:
             continue
         try:
             run(NFT_TRY, text)
@@ -4230,8 +6146,8 @@ def isolate(alone):
     unshare = []
     if not alone:
         unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
-    covered_folder = os.path.dirname(RUNTIME)
-    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', covered_folder])
+    place = os.path.dirname(runtime_folder())
+    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', place])
     script = own_path()
     if alone:
         return
@@ -4262,19 +6178,20 @@ def try_knock(config):
     trial = parse_config(
         '[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\n'
         'secret = %s' % (config.firewall, config.answer, given_secret(None)),
-        os.path.dirname(RUNTIME) + '/selftest.ini')
+        os.path.dirname(runtime_folder()) + '/selftest.ini')
     replace_file(trial.ledger, Ledger(trial.id).state_line().encode('ascii'))
     reader, writer = os.pipe()
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         thread = threading.Thread(target=run_trial, args=(trial, reader), daemon=True)
         thread.start()
-        path = STATUS_SOCKET % trial.id
+        path = status_path(trial)
         if patient(lambda: asked(path, b'status') or not thread.is_alive()):
             send_trial_knock(trial.clients['me'].keys)
-        opened = patient(lambda: asked(path, b'status').get('openings'))
+            patient(lambda: 'open me ' in said.getvalue() or not thread.is_alive())
         os.write(writer, bytes([signal.SIGTERM]))
         thread.join(5)
+    opened = re.search('open me .*ms', said.getvalue())
     if not opened:
         raise KnockError('opened nothing; the daemon says: ' + said.getvalue())
 
@@ -4332,6 +6249,7 @@ Restart=always
 RestartSec=1
 RuntimeDirectory=knockd
 RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
 UMask=0077
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET
@@ -4455,7 +6373,8 @@ INIT_SYSTEMS.append(InitSystem(
     ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
     ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG))
 KEYS = '/etc/knockd', '/var/lib/knockd'     # where keys and ledger are, unless told elsewhere
-CACHES = 'guard', 'ledger.json.lock'        # beside the ledger, worth nothing without us
+# Beside the ledger, and worth nothing without us.
+CACHES = 'guard', 'probation', 'sysctls', GOOD_NAME, 'ledger.json.lock'
 
 def init_system(root):
     """The InitSystem of this box; None if it is not known here."""
@@ -4542,15 +6461,19 @@ def place_all(args, system, place, text):
     return config
 
 def begin_probation(config, place, seconds):
-    """A new installation hides for so long, unless somebody knocks; one that passed stays."""
-    path = beside(config, 'guard')
-    there = os.path.exists(place.root + path)
-    if there and probation_left(place.root + path) is None:
+    """A new installation hides for so long, unless somebody knocks; one that passed stays.
+    Version 0.1 noted it in the guard."""
+    path, guard = beside(config, 'probation'), beside(config, 'guard')
+    with contextlib.suppress(FileNotFoundError):
+        if json.loads(read_file(place.root + path))['state'] == PASSED:
+            return
+    old = content_of(place.root + guard)[0]
+    passed = old is not None and b'on probation' not in old.partition(b'\n')[0]
+    if passed or not seconds:
+        place.put(path, probation_text(PASSED))
         return
-    text = PASSED
-    if seconds:
-        text = PROBATION % (seconds * 1000, moment().mono)
-    place.put(path, text)
+    place.put(path, probation_text(ON_TRIAL, seconds * 1000))
+    place.put(guard, TRIAL_GUARD)
 
 def begin_service(system, place, quiet=False):
     for line in system.starts:
@@ -4591,7 +6514,7 @@ def started(args, system, place, config):
 def fresh_report(path, began):
     """The report of a daemon that did not run before; None so far."""
     report = ask_daemon(path, b'status')
-    if not report or report.get('since', began) < began:
+    if not report or report['since'] < began:
         return None
     return report
 
@@ -4621,7 +6544,7 @@ def stop_service(system, place):
 def tell_what_runs(args, system, config, report):
     """The end of `install`: what runs, what the probation is, what to type now."""
     client = next(iter(config.clients), 'NAME')
-    left = report.get('probation_left', report.get('probation'))
+    left = report['probation_left']
     print('\nknockd %s runs as a service of %s and hides %s.'
           % (__version__, system.name, format_services(config.hide) or 'nothing'))
     if left is not None:
@@ -4650,8 +6573,8 @@ def command_uninstall(args):
     with_keys = args.yes or bool(folders) and agreed(question)
     failed = stop_service(system, place) if system else []
     if not (args.root or args.dry_run):
-        failed += take_rules_away()
-    paths = [SCRIPT, OPENWRT_SCRIPT, RUNTIME]
+        failed += take_rules_away(folders)
+    paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
         paths += each.files
     for folder in folders:
@@ -4680,16 +6603,21 @@ def remove(args, path):
     else:
         os.unlink(path)
 
-def take_rules_away():
-    """Of every firewall tool that is there; what failed."""
+def take_rules_away(folders):
+    """The rules of every firewall tool that is there, and what the kernel was told; what
+    failed."""
     failed = []
-    for name, backend in BACKENDS.items():
-        if find_program(name):
-            nobody = parse_config('[server]\nid = none\nhide =\naccept_in =', '/none')
-            try:
-                backend(nobody).load()
-            except KnockError as error:
-                failed.append(str(error))
+    nobody = parse_config('[server]\nid = none\nhide =\n', '/etc/knockd/knockd.ini')
+    for tool in (NFT, IPTABLES):
+        if not find_program(tool.name):
+            continue
+        try:
+            for argv, text in tool.whole(nobody, see_box(tool, nobody), {}, (), 0):
+                run(argv, text)
+        except KnockError as error:
+            failed.append(str(error))
+    for folder in folders:
+        restore_marks(folder + '/sysctls')
     return failed
 
 # --- command line ---------------------------------------------------------------------------

@@ -224,7 +224,7 @@ class Target:
         self.daemon.file = self.daemon.firewall = Untouchable()
         state = self.daemon.state
         self.tags = {int.from_bytes(tag[:4], 'big') for tag in state.tags}
-        self.syns = {int.from_bytes(token[:4], 'big') for token in state.syns}
+        self.syns = {int.from_bytes(token[:4], 'big') for token in state.badges}
         self.kernels = {}
         for version in (4, 6):
             self.kernels[version] = (
@@ -238,7 +238,7 @@ class Target:
         for client in self.config.clients.values():
             for data in datagrams(client):
                 ledger.record(client.fingerprint, data[8:24].hex(), NOW - 500, 60000)
-            for step in [tokens.step for tokens in knockd.valid_tokens(self.config, NOW)]:
+            for step in [made.step for made in knockd.valid_steps(self.config, NOW)]:
                 for carrier in ('syn', 'ports', 'code'):
                     ledger.record(client.fingerprint, '%s:%d' % (carrier, step),
                                   step * knockd.STEP, 60000)
