@@ -2846,6 +2846,15 @@ NFT = NftTool()
 class IptablesTool:
     name = 'iptables'
 
+    def list_commands(self, has):
+        return []
+
+    def read(self, outputs, config):
+        return None
+
+    def whole(self, config, seen, decoys, openings, now):
+        return []
+
 IPTABLES = IptablesTool()
 
 # --- edges: the clock -------------------------------------------------------------------
