@@ -5251,7 +5251,7 @@ def honour_line(decision, began, ended):
     words.append('%dms' % (ended.mono - began.mono))
     return ' '.join(words)
 
-# --- status and lists: what people, programs and Prometheus are told -----------------------
+# --- status and lists: what people, programs and Prometheus are told --------------------
 VERDICTS = 'junk', 'mute', 'copy', 'refused', 'open', 'close', 'run'
 METRICS = (     # of `status --metrics`: name, kind, what it is
     ('up', 'gauge', 'Does a daemon answer?'),
@@ -5280,8 +5280,8 @@ def print_table(rows):
         print(printable('  '.join(cells)).rstrip())
 
 def ask_daemon(config_path, word):
-    """The report of the daemon that runs with this config; {} if there is none. As a rule the
-    file says which socket is his; a file that broke since he read it does not."""
+    """The report of the daemon that runs with this config; {} if there is none. As a rule
+    the file says which socket is his; a file that broke since he read it does not."""
     wanted, folder = os.path.realpath(config_path), runtime_folder()
     sockets = []
     with contextlib.suppress(OSError, KnockError, KeyError):
@@ -5310,7 +5310,8 @@ def asked(path, word):
     return {}
 
 def known_ledger(config):
-    """The ledger as it is on disk, an empty one if it cannot be read; without the lock."""
+    """The ledger as it is on disk, an empty one if it cannot be read; without the
+    lock."""
     try:
         return LedgerFile(config.ledger).load(config.id)
     except (OSError, ValueError, KnockError):
@@ -5318,26 +5319,27 @@ def known_ledger(config):
 
 def client_facts(config, report):
     """{name: what `list` and `status` tell of it}, by config, ledger and daemon."""
-    ledger, facts = known_ledger(config), collections.OrderedDict()
+    ledger = known_ledger(config)
+    facts = collections.OrderedDict()
     for client in config.clients.values():
         entry = ledger.keys.get(client.fingerprint) or unused_key()
-        told = (report.get('clients') or {}).get(client.name) or {}
+        told = report.get('clients', {}).get(client.name, {})
         last = max([told.get('last') or 0] + list(entry['spent'].values()))
-        facts[client.name] = collections.OrderedDict((
-            ('allow', format_services(client.allow)),
-            ('default', format_services(client.default)),
-            ('code', client.code),
-            ('paper_left', paper_left(client, entry['paper'])),
-            ('key', client.fingerprint),
-            ('expires', None if client.expires >= NEVER else client.expires),
-            ('last', last or None),
-            ('source', told.get('source')),
-            ('old_key_until', client.old_until)))
+        fact = facts[client.name] = collections.OrderedDict()
+        fact['allow'] = format_services(client.allow)
+        fact['default'] = format_services(client.default)
+        fact['code'] = client.code
+        fact['paper_left'] = paper_left(client, entry['paper'])
+        fact['key'] = client.fingerprint
+        fact['expires'] = None if client.expires >= NEVER else client.expires
+        fact['last'] = last or None
+        fact['source'] = told.get('source')
+        fact['old_key_until'] = client.old_until
     return facts
 
 def paper_left(client, paper):
-    """How many lines of its sheet are not used up; paper is what the ledger knows: sheet and
-    the number that was used last."""
+    """How many lines of its sheet are not used up; paper is what the ledger knows: sheet
+    and the number that was used last."""
     if client.paper is None:
         return 0
     sheet, count = client.paper
@@ -5364,7 +5366,8 @@ def client_rows(facts, now):
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
     if not report:
-        return 'no daemon answers in %s: nobody gets in; is it started?' % runtime_folder()
+        return ('no daemon answers in %s: nobody gets in; is it started?'
+                % runtime_folder())
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
     return 'hidden: %s; knockd %s, since %s UTC' % (
@@ -5373,79 +5376,77 @@ def headline(report):
 
 def remarks(report, now):
     """What `status` says besides, a line each: what keeps knocks from opening."""
+    if not report:
+        return []
     lines = []
-    if report.get('quarantine_until'):
-        lines.append('quarantine: the ledger was lost; knocks count again at %s UTC, in %s' % (
-            format_time(report['quarantine_until']),
-            duration((report['quarantine_until'] - now) // 1000)))
-    if report.get('probation_left') is not None:
-        lines.append('probation: %s left for a first knock from outside'
-                     % duration(report['probation_left']))
-    if report.get('clock'):
+    end, left = report['quarantine_until'], report['probation_left']
+    if end:
+        lines.append('quarantine: the ledger was lost; no knock counts before %s UTC, in '
+                     '%s' % (format_time(end), duration((end - now) // 1000)))
+    if left is not None:
+        lines.append('probation: %s left for a first knock from outside' % duration(left))
+    if report['clock']:
         lines.append('clock: ' + report['clock'])
-    if (report.get('config') or {}).get('last_good'):
-        lines.append('config: the last good one rules, for the file is broken: %s'
-                     % report['config'].get('problem'))
+    if report['config']['last_good']:
+        lines.append('config: the last good one rules, for the file is broken')
     return lines
+
+def print_section(rows):
+    """A table with a line of space above it, if there is more than its head."""
+    if rows[1:]:
+        print()
+        print_table(rows)
 
 def print_report(report, now):
     """What is open, what was refused, what was counted."""
     rows = [('OPEN', 'FROM', 'SERVICES', 'CLOSES IN')]
-    for each in report.get('openings') or ():
-        rows.append((each['client'], each['source'], ','.join(each['services']),
+    for each in report.get('openings', ()):
+        # Of one address, unless the client's section opens a network.
+        source = re.sub('/(32|128)$', '', each['source'])
+        rows.append((each['client'], source, ','.join(each['services']),
                      duration(each['seconds_left'])))
-    if rows[1:]:
-        print()
-        print_table(rows)
+    print_section(rows)
     rows = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
-    for each in report.get('refusals') or ():
+    for each in report.get('refusals', ()):
         ago = duration((now - each['last']) // 1000) + ' ago'
         rows.append((each['client'], each['source'], str(each['count']), ago,
                      each['reason']))
-    if rows[1:]:
-        print()
-        print_table(rows)
-    counts = report.get('counts') or {}
+    print_section(rows)
+    counts = report.get('counts', {})
     told = ['%d %s' % (counts[verdict], verdict) for verdict in VERDICTS
             if counts.get(verdict)]
     if told:
         print('\ncounted: ' + ', '.join(told))
 
 def samples(report):
-    """{metric: [(labels, value)]} for METRICS."""
-    found = {'up': int(bool(report)), 'hidden': 0}
-    if report:
-        found['hidden'] = int(not report['problem'])
-        found['openings'] = len(report.get('openings') or ())
-        found['probation_seconds'] = report.get('probation_left') or 0
-        found['quarantine_end_seconds'] = (report.get('quarantine_until') or 0) // 1000
-        found['mended_total'] = report.get('mended') or 0
-    lines = {metric: [((), value)] for metric, value in found.items()}
-    for verdict, count in sorted((report.get('counts') or {}).items()):
-        labels = ('verdict', verdict),
-        lines.setdefault('packets_total', []).append((labels, count))
-    for each in report.get('refusals') or ():
-        labels = [(label, each[label]) for label in ('client', 'source', 'reason')]
-        lines.setdefault('refused_total', []).append((labels, each['count']))
-    for name, told in sorted((report.get('clients') or {}).items()):
-        if told.get('last'):
-            labels = ('client', name),
-            lines.setdefault('last_knock_seconds', []).append((labels, told['last'] // 1000))
-    return lines
+    """[(metric, labels, value)] for METRICS."""
+    if not report:
+        return [('up', {}, 0), ('hidden', {}, 0)]
+    found = [('up', {}, 1), ('hidden', {}, int(not report['problem'])),
+             ('openings', {}, len(report['openings'])),
+             ('probation_seconds', {}, report['probation_left'] or 0),
+             ('quarantine_end_seconds', {}, (report['quarantine_until'] or 0) // 1000),
+             ('mended_total', {}, report['mended'])]
+    for verdict, count in sorted(report['counts'].items()):
+        found.append(('packets_total', {'verdict': verdict}, count))
+    for each in report['refusals']:
+        labels = {label: each[label] for label in ('client', 'source', 'reason')}
+        found.append(('refused_total', labels, each['count']))
+    for name, told in sorted(report['clients'].items()):
+        found.append(('last_knock_seconds', {'client': name}, told['last'] // 1000))
+    return found
 
 def print_metrics(report):
     """The text form that Prometheus reads (exposition format 0.0.4)."""
     found = samples(report)
     for metric, kind, meaning in METRICS:
         name = 'knockd_' + metric
-        if metric in found:
-            print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
-        for labels, value in found.get(metric, ()):
-            parts = []
-            for label, text in labels:
-                escaped = printable(text).replace('\\', '\\\\').replace('"', '\\"')
-                parts.append('%s="%s"' % (label, escaped))
-            print('%s{%s} %d' % (name, ','.join(parts), value))
+        print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
+        for _, labels, value in [sample for sample in found if sample[0] == metric]:
+            # JSON quotes as Prometheus does, since nothing here is beyond ASCII.
+            told = ['%s=%s' % (label, json.dumps(printable(text)))
+                    for label, text in labels.items()]
+            print('%s%s %d' % (name, '{%s}' % ','.join(told) if told else '', value))
 
 def command_list(args):
     config = read_config(args.config)
@@ -5480,8 +5481,9 @@ def command_status(args):
     hidden = report and not report['problem']
     return 0 if hidden else 1
 
-# --- administration: one function a command ------------------------------------------------
-REKEY_TIME = 7 * 86400000       # ms: how long an old secret may be good beside the new one
+# --- administration: one function a command ---------------------------------------------
+# How long an old secret may be good beside the new one, in ms.
+REKEY_TIME = 7 * 86400000
 PAGE = (('carriers', 'ports'), ('open_for', '30s'))     # of a client for a web page
 SECRETS = 'secret', 'old_secret', 'old_until'
 
@@ -5494,17 +5496,17 @@ def signal_pipe():
     return reader
 
 def own_path():
-    """Where this script lies; None if Python read it from a pipe, whatever file of the current
-    folder is called <stdin>."""
+    """Where this script lies; None if Python read it from a pipe, whatever file of the
+    current folder is called <stdin>."""
     path = globals().get('__file__', '<stdin>')
     if path.startswith('<') or not os.path.isfile(path):
         return None
     return os.path.abspath(path)
 
 def compiled_path(source):
-    """The path of this script's compiled code in the runtime folder, made if it is not there;
-    None where that cannot be. Its name is made of its content, so that one that is there is
-    right, and no other version's daemon that starts at this moment gets ours."""
+    """The path of this script's compiled code in the runtime folder, made if it is not
+    there; None where that cannot be. Its name is made of its content, so that one that is
+    there is right, and no other version's daemon that starts at this moment gets ours."""
     import importlib.util
     import marshal
     magic = importlib.util.MAGIC_NUMBER
@@ -5516,7 +5518,8 @@ def compiled_path(source):
             return None
         if not os.path.exists(path):
             code = compile(source, own_path(), 'exec', optimize=2)
-            # PEP 552: flags and a time or a hash, which whoever starts a file does not read.
+            # PEP 552: flags and a time or a hash, which whoever starts a file does not
+            # read.
             rest = bytes(12 if sys.version_info >= (3, 7) else 8)
             replace_file(path, magic + rest + marshal.dumps(code))
     except OSError:
@@ -5524,9 +5527,9 @@ def compiled_path(source):
     return path
 
 def go_small(args):
-    """Goes on in a fresh interpreter, same process, from this script's compiled code. Compiling
-    leaves 5 MB of garbage that CPython never gives back, argparse half of one. Where the code
-    cannot be kept, the daemon runs as it is."""
+    """Goes on in a fresh interpreter, same process, from this script's compiled code.
+    Compiling leaves 5 MB of garbage that CPython never gives back, argparse half of one.
+    Where the code cannot be kept, the daemon runs as it is."""
     script = own_path()
     if __name__ != '__main__' or script is None or script.endswith('.pyc'):
         return
@@ -5555,11 +5558,13 @@ def name_process():
         file.write('knockd')
 
 class Placing:
-    """What a command writes and starts: shown only, put below another root, or taken back."""
+    """What a command writes and starts: shown only, put below another root, or taken
+    back."""
 
     def __init__(self, args):
         self.root, self.dry_run = args.root, args.dry_run
-        self.before = []        # (path, bytes or None, mode) of each file that was written
+        # (path, bytes or None, mode) of each file that was written
+        self.before = []
 
     def put(self, path, text, mode=0o600):
         """Writes a file and its folder. OSError."""
@@ -5616,8 +5621,8 @@ def client_entries(args):
     return entries
 
 def given_secret(source):
-    """A new secret, or with `--secret -` the one on standard input: an argument list is for all
-    to see. As a config has it."""
+    """A new secret, or with `--secret -` the one on standard input: an argument list is
+    for all to see. As a config has it."""
     if source is None:
         return encode_secret(os.urandom(32))
     if source != '-':
@@ -5625,20 +5630,23 @@ def given_secret(source):
     return encode_secret(read_secret(sys.stdin.readline().strip()))
 
 def first_config(args, name, hide, place, more=()):
-    """The config; if there is none yet, the first one and an empty ledger: nothing is spent. A
-    config that somebody began by hand gets its first client. more: entries of [server]."""
+    """The config; if there is none yet, the first one and an empty ledger: nothing is
+    spent. A config that somebody began by hand gets its first client. more: entries of
+    [server]."""
     path = os.path.abspath(args.config)
     if os.path.exists(place.root + path):
         config = read_config(place.root + path)
         refuse_idle(args, config)
         if config.clients or place.dry_run or not name:
             return config
-        config = edit_config(place.root + path, lambda known: new_client(args, known, place))
+        def plan(known):
+            return new_client(args, known, place)
+        config = edit_config(place.root + path, plan)
         print_line(config, config.clients[name])
         return config
     if not (name and hide):
-        raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
-                         '--client NAME' % path, 2)
+        raise KnockError('%s is not there; for a first try type: knockd.py run --hide '
+                         'tcp/22 --client NAME' % path, 2)
     server = [('id', os.urandom(8).hex()), ('hide', hide)]
     server += told_entries(args, ('host', 'trust')) + list(more)
     text = edited('', 'server', server)
@@ -5654,7 +5662,8 @@ def first_config(args, name, hide, place, more=()):
     return config
 
 def new_client(args, config, place):
-    """The changes that make a client, the first one's ledger included: nothing is spent yet."""
+    """The changes that make a client, the first one's ledger included: nothing is spent
+    yet."""
     if not config.clients:
         place_ledger(config, place)
     name = vars(args).get('name') or args.client
@@ -5680,48 +5689,59 @@ def server_changes(args, config):
             entries.append(('carriers', ','.join(config.carriers + (carrier,))))
     return {'server': entries} if entries else {}
 
+# An option for a first config, and what changes the same in one that is there.
+INSTEAD = (('hide', 'hide SERVICES'), ('host', 'set server host=HOST'),
+           ('trust', 'set server trust=INTERFACES'), ('client', 'add NAME'))
+
 def refuse_idle(args, config):
-    """KnockError if an option for a first config says other than the config that is there."""
-    told, there = vars(args), None
-    for option, advice in (('hide', 'knockd.py hide SERVICES'), ('host', 'knockd.py set server '
-                           'host=HOST'), ('trust', 'knockd.py set server trust=INTERFACES')):
+    """KnockError if an option for a first config says other than the one there."""
+    told = vars(args)
+    for option, advice in INSTEAD:
         text = told.get(option)
-        reader = SERVER_KEYS[option][0]
-        if text and reader(text) != getattr(config, option):
-            there = '--%s has no effect, for %s is there already; type: %s' % (
-                option, config.path, advice)
-    name = told.get('client')
-    if name and config.clients and name not in config.clients:
-        there = '--client has no effect, for %s is there already; type: knockd.py add %s' % (
-            config.path, name)
-    if there:
-        raise KnockError(there, 2)
+        if option == 'client':
+            idle = text and config.clients and text not in config.clients
+        else:
+            idle = text and SERVER_KEYS[option].read(text) != getattr(config, option)
+        if idle:
+            raise KnockError('--%s has no effect, for %s is there already; type: '
+                             'knockd.py %s' % (option, config.path, advice), 2)
+
+PRIVATE = 'an address that is not known outside this network'
 
 def own_address():
     """(the address that this box uses towards the world, what is wrong with it or None).
     Connecting UDP sends nothing; the addresses are RFC 5737's and RFC 3849's."""
-    found = None
-    for family, far in ((socket.AF_INET, '192.0.2.1'), (socket.AF_INET6, '2001:db8::1')):
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+    found = socket.gethostname()
+    flaw = 'only a name, for this box has no way to the world yet'
+    for family, far in ((socket.AF_INET6, '2001:db8::1'), (socket.AF_INET, '192.0.2.1')):
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError), sock:
             sock.connect((far, 9))
-            address = sock.getsockname()[0]
-            if ipaddress.ip_address(address).is_global:
-                only = 'an IPv6 address: clients that have only IPv4 cannot reach it'
-                return address, only if family == socket.AF_INET6 else None
-            found = found or address
-    if found:
-        return found, 'an address that is not known outside this network'
-    return socket.gethostname(), 'only a name, for this box has no way to the world yet'
+            found, flaw = sock.getsockname()[0], None
+    address = address_of(found)
+    if address is None:
+        return found, flaw
+    if not address.is_global:
+        return found, PRIVATE
+    if address.version == 6:
+        flaw = 'an IPv6 address, which clients that have only IPv4 cannot reach'
+    return found, flaw
+
+def address_of(text):
+    """An ip_address; None if it is a name."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 def host_of(config):
     """(what clients call this box, a doubt or None)"""
     if not config.host:
         return own_address()
-    try:
-        known = ipaddress.ip_address(config.host).is_global
-    except ValueError:
-        return config.host, None
-    return config.host, None if known else 'an address that is not known outside this network'
+    address = address_of(config.host)
+    if address is not None and not address.is_global:
+        return config.host, PRIVATE
+    return config.host, None
 
 def client_line(config, client, via='udp'):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
@@ -5748,21 +5768,28 @@ def phone_line(config, client):
 
 def print_line(config, client, via=None, picture=False):
     """A client's lines, on standard output; what is doubtful about them, beside it."""
-    carriers = client.carriers or config.carriers
-    lines = [client_line(config, client, via or ('udp' if 'udp' in carriers else carriers[0]))]
+    if via is None:
+        via = client.carriers[0]
+        if 'udp' in client.carriers:
+            via = 'udp'
+    lines = [client_line(config, client, via)]
     if client.code:
         lines.append(phone_line(config, client))
     for line in lines:
         print(line, flush=True)
-        if picture:     # by its input: every user can read an argument list
+        if picture:
+            # By its input: every user can read an argument list.
             print(run(['qrencode', '-t', 'ANSIUTF8'], line))
     host, doubt = host_of(config)
     if doubt:
         note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
              % (host, doubt))
-    if client.code and 'code' not in config.carriers:
-        note('the codes of %s open nothing until [server] carriers has code; type: knockd.py '
-             'set server carriers=%s' % (client.name, ','.join(config.carriers + ('code',))))
+    wanted = client.carriers + ('code',) * client.code
+    lacking = tuple(name for name in wanted if name not in config.carriers)
+    if lacking:
+        note('%s opens nothing by %s until [server] carriers has it; type: knockd.py set '
+             'server carriers=%s' % (client.name, ' and '.join(lacking),
+                                     ','.join(config.carriers + lacking)))
 
 def note(text):
     print('note: ' + printable(text), file=sys.stderr, flush=True)
@@ -5775,9 +5802,9 @@ def agreed(question):
     return os.read(0, 100).strip().lower() in (b'y', b'yes')
 
 def edit_config(path, plan):
-    """Writes the config as plan(config) says: {section: its new entries, or None: it goes}. Only
-    what it says changes. Under a lock, and from a file read there, so that of two edits side by
-    side none is lost. Returns the new Config; KnockError."""
+    """Writes the config as plan(config) says: {section: its new entries, or None: it
+    goes}. Only what it says changes. Under a lock, and from a file read there, so that of
+    two edits side by side none is lost. Returns the new Config; KnockError."""
     with locked(path):
         config, text = read_config(path), read_file(path)
         expected = ini_sections(text, path)
@@ -5857,8 +5884,8 @@ def command_add(args):
         there['secret'] = encode_secret(config.clients[args.name].secret)
         if told and dict(client_entries(args)).items() <= there.items():
             return {}
-        raise KnockError('there is a client %s already; change it with: knockd.py set, rekey '
-                         'or remove' % args.name)
+        raise KnockError('there is a client %s already; change it with: knockd.py set, '
+                         'rekey or remove' % args.name)
     config = edit_config(args.config, plan)
     if args.name in known:
         print('unchanged')
@@ -5871,14 +5898,14 @@ def section_of(config, name):
     return ini_sections(read_file(config.path), config.path)['client ' + name]
 
 def command_set(args):
-    """NAME is a client, or `server` where no client is called so; an empty value takes a key
-    out."""
+    """NAME is a client, or `server` where no client is called so; an empty value takes a
+    key out."""
     entries = []
     for pair in args.pairs:
         key, equals, value = pair.partition('=')
         if not equals or key.strip() in SECRETS:
-            raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py rekey '
-                             'NAME' % key, 2)
+            raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py '
+                             'rekey NAME' % key, 2)
         entries.append((key.strip(), value.strip() or None))
 
     def plan(config):
@@ -5916,23 +5943,21 @@ def command_rekey(args):
             ('paper', None)]}
     config = edit_config(args.config, plan)
     print_line(config, config.clients[args.name])
-    note('the old line is good until this one is first used, or until %s UTC' % format_time(until))
+    note('the old line is good until this one is first used, or until %s UTC'
+         % format_time(until))
 
 def command_hide(args):
-    services = parse_services(args.services)
-
     def plan(config):
-        return {'server': [('hide', format_services(merged_lists(config.hide, services)))]}
+        # Each once, in this order.
+        services = parse_services('%s,%s' % (format_services(config.hide), args.services))
+        return {'server': [('hide', format_services(services))]}
     config = edit_config(args.config, plan)
     print('hidden: ' + format_services(config.hide))
     open_to = [name for name, client in config.clients.items()
                if client.allow == config.hide]
     if open_to:
-        print('clients without a list of their own may open all of it: ' + ', '.join(open_to))
-
-def merged_lists(services, more):
-    """Both, each service once, in this order."""
-    return tuple(collections.OrderedDict.fromkeys(services + more))
+        print('clients without a list of their own may open all of it: %s'
+              % ', '.join(open_to))
 
 def command_unhide(args):
     """Takes services out of [server] hide, and out of the clients' lists."""
@@ -5973,7 +5998,8 @@ def command_show(args):
     print_line(config, find_client(config, args.name), args.via, args.qr)
 
 def command_paper(args):
-    """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
+    """A new sheet; its number is this second, so a ledger that was lost since makes it
+    void."""
     if not 0 < args.number < 1000:
         raise KnockError('a sheet has 1 to 999 lines', 2)
     sheets = []
@@ -5984,9 +6010,9 @@ def command_paper(args):
         paper = '%d:%d' % (sheets[0], args.number)
         return {'client ' + args.name: [('paper', paper)]}
     config = edit_config(args.config, plan)
-    print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this '
-          'order,\nwithin 20 s, each line once, from the top; a line voids those above it.'
-          % (args.name, host_of(config)[0], sheets[0]))
+    print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in '
+          'this order,\nwithin 20 s, each line once, from the top; a line voids those '
+          'above it.' % (args.name, host_of(config)[0], sheets[0]))
     keys = config.clients[args.name].keys
     for number in range(1, args.number + 1):
         ports = paper_ports(keys, sheets[0], number)
@@ -5999,16 +6025,18 @@ def next_sheet(config, client):
     floor = known_ledger(config).floor // 1000
     return max(int(time.time()), floor + 1, before + 1)
 
-# --- the box: what check, selftest, status and run find wrong, and agree about ------------
+# --- the box: what check, selftest, status and run find wrong, and agree about ----------
 HOOK = 'chain a { type filter hook prerouting priority -149; %s; }'
 FEATURES = (    # of a firewall: what it is, what tries it, what it needs
     ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }',
      'nf_tables (OpenWrt: kmod-nft-core)'),
-    ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }', 'Linux 5.6'),
+    ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }',
+     'Linux 5.6'),
     ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }',
      'a newer Linux and nft'),
     ('nft: payload rewriting', HOOK % 'tcp dport set 61022', 'a newer Linux and nft'),
-    ('nft: fib', HOOK % 'fib daddr type local accept', 'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
+    ('nft: fib', HOOK % 'fib daddr type local accept',
+     'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
     ('nft: reject in prerouting', HOOK % 'reject',
      'Linux 5.9 and nft_reject_inet (OpenWrt: kmod-nft-core)'),
     ('iptables: ipset', 'ipset create a hash:net,port timeout 9',
@@ -6031,8 +6059,8 @@ def preflight(config):
         found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
     if config.hide:
         for chain in see_box(tool, config).unreachable:
-            found.append('%s: [server] accept_in: what a knock opens is dropped all the same by '
-                         'chain %s %s %s, which takes no rule of ours'
+            found.append('%s: [server] accept_in: what a knock opens is dropped all the '
+                         'same by chain %s %s %s, which takes no rule of ours'
                          % (config.path, chain.family, chain.table, chain.name))
     return found
 
@@ -6041,7 +6069,8 @@ def box_facts(config):
     programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
     interfaces = [name for _, name in socket.if_nameindex()]
     folder = os.path.dirname(config.ledger)
-    return Facts(moment().wall, interfaces, programs, chains_of_box(), os.path.isdir(folder))
+    return Facts(moment().wall, interfaces, programs, chains_of_box(),
+                 os.path.isdir(folder))
 
 def chains_of_box():
     """{(family, table, chain)} as nft lists them; None if it does not."""
@@ -6057,8 +6086,8 @@ def chains_of_box():
     return found
 
 def rules_of(config):
-    """[(argument list, its input)]: what would be applied now. The daemon takes other decoys,
-    by chance, unless its rules are loaded."""
+    """[(argument list, its input)]: what would be applied now. The daemon takes other
+    decoys, by chance, unless its rules are loaded."""
     tool, _ = choose_tool(config)
     seen = see_box(tool, config)
     hidden, free = decoy_ports(config, seen)
@@ -6090,12 +6119,13 @@ def missing_feature():
             return '; this is missing: %s, which needs %s' % (what, needs)
     return ''
 
-# --- selftest: what the daemon needs, tried in namespaces that are thrown away -------------
-LEFT = 'KNOCKD_LEFT'    # in the environment: the network namespace that selftest came from
+# --- selftest: what the daemon needs, tried in namespaces that are thrown away ----------
+# In the environment: the network namespace that selftest came from.
+LEFT = 'KNOCKD_LEFT'
 
 def command_selftest(args):
-    """What it does in namespaces of its own ends with it, and it starts nothing that lives
-    on."""
+    """What it does in namespaces of its own ends with it, and it starts nothing that
+    lives on."""
     config = parse_config('[server]\nid = none\nhide = tcp/22', '/etc/knockd/knockd.ini')
     if os.path.exists(args.config):
         config = read_config(args.config)
@@ -6117,7 +6147,8 @@ def attempts(args, config):
     """(what, its needs, a function that raises or returns a remark, its arguments)"""
     came_from = os.environ.get(LEFT)
     alone = came_from not in (None, os.readlink('/proc/self/ns/net'))
-    yield ('namespaces', 'root and unshare; without them no knock is tried', isolate, alone)
+    needs = 'root and unshare; without them no knock is tried'
+    yield ('namespaces', needs, isolate, alone)
     yield ('kernel filter', '', try_filter)
     if os.path.exists(args.config):
         yield ('config', '', config_remarks, config)
@@ -6150,8 +6181,8 @@ def clock_remarks(config):
         raise KnockError(doubt)
 
 def isolate(alone):
-    """Begins again, in this process, with a network and mounts of its own; there it covers the
-    runtime folder."""
+    """Begins again, in this process, with a network and mounts of its own; there it
+    covers the runtime folder."""
     unshare = []
     if not alone:
         unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
@@ -6166,7 +6197,8 @@ def isolate(alone):
     os.execv(find_program('unshare'), unshare + [sys.executable, script] + sys.argv[1:])
 
 def ledger_remarks(path):
-    """Looks at its file system, of those mounted above it the last, and touches nothing."""
+    """Looks at its file system, of those mounted above it the last, and touches
+    nothing."""
     for line in read_file('/proc/mounts').splitlines():
         words = line.split()
         if path.startswith(words[1].rstrip('/') + '/'):
@@ -6231,13 +6263,14 @@ def send_trial_knock(keys):
         fcntl.ioctl(sock, 0x8914, struct.pack('@16sh14x', b'lo', 1))
         sock.sendto(body + mac, ('127.0.0.1', 40000))
 
-# --- installer: the same on each init system, and out again --------------------------------
+# --- installer: the same on each init system, and out again -----------------------------
 SCRIPT = '/usr/local/sbin/knockd.py'
 OPENWRT_SCRIPT = '/usr/sbin/knockd.py'      # where PATH looks there
 PYTHON = find_program('python3') or sys.executable
 RUN = '%s -I %s run' % (PYTHON, SCRIPT)     # whatever PYTHON* says
 READY_TIME = 20                 # seconds until a service must be ready
-# STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
+# STATE stands for the ledger's folder. Each runs the guard first, and the daemon again
+# for ever.
 SYSTEMD = '''[Unit]
 Description=Hides services until an authentic knock arrives
 DefaultDependencies=no
@@ -6247,7 +6280,7 @@ Wants=network-pre.target
 StartLimitIntervalSec=0
 [Service]
 # iptables locks a file that it could not make in a read-only /run
-ExecStartPre=-+/bin/sh -c 'if command -v iptables >/dev/null; then touch /run/xtables.lock; fi'
+ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null || exit 0; >>/run/xtables.lock'
 ExecStartPre=-/bin/sh STATE/guard
 ExecStart=RUN
 ExecReload=/bin/sh -c 'kill -HUP $MAINPID'
@@ -6291,7 +6324,7 @@ START=18
 USE_PROCD=1
 
 start_service() {
-	# The rules need no Python: after an upgrade without it the ports are hidden all the same.
+	# The rules need no Python: after an upgrade that took it the ports are hidden, too.
 	sh STATE/guard
 	# procd calls the log's lines as it calls the program.
 	mkdir -p /var/run/knockd
@@ -6346,7 +6379,8 @@ sh STATE/guard
 setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
-# evidence: paths that tell it; script, state: where those go; files: {path: text}; starts, ends:
+# evidence: paths that tell it; script, state: where those go; files: {path: text};
+# starts, ends:
 # commands; log: what shows the daemon's last lines.
 InitSystem = collections.namedtuple(
     'InitSystem', 'name evidence script state files starts ends log')
@@ -6364,7 +6398,8 @@ INIT_SYSTEMS = [
                ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
                ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
                'logread -e knockd | tail -n 5'),
-    InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib', {'/etc/init.d/knockd': OPENRC},
+    InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib',
+               {'/etc/init.d/knockd': OPENRC},
                ['rc-update add knockd boot', 'rc-service knockd restart'],
                ['rc-service knockd stop', 'rc-update delete knockd boot'], SYSLOG)]
 for folder in ('/var/service', '/etc/service'):     # of Void, of Debian
@@ -6381,7 +6416,8 @@ INIT_SYSTEMS.append(InitSystem(
     {'/etc/init.d/knockd': SYSV},
     ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
     ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG))
-KEYS = '/etc/knockd', '/var/lib/knockd'     # where keys and ledger are, unless told elsewhere
+# Where keys and ledger are, unless told elsewhere.
+KEYS = '/etc/knockd', '/var/lib/knockd'
 # Beside the ledger, and worth nothing without us.
 CACHES = 'guard', 'probation', 'sysctls', GOOD_NAME, 'ledger.json.lock'
 
@@ -6404,8 +6440,8 @@ def is_this_script(text):
         return False
 
 def own_text(url):
-    """This script. Out of a pipe, which Python has read to its end before it begins, it is
-    fetched once more. KnockError."""
+    """This script. Out of a pipe, which Python has read to its end before it begins, it
+    is fetched once more. KnockError."""
     path = own_path()
     if path:
         return read_file(path)
@@ -6416,9 +6452,9 @@ def own_text(url):
         if find_program(argv[0]):
             fetch = argv
     if not (url and fetch):
-        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL where '
-                         'curl gets it, or save it first: curl -fsSO URL && python3 knockd.py '
-                         'install')
+        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL '
+                         'where curl gets it, or save it first: curl -fsSO URL && '
+                         'python3 knockd.py install')
     text = run(fetch + [url], seconds=60)
     if not is_this_script(text):
         raise KnockError('%s is not the script that runs here; save it first' % url)
@@ -6444,7 +6480,7 @@ def command_install(args):
     except (KnockError, OSError, KeyboardInterrupt):
         take_all_back(system, place, upgrade)
         raise
-    tell_what_runs(args, system, config, report)
+    tell_what_runs(system, config, report)
 
 def place_all(args, system, place, text):
     """Writes what `install` writes. KnockError, OSError."""
@@ -6470,8 +6506,8 @@ def place_all(args, system, place, text):
     return config
 
 def begin_probation(config, place, seconds):
-    """A new installation hides for so long, unless somebody knocks; one that passed stays.
-    Version 0.1 noted it in the guard."""
+    """A new installation hides for so long, unless somebody knocks; one that passed
+    stays. Version 0.1 noted it in the guard."""
     path, guard = beside(config, 'probation'), beside(config, 'guard')
     with contextlib.suppress(FileNotFoundError):
         if json.loads(read_file(place.root + path))['state'] == PASSED:
@@ -6489,8 +6525,8 @@ def begin_service(system, place, quiet=False):
         place.carry_out(line, quiet)
 
 def end_first_try(config):
-    """A `run` at a terminal holds the ledger that the service needs. What it hid stays hidden
-    until the service takes over."""
+    """A `run` at a terminal holds the ledger that the service needs. What it hid stays
+    hidden until the service takes over."""
     path = os.path.realpath(config.ledger) + '.lock'
     try:
         with open(path) as file:
@@ -6550,28 +6586,31 @@ def stop_service(system, place):
             failed.append(str(error))
     return failed
 
-def tell_what_runs(args, system, config, report):
+ON_PROBATION = """It is on probation: without a knock from outside within %s it lets go
+again, so that nobody is locked out. Keep this session, and knock from another computer
+that has knock.py:"""
+WHAT_NOW = """    python3 knock.py 'LINE' -- ssh root@%s
+LINE is what `knockd.py show %s` prints. `knockd.py status` tells what happens,
+`knockd.py watch` why a knock does not open, `knockd.py uninstall` takes all away."""
+LAN_TOO = """These ports are hidden from the LAN, too. To leave them open there:
+    knockd.py set server trust=br-lan"""
+
+def tell_what_runs(system, config, report):
     """The end of `install`: what runs, what the probation is, what to type now."""
-    client = next(iter(config.clients), 'NAME')
     left = report['probation_left']
     print('\nknockd %s runs as a service of %s and hides %s.'
           % (__version__, system.name, format_services(config.hide) or 'nothing'))
-    if left is not None:
-        print('It is on probation: without a knock from outside within %s it lets go again, so '
-              'that\nnobody is locked out. Keep this session, and knock from another computer '
-              'that has\nknock.py:' % duration(left))
-    else:
+    if left is None:
         print('Another computer that has knock.py gets in with:')
-    print("    python3 knock.py 'LINE' -- ssh root@%s\nLINE is what `knockd.py show %s` prints. "
-          '`knockd.py status` tells what happens,\n`knockd.py watch` why a knock does not open, '
-          '`knockd.py uninstall` takes all away.' % (host_of(config)[0], client))
+    else:
+        print(ON_PROBATION % duration(left))
+    print(WHAT_NOW % (host_of(config)[0], next(iter(config.clients), 'NAME')))
     if system.name == 'procd' and not config.trust:
-        print('These ports are hidden from the LAN, too. To leave them open there:\n    '
-              'knockd.py set server trust=br-lan')
+        print(LAN_TOO)
 
 def command_uninstall(args):
-    """Leaves nothing of ours, neither files nor rules; keys only if they shall stay. Works
-    whatever the config says."""
+    """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
+    Works whatever the config says."""
     system, place = init_system(args.root), Placing(args)
     folders = [args.root + folder for folder in KEYS]
     with contextlib.suppress(KnockError):
@@ -6629,13 +6668,13 @@ def take_rules_away(folders):
         restore_marks(folder + '/sysctls')
     return failed
 
-# --- command line ---------------------------------------------------------------------------
+# --- command line -----------------------------------------------------------------------
 FIRST = [
-    ('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, as tcp/22')),
+    ('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, tcp/22')),
     ('--client', dict(metavar='NAME', help='for a first config: the first client')),
-    ('--host', dict(metavar='HOST', help='for a first config: what clients call this box')),
-    ('--trust', dict(metavar='INTERFACES', help='for a first config: where nothing is hidden, '
-                     'as br-lan'))]
+    ('--host', dict(metavar='HOST', help='for a first config: how clients call it')),
+    ('--trust', dict(metavar='INTERFACES',
+                     help='for a first config: where nothing is hidden, as br-lan'))]
 PLACE = [
     ('--dry-run', dict(action='store_true', help='only list every file and command')),
     ('--root', dict(metavar='FOLDER', default='', help='in this tree; start nothing'))]
@@ -6646,7 +6685,7 @@ COMMANDS = (    # name, function, what it does, its arguments
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
          ('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
-                              help='how long it hides if nobody knocks: %(default)s; 0: ever')),
+                              help='how long it hides if nobody knocks; 0: ever')),
          ('--url', dict(metavar='URL', help='where a script out of a pipe comes from'))]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
         ('--yes', dict(action='store_true', help='delete the keys without asking'))]),
@@ -6655,23 +6694,23 @@ COMMANDS = (    # name, function, what it does, its arguments
     ('check', command_check, 'read the config and say all that is wrong with it', [
         ('--strict', dict(action='store_true', help='a warning is an error'))]),
     ('rules', command_rules, 'print exactly what would be given to nft', []),
-    ('selftest', command_selftest, 'try on this box what the daemon needs, down to a knock', []),
+    ('selftest', command_selftest, 'try what the daemon needs, down to a knock', []),
     ('add', command_add, 'make a client and print its knock:// line', [
         CLIENT_NAME,
         ('--allow', dict(metavar='SERVICES', help='what it may open; without it, all')),
-        ('--default', dict(metavar='SERVICES', help='what a knock opens that names nothing')),
-        ('--expires', dict(metavar='DATE', help='2027-01-31, to the end of that day (UTC)')),
+        ('--default', dict(metavar='SERVICES', help='what a plain knock opens')),
+        ('--expires', dict(metavar='DATE', help='2027-01-31, its end (UTC)')),
         ('--code', dict(action='store_const', const='yes',
                         help='may knock by hand, with a phone')),
         ('--page', dict(action='store_true', help='for a web page: ports alone, 30 s')),
-        ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
+        ('--ssh-key', dict(metavar='FILE', type=read_file, help='must sign, too')),
         ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
         ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m')),
         ('--secret', dict(metavar='-', help='its secret comes by standard input')),
         FIRST[2]]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', dict(metavar='NAME', help='a client, or server')),
-        ('pairs', dict(metavar='KEY=VALUE', nargs='+', help='without a value, out it goes'))]),
+        ('pairs', dict(metavar='KEY=VALUE', nargs='+', help='no value: out it goes'))]),
     ('rename', command_rename, 'call a client otherwise', [
         CLIENT_NAME, ('new', dict(metavar='NEW'))]),
     ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
@@ -6680,12 +6719,12 @@ COMMANDS = (    # name, function, what it does, its arguments
     ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [
         CLIENT_NAME, ('--via', dict(choices=CARRIERS, help='how it shall knock')),
-        ('--qr', dict(action='store_true', help='as a picture, too, if qrencode is there'))]),
-    ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
+        ('--qr', dict(action='store_true', help='as a picture, too; needs qrencode'))]),
+    ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
         CLIENT_NAME,
         ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
-    ('list', command_list, 'all clients: what they may, and when each last knocked', [JSON]),
-    ('status', command_status, 'is all hidden, what is open, who knocked, what was refused', [
+    ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
+    ('status', command_status, 'is all hidden, what is open, who knocked, who not', [
         JSON, ('--metrics', dict(action='store_true', help='for Prometheus'))]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )

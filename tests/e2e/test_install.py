@@ -216,7 +216,7 @@ def test_nobody_knocks_so_nothing_is_hidden_and_a_later_knock_hides_for_good(wir
     wire.client.knock(line, '--wait', '0')
     says(box, 'probation: passed')
     assert until(lambda: not wire.stranger.connects('10.9.0.1'))
-    assert wire.client.connects('10.9.0.1'), 'and his knock was honoured'
+    assert wire.client.reaches('10.9.0.1'), 'and his knock was honoured'
     box.must('systemctl', 'restart', 'knockd')
     says(box, 'ready: 1 client; hiding tcp/2222', 2)
     assert not wire.stranger.connects('10.9.0.1')
@@ -224,8 +224,8 @@ def test_nobody_knocks_so_nothing_is_hidden_and_a_later_knock_hides_for_good(wir
 
 def test_the_first_knock_from_outside_ends_the_probation_and_one_of_the_box_itself_does_not(
         wire, box):
-    line = line_of(install(box, '--probation', '4s'))
-    end = time.monotonic() + 4.2
+    line = line_of(install(box, '--probation', '12s'))
+    end = time.monotonic() + 12.2
     says(box, 'on probation: ')
     assert box.knock(line).code == 0
     says(box, 'open me 10.9.0.1 ')
