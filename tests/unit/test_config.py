@@ -383,7 +383,8 @@ def test_what_is_no_network_behind_a_box_is_a_problem(network):
 
 
 @pytest.mark.parametrize('address,wrong', [
-    ('203.0.113.9', 0), ('203.0.113.16', 1), ('203.0.113.16, 2001:db8::1', 2), ('203.0.113.8/29', 1)])
+    ('203.0.113.9', 0), ('203.0.113.16', 1), ('203.0.113.16, 2001:db8::1', 2),
+    ('203.0.113.8/29', 1)])
 def test_a_client_gets_only_addresses_that_are_behind(address, wrong):
     text = SERVER + 'behind = 203.0.113.8/29\n' + CLIENT + 'only = %s\n' % address
     if wrong:
