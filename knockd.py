@@ -850,7 +850,8 @@ def above_comments(lines, at):
 
 def with_entry(lines, key, entry):
     """The lines of a section with this entry in its old place, or else as the last."""
-    places = [at for at, line in enumerate(lines) if (line.kind, line.name) == ('key', key)]
+    places = [at for at, line in enumerate(lines)
+              if line.kind == 'key' and line.name == key]
     if not places:
         at = len(lines)
         while lines[at - 1].kind in ('comment', 'blank'):
