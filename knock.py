@@ -16,6 +16,11 @@ import gc
 import sys
 
 if __name__ == '__main__':
+    # Only Python's own library is imported from. In the current folder, in this file's
+    # folder and where PYTHONPATH points, others may have put a module of any name that is
+    # used below.
+    library = sys.base_prefix + ('' if sys.platform == 'win32' else '/lib')
+    sys.path = [folder for folder in sys.path if folder.startswith(library)]
     gc.disable()                            # until a knock is out there is no garbage
     if sys.argv[1:] == ['--version']:
         print('knock.py ' + __version__)    # before the imports: scripts ask this often
@@ -63,6 +68,7 @@ DATAGRAM_LIMIT = 1232
 
 # IANA protocol numbers.
 PROTOCOLS = {'tcp': 6, 'udp': 17}
+PROTOCOL_NAMES = {6: 'tcp', 17: 'udp'}
 CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
 # What the keys that are derived from a secret are for.
 LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
@@ -228,12 +234,10 @@ def parse_service(text):
 
 def format_service(service):
     """What parse_service() reads."""
-    for name, number in PROTOCOLS.items():
-        if number == service.proto and service.low == service.high:
-            return '%s/%d' % (name, service.low)
-        if number == service.proto:
-            return '%s/%d-%d' % (name, service.low, service.high)
-    raise ValueError(service.proto)
+    text = '%s/%d' % (PROTOCOL_NAMES[service.proto], service.low)
+    if service.high > service.low:
+        text += '-%d' % service.high
+    return text
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
