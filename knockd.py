@@ -1115,7 +1115,7 @@ BUILT_IN = ('PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING')
 def saved_options(line):
     """[(option, its words, negated)] of a rule as iptables-save prints it."""
     options, negated = [], False
-    for word in shlex.split(line):
+    for word in re.findall(r'"(?:[^"\\]|\\.)*"|\S+', line):     # quoted, or without blanks
         if word == '!':
             negated = True
         elif word.startswith('-') or not options:
@@ -1314,13 +1314,15 @@ def in_table(text):
     return 'table inet knockd {\n%s}\n' % text if text else ''
 
 def deletions(gone):
-    text = ''
+    """Commands that delete these elements, one for each set."""
+    members = {}
     for element in sorted(gone, key=str):
         name = set_name(element)
-        names = [name, held_twin(name)] if element.once else [name]
-        for each in names:
-            text += 'delete element inet knockd %s { %s }\n' % (each, element_text(element))
-    return text
+        members.setdefault(name, []).append(element_text(element))
+        if element.once:
+            members.setdefault(held_twin(name), []).append(element_text(element))
+    return ''.join('delete element inet knockd %s { %s }\n' % (name, ', '.join(texts))
+                   for name, texts in sorted(members.items()))
 
 def live(openings, now):
     return [opening for opening in openings if opening.expires > now]
