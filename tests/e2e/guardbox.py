@@ -62,7 +62,7 @@ class Guard:
 
     def load(self):
         """Everything, in one transaction."""
-        for setting in knockd.SYSCTLS:
+        for setting in self.tool.sysctls:
             self.namespace.must('sysctl', '-qw', setting.replace('/', '.') + '=1')
         self.look()
         self.hold()
