@@ -522,9 +522,11 @@ def journal_end(text):
     reach the disk in any order, so such a line may lack its end, or its beginning, for which
     zero bytes stand: then it was not yet synced, and nothing was opened for it."""
     end = text.rfind('\n') + 1
-    last = text.rfind('\n', 0, max(0, end - 1)) + 1
-    if '\0' in text[last:end]:
-        return last
+    start = text.rfind('\n', 0, max(0, end - 1)) + 1
+    last = text[start:end]
+    # Before a line that has its own beginning, zero bytes are damage: a line is lost there.
+    if last.startswith('\0') and not last.lstrip('\0').startswith('{'):
+        return start
     return end
 
 def parse_ledger(text, server_id):

@@ -122,6 +122,10 @@ def test_what_was_not_written_before_a_crash_is_not_honoured_either(world):
 
 
 # --- the walks find every mistake ---------------------------------------------------------------
+def entry(mark, knock_id, time):
+    return json.dumps({'key': mark, 'spent': knock_id, 'time': time}) + '\n'
+
+
 def floor_of_the_current_window(ledger, mark, knock_id, time, window, paper=None):
     """record() that computes the floor anew: it falls when the window grows."""
     key = ledger.keys.get(mark, {'spent': {}})
@@ -129,6 +133,7 @@ def floor_of_the_current_window(ledger, mark, knock_id, time, window, paper=None
     spent = {known: when for known, when in list(key['spent'].items()) + [(knock_id, time)]
              if when >= floor}
     ledger.keys[mark] = {'floor': max(0, floor), 'spent': spent, 'paper': [0, 0]}
+    return entry(mark, knock_id, time)
 
 
 def forgetting_by_age(ledger, mark, knock_id, time, window, paper=None):
@@ -136,11 +141,13 @@ def forgetting_by_age(ledger, mark, knock_id, time, window, paper=None):
     key = ledger.keys.get(mark, {'spent': {}})
     spent = {known: when for known, when in key['spent'].items() if when >= time - window}
     ledger.keys[mark] = {'floor': 0, 'spent': dict(spent, **{knock_id: time}), 'paper': [0, 0]}
+    return entry(mark, knock_id, time)
 
 
-def text_without_floor(ledger):
-    """text() of a quarantine that is kept in memory alone."""
-    return json.dumps({'knockd': 1, 'id': ledger.server_id, 'floor': 0, 'keys': ledger.keys})
+def state_without_floor(ledger):
+    """state_line() of a quarantine that is kept in memory alone."""
+    state = {'knockd': 2, 'id': ledger.server_id, 'floor': 0, 'keys': ledger.keys}
+    return json.dumps(state) + '\n'
 
 
 def without_key_floor(ledger, mark, knock_id, time, paper=None):
@@ -155,13 +162,49 @@ def without_file_floor(ledger, mark, knock_id, time, paper=None):
     return 'replay' if knock_id in key['spent'] or time < key['floor'] else None
 
 
+def overlooking_broken_lines(text, server_id, parse=knockd.parse_ledger):
+    """parse_ledger() that skips what it cannot read."""
+    first, *rest = text.split('\n')
+    sound = [first]
+    for line in rest:
+        try:
+            parse('\n'.join([first, line, '']), server_id)
+        except knockd.KnockError:
+            continue
+        sound.append(line)
+    return parse('\n'.join(sound + ['']), server_id)
+
+
+def saved_at_last(file, ledger, line, what, saved=knockd.saved):
+    """saved() that lets a knock pass whose line is not on disk."""
+    saved(file, ledger, line, what)
+    return True
+
+
+def journal_after_all(file):
+    """abandon() that goes on with the journal of before."""
+
+
+def end_of_the_last_line(text):
+    """journal_end() that takes the end of a torn line for a line."""
+    return text.rfind('\n') + 1
+
+
+def resume_over_a_torn_line(journal, data, offset, write=knockd.write_whole):
+    """write_whole() that leaves what is torn behind the last line."""
+    if data.strip(b'\0'):
+        write(journal, data, offset)
+
+
 MISTAKES = [
+    ('never synced', None, None),
+    ('folder not synced', None, None),
     ('entries by name', None, None),
     ('add makes a ledger', None, None),
     ('written later', None, None),
     ('floor of the current window', 'record', floor_of_the_current_window),
     ('ids forgotten by age', 'record', forgetting_by_age),
-    ('quarantine kept in memory alone', 'text', text_without_floor),
+    ('quarantine kept in memory alone', 'state_line', state_without_floor),
     ('no second quarantine', 'quarantine', lambda ledger, now, window: None),
     ('no look at the floor of the key', 'refusal', without_key_floor),
     ('no look at the floor of the file', 'refusal', without_file_floor),
@@ -175,6 +218,25 @@ def test_a_walk_finds(flaw, method, mistake, monkeypatch):
     with pytest.raises(Broken, match='^honoured twice'):
         for seed in range(20, 20 + 40):
             walk(seed, monkeypatch, flaw)
+
+
+@pytest.mark.parametrize('owner,name,mistake', [
+    (knockd, 'saved', saved_at_last), (knockd.LedgerFile, 'abandon', journal_after_all)])
+def test_a_walk_finds_what_the_edges_do_wrong(owner, name, mistake, monkeypatch):
+    monkeypatch.setattr(owner, name, mistake)
+    with pytest.raises(Broken, match='^honoured twice'):
+        for seed in range(20, 20 + 1000):
+            walk(seed, monkeypatch)
+
+
+@pytest.mark.parametrize('name,mistake', [
+    ('parse_ledger', overlooking_broken_lines), ('journal_end', end_of_the_last_line),
+    ('write_whole', resume_over_a_torn_line)])
+def test_a_walk_finds_a_torn_or_broken_line_that_is_taken_wrong(name, mistake, monkeypatch):
+    monkeypatch.setattr(knockd, name, mistake)
+    with pytest.raises(Broken, match='a crash has cost|^honoured twice'):
+        for seed in range(20, 20 + 400):
+            walk(seed, monkeypatch)
 
 
 def test_a_walk_finds_a_knock_that_should_have_been_honoured(monkeypatch):
