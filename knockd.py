@@ -533,10 +533,13 @@ def parse_ledger(text, server_id):
     """The Ledger in a journal's text; KnockError if it is damaged or another server's.
 
     Version 1 was the state alone; whoever wrote it by hand may have left out the line's end."""
-    whole = text[:journal_end(text)] or text + '\n'
-    first, *entries = whole.split('\n')[:-1]
+    whole = text[:journal_end(text)]
+    first, *entries = (whole or text + '\n').split('\n')[:-1]
     try:
-        ledger = read_state(json.loads(first), server_id)
+        state = json.loads(first)
+        if not whole and state['knockd'] != 1:
+            raise ValueError('its first line has no end')
+        ledger = read_state(state, server_id)
         for entry in entries:
             read_entry(ledger, json.loads(entry))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
