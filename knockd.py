@@ -1830,6 +1830,7 @@ class LedgerFile:
         except OSError:
             os.close(journal)
             raise
+        self.abandon()
         self.journal = journal
         self.end = end
         self.room = len(text)
