@@ -1466,7 +1466,7 @@ class Sequences:
         if not explained and not begun:
             for attempt in attempts:
                 attempt.strikes += 1
-        self.remember(source, attempts + begun)
+        self.remember(source, attempts + begun, now)
         return Progress(finished, goes_on)
 
     def attempts_of(self, source, now):
@@ -1483,15 +1483,24 @@ class Sequences:
                     begun.append(Attempt(credential, now))
         return begun
 
-    def remember(self, source, attempts):
+    def remember(self, source, attempts, now):
         if not attempts:
             return
         further = max(attempt.taken for attempt in attempts) > 1
         table = self.advanced if further else self.beginners
         table[source] = attempts
         if len(self.beginners) + len(self.advanced) > SOURCES_LIMIT:
-            eldest = self.beginners or self.advanced
-            eldest.popitem(last=False)
+            self.forget_one(now)
+
+    def forget_one(self, now):
+        """The eldest with one port. But first of all one that came further and stopped: such
+        would pile up, and then nobody could begin."""
+        table = self.beginners or self.advanced
+        for attempts in self.advanced.values():
+            if not any(attempt.alive(now) for attempt in attempts):
+                table = self.advanced
+            break
+        table.popitem(last=False)
 
 def paper_sequences(config):
     """{first port: [Credential]} of every sheet."""
