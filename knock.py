@@ -16,6 +16,11 @@ import gc
 import sys
 
 if __name__ == '__main__':
+    # Only Python's own library is imported from. In the current folder, in this file's
+    # folder and where PYTHONPATH points, others may have put a module of any name that is
+    # used below.
+    library = sys.base_prefix + ('' if sys.platform == 'win32' else '/lib')
+    sys.path = [folder for folder in sys.path if folder.startswith(library)]
     gc.disable()                            # until a knock is out there is no garbage
     if sys.argv[1:] == ['--version']:
         print('knock.py ' + __version__)    # before the imports: scripts ask this often
