@@ -2814,12 +2814,25 @@ class NftTool:
     def change(self, before, after, now):
         """From one collection of openings to another."""
         old, new = elements(before), elements(live(after, now))
-        gone = {element: None for element, expires in old.items()
-                if new.get(element) != expires}
-        added = {element: expires for element, expires in new.items()
-                 if old.get(element) != expires}
+        gone, emptied = {}, set()
+        for element, expires in old.items():
+            if new.get(element) == expires:
+                continue
+            if element.once:
+                gone[element] = None
+            else:
+                emptied.add(set_name(element))
+        added = {}
+        for element, expires in new.items():
+            if old.get(element) != expires or set_name(element) in emptied:
+                added[element] = expires
         # What has just expired cannot be deleted, so it is added first.
         text = in_table(sets_text(gone, now)) + deletions(gone)
+        # Before nft deletes an element it reads every set of the box, and starts over when
+        # rules change meanwhile; before it empties a set it does not. A set of `once` must not
+        # be filled anew: it would not know what is spent.
+        for name in sorted(emptied):
+            text += 'flush set inet knockd %s\n' % name
         text += in_table(sets_text(added, now))
         return [(NFT_COMMAND, text)] if text else []
 
@@ -3777,6 +3790,7 @@ Done = collections.namedtuple('Done', 'number error mended loaded')
 Loaded = collections.namedtuple('Loaded', 'decoys guard')
 OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
 COALESCE = 10                   # ms: one reload of a firewall is many changes
+CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
 REFLECT_MARKS = ('/proc/sys/net/ipv4/fwmark_reflect', '/proc/sys/net/ipv6/fwmark_reflect')
@@ -4135,9 +4149,11 @@ class Keeper:
 
     def change(self, wanted, now):
         """Openings alone. If that fails somebody has perhaps taken our rules away."""
-        before = self.standing.wanted.openings
+        # The kernel has closed by itself what is over.
+        before = live(self.standing.wanted.openings, now)
         try:
-            self.apply(self.tool.change(before, wanted.openings, now))
+            commands = self.tool.change(before, wanted.openings, now)
+            self.apply(commands, CHANGE_SECONDS)
         except KnockError:
             self.load(wanted)
             return
@@ -4206,10 +4222,10 @@ class Keeper:
         """The Seen of this box. looks: whoever may break it off."""
         return see_box(self.tool, config, looks)
 
-    def apply(self, commands):
+    def apply(self, commands, seconds=COMMAND_SECONDS):
         """Runs [(argument list, its standard input)]."""
         for argv, text in commands:
-            run(argv, text)
+            run(argv, text, seconds)
 
 def cleared(tool, commands):
     """The same commands, but in one transaction with the end of what is there: another
