@@ -2036,7 +2036,8 @@ Accept = collections.namedtuple('Accept', 'tool family table chain handle')
 # ours: our rules as listed, in a form to compare, or None. accepts: {missing, surplus: [Accept]}.
 # taken_ports: those that the box's rules name. decoys: {hidden: decoy} that our rules name.
 # unreachable: chains that may drop what we let by, and that take no rule of ours; for people.
-Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys unreachable')
+# tools: the programs that keep our rules; ip6tables may be missing.
+Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys unreachable tools')
 Accepts = collections.namedtuple('Accepts', 'missing surplus')
 GUARD_PRIORITY = -149
 MOST_DECOYS = 200     # above it, a hidden port's reset is made by us, not by the stack
@@ -2198,7 +2199,7 @@ BUILT_IN = ('PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING')
 def saved_options(line):
     """[(option, its words, negated)] of a rule as iptables-save prints it."""
     options, negated = [], False
-    for word in shlex.split(line):
+    for word in re.findall(r'"(?:[^"\\]|\\.)*"|\S+', line):     # quoted, or without blanks
         if word == '!':
             negated = True
         elif word.startswith('-') or not options:
@@ -2397,13 +2398,15 @@ def in_table(text):
     return 'table inet knockd {\n%s}\n' % text if text else ''
 
 def deletions(gone):
-    text = ''
+    """Commands that delete these elements, one for each set."""
+    members = {}
     for element in sorted(gone, key=str):
         name = set_name(element)
-        names = [name, held_twin(name)] if element.once else [name]
-        for each in names:
-            text += 'delete element inet knockd %s { %s }\n' % (each, element_text(element))
-    return text
+        members.setdefault(name, []).append(element_text(element))
+        if element.once:
+            members.setdefault(held_twin(name), []).append(element_text(element))
+    return ''.join('delete element inet knockd %s { %s }\n' % (name, ', '.join(texts))
+                   for name, texts in sorted(members.items()))
 
 def live(openings, now):
     return [opening for opening in openings if opening.expires > now]
@@ -2448,7 +2451,7 @@ def flow(version):
 def check_lines(config, openings):
     """A packet to a hidden port: does it come from where it may?"""
     passes = 'meta mark set meta mark | 0x%08x return' % config.mark
-    lines = ['iifname "%s" %s' % (name.replace('+', '*'), passes)
+    lines = ['iifname "%s" %s' % (name, passes)
              for name in ('lo',) + config.trust]
     for name, example in sorted(nft_sets(config, openings).items()):
         network = example.source
@@ -2748,7 +2751,7 @@ def read_nft(outputs, config):
     chains.sort(key=lambda chain: chain.priority)
     accepts, unreachable = places(config, chains, rules, locked, managed)
     return Seen(nft_ours(entries), Box(closed_ports(chains, rules), demux_of(outputs)), accepts,
-                named_ports(json.dumps(theirs)), nft_decoys(entries), unreachable)
+                named_ports(json.dumps(theirs)), nft_decoys(entries), unreachable, ('nft',))
 
 # iptables' programs that may stand beside nft: those that write to nf_tables manage chains of
 # theirs, which nft must not touch; those of the old kind are out of reach. Of each: its family,
@@ -2790,7 +2793,7 @@ def places(config, chains, rules, locked, managed):
 
 class NftTool:
     """The tool nft: commands and listings as text, nothing else."""
-    name = 'nft'
+    name, sysctls = 'nft', SYSCTLS
 
     def list_commands(self, has):
         """[argv] whose outputs read() wants, by program; has(name): is that program there?
@@ -2845,9 +2848,217 @@ class NftTool:
 
 NFT = NftTool()
 
-# --- iptables text: our chains, and what iptables-save lists --------------------------------------
+# --- iptables text: where there is no nft; a chain of ours in each of three tables -----------------
+# mangle marks who may pass, nat sends the TCP of everybody else to the decoys and keeps hidden
+# ports from forwards, filter lets the marked in and answers what nat does not see. A table is a
+# transaction; in this order none is asked for a mark that is not set yet. Openings are in an
+# ipset, whose elements the kernel takes out when they are over.
+HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',), 'filter': ('INPUT', 'FORWARD')}
+OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
+SAVED_TOOLS = collections.OrderedDict(((4, 'iptables'), (6, 'ip6tables')))
+IPSET_COMMAND = ['ipset', '-exist', 'restore']
+IPSET_TYPES = {4: 'hash:net,port family inet timeout 30', 6: 'hash:net,port family inet6 timeout 30'}
+LONGEST = 2147483               # seconds that an ipset can count
+MOST_PORTS = 64                 # an ipset has an element for each port of a range
+# A packet that begins no connection; see NO_SYN.
+SAVED_NO_SYN = '-p tcp -m tcp ! --tcp-flags SYN,ACK SYN '
+KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
+# To this box, by whatever address. To ip6tables our own addresses are unicast as well, and a list
+# with MULTICAST in it means nothing else.
+TO_US = {4: '-m addrtype ! --dst-type UNICAST ', 6: '-m addrtype --dst-type LOCAL,ANYCAST '}
+TO_ALL = '-m addrtype --dst-type MULTICAST '
+
+def ipset_members(openings):
+    """{(IP version, member): when it ends} of these openings, port by port."""
+    members = {}
+    for element, expires in elements(openings).items():
+        version, service = element.source.version, element.service
+        for port in range(service.low, service.high + 1):
+            one = format_service(Service(service.proto, port, port)).replace('/', ':')
+            members[version, '%s,%s' % (element.source, one)] = expires
+    return members
+
+def ipset_adds(members, now, suffix=''):
+    """Commands that add, or change the time of, these. In whole seconds, rounded down; 0 would
+    be for ever, and is over."""
+    text = ''
+    for (version, member), expires in sorted(members.items()):
+        seconds = min((expires - now) // 1000, LONGEST)
+        if seconds > 0:
+            text += 'add knockd%d%s %s timeout %d\n' % (version, suffix, member, seconds)
+    return text
+
+def ipset_text(openings, now):
+    """Both sets, from one moment to the next with these openings and no others."""
+    text = ''
+    for version, kind in sorted(IPSET_TYPES.items()):
+        for name in ('knockd%d' % version, 'knockd%d-new' % version):
+            text += 'create %s %s\n' % (name, kind)
+        text += 'flush knockd%d-new\n' % version
+    text += ipset_adds(ipset_members(openings), now, '-new')
+    for version in sorted(IPSET_TYPES):
+        text += 'swap knockd{0} knockd{0}-new\ndestroy knockd{0}-new\n'.format(version)
+    return text
+
+def saved_match(service):
+    """-p tcp -m tcp --dport 8000:8010, as iptables-save prints it, with a blank behind."""
+    proto, _, ports = format_service(service).partition('/')
+    return '-p {0} -m {0} --dport {1} '.format(proto, ports.replace('-', ':'))
+
+def saved_target(verdict, version):
+    """A verdict in iptables' words."""
+    if not verdict.startswith('reject'):
+        return '-j DROP'
+    for word, known in SAVED_REJECTS.items():
+        fits = word == 'tcp-reset' or word.startswith('icmp6') == (version == 6)
+        if known == verdict and fits:
+            return '-j REJECT --reject-with ' + word
+    return '-j REJECT'
+
+def mangle_lines(config, version):
+    both = config.mark | asked_bit(config)
+    passes = '-j MARK --set-xmark 0x%x/0x%x' % (config.mark, config.mark)
+    # A bit that came with the packet, out of a tunnel, is nobody's leave.
+    lines = ['-m mark ! --mark 0x0/0x%x -j MARK --set-xmark 0x0/0x%x' % (both, both),
+             '! -p tcp ' + KNOWN, SAVED_NO_SYN + KNOWN]
+    for service in merged(config.hide):
+        match = saved_match(service)
+        for name in ('lo',) + config.trust:
+            lines.append('-i %s %s%s' % (name, match, passes))
+        lines.append('%s-m set --match-set knockd%d src,dst %s' % (match, version, passes))
+    return lines
+
+def nat_lines(config, decoys, version):
+    lines = ['-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark)]
+    for port, decoy in sorted(decoys.items()):
+        lines.append(saved_match(Service(TCP, port, port)) + TO_US[version]
+                     + '-j DNAT --to-destination :%d' % decoy)
+    for service in merged(config.hide):
+        ports = format_service(service).partition('/')[2]
+        lines.append(saved_match(service) + TO_US[version] + '-j DNAT --to-destination :' + ports)
+    return lines
+
+def filter_lines(config, box, decoys, version):
+    lines = ['-m mark --mark 0x%x/0x%x -j %s' % (
+        config.mark, config.mark, 'ACCEPT' if config.accept_in else 'RETURN')]
+    lines += ['! -p tcp ' + KNOWN, SAVED_NO_SYN + KNOWN]
+    answers = box_answers(config, box)
+    for service in merged(config.hide):
+        if version == 6:
+            lines.append(saved_match(service) + TO_ALL + '-j DROP')
+        verdicts = answers[version, service.proto, 'new']
+        for interface in sorted(filter(None, verdicts), reverse=True) + [None]:
+            verdict = verdicts[interface]
+            if verdict == STACK:
+                verdict = TCP_RESET if service.proto == TCP else UNREACHABLE
+            name = '-i %s ' % interface.replace('*', '+') if interface else ''
+            lines.append(name + saved_match(service) + TO_US[version]
+                         + saved_target(verdict, version))
+    return lines
+
+def restore_command(tool, rules, jumps):
+    """(argv, text) that puts these rules, {table: lines}, in place of ours; a table without lines
+    loses our chain. jumps: {table: what iptables-save prints of the rules that lead to us}."""
+    text = ''
+    for table, lines in rules.items():
+        text += '*%s\n:KNOCKD - [0:0]\n' % table
+        text += ''.join('-A KNOCKD %s\n' % line for line in lines)
+        # In one transaction with the rest: each copy out, one in at the head.
+        text += ''.join('-D %s\n' % jump for jump in jumps.get(table, ()))
+        if lines:
+            text += ''.join('-I %s %s\n' % (hook, OUR_JUMP) for hook in HOOKS[table])
+        else:
+            text += '-F KNOCKD\n-X KNOCKD\n'
+        text += 'COMMIT\n'
+    return [tool + '-restore', '--noflush', '-w'], text
+
+def our_lines(text):
+    """[(table, line)] of iptables-save that are ours, without counters."""
+    found, table = [], None
+    for line in text.splitlines():
+        line = re.sub(r'^\[\d+:\d+\] ', '', line).replace('"knockd"', 'knockd')
+        if line.startswith('*'):
+            table = line[1:]
+        elif line.startswith('-A ') and 'KNOCKD' in line:
+            found.append((table, line[3:]))
+    return found
+
+def jumps_to_us(lines):
+    jumps = {}
+    for table, line in lines:
+        if not line.startswith('KNOCKD '):
+            jumps.setdefault(table, []).append(line)
+    return jumps
+
 class IptablesTool:
-    name = 'iptables'
+    """The tool iptables, with ip6tables and ipset: commands and listings as text."""
+    name, sysctls = 'iptables', ()
+
+    def list_commands(self, has):
+        return [[tool + '-save'] for tool in SAVED_TOOLS.values() if has(tool + '-save')]
+
+    def read(self, outputs, config):
+        """outputs: {program: what it printed}; a family without a program is not guarded."""
+        chains, rules, ours, decoys, theirs = [], {}, {}, {}, ''
+        for version, tool in SAVED_TOOLS.items():
+            text = outputs.get(tool + '-save')
+            if text is None:
+                continue
+            ours[tool] = our_lines(text)
+            others = '\n'.join(line for line in text.splitlines() if 'KNOCKD' not in line)
+            found, found_rules = read_saved(others, FAMILIES[version], '', config.mark)
+            chains += found
+            rules.update(found_rules)
+            theirs += others
+            for hidden, decoy in re.findall(r'--dport (\d+) .*DNAT --to-destination :(\d+)$',
+                                            '\n'.join(line for _, line in ours[tool]), re.M):
+                if hidden != decoy:
+                    decoys[int(hidden)] = int(decoy)
+        chains.sort(key=lambda chain: chain.priority)
+        box = Box(closed_ports(chains, rules), True)
+        return Seen(json.dumps(ours) if any(ours.values()) else None, box, Accepts([], []),
+                    named_ports(theirs), decoys, [], tuple(ours))
+
+    def whole(self, config, seen, decoys, openings, now):
+        jumps = {tool: jumps_to_us(lines) for tool, lines in json.loads(seen.ours or '{}').items()}
+        commands = []
+        for version, tool in SAVED_TOOLS.items():
+            if tool not in seen.tools:
+                continue
+            rules = collections.OrderedDict.fromkeys(HOOKS, ())
+            if config.hide:
+                rules['mangle'] = mangle_lines(config, version)
+                rules['nat'] = nat_lines(config, decoys, version)
+                rules['filter'] = filter_lines(config, seen.box, decoys, version)
+            commands.append(restore_command(tool, rules, jumps.get(tool, {})))
+        sets = (IPSET_COMMAND, ipset_text(openings, now))
+        if config.hide:         # the sets first: rules name them
+            return [sets] + commands
+        return commands + [(IPSET_COMMAND, sets[1] + 'destroy knockd4\ndestroy knockd6\n')]
+
+    def change(self, before, after, now):
+        old, new = ipset_members(before), ipset_members(live(after, now))
+        text = ''.join('del knockd%d %s\n' % key for key in sorted(set(old) - set(new)))
+        text += ipset_adds({key: expires for key, expires in new.items()
+                            if old.get(key) != expires}, now)
+        return [(IPSET_COMMAND, text)] if text else []
+
+    def nothing(self):
+        """Empties our chains; whole() of a config that hides nothing takes them away as well."""
+        text = ''.join('*%s\n:KNOCKD - [0:0]\nCOMMIT\n' % table for table in HOOKS)
+        return [([tool + '-restore', '--noflush', '-w'], text) for tool in SAVED_TOOLS.values()]
+
+    def flaws(self, config):
+        found = ['[server] trust = ' + name for name in config.trust if name.endswith('+')]
+        if any(chain != ('auto',) for chain in config.accept_in):
+            found.append('[server] accept_in, but for auto')
+        for client in config.clients.values():
+            if client.once:
+                found.append('[client %s] once' % client.name)
+            found += ['[client %s] allow = %s, more than %d ports in one' % (
+                client.name, format_service(service), MOST_PORTS)
+                for service in client.allow if service.high - service.low >= MOST_PORTS]
+        return [what + ': iptables cannot do that; install nftables' for what in found]
 
 IPTABLES = IptablesTool()
 
