@@ -1910,7 +1910,9 @@ def open_ledger(file, config, now):
         ledger = file.load(config.id)
     except FileNotFoundError:
         return lost_ledger(file, config, now, 'missing'), True
-    except (OSError, ValueError, KnockError) as error:
+    except OSError as error:
+        return lost_ledger(file, config, now, error.strerror), True
+    except KnockError as error:
         return lost_ledger(file, config, now, str(error)), True
     remove_version_1(file.path)
     try:
