@@ -3558,7 +3558,7 @@ class LedgerFile:
         """Locks it; KnockError if another daemon lives. The lock file holds our pid."""
         os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
         path = self.path + '.lock'
-        if place_flaws(path, 0o022):
+        if place_flaws(path, 0):
             # In a sticky folder another user may have made it, and hold it for ever.
             os.unlink(path)
         self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -3697,7 +3697,9 @@ def open_ledger(file, config, now):
         ledger = file.load(config.id)
     except FileNotFoundError:
         return lost_ledger(file, config, now, 'missing'), True
-    except (OSError, ValueError, KnockError) as error:
+    except OSError as error:
+        return lost_ledger(file, config, now, error.strerror), True
+    except KnockError as error:
         return lost_ledger(file, config, now, str(error)), True
     remove_version_1(file.path)
     try:
