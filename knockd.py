@@ -291,8 +291,8 @@ Credential = collections.namedtuple('Credential', 'client carrier step paper por
 # None; request: a Request; services: (Service, ...); seconds: how long it shall be open.
 Knock = collections.namedtuple(
     'Knock', 'client carrier source knock_id step paper request services seconds')
-# What judge() says. verdict: junk, mute, copy, refused, open, close or run; kind: of a
-# refusal, a word; reason: its sentence, or None; knock: a Knock or None.
+# What judge() says. verdict: junk, mute, copy, refused, open, close or run; kind: a word for
+# why it was refused, or None; reason: the same as a sentence; knock: a Knock or None.
 Decision = collections.namedtuple('Decision', 'verdict kind reason knock')
 JUNK = Decision('junk', None, None, None)
 MUTE = Decision('mute', None, None, None)
@@ -1400,7 +1400,7 @@ def decode_plain(plain):
     return Request(OPS[op], time, decode_source(source), seconds, services, action,
                    signature, plain[:signed])
 
-# --- sequences: touched ports in, finished sequences out; nobody is authenticated yet -----------
+# --- sequences: touched ports in, finished sequences out; nobody is authenticated yet ---
 SEQUENCE_TIME = 20000           # ms from the first port to the last
 SOURCES_LIMIT = 4096            # sources that are followed at a time
 STRIKES = 10                    # ports of an attempt's source that may be foreign to it
@@ -1412,8 +1412,8 @@ STRANGE, TAKEN, NEXT, LAST = 'strange', 'taken', 'next', 'last'
 Progress = collections.namedtuple('Progress', 'finished goes_on')
 
 class Attempt:
-    """One sequence that a source has begun. It stays for a while when it is finished: late
-    copies of its ports must not be strikes against others."""
+    """One sequence that a source has begun. It stays for a while when it is finished:
+    late copies of its ports must not be strikes against others."""
 
     def __init__(self, credential, now):
         self.credential = credential
@@ -1443,8 +1443,8 @@ class Sequences:
 
     def __init__(self, paper):
         self.tables = [paper]   # {first port: [Credential]}; those of the steps are added
-        # {source: [Attempt]}, the eldest first. A flood of first ports pushes out its own kind:
-        # whoever has come further is in the second table.
+        # {source: [Attempt]}, the eldest first. A flood of first ports pushes out its own
+        # kind: whoever has come further is in the second table.
         self.beginners = collections.OrderedDict()
         self.advanced = collections.OrderedDict()
 
@@ -1474,7 +1474,8 @@ class Sequences:
         return [attempt for attempt in known if attempt.alive(now)]
 
     def begin(self, attempts, port, now):
-        """New Attempts at the sequences that begin with this port and are not under way."""
+        """New Attempts at the sequences that begin with this port and are not under
+        way."""
         under_way = {attempt.credential.ports for attempt in attempts}
         begun = []
         for table in self.tables:
@@ -1493,8 +1494,8 @@ class Sequences:
             self.forget_one(now)
 
     def forget_one(self, now):
-        """The eldest with one port. But first of all one that came further and stopped: such
-        would pile up, and then nobody could begin."""
+        """The eldest with one port. But first of all one that came further and stopped:
+        such would pile up, and then nobody could begin."""
         table = self.beginners or self.advanced
         for attempts in self.advanced.values():
             if not any(attempt.alive(now) for attempt in attempts):
@@ -1515,39 +1516,48 @@ def paper_sequences(config):
             table.setdefault(ports[0], []).append(credential)
     return table
 
-# --- codes: eight digits typed as two ports, and the sleep after wrong ones -----------------------
+# --- codes: eight digits typed as two ports, and the sleep after wrong ones -------------
 FIRST_PORTS = range(10000, 20000)       # 10000 + the first four digits
 SECOND_PORTS = range(20000, 30000)      # 20000 + the last four
-CODE_TIME = 60000               # ms from the first port to the second
-REPEAT_TIME = 10000             # ms in which a network repeats a SYN: after 1, 3, 7 s
-CODE_TRIES = 3                  # wrong ones, of all sources together, until it sleeps
-CODE_SLEEP = 120                # steps, the longest sleep
-DOUBLING_TIME = 3600000         # ms until one doubling of the sleep is taken back
+# ms from the first port to the second.
+CODE_TIME = 60000
+# ms in which a SYN is sent again by TCP: after 1, 3 and 7 s.
+REPEAT_TIME = 10000
+# Wrong tries, of all sources together, until the carrier sleeps; steps of its longest
+# sleep; ms until one doubling of the sleep is taken back. The longest sleep must not be
+# shorter than that time, or a guesser had more tries an hour.
+CODE_TRIES = 3
+CODE_SLEEP = 120
+DOUBLING_TIME = 3600000
 
 class Typing:
     """What one source has typed: its first port, and the pair that was looked at last."""
 
     def __init__(self):
-        self.first = None       # a port, and when it came
+        # The first port, and ms of the monotonic clock when it came.
+        self.first = None
         self.since = 0
-        self.tried = None       # the pair, its step and when it was looked at
+        # The last pair, the step in which it was looked at, and ms when.
+        self.tried = None
         self.step = 0
         self.when = 0
 
     def repeats(self, pair, now):
-        """Is this the network's copy of the last pair? In the same step it tells nothing new;
-        right behind the edge of a step it would burn the try of somebody who typed once."""
+        """Is this the network's copy of the last pair? In the same step it tells nothing
+        new; right behind the edge of a step it would burn the try of somebody who typed
+        once."""
         if pair != self.tried:
             return False
         return step_of(now.wall) == self.step or now.mono - self.when < REPEAT_TIME
 
 class Codes:
-    """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over all
-    sources: the third puts the carrier to sleep, for 1, 2, 4 ... 120 steps, and every hour takes
-    one doubling back. So whatever a guesser does, he has 3 tries an hour and some 30 more: 0.081 %
-    a year for each client. A success takes nothing back: with that, a guesser had 24 tries more
-    for every knock of every client, and a client could help him."""
+    """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over
+    all sources: the third puts the carrier to sleep, for 1, 2, 4 ... 120 steps, and every
+    hour takes one doubling back. Whatever a guesser does, he has 3 tries an hour and 21
+    more: 0.081 % a year for each client."""
 
+    # A success takes nothing back. If it did, whoever guesses had 21 more tries for every
+    # knock of every client: 0.19 % a year with five a day, and a client could help him.
     def __init__(self):
         self.typing = collections.OrderedDict()     # {source: Typing}, the eldest first
         self.wrong = 0          # tries since the last sleep
@@ -1555,8 +1565,8 @@ class Codes:
         self.forgiven_at = 0    # ms: then the last doubling is taken back
 
     def touch(self, source, port, now, codes):
-        """The Credential of the code that this port completes, if it is one. codes: {digits:
-        Credential}, those that are valid now."""
+        """The Credential of the code that this port completes, if it is one. codes:
+        {digits: Credential}, those that are valid now."""
         if now.mono < self.asleep_until:
             return None
         if port in FIRST_PORTS:
@@ -1567,7 +1577,7 @@ class Codes:
         if now.mono - typing.since > CODE_TIME:
             return None
         pair = typing.first, port
-        # A copy is no try because it is not looked at, so it cannot be a free guess either.
+        # A copy is no try, and it is not looked at: or it would be a free guess.
         if typing.repeats(pair, now):
             return None
         typing.tried = pair
@@ -1596,15 +1606,15 @@ class Codes:
         unforgiven = max(0, self.forgiven_at - now)
         doublings = (unforgiven + DOUBLING_TIME - 1) // DOUBLING_TIME
         steps = min(2 ** doublings, CODE_SLEEP)
-        # Besides the rest of this step, in which nothing new could be learnt.
+        # The rest of this step comes on top, so that a sleep ends with a step's begin.
         self.asleep_until = (step_of(now) + 1 + steps) * STEP
         self.forgiven_at = max(self.forgiven_at, now) + DOUBLING_TIME
         self.wrong = 0
         self.typing.clear()
 
 def valid_codes(config, now):
-    """{eight digits: Credential} of three steps, whatever the window, and of the one after them,
-    for the codes are made once a step. now: ms since 1970."""
+    """{eight digits: Credential} of three steps, whatever the window, and of the one
+    after them, for the codes are made once a step. now: ms since 1970."""
     codes = {}
     if 'code' not in config.carriers:
         return codes
@@ -1617,9 +1627,9 @@ def valid_codes(config, now):
             codes[code_at(client.keys, step)] = credential
     return codes
 
-# --- credentials of a step: all that authenticates in these 30 seconds ----------------------------
+# --- credentials of a step: all that authenticates in these 30 seconds ------------------
 def key_owners(config):
-    """Every client, and once more with the secret it had before, while that one counts."""
+    """Every client, and once more, with the old secret, whose secret is being changed."""
     owners = []
     for client in config.clients.values():
         owners.append(client)
@@ -1628,8 +1638,8 @@ def key_owners(config):
     return owners
 
 class StepCredentials:
-    """What authenticates in one step. It takes 16 us a client, so the loop makes it ahead, when
-    nobody waits: 16 ms with 1,000 clients, 0.2 s with 10,000."""
+    """What authenticates in one step. It takes 16 us a client, so the loop makes it
+    ahead, when nobody waits: 16 ms with 1,000 clients, 0.2 s with 10,000."""
 
     def __init__(self, config, step):
         self.step = step
@@ -1647,9 +1657,9 @@ class StepCredentials:
                 self.sequences.setdefault(ports[0], []).append(credential)
 
 def valid_steps(config, now, known=()):
-    """The StepCredentials of all steps that can be valid now, and of the one after, so that a
-    tick leaves no gap. now: ms since 1970. known: those that were made already for this config;
-    a step is not made twice."""
+    """The StepCredentials of all steps that can be valid now, and of the one after, so
+    that a tick leaves no gap. now: ms since 1970. known: those that were made already for
+    this config; a step is not made twice."""
     steps = window_steps(now, config.window)
     made = {credentials.step: credentials for credentials in known}
     valid = []
@@ -1660,47 +1670,58 @@ def valid_steps(config, now, known=()):
         valid.append(credentials)
     return valid
 
-# --- openings: what each client has open, as values -----------------------------------------------
-ELEMENTS_LIMIT = 64             # disjoint port ranges that a client may have open at a time
+# --- openings: what each client has open, as values -------------------------------------
+# Disjoint port ranges that a client may have open at a time: each is an element in the
+# kernel, and one client's must not cost others their time.
+ELEMENTS_LIMIT = 64
 
 def network_of(knock):
-    """The network that a knock is for: its address alone, unless the client's section says more."""
+    """The network that a knock is for: its address alone, unless the client's section
+    says more."""
     client = knock.client
     prefix = client.prefix4 if knock.source.version == 4 else client.prefix6
     return ipaddress.ip_network((knock.source, prefix), strict=False)
 
 def after_open(openings, knock, now):
-    """The openings with those of this knock: it extends what this client has, never shortens it,
-    and touches nobody else's. openings: {(fingerprint, source, service): Opening}."""
+    """The openings with those of this knock: it extends what this client has, never
+    shortens it, and touches nobody else's. openings: {(fingerprint, source, service):
+    Opening}."""
     client = knock.client
     source = network_of(knock)
-    expires = now.mono + min(knock.seconds * 1000, client.expires - now.wall)
+    # Nothing may outlast the client. Its end is a time of the wall clock.
+    duration = min(knock.seconds * 1000, client.expires - now.wall)
     after = dict(openings)
+    # Ranges that overlap or touch are one, or they would be counted twice.
     for service in merged(knock.services):
-        key = client.fingerprint, source, service
-        latest = expires
-        if key in openings:
-            latest = max(expires, openings[key].expires)
-        after[key] = Opening(client.fingerprint, client.name, source, service, client.once,
-                             latest)
+        opening = Opening(client.fingerprint, client.name, source, service, client.once,
+                          now.mono + duration)
+        put_longest(after, opening)
     return after
 
+def put_longest(openings, opening):
+    """Adds an opening; where the same is open already, the later end counts."""
+    key = opening.fingerprint, opening.source, opening.service
+    if key not in openings or openings[key].expires < opening.expires:
+        openings[key] = opening
+
 def after_close(openings, knock):
-    """The openings without those that this knock closes: its own client's, for the address that
-    it comes from, and of these the services that it names, or all. What is left of a range that
-    is closed in part stays open."""
+    """The openings without those that this knock closes: its own client's, for the
+    address that it comes from, and of these the services that it names, or all. What is
+    left of a range that is closed in part stays open."""
     own = knock.client.fingerprint, network_of(knock)
     after = {}
-    for key, opening in openings.items():
-        if key[:2] != own:
-            after[key] = opening
-            continue
-        for service in left_open(opening.service, knock.services):
-            after[own + (service,)] = opening._replace(service=service)
+    for opening in openings.values():
+        parts = [opening.service]
+        if (opening.fingerprint, opening.source) == own:
+            parts = left_open(opening.service, knock.services)
+        for service in parts:
+            # What is left of a range may be open for itself as well, for longer.
+            put_longest(after, opening._replace(service=service))
     return after
 
 def left_open(service, closed):
-    """The parts of a service that none of the closed ones covers; nothing named closes all."""
+    """The parts of a service that none of the closed ones covers; nothing named closes
+    all."""
     if not closed:
         return []
     parts = [service]
@@ -1724,8 +1745,8 @@ def around(service, hole):
     return parts
 
 def surviving(openings, config, now):
-    """The openings that go on under this config: a key that is gone, services that its client may
-    no longer have and a time that is over end an opening."""
+    """The openings that go on under this config: a key that is gone, services that its
+    client may no longer have and a time that is over end an opening."""
     owners = {client.fingerprint: client for client in key_owners(config)}
     after = {}
     for key, opening in openings.items():
@@ -1745,8 +1766,8 @@ def too_wide(opening, client):
     return not covered(opening.service, merged(client.allow))
 
 def count_elements(openings):
-    """How many disjoint ranges these openings are in the kernel: each with one expiry, so a range
-    ends where another begins or ends."""
+    """How many disjoint ranges these openings are in the kernel: each with one expiry, so
+    a range ends where another begins or ends."""
     ranges = {}
     for opening in openings:
         service = opening.service
@@ -1761,13 +1782,18 @@ def count_elements(openings):
                 count += 1
     return count
 
-# --- judge: a packet, a moment and what is known in, a Decision out -----------------------------
-MACS_A_SECOND = 200             # for each tag
-KNOCKS_A_SECOND = 5             # honoured ones, for each key
-SIGNATURES_A_SECOND = 2         # for each key, as each starts a process
+# --- judge: a packet, a moment and what is known in, a Decision out ---------------------
+# For each tag: whoever has sniffed one can make us compute as many, and no more.
+MACS_A_SECOND = 200
+# For each key; only what is honoured counts.
+KNOCKS_A_SECOND = 5
+# For each key: every one starts a process.
+SIGNATURES_A_SECOND = 2
 SYNS_A_SECOND = 20000
-DATAGRAMS = 'udp', 'icmp'      # carriers whose packets say what they ask for
-COPY_TIME = 2000                # ms within which the network may deliver a knock twice
+# ms within which the network may deliver a knock twice.
+COPY_TIME = 2000
+# The carriers whose packets say what they ask for.
+DATAGRAMS = 'udp', 'icmp'
 
 # Why a knock was refused. The log says each once a minute for each client.
 MALFORMED, CLOCK, EXPIRED, SOURCE = 'malformed', 'clock', 'expired', 'source'
@@ -1794,11 +1820,12 @@ class Budget:
         return used <= self.limit
 
 class Copies:
-    """The knocks that were honoured a moment ago, while the network may still deliver copies. The
-    pace of each client bounds what it can put in here."""
+    """The knocks that were honoured a moment ago, while the network may still deliver
+    copies. The pace of each client bounds what it can put in here."""
 
     def __init__(self):
-        self.honoured = collections.OrderedDict()   # {(fingerprint, knock id): (sender, ms)}
+        # {(fingerprint, knock id): (sender, ms)}, the eldest first.
+        self.honoured = collections.OrderedDict()
 
     def remember(self, knock, sender, now):
         """now: ms of the monotonic clock."""
@@ -1846,15 +1873,14 @@ class State:
         self.openings = openings
 
 def judge(packet, now, state):
-    """What becomes of a packet, and the order in which that is found out: nothing is decrypted
-    before the MAC holds, nothing is read before that, and the first flaw ends it. It spends
-    nothing but budgets. Whoever honours the Decision goes on, in this order: signature, ledger
-    recorded, on disk, firewall, hooks, log."""
+    """What becomes of a packet, and the order in which that is found out: nothing is
+    decrypted before the MAC holds, nothing is read before that, and the first flaw ends
+    it. It spends nothing but budgets. Whoever honours the Decision goes on, in this
+    order: signature, ledger recorded, on disk, firewall, hooks, log."""
     if packet.carrier in DATAGRAMS:
         tag = packet.payload[:TAG_SIZE]
         if tag not in state.tags:
             return JUNK
-        # Whoever has sniffed a tag can make us compute MACs: so many, and no more.
         affordable = state.macs.spend(tag, now.mono // 1000)
         if not affordable:
             return MUTE
@@ -1870,7 +1896,7 @@ def judge(packet, now, state):
         knock = knock._replace(request=with_signed(request, packet, state.config))
     else:
         knock = credential_knock(packet)
-    knock = granted(knock, state.config)
+    knock = with_defaults(knock, state.config)
     for find_flaw in (clock_flaw, expiry_flaw, source_flaw, scope_flaw, size_flaw,
                       unsigned_flaw, ledger_flaw, pace_flaw):
         flaw = find_flaw(knock, now, state)
@@ -1887,15 +1913,15 @@ def datagram_knock(packet, client, step):
     return Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
 
 def with_signed(request, packet, config):
-    """The Request with all that its signature must sign: "knock/1 ", server id, 0x00, tag, nonce,
-    and what of the plain bytes comes before the signature."""
+    """The Request with all that its signature must sign: "knock/1 ", server id, 0x00,
+    tag, nonce, and what of the plain bytes comes before the signature."""
     server = b'knock/1 ' + config.id.encode('ascii') + b'\0'
     head = packet.payload[:TAG_SIZE + NONCE_SIZE]
     return request._replace(signed=server + head + request.signed)
 
 def credential_knock(packet):
-    """The Knock of a Credential, which has no room for a request: it asks for the default. Its
-    id is its step, or the sheet and number of a paper knock."""
+    """The Knock of a Credential, which has no room for a request: it asks for the
+    default. Its id is its step, or the sheet and number of a paper knock."""
     credential = packet.payload
     time = credential.step * STEP
     request = Request('open', time, None, 0, (), None, None, None)
@@ -1903,7 +1929,7 @@ def credential_knock(packet):
     return Knock(credential.client, credential.carrier, packet.source, knock_id,
                  credential.step, credential.paper, request, (), 0)
 
-def granted(knock, config):
+def with_defaults(knock, config):
     """The Knock with its services, its seconds, and the address that it is for."""
     client = knock.client
     request = knock.request
@@ -1919,7 +1945,8 @@ def granted(knock, config):
     return knock._replace(services=services, seconds=seconds, source=source)
 
 def clock_flaw(knock, now, state):
-    """A datagram names its millisecond, other carriers their step, a paper knock needs no clock."""
+    """A datagram names its millisecond, other carriers their step, a paper knock needs no
+    clock."""
     time = knock.request.time
     step = knock.step
     window = state.config.window
@@ -1936,7 +1963,8 @@ def clock_flaw(knock, now, state):
     return Flaw(CLOCK, 'clock %+ds' % round((time - now.wall) / 1000))
 
 def expiry_flaw(knock, now, state):
-    """A client has an end, and so has the secret that a newer one replaced: its first use."""
+    """A client has an end, and so has the secret that a newer one replaced: its first
+    use."""
     client = knock.client
     if now.wall >= client.expires:
         return Flaw(EXPIRED, 'expired')
@@ -1973,8 +2001,8 @@ def scope_flaw(knock, now, state):
     return None
 
 def size_flaw(knock, now, state):
-    """What one client may have open at a time is bounded, or it could take the firewall's time
-    and memory from all others."""
+    """What one client may have open at a time is bounded, or it could take the firewall's
+    time and memory from all others."""
     own = {}
     for key, opening in state.openings.items():
         if opening.fingerprint == knock.client.fingerprint and opening.expires > now.mono:
@@ -1989,22 +2017,26 @@ def size_flaw(knock, now, state):
     return None
 
 def unsigned_flaw(knock, now, state):
-    """Where the config names a client's ssh key. Whether the signature holds is asked later."""
+    """Where the config names a client's ssh key. Whether the signature holds is asked
+    later."""
     if knock.client.ssh_key and knock.request.signature is None:
         return Flaw(SIGNATURE, 'no signature')
     return None
 
 def ledger_flaw(knock, now, state):
     """Was it honoured before, or may it have been?"""
-    reason = state.ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                                  knock.paper)
+    fingerprint = knock.client.fingerprint
+    time = knock.request.time
+    reason = state.ledger.refusal(fingerprint, knock.knock_id, time, knock.paper)
     if reason is None:
         return None
+    # replay, quarantine or void; the latter says what to do.
     kind, _, _ = reason.partition(':')
     return Flaw(kind, reason)
 
 def pace_flaw(knock, now, state):
-    """Comes last, as it counts what it lets by: a knock refused for another reason costs none."""
+    """Comes last, as it counts what it lets by: a knock refused for another reason costs
+    none."""
     affordable = state.knocks.spend(knock.client.fingerprint, now.mono // 1000)
     if affordable:
         return None

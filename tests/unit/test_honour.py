@@ -118,8 +118,8 @@ def test_the_copy_of_a_knock_for_another_source_is_silent_too(daemon, state):
     assert len(daemon.lines) == 1, daemon.lines
 
 
-def test_a_kind_of_refusal_is_logged_once_a_minute_for_each_client_and_silences_no_other(
-        daemon, state):
+def test_the_same_refusal_is_logged_once_a_minute_and_counted(daemon, state):
+    """By client and kind: one kind silences no other."""
     for mono in (0, 1000, 59999):
         daemon.handle(knock(state, services=[MAIL]), at(mono=mono))
     assert daemon.lines == ['refused anna 203.0.113.5 not allowed tcp/25']

@@ -255,7 +255,7 @@ def test_a_step_holds_what_each_client_may_send_in_it(carriers):
         assert made.tags[knockd.tag_at(client.keys, STEP)] == (client, STEP)
         if 'syn' in carriers:
             expected = knockd.Credential(client, 'syn', STEP, None, ())
-            assert made.badges[knockd.syn_token(client.keys, STEP)] == expected
+            assert made.badges[knockd.syn_badge(client.keys, STEP)] == expected
         if 'ports' in carriers:
             ports = knockd.step_ports(client.keys, STEP)
             expected = knockd.Credential(client, 'ports', STEP, None, ports)
