@@ -928,7 +928,7 @@ def edited(text, section, entries):
     whole = '\n'.join(line.text for line in lines)
     return whole.rstrip('\r\n') + end_of_line + '\n'
 
-# --- ledger rules: which knock was honoured already ---------------------------------------------
+# --- ledger rules: which knock was honoured already -------------------------------------
 SPENT_LIMIT = 1000              # ids that are remembered of a key
 VOID = 1 << 32                  # above every number of a paper sheet
 LONGEST_WINDOW = 600000         # ms; a config can ask for no more
@@ -939,8 +939,8 @@ class Ledger:
     """What was honoured, by the fingerprints of keys:
     {fingerprint: {'floor': ms, 'spent': {knock id: ms}, 'paper': [sheet, number]}}
 
-    Floors never fall, and an id is forgotten only when its time has fallen below the floor of
-    its key: so nothing is accepted twice, whatever the clock and the window become."""
+    Floors never fall, and an id is forgotten only when its time has fallen below the
+    floor of its key: so nothing is accepted twice, whatever clock and window become."""
 
     def __init__(self, server_id, floor=0, keys=()):
         self.server_id = server_id
@@ -954,7 +954,8 @@ class Ledger:
 
     def state_line(self):
         """The first line of a journal: all that is known."""
-        state = {'knockd': 2, 'id': self.server_id, 'floor': self.floor, 'keys': self.keys}
+        state = {'knockd': 2, 'id': self.server_id, 'floor': self.floor}
+        state['keys'] = self.keys
         return json.dumps(state) + '\n'
 
     def refusal(self, fingerprint, knock_id, time, paper=None):
@@ -979,8 +980,8 @@ class Ledger:
         return None
 
     def record(self, fingerprint, knock_id, time, window, paper=None):
-        """Spends a knock. Returns the line for the journal; it must be on disk before anything
-        opens."""
+        """Spends a knock. Returns the line for the journal, which must be on disk before
+        anything opens."""
         key = self.keys.setdefault(fingerprint, unused_key())
         if paper is not None:
             key['paper'] = list(paper)
@@ -1011,23 +1012,30 @@ def spend(key, knock_id, time, window):
 def journal_end(text):
     """Where the next line belongs: behind the last line that was written to its end.
 
-    Behind it lie zero bytes, nothing, or a line whose writing was cut off by a crash. Blocks
-    reach the disk in any order, so such a line may lack its end, or its beginning, for which
-    zero bytes stand: then it was not yet synced, and nothing was opened for it."""
+    Behind it lie zero bytes, nothing, or a line whose writing was cut off by a crash.
+    Blocks reach the disk in any order, so such a line may lack its end, or its beginning,
+    for which zero bytes stand: it was not yet synced, and nothing was opened for it."""
     end = text.rfind('\n') + 1
-    last = text.rfind('\n', 0, max(0, end - 1)) + 1
-    if '\0' in text[last:end]:
-        return last
+    start = text.rfind('\n', 0, max(0, end - 1)) + 1
+    last = text[start:end]
+    # Zero bytes before a line that has its beginning are damage: another line is lost.
+    if last.startswith('\0') and not last.lstrip('\0').startswith('{'):
+        return start
     return end
 
 def parse_ledger(text, server_id):
     """The Ledger in a journal's text; KnockError if it is damaged or another server's.
 
-    Version 1 was the state alone; whoever wrote it by hand may have left out the line's end."""
-    whole = text[:journal_end(text)] or text + '\n'
-    first, *entries = whole.split('\n')[:-1]
+    Version 1 was the state alone; who wrote it by hand may have left out the end."""
+    whole = text[:journal_end(text)]
+    # Lines are divided here by the line feed alone, where splitlines() knows eight more.
+    first, *entries = (whole or text + '\n').split('\n')[:-1]
     try:
-        ledger = read_state(json.loads(first), server_id)
+        state = json.loads(first)
+        # A journal that was cut short before its first line's end has lost the others.
+        if not whole and state['knockd'] != 1:
+            raise ValueError('its first line has no end')
+        ledger = read_state(state, server_id)
         for entry in entries:
             read_entry(ledger, json.loads(entry))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -1035,7 +1043,7 @@ def parse_ledger(text, server_id):
     return ledger
 
 def read_state(state, server_id):
-    """The Ledger in the first line of a journal. ValueError and others if it is damaged."""
+    """The Ledger in a journal's first line. ValueError and others if it is damaged."""
     if state['knockd'] not in (1, 2) or state['id'] != server_id:
         raise KnockError('the ledger belongs to another server')
     ledger = Ledger(server_id, whole_number(state['floor']))
@@ -1048,10 +1056,10 @@ def read_state(state, server_id):
     return ledger
 
 def read_entry(ledger, entry):
-    """Spends what a later line of the journal says. ValueError and others if it is damaged.
+    """Spends what a later line says. ValueError and others if it is damaged.
 
-    The line does not say which window was in force. With the longest there can be the floor
-    rises least: more ids are kept, and none is forgotten that the floor does not refuse."""
+    The line does not say which window was in force. With the longest there can be, the
+    floor rises least: more ids are kept, and the floor refuses those that are not."""
     if entry.keys() not in (SPENT_ENTRY, PAPER_ENTRY):
         raise ValueError('entry %.40r' % entry)
     fingerprint = check_fingerprint(entry['key'])
@@ -2871,12 +2879,25 @@ class NftTool:
     def change(self, before, after, now):
         """From one collection of openings to another."""
         old, new = elements(before), elements(live(after, now))
-        gone = {element: None for element, expires in old.items()
-                if new.get(element) != expires}
-        added = {element: expires for element, expires in new.items()
-                 if old.get(element) != expires}
+        gone, emptied = {}, set()
+        for element, expires in old.items():
+            if new.get(element) == expires:
+                continue
+            if element.once:
+                gone[element] = None
+            else:
+                emptied.add(set_name(element))
+        added = {}
+        for element, expires in new.items():
+            if old.get(element) != expires or set_name(element) in emptied:
+                added[element] = expires
         # What has just expired cannot be deleted, so it is added first.
         text = in_table(sets_text(gone, now)) + deletions(gone)
+        # Before nft deletes an element it reads every set of the box, and starts over when
+        # rules change meanwhile; before it empties a set it does not. A set of `once` must not
+        # be filled anew: it would not know what is spent.
+        for name in sorted(emptied):
+            text += 'flush set inet knockd %s\n' % name
         text += in_table(sets_text(added, now))
         return [(NFT_COMMAND, text)] if text else []
 
@@ -3445,16 +3466,17 @@ def sync_folder(path):
         os.close(folder)
 
 def replace_file(path, data):
-    """The file is either as it was or as it shall be, and on disk when this returns. OSError."""
+    """The file is either as it was or as it shall be, and then it is on disk. OSError."""
     os.close(replaced_file(path, data))
 
 def replaced_file(path, data, room=0):
-    """As replace_file(); returns a descriptor of the new file, which has so many zero bytes of
-    room behind the data where the file system can reserve them."""
+    """As replace_file(); returns a descriptor of the new file, which has so many zero
+    bytes of room behind the data where the file system can reserve them."""
     remove_stale(path)
     # Another user may have laid a file or a link under any name that he can guess.
     name = '%s.%d-%s.new' % (path, os.getpid(), os.urandom(8).hex())
-    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(name, flags, 0o600)
     try:
         write_whole(descriptor, data, 0)
         if room:
@@ -3485,9 +3507,10 @@ def reserve(descriptor, offset, size):
     return True
 
 def remove_stale(path):
-    """Takes away what a crash of ours left beside this file: new ones of a process that is dead.
+    """Takes away what a crash of ours left beside this file: new ones of a dead process.
     What we may not take away is another user's and harms nobody."""
     folder, name = os.path.split(path)
+    # The name, the process's id, 16 hex digits.
     pattern = re.escape(name) + r'\.(\d+)-[0-9a-f]{16}\.new\Z'
     for found in os.listdir(folder or '.'):
         match = re.match(pattern, found)
@@ -3499,8 +3522,8 @@ def remove_stale(path):
 def locked(path):
     """Whoever edits this file waits until nobody else does; KnockError after 10 s.
 
-    The lock is on the file's folder: it outlives the rename that replaces the file, it is there
-    before the file is, and it leaves nothing behind."""
+    The lock is on the file's folder: it outlives the rename that replaces the file, it
+    is there before the file is, and it leaves nothing behind."""
     place = os.path.dirname(os.path.realpath(path))
     try:
         folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
@@ -3521,12 +3544,12 @@ def take_lock(folder, place):
             return
         except BlockingIOError:
             if time.monotonic() > end:
-                raise KnockError('%s: another command is editing there; try again' % place)
+                raise KnockError('%s: another command is editing there' % place)
         time.sleep(0.02)
 
 def way_to(path):
-    """Every folder, link and file that is passed on the way to this path, / first. OSError if
-    links lead in a circle."""
+    """Every folder, link and file that is passed on the way to this path, / first.
+    OSError if links lead in a circle."""
     passed, place = ['/'], '/'
     left = os.path.join(os.getcwd(), path).split('/')
     while left:
@@ -3542,6 +3565,7 @@ def way_to(path):
         if not os.path.islink(place):
             continue
         target = os.readlink(place)
+        # The kernel reads a link from the folder in which it lies.
         left = target.split('/') + left
         place = os.path.dirname(place)
         if target.startswith('/'):
@@ -3549,8 +3573,9 @@ def way_to(path):
     return passed
 
 def path_flaws(path, forbidden):
-    """A line for each user but root and us who could change this file, by a folder or a link on
-    the way to it too; forbidden: bits of its mode. What is not there yet has no flaw."""
+    """A line for each user but root and us who could change this file, by a folder or a
+    link on the way to it too; forbidden: bits of its mode. What is not there yet has no
+    flaw."""
     try:
         passed = way_to(path)
     except OSError as error:
@@ -3602,7 +3627,7 @@ JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks fit
 JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
 
 class LedgerFile:
-    """The journal on disk: its lock for this process's life, and where the next line belongs."""
+    """The journal on disk, its lock for this process's life, the next line's place."""
 
     def __init__(self, path):
         folder, name = os.path.split(path)
@@ -3615,11 +3640,11 @@ class LedgerFile:
         self.limit = JOURNAL_LINES
 
     def take(self):
-        """Locks it; KnockError if another daemon lives. The lock file holds our process id."""
+        """Locks it; KnockError if another daemon lives. The lock file holds our pid."""
         os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
         path = self.path + '.lock'
-        if place_flaws(path, 0o022):
-            # In a sticky folder another user may have made it, and may hold it for ever.
+        if place_flaws(path, 0):
+            # In a sticky folder another user may have made it, and hold it for ever.
             os.unlink(path)
         self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
@@ -3630,8 +3655,8 @@ class LedgerFile:
         os.pwrite(self.lock, b'%d\n' % os.getpid(), 0)
 
     def load(self, server_id):
-        """The Ledger; KnockError or OSError if it is missing, unreadable or not ours. Needs no
-        lock: a line that is being written is not there yet."""
+        """The Ledger; KnockError or OSError if it is missing, unreadable or not ours.
+        Needs no lock: a line that is being written is not there yet."""
         for flaw in path_flaws(self.path, 0o022):
             raise KnockError(flaw)
         descriptor = self.opened(os.O_RDONLY)
@@ -3668,9 +3693,10 @@ class LedgerFile:
         return self.lines > self.limit
 
     def resume(self):
-        """Goes on in the journal that is there, where a full disk has no room for a new one.
-        OSError. What was cut off by a crash becomes zero bytes again: a shorter line over it
-        would be followed by its rest."""
+        """Goes on in the journal that is there, where a full disk has no room for a new
+        one. OSError. What a crash cut off becomes zero bytes again: a shorter line over
+        it would be followed by its rest."""
+        # A journal whose name is not on disk would be gone after a power cut.
         sync_folder(self.path)
         journal = self.opened(os.O_RDWR)
         try:
@@ -3684,20 +3710,21 @@ class LedgerFile:
         except OSError:
             os.close(journal)
             raise
+        self.abandon()
         self.journal = journal
         self.end = end
         self.room = len(text)
         self.lines = text.count('\n', 0, end)
 
     def append(self, line):
-        """The line of an honoured knock; it is on disk when this returns. After an OSError
-        nobody knows what of it is on disk: nothing may be appended before rewrite()."""
+        """The line of an honoured knock; it is on disk when this returns. After an
+        OSError nobody knows what of it is: nothing is appended before rewrite()."""
         data = line.encode('ascii')
         try:
             self.check_in_place()
             self.keep_room()
-            # Zero bytes lie behind the last line, since posix_fallocate() makes the file longer:
-            # so this writes at an offset, where O_APPEND would write behind the zero bytes.
+            # posix_fallocate() makes the file longer: zero bytes lie behind the last
+            # line, and O_APPEND would write behind them. So this names the offset.
             write_whole(self.journal, data, self.end)
             os.fdatasync(self.journal)
         except OSError:
@@ -3707,15 +3734,15 @@ class LedgerFile:
         self.lines += 1
 
     def check_in_place(self):
-        """A line in a journal that was deleted or replaced would be forgotten. OSError."""
+        """A line in a journal that was deleted or replaced would be lost. OSError."""
         if self.journal is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if not os.path.samestat(os.lstat(self.path), os.fstat(self.journal)):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def keep_room(self):
-        """On a full disk half of the room is left when more is asked for in vain: some 300
-        knocks."""
+        """On a full disk half of the room, some 300 knocks, is left when more is asked
+        for in vain."""
         if self.room - self.end > JOURNAL_ROOM // 2:
             return
         if reserve(self.journal, self.end, JOURNAL_ROOM):
@@ -3728,8 +3755,8 @@ class LedgerFile:
         self.journal = None
 
 def saved(file, ledger, line, what):
-    """The line of a knock to disk; False, and one line in the log, if it cannot be. Where it
-    cannot be appended a new journal may still be written, which has it too."""
+    """The line of a knock to disk; False, and one line in the log, if it cannot be. Where
+    it cannot be appended, a new journal may still be written, which has it too."""
     try:
         file.append(line)
         return True
@@ -3737,23 +3764,27 @@ def saved(file, ledger, line, what):
         return rewritten(file, ledger, what)
 
 def rewritten(file, ledger, what):
-    """The ledger to disk as it is now; False, and one line in the log, if it cannot be. Nothing
-    is appended then: a line behind the floor of before would outlive a quarantine."""
+    """The ledger to disk as it is; False, and one line in the log, if it cannot be."""
     try:
         file.rewrite(ledger)
         return True
     except OSError as error:
+        # A line behind the state of before would let a knock in whose quarantine is not
+        # on disk.
         file.abandon()
-        log('%s: the ledger cannot be written: %s: %s' % (what, file.path, error.strerror), 3)
+        told = what, file.path, error.strerror
+        log('%s: the ledger cannot be written: %s: %s' % told, 3)
         return False
 
 def open_ledger(file, config, now):
-    """(the Ledger, is it under quarantine because it was lost); never a reason to stop."""
+    """(the Ledger, was it lost and is under quarantine); never a reason to stop."""
     try:
         ledger = file.load(config.id)
     except FileNotFoundError:
         return lost_ledger(file, config, now, 'missing'), True
-    except (OSError, ValueError, KnockError) as error:
+    except OSError as error:
+        return lost_ledger(file, config, now, error.strerror), True
+    except KnockError as error:
         return lost_ledger(file, config, now, str(error)), True
     remove_version_1(file.path)
     try:
@@ -3763,11 +3794,12 @@ def open_ledger(file, config, now):
     return ledger, False
 
 def go_on(file):
-    """Without a new journal, in the old one if that is possible; else the next knock tries."""
+    """In the old journal, if that is possible; if not, the next knock tries again."""
     try:
         file.resume()
     except OSError as error:
-        log('start: the ledger cannot be written: %s: %s' % (file.path, error.strerror), 3)
+        told = file.path, error.strerror
+        log('start: the ledger cannot be written: %s: %s' % told, 3)
 
 def lost_ledger(file, config, now, reason):
     """A new one under quarantine, on disk if possible."""
@@ -3779,7 +3811,8 @@ def lost_ledger(file, config, now, reason):
             sheet, _ = client.paper
             ledger.record(client.fingerprint, '', 0, 0, (sheet, VOID))
     end = time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1))
-    log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (reason, end, file.path), 4)
+    told = reason, end, file.path
+    log('quarantine: ledger %s, knocks count again at %s UTC; %s' % told, 4)
     rewritten(file, ledger, 'quarantine')
     return ledger
 
@@ -4055,6 +4088,7 @@ Done = collections.namedtuple('Done', 'number error mended loaded')
 Loaded = collections.namedtuple('Loaded', 'decoys guard')
 OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
 COALESCE = 10                   # ms: one reload of a firewall is many changes
+CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
 REFLECT_MARKS = ('/proc/sys/net/ipv4/fwmark_reflect', '/proc/sys/net/ipv6/fwmark_reflect')
@@ -4413,9 +4447,11 @@ class Keeper:
 
     def change(self, wanted, now):
         """Openings alone. If that fails somebody has perhaps taken our rules away."""
-        before = self.standing.wanted.openings
+        # The kernel has closed by itself what is over.
+        before = live(self.standing.wanted.openings, now)
         try:
-            self.apply(self.tool.change(before, wanted.openings, now))
+            commands = self.tool.change(before, wanted.openings, now)
+            self.apply(commands, CHANGE_SECONDS)
         except KnockError:
             self.load(wanted)
             return
@@ -4484,10 +4520,10 @@ class Keeper:
         """The Seen of this box. looks: whoever may break it off."""
         return see_box(self.tool, config, looks)
 
-    def apply(self, commands):
+    def apply(self, commands, seconds=COMMAND_SECONDS):
         """Runs [(argument list, its standard input)]."""
         for argv, text in commands:
-            run(argv, text)
+            run(argv, text, seconds)
 
 def cleared(tool, commands):
     """The same commands, but in one transaction with the end of what is there: another

@@ -67,7 +67,7 @@ class Box:
         with open(path, 'w') as out:
             out.write('written in the year in which this test runs')
         self.keys = self.config.clients['anna'].keys
-        knockd.LedgerFile(self.config.ledger).save(knockd.Ledger('box'))
+        knockd.LedgerFile(self.config.ledger).rewrite(knockd.Ledger('box'))
         self.start()
 
     def moment(self):

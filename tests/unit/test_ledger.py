@@ -354,6 +354,91 @@ def test_the_very_first_add_makes_an_empty_ledger_for_a_new_id(tmp_path, capsys)
     assert len(config.id) == 16 and config.id != 'home'
 
 
+# --- lines behind the state ---------------------------------------------------------------------
+def journal(count):
+    """(The text of a journal with so many knocks of KEY, where its last line begins.)"""
+    ledger = knockd.Ledger('home')
+    lines = [ledger.state_line()]
+    lines += [ledger.record(KEY, '%032x' % number, NOW + number, WINDOW)
+              for number in range(count)]
+    return ''.join(lines), len(''.join(lines[:-1]))
+
+
+def test_lines_are_what_was_honoured():
+    text, _ = journal(3)
+    assert text.splitlines()[1] == '{"key": "00112233445566aa", ' \
+        '"spent": "00000000000000000000000000000000", "time": 1700000000000}'
+    for room in ('', '\0', '\0' * 65536):
+        ledger = knockd.parse_ledger(text + room, 'home')
+        assert [ledger.refusal(KEY, '%032x' % number, NOW + number) for number in range(4)] == [
+            'replay', 'replay', 'replay', None]
+
+
+def test_a_last_line_cut_off_at_any_byte_was_never_honoured_and_costs_nothing_else():
+    """Its end is missing, or, as blocks reach the disk in any order, its beginning."""
+    text, start = journal(3)
+    for size in range(len(text) - start):
+        beginning = text[:start + size]
+        end = text[:start] + '\0' * (len(text) - start - size) + text[len(text) - size:]
+        both = text[:start + size // 2] + '\0' * (len(text) - start - size // 2)
+        for torn in (beginning, end, both, beginning + '\0' * 99, end + '\0' * 99):
+            ledger = knockd.parse_ledger(torn, 'home')
+            assert ledger.keys[KEY]['spent'] == {'%032x' % 0: NOW, '%032x' % 1: NOW + 1}
+            assert knockd.journal_end(torn) == start
+
+
+def test_a_broken_line_before_the_last_is_a_lost_ledger():
+    text, _ = journal(4)
+    lines = text.splitlines(True)
+    for number, line in enumerate(lines[:-1]):
+        for broken in (line[1:], line[:-2] + '\n', '\n', '\0' * len(line), line[:-1] + '\0\n',
+                       '\0' + line, '\0' * 40 + line[40:], line[:40] + '\0' * (len(line) - 40),
+                       '\xff' + line, line + line[:9] + '\n'):
+            whole = lines[:number] + [broken] + lines[number + 1:]
+            with pytest.raises(knockd.KnockError):
+                knockd.parse_ledger(''.join(whole), 'home')
+
+
+def test_any_flipped_bit_of_a_journal_is_taken_or_refused_and_nothing_else():
+    text, _ = journal(2)
+    data = text.encode()
+    for place in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << bit
+            survives(flipped.decode('latin-1'))
+
+
+def test_whatever_is_recorded_is_refused_by_the_journal_that_was_written():
+    """Any times, any windows, any order; written anew at any moment, and read back."""
+    for seed in range(40):
+        chance, ledger, known = random.Random(seed), knockd.Ledger('home'), {}
+        text = ledger.state_line()
+        for number in range(40):
+            mark = chance.choice((KEY, OTHER))
+            time = NOW + chance.choice((0, chance.randint(-10 ** 6, 10 ** 6),
+                                        chance.randint(-10 ** 4, 10 ** 4)))
+            knock_id = chance.choice(('%x' % number, 'syn:%d' % (time // 30000)))
+            if ledger.refusal(mark, knock_id, time) is None:
+                assert (mark, knock_id, time) not in known
+                text += ledger.record(mark, knock_id, time, chance.choice((1000, 60000, 600000)))
+                known[mark, knock_id, time] = True
+            if chance.random() < 0.1:
+                ledger = knockd.parse_ledger(text, 'home')
+            if chance.random() < 0.1:
+                text = ledger.state_line()
+            for mark, knock_id, time in known:
+                assert knockd.parse_ledger(text, 'home').refusal(mark, knock_id, time) is not None
+
+
+def test_more_than_a_thousand_lines_of_a_key_are_refused_when_forgotten():
+    text, _ = journal(1200)
+    ledger = knockd.parse_ledger(text, 'home')
+    assert len(ledger.keys[KEY]['spent']) == 1000
+    for number in range(1200):
+        assert ledger.refusal(KEY, '%032x' % number, NOW + number) == 'replay'
+
+
 # --- the format ---------------------------------------------------------------------------------
 def test_the_format_is_the_one_of_the_design():
     ledger = spent(('aa', NOW), ('syn:56666666', 56666666 * 30000))
