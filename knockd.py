@@ -2016,8 +2016,11 @@ def source_flaw(knock, now, state):
     return None
 
 def scope_flaw(knock, now, state):
-    """Every service, or the action, must be the client's; one that is not refuses all."""
+    """The carrier, and every service, or the action, must be the client's; one that is
+    not refuses all."""
     request = knock.request
+    if knock.carrier not in knock.client.carriers + ('paper',):
+        return Flaw(SCOPE, 'not allowed carrier ' + knock.carrier)
     if request.op == 'run':
         if request.action not in knock.client.may_run:
             return Flaw(SCOPE, 'not allowed action ' + request.action)
@@ -6100,9 +6103,12 @@ def edit_config(path, plan):
         config, text = read_config(path), read_file(path)
         expected = ini_sections(text, path)
         for section, entries in plan(config).items():
+            if entries == []:
+                continue
             text = edited(text, section, entries or ())
-            known = dict(expected.pop(section, {}), **dict(entries or ()))
-            if entries:
+            known = expected.pop(section, {})
+            if entries is not None:
+                known.update(entries)
                 expected[section] = {key: value for key, value in known.items()
                                      if value is not None}
         write_edited(config, text, expected)

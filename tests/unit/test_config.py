@@ -689,8 +689,9 @@ def test_an_edit_of_two_sections_is_one_write(path, monkeypatch):
     """The client and what he may open: never one without the other, whenever the power fails."""
     written = []
     monkeypatch.setattr(knockd, 'replace_file', lambda to, data: written.append((to, data)))
-    knockd.edit_config(path, {'server': [('hide', 'tcp/22,tcp/8080,udp/51820')],
-                              'client bert': [('secret', knockd.encode_secret(bytes(range(2, 34)))),
-                                              ('allow', 'tcp/8080')]})
+    changes = {'server': [('hide', 'tcp/22,tcp/8080,udp/51820')],
+               'client bert': [('secret', knockd.encode_secret(bytes(range(2, 34)))),
+                               ('allow', 'tcp/8080')]}
+    knockd.edit_config(path, lambda config: changes)
     (_, data), = written
     assert b'hide = tcp/22,tcp/8080' in data and b'[client bert]' in data
