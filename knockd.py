@@ -2509,8 +2509,12 @@ def stay_lines(config):
     return lines
 
 def answer_lines(config):
-    return ['meta mark & 0x%08x != 0 return' % config.mark] + [
-        ports_match(service) + ' goto closed' for service in merged(config.hide)]
+    # Over lo the stack does not look for a packet's socket early, so `closed` could not tell
+    # what belongs to a connection.
+    lines = ['iifname "lo" return', 'meta mark & 0x%08x != 0 return' % config.mark]
+    for service in merged(config.hide):
+        lines.append(ports_match(service) + ' goto closed')
+    return lines
 
 def decoy_lines(config, decoys):
     bit = asked_bit(config)
