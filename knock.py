@@ -68,6 +68,7 @@ DATAGRAM_LIMIT = 1232
 
 # IANA protocol numbers.
 PROTOCOLS = {'tcp': 6, 'udp': 17}
+PROTOCOL_NAMES = {6: 'tcp', 17: 'udp'}
 CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
 # What the keys that are derived from a secret are for.
 LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
@@ -233,12 +234,10 @@ def parse_service(text):
 
 def format_service(service):
     """What parse_service() reads."""
-    for name, number in PROTOCOLS.items():
-        if number == service.proto and service.low == service.high:
-            return '%s/%d' % (name, service.low)
-        if number == service.proto:
-            return '%s/%d-%d' % (name, service.low, service.high)
-    raise ValueError(service.proto)
+    text = '%s/%d' % (PROTOCOL_NAMES[service.proto], service.low)
+    if service.high > service.low:
+        text += '-%d' % service.high
+    return text
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
