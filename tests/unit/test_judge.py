@@ -28,6 +28,13 @@ def test_a_knock_opens_what_it_names_for_as_long_as_it_says(state):
     assert (granted.services, granted.seconds) == ((SSH, VPN), 7)
 
 
+@pytest.mark.parametrize('carrier', ['udp', 'icmp'])
+def test_a_datagram_is_judged_as_one_by_whichever_carrier_it_comes(state, carrier):
+    decision = knockd.judge(knock(state, carrier=carrier), at(), state)
+    assert (decision.verdict, decision.knock.carrier) == ('open', carrier)
+    assert said(state, knock(state, carrier=carrier, time=WALL - 60001)) == ('refused', 'clock -60s')
+
+
 def test_a_close_without_ports_names_none(state):
     decision = knockd.judge(knock(state, op='close'), at(), state)
     assert (decision.verdict, decision.knock.services) == ('close', ())
