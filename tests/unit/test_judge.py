@@ -309,7 +309,7 @@ def test_a_client_without_allow_may_open_all_that_is_hidden(state):
 
 
 def test_a_client_without_default_must_say_what_to_open(state):
-    assert said(state, knock(state, 'short'))[0] == 'refused'
+    assert said(state, knock(state, 'short')) == ('refused', 'not allowed anything')
     assert said(state, knock(state, 'short', services=[SSH])) == ('open', None)
 
 
@@ -539,3 +539,21 @@ def test_what_copies_are_known_by_is_forgotten_after_two_seconds(state):
     for number in range(1000):
         accepted(state, knock(state, time=WALL + number), number * 1000)
     assert len(state.copies.honoured) == 3
+
+
+@pytest.mark.parametrize('carrier,paper,knock_id', [
+    ('syn', None, 'syn:56666667'), ('ports', None, 'ports:56666667'),
+    ('code', None, 'code:56666667'), ('paper', (1700000000, 7), 'paper:(1700000000, 7)')])
+def test_what_has_no_room_for_a_request_asks_for_the_default_and_is_spent_by_its_step(
+        state, carrier, paper, knock_id):
+    client = state.config.clients['anna']
+    credential = knockd.Credential(client, carrier, STEP, paper, ())
+    decision = knockd.judge(knockd.Packet(carrier, HERE, credential), at(), state)
+    granted = decision.knock
+    assert (decision.verdict, granted.knock_id, granted.services) == ('open', knock_id, (SSH,))
+    assert (granted.request.time, granted.paper, granted.seconds) == (STEP * 30000, paper, 30)
+
+
+def test_the_budgets_are_those_that_the_readme_names():
+    assert (knockd.SYNS_A_SECOND, knockd.MACS_A_SECOND, knockd.KNOCKS_A_SECOND,
+            knockd.SIGNATURES_A_SECOND) == (20000, 200, 5, 2)
