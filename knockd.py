@@ -2545,8 +2545,12 @@ def stay_lines(config):
     return lines
 
 def answer_lines(config):
-    return ['meta mark & 0x%08x != 0 return' % config.mark] + [
-        ports_match(service) + ' goto closed' for service in merged(config.hide)]
+    # Over lo the stack does not look for a packet's socket early, so `closed` could not tell
+    # what belongs to a connection.
+    lines = ['iifname "lo" return', 'meta mark & 0x%08x != 0 return' % config.mark]
+    for service in merged(config.hide):
+        lines.append(ports_match(service) + ' goto closed')
+    return lines
 
 def decoy_lines(config, decoys):
     bit = asked_bit(config)
@@ -5162,22 +5166,26 @@ class Daemon:
         now = moment()
         tool, flaw = choose_tool(self.config)
         if flaw is not None:
-            log('firewall: by iptables, for %s' % flaw, WARNING)
+            log_lines('firewall: by iptables, for %s' % flaw, WARNING)
         ledger, lost = open_ledger(self.file, self.config, now)
         if lost:
             self.clock.watch(now)
-        self.state = State(self.config, ledger)
-        self.hearing = Hearing(self.state)
-        self.probation = Probation(beside(self.config, 'probation'), now.mono)
-        self.desk = Desk(self.config, now)
-        self.guard = GuardFile(beside(self.config, 'guard'), self.probation)
         keeper = Keeper(tool, reflect_marks(beside(self.config, 'sysctls')), owner)
-        self.doors = Doors(keeper, self.state, self.reports)
+        self.furnish(State(self.config, ledger), keeper, now)
+        self.tell_ready(self.first_result(keeper))
+        notify('READY=1')
+
+    def furnish(self, state, keeper, now):
+        """All that hangs on the loop; the keeper begins to load the rules."""
+        self.state = state
+        self.probation = Probation(beside(self.config, 'probation'), now.mono)
+        self.guard = GuardFile(beside(self.config, 'guard'), self.probation)
+        self.desk = Desk(self.config, now)
+        self.hearing = Hearing(state)
+        self.doors = Doors(keeper, state, self.reports)
         self.doors.hide(self.probation.state != LAPSED)
         self.hearing.adopt(self.config, now)
         self.turn(now)
-        self.tell_ready(self.first_result(keeper))
-        notify('READY=1')
 
     def first_result(self, keeper):
         """Waits for the firewall, once: nobody is let in before. KnockError if it

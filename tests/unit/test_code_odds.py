@@ -1,9 +1,9 @@
-"""The best chance that a guesser of codes has in a year, for each client, on the real state machine.
+"""The best chance that a guesser of codes has in a year, for each client: the real state machine.
 
 As a program it prints the figures: PYTHONPATH=.:tests/unit python3 tests/unit/test_code_odds.py
 
-A strategy is a generator: it yields (milliseconds, [(source, port), ...]), SYNs that arrive then, and
-sees the carrier's state, which no stranger can; so a real one does no better. What is counted is not
+A strategy is a generator: it yields (milliseconds, [(source, port), ...]), SYNs that arrive then,
+and sees the carrier's state, which no stranger can; so a real one does no better. What counts is not
 what he calls a try but every look at the table of valid codes, so that no guess can be free: each
 pair of a number and a step is a chance, once, of the likeliest of the 10^8 numbers.
 """

@@ -2,7 +2,6 @@
 and processes; faults are put in by hand. Files as such: test_files.py, test_journal.py."""
 import errno
 import ipaddress
-import json
 import os
 import shutil
 import socket
@@ -16,6 +15,7 @@ import time
 import pytest
 
 import knockd
+import played
 
 TOP = os.path.dirname(os.path.abspath(knockd.__file__))
 CONFIG = '[server]\nid = home\nhide = tcp/22\nledger = %s/ledger.json\n'
@@ -179,7 +179,6 @@ def programs(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(knockd, 'SEARCH_PATH', str(folder))
     monkeypatch.setenv('PATH', '')
-    monkeypatch.setattr(knockd, 'spares', [])
 
     def make(name, text):
         write(str(folder / name), ('#!/bin/sh\n%s\n' % text).encode(), 0o755)
@@ -252,7 +251,7 @@ def test_a_failure_says_command_status_and_complaint(programs):
     programs('nft', 'echo "Error: no" >&2; echo "more" >&2; exit 3')
     with pytest.raises(knockd.KnockError) as caught:
         knockd.run(['nft', '-f', '-'])
-    assert str(caught.value) == 'nft -f - failed (3): Error: no'
+    assert str(caught.value) == 'nft -f - failed (3): Error: no\nmore'
 
 
 def test_a_failure_without_words_is_one_line_too(programs):
@@ -282,49 +281,6 @@ def is_alive(pid):
             return file.read().rpartition(')')[2].split()[0] != 'Z'
     except OSError:
         return False
-
-
-def test_the_spare_gets_the_text_and_is_used_once(programs, monkeypatch):
-    monkeypatch.setattr(knockd, 'spares', [])
-    programs('nft', 'echo $$; /bin/cat')
-    knockd.keep_spare(knockd.NFT)
-    pid = knockd.spares[0][1].pid
-    knockd.keep_spare(knockd.NFT)
-    assert [spare.pid for _, spare in knockd.spares] == [pid], 'one is enough'
-    assert knockd.run(['nft', '-j', 'list']) != '%d\n' % pid, 'another command is not its'
-    assert knockd.run(['nft', '-f', '-'], 'add\n') == '%d\nadd\n' % pid
-    assert knockd.spares == [] and knockd.run(['nft', '-f', '-'], 'b\n').endswith('b\n')
-
-
-def test_a_spare_that_has_died_is_not_used_and_is_replaced(programs, monkeypatch):
-    monkeypatch.setattr(knockd, 'spares', [])
-    programs('nft', 'echo $$; /bin/cat')
-    for use in (False, True):
-        knockd.keep_spare(knockd.NFT)
-        spare = knockd.spares[0][1]
-        spare.kill()
-        for pipe in (spare.stdin, spare.stdout, spare.stderr):
-            pipe.close()
-        while is_alive(spare.pid):
-            time.sleep(0.001)
-        if use:
-            assert knockd.run(['nft', '-f', '-'], 'a\n').endswith('a\n')
-        else:
-            knockd.keep_spare(knockd.NFT)
-            assert knockd.spares[0][1].poll() is None and spare.returncode == -9
-            assert knockd.run(['nft', '-f', '-'], 'a\n').startswith('%d\n' % spare.pid) is False
-
-
-def test_where_no_spare_can_be_started_the_next_change_says_why(programs, monkeypatch):
-    monkeypatch.setattr(knockd, 'spares', [])
-    knockd.keep_spare(knockd.NFT)
-    assert knockd.spares == [(knockd.NFT, None)]
-    with pytest.raises(knockd.KnockError, match='not installed'):
-        knockd.run(['nft', '-f', '-'], 'a')
-    programs('nft', '/bin/cat')
-    knockd.spares[:] = [(knockd.NFT, None)]
-    knockd.keep_spare(knockd.NFT)
-    assert knockd.run(['nft', '-f', '-'], 'a') == 'a'
 
 
 def test_output_that_is_no_utf8_is_no_traceback(programs):
@@ -382,8 +338,8 @@ class Scripted:
         return self.recvfrom(size)[0]
 
 
-def frames(*answers, **limits):
-    return [frame for frame, _ in knockd.receive(Scripted(*answers), **limits)]
+def frames(*answers):
+    return [frame for frame, _ in knockd.receive(Scripted(*answers))]
 
 
 @pytest.mark.parametrize('number', [errno.ENETDOWN, errno.ENOBUFS])
@@ -398,67 +354,57 @@ def test_an_error_that_is_not_understood_is_not_hidden():
 
 def test_one_turn_reads_a_bounded_number_of_frames():
     assert frames(*[b'x'] * 1000) == [b'x'] * 256
-    assert frames(*[b'x'] * 1000, limit=3) == [b'x'] * 3
 
 
 @pytest.fixture
 def daemon(tmp_path, monkeypatch, lines):
-    """A Daemon whose packet sockets are local; senders holds the other ends, named."""
+    """A Daemon without sockets and firewall."""
     text = CONFIG % tmp_path + '[client anna]\nsecret = %s\n' % SECRET
-    senders = []
-
-    def local_socket(protocol):
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        theirs.bind('\0knock-%d-%d' % (os.getpid(), len(senders)))
-        ours.setblocking(False)
-        senders.append(theirs)
-        return ours
-    monkeypatch.setattr(knockd, 'packet_socket', local_socket)
-    monkeypatch.setattr(knockd.Capture, 'drops', lambda capture: 0)
     config = knockd.parse_config(text, str(tmp_path / 'knockd.ini'))
-    made = knockd.Daemon(config)
-    made.state = knockd.State(config, knockd.Ledger('home'))
-    made.turn(knockd.moment())
-    made.senders = senders
-    yield made
-    for capture in (made.datagrams, made.syns):
-        for _, sock in capture.sockets().values():
-            sock.close()
-    for sock in senders:
-        sock.close()
+    state = knockd.State(config, knockd.Ledger('home'))
+    made = played.furnished(monkeypatch, config, state, knockd.moment())
+    del lines[:]
+    return made
 
 
-def test_a_frame_that_breaks_us_is_told_and_the_next_is_read(daemon, lines):
+def test_a_frame_that_breaks_us_is_told_once_and_the_next_is_read(daemon, lines):
     heard = []
 
     def hear(version, frame, interface):
         heard.append(frame)
         raise ZeroDivisionError('a\nb')
-    daemon.read(4, Scripted(b'a', b'b'), hear)
+    daemon.hearing.datagrams.taps = [(4, Scripted(b'a', b'b'))]
+    daemon.read(daemon.hearing.datagrams, {5}, hear)
     assert heard == [b'a', b'b']
-    assert len(lines) == 2 and all(line.startswith('internal error') for line in lines)
+    assert len(lines) == 1 and lines[0].startswith('internal error: ZeroDivisionError')
 
 
 def test_a_flood_of_syns_puts_sequences_to_sleep_and_not_the_daemon(daemon, lines):
-    """The sockets that are being read are closed then."""
-    daemon.pace = knockd.Budget(10)
     syn = struct.pack('>BBHHHBBH4s4sHHIIBBHHH', 0x45, 0, 40, 0, 0, 64, 6, 0, bytes([192, 0, 2, 1]),
                       bytes([127, 0, 0, 1]), 40000, 5000, 0, 0, 0x50, 2, 0, 0, 0)
-    descriptor, (version, sock) = min(daemon.syns.sockets().items())
-    sender = [each for each in daemon.senders if each.getsockname() == sock.getpeername()][0]
-    sender.setblocking(False)
-    try:
-        for _ in range(30):
-            sender.send(syn)
-    except BlockingIOError:
-        pass                                # net.unix.max_dgram_qlen is 10 on many systems
-    daemon.pace.used, daemon.pace.second = {'syn': 5}, int(time.monotonic())
-    daemon.read(version, sock, daemon.hear_syn)
-    if 'syn' not in daemon.muted:           # the second has changed under way
-        daemon.pace.used, daemon.pace.second = {'syn': 50}, int(time.monotonic())
-        daemon.hear_syn(version, syn, 'lo')
-    assert daemon.muted == {'syn'} and len(lines) == 1 and 'SYNs a second' in lines[0]
-    daemon.read(version, sock, daemon.hear_syn)         # poll() named it before it was closed
+    daemon.hearing.syns.drops = lambda: 30000           # what the kernel had no room for counts
+    for _ in range(3):
+        daemon.hear_syn(4, syn, 'eth0')
+    assert daemon.hearing.mutes.things == {'syn'}
+    assert len(lines) == 1 and 'SYNs a second' in lines[0]
+    assert daemon.hearing.mutes.until <= time.monotonic() * 1000 + 2001
+
+
+def test_a_packet_sockets_filter_lets_by_what_it_shall_and_nothing_else():
+    """A real filter on a real socket, which needs no right: a Unix one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        ours.setblocking(False)
+        # linux/filter.h: A = the first byte; 7 passes whole, all else is dropped.
+        knockd.attach_filter(ours, [(0x30, 0, 0, 0), (0x15, 0, 1, 7), (6, 0, 0, 65535),
+                                    (6, 0, 0, 0)])
+        for data in (b'\x06', b'\x07good', b'\x08'):
+            theirs.send(data)
+        assert frames_of(ours) == [b'\x07good']
+
+
+def frames_of(sock):
+    return [frame for frame, _ in knockd.receive(sock, False)]
 
 
 def test_own_addresses_are_told_from_others():
@@ -499,63 +445,209 @@ def test_changes_that_the_socket_could_not_hold_are_a_change():
     assert knockd.ruleset_changed(Overrun())
 
 
-def test_a_listener_at_a_decoy_is_noticed(tmp_path):
-    """No netlink event tells of it."""
-    config = knockd.parse_config(CONFIG % tmp_path, str(tmp_path / 'knockd.ini'))
-    firewall = knockd.Firewall(config)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as service:
-        service.bind(('127.0.0.1', 0))
-        firewall.box = knockd.Box({22: service.getsockname()[1]}, None, None, False)
-        assert not firewall.outdated()
-        service.listen(1)
-        assert firewall.outdated()
+# --- decoys -------------------------------------------------------------------------------------
+def listens(port):
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
+        try:
+            other.bind(('127.0.0.1', port))
+            other.listen(1)
+            return True
+        except OSError:
+            return False
 
 
-def test_a_table_that_is_taken_away_while_it_is_loaded_is_missed(tmp_path, monkeypatch):
-    """What load() sees afterwards is no more what it has loaded."""
-    config = knockd.parse_config(CONFIG % tmp_path, str(tmp_path / 'knockd.ini'))
-    there = []
-    monkeypatch.setattr(knockd, 'run', lambda argv, text='': json.dumps({'nftables': there}))
-    firewall = knockd.Firewall(config)
-    firewall.load()
-    assert firewall.mend()
-    there += [{'chain': {'family': 'inet', 'table': 'knockd', 'name': 'guard'}}]
-    firewall.load()
-    assert not firewall.mend()
+def refuses(address, port):
+    family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as caller:
+        return caller.connect_ex((address, port)) == errno.ECONNREFUSED
 
 
+def test_nobody_else_can_listen_at_a_decoy_and_it_refuses_as_closed_ports_do():
+    decoys = knockd.Decoys()
+    ports = decoys.hold([22, 25], {}, range(20000, 60000))
+    assert sorted(ports) == [22, 25] and len(set(ports.values())) == 2
+    for port in ports.values():
+        assert not listens(port)
+        assert refuses('127.0.0.1', port)
+    decoys.keep([25])
+    assert listens(ports[22]) and not listens(ports[25])
+    decoys.keep([])
+
+
+def test_the_decoys_that_the_rules_name_are_taken_again():
+    first = knockd.Decoys()
+    ports = first.hold([22], {}, range(20000, 60000))
+    first.keep([])
+    second = knockd.Decoys()
+    assert second.hold([22], ports, range(20000, 60000)) == ports
+    assert second.hold([22], {}, range(20000, 60000)) == ports, 'no port changes'
+    assert second.taken({ports[22]}) and not second.taken({1})
+    other = second.hold([22], {}, set(range(20000, 60000)) - {ports[22]})
+    assert other != ports, 'the box names it now'
+    second.keep([])
+
+
+def test_where_no_port_is_free_that_is_one_sentence():
+    with pytest.raises(knockd.KnockError, match='no TCP port'):
+        knockd.Decoys().hold([22], {}, ())
+
+
+# --- which firewall -----------------------------------------------------------------------------
+def config_of(**settings):
+    text = '[server]\nid = home\nhide = tcp/22\n' + ''.join(
+        '%s = %s\n' % each for each in settings.items())
+    return knockd.parse_config(text, '/etc/knockd/knockd.ini')
+
+
+@pytest.mark.parametrize('version, old', (
+    ('0.9.8', True), ('1.0.1', True), ('1.0.2', False), ('1.0.6', False), ('1.1', False)))
+def test_an_nft_that_is_too_old_is_none(programs, version, old):
+    programs('nft', 'echo "nftables v%s (Name)"' % version)
+    flaw = knockd.nft_flaw()
+    assert (flaw is not None) == old
+    assert not old or 'is older than 1.0.2' in flaw
+
+
+def test_without_a_usable_nft_it_is_iptables_and_why_is_told(programs):
+    programs('nft', '[ "$1" = --version ] && echo nftables v1.0.6 && exit 0; echo no such >&2; exit 1')
+    for program in ('iptables-save', 'ipset'):
+        programs(program, '')
+    tool, why = knockd.choose_tool(config_of())
+    assert tool is knockd.IPTABLES and 'no such' in why
+    with pytest.raises(knockd.KnockError, match=r'\[server\] firewall: .*no such') as caught:
+        knockd.choose_tool(config_of(firewall='nft'))
+    assert caught.value.status == 2
+
+
+def test_without_any_both_are_named(programs):
+    with pytest.raises(knockd.KnockError, match='nft is not installed.*iptables.* is not'):
+        knockd.choose_tool(config_of())
+
+
+# --- probation ----------------------------------------------------------------------------------
 @pytest.fixture
-def probation(tmp_path, monkeypatch):
-    """A function: the time left after some ms of this boot, by a file that was written at 5 s."""
-    def left(text, mono=5000, wall=0):
-        monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(wall, mono))
+def probation(tmp_path, monkeypatch, lines):
+    """A function: the Probation of a file with this text, so many ms after a boot."""
+    def made(text=None, mono=5000, boot='b1'):
+        monkeypatch.setattr(knockd, 'boot_id', lambda: boot)
         if text is not None:
-            write(str(tmp_path / 'guard'), text.encode(), 0o600)
-        return knockd.probation_left(str(tmp_path / 'guard'))
-    return left
+            write(str(tmp_path / 'probation'), text.encode(), 0o600)
+        return knockd.Probation(str(tmp_path / 'probation'), mono)
+    return made
 
 
-def test_a_probation_counts_on_through_restarts_and_no_wall_clock_moves_it(probation):
-    text = knockd.PROBATION % (600000, 5000)
-    assert probation(text) == 600000
-    assert probation(text, 5250, 10 ** 13) == 599750
-    assert probation(text, 604999, -10 ** 13) == 1
-    assert probation(text, 605000) == probation(text, 9000000) == 0
+def on_trial(left, mono=0, boot=''):
+    return knockd.probation_text(knockd.ON_TRIAL, left, mono, boot)
 
 
-def test_a_probation_goes_on_after_a_boot_with_what_was_left(probation):
-    assert probation(knockd.PROBATION % (90000, 700000), 10) == 90000
+def test_a_probation_begins_with_the_daemon_and_goes_on_through_restarts(probation):
+    assert probation(on_trial(600000), 5000).left(5000) == 600000
+    assert probation(mono=15000).left(15000) == 590000
+    assert probation(mono=604999).left(604999) == 1
+    assert probation(mono=700000).left(700000) == 0
 
 
-@pytest.mark.parametrize('text', (None, knockd.PASSED, '# For a boot without Python\nnft -f 1 2'))
-def test_a_probation_that_was_passed_or_never_was_is_over(probation, text):
-    assert probation(text) is None
+def test_after_a_boot_it_may_end_early_and_never_late(probation):
+    """Nobody knows how long the boot before went on behind the last note."""
+    first = probation(on_trial(600000), 0)
+    for now in range(0, 590000, 1000):
+        first.look(now)
+    assert first.left(590000) == 10000
+    again = probation(mono=10, boot='b2')
+    assert 0 <= again.left(10) <= 10000
+    quick = probation(on_trial(600000, 0, 'b1'), 10, 'b2')
+    assert quick.left(10) == 480000
 
 
-@pytest.mark.parametrize('text', ('', '# on probation: 600000 ms left', '# on probation: \n',
-                                  '# on probation: 1 ms left, 2 ms after the boot 3'))
+def test_it_lapses_once_and_a_knock_makes_it_pass_for_good(probation, lines):
+    made = probation(on_trial(600000), 0)
+    assert not made.look(599999)
+    assert made.look(600000) and not made.look(600001)
+    assert made.state == probation(mono=700000).state == knockd.LAPSED
+    assert made.pass_by(800000) and not made.pass_by(800001)
+    assert probation(mono=0, boot='b3').state == knockd.PASSED
+    assert [line.split()[:2] for line in lines] == [['probation:', 'no'], ['probation:', 'passed,']]
+
+
+def test_flash_is_not_worn_by_it(probation, monkeypatch):
+    writes = []
+    made = probation(on_trial(600000), 0)
+    monkeypatch.setattr(knockd, 'replace_file', lambda *_: writes.append(1))
+    for now in range(0, 600001, 500):
+        made.look(now)
+    assert len(writes) <= 6
+
+
+def test_what_was_not_installed_has_no_probation(probation):
+    assert probation().state == knockd.PASSED
+
+
+@pytest.mark.parametrize('text', (
+    '', '{', '[]', '{"state": "on trial"}', '{"state": "passe"}', '\x00', 'null',
+    '{"state": "on trial", "left": "x", "mono": 1, "boot": "b1"}'))
 def test_an_unreadable_probation_locks_nobody_out(probation, text):
-    assert probation(text) == 0
+    assert probation(text).state == knockd.LAPSED
+
+
+# --- the last good config -----------------------------------------------------------------------
+def good_config(folder):
+    text = CONFIG % folder + '[client anna]\nsecret = %s\n' % SECRET
+    return write(str(folder / 'knockd.ini'), text.encode(), 0o600)
+
+
+def test_the_last_good_config_rules_while_the_file_is_broken(tmp_path, lines):
+    path = good_config(tmp_path)
+    config, problem = knockd.config_to_run(path)
+    assert problem is None
+    knockd.ConfigFile(path).keep(config)
+    write(path, read(path) + b'[client bert]\nnonsense\n')
+    again, problem = knockd.config_to_run(path)
+    assert again == config and 'knockd.ini' in problem
+    source = knockd.ConfigFile(path, problem)
+    source.keep(config)                     # a broken file is never kept
+    assert knockd.config_to_run(path)[0] == config
+    write(path, b'\xff[[[\nledger = %s/ledger.json\n' % str(tmp_path).encode())
+    assert knockd.config_to_run(path)[0] == config
+
+
+@pytest.mark.parametrize('spoil', (
+    lambda copy: os.chmod(copy, 0o644), lambda copy: os.unlink(copy),
+    lambda copy: write(copy, b'# The last good copy of /another.ini, for a start'),
+    lambda copy: write(copy, read(copy) + b'nonsense')))
+def test_a_copy_that_is_not_right_does_not_rule(tmp_path, spoil):
+    path = good_config(tmp_path)
+    knockd.ConfigFile(path).keep(knockd.read_config(path))
+    write(path, b'nonsense')
+    spoil(str(tmp_path / knockd.GOOD_NAME))
+    with pytest.raises(knockd.KnockError) as caught:
+        knockd.config_to_run(path)
+    assert caught.value.status == 2
+
+
+# --- the clock ----------------------------------------------------------------------------------
+def test_only_a_forward_step_is_a_jump_and_only_after_a_lost_ledger():
+    clock = knockd.WallClock()
+    assert not clock.jumped(knockd.Moment(10 ** 12, 0))
+    clock.watch(knockd.Moment(10 ** 12, 0))
+    for wall, mono, jumped in ((10 ** 12 + 2000, 1000, False), (10 ** 12 + 3001, 1000, True),
+                               (10 ** 12 + 3001, 1000, False), (10 ** 11, 2000, False),
+                               (10 ** 11 + 5000, 2000, True)):
+        assert clock.jumped(knockd.Moment(wall, mono)) == jumped, (wall, mono)
+
+
+# --- the log's limits ---------------------------------------------------------------------------
+def test_each_kind_of_each_client_is_told_once_a_minute_and_counted(lines):
+    reports = knockd.Reports()
+    for second in range(61):
+        for client in ('anna', 'bert'):
+            now = knockd.Moment(second * 1000, second * 1000)
+            reports.tell(client, 'clock', '192.0.2.1', 'clock +%ds' % second, now, 'x ' + client)
+            reports.tell(client, 'scope', '192.0.2.1', 'not allowed', now, 'y ' + client)
+    assert lines == ['x anna', 'y anna', 'x bert', 'y bert'] + [
+        line + ' (59 more before)' for line in ('x anna', 'y anna', 'x bert', 'y bert')]
+    assert {'client': 'bert', 'source': '192.0.2.1', 'reason': 'clock +60s', 'count': 61,
+            'last': 60000} in reports.refusals()
+    assert len(reports.refusals()) == 4
 
 
 # --- memory --------------------------------------------------------------------------------------

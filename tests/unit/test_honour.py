@@ -1,6 +1,7 @@
 """What the daemon does with a decision: ledger, firewall, log, in this order, or not at all."""
 
 import knockd
+import played
 import pytest
 from knocks import ELSEWHERE, HERE, MAIL, SSH, STEP, WALL, at, fresh_state, knock
 
@@ -10,85 +11,102 @@ def state():
     return fresh_state()
 
 
-class Recorder:
-    """Stands in for ledger file and firewall: writes down who was called, and can fail."""
+class Journal:
+    """Plays the ledger's file: writes down when it is written, and can fail."""
+    path = '/nowhere/ledger.json'
 
-    def __init__(self):
-        self.calls, self.fails, self.openings = [], (), {}
-        self.path = '/nowhere/ledger.json'
+    def __init__(self, calls):
+        self.calls, self.fails = calls, False
 
-    def save(self, ledger):
-        self.calls.append('save')
-        if 'save' in self.fails:
+    def append(self, line):
+        self.calls.append('append')
+        if self.fails:
             raise OSError(28, 'No space left on device')
 
-    def open(self, openings, now):
-        self.calls.append('open %s' % ' '.join('%s/%d' % (opening.source, opening.port)
-                                               for opening in openings))
-        if 'open' in self.fails:
-            raise knockd.KnockError('nft failed')
+    rewrite = append
 
-    def close(self, openings):
-        self.calls.append('close')
+    def abandon(self):
+        pass
 
-    def chosen(self, knock):
-        return []
+
+class Heard:
+    """A daemon, what it did in which order, and what it said."""
+
+    def __init__(self, monkeypatch, state):
+        self.lines, self.keeper = [], played.Keeper()
+        monkeypatch.setattr(knockd, 'log', lambda text, level=6: self.lines.append(text))
+        monkeypatch.setattr(knockd, 'moment', at)
+        self.daemon = played.furnished(monkeypatch, state.config, state, at(), self.keeper)
+        self.calls = self.keeper.calls
+        self.daemon.file = Journal(self.calls)
+        del self.calls[:]
+
+    def handle(self, packet, now):
+        played.heard(self.daemon, packet, now)
+
+    def filters(self):
+        """What the filter for datagrams had to let by, each time that it was changed."""
+        return self.daemon.hearing.datagrams.loads
 
 
 @pytest.fixture
 def daemon(state, monkeypatch):
-    lines = []
-    monkeypatch.setattr(knockd, 'log', lambda text, level=6: lines.append(text))
-    monkeypatch.setattr(knockd, 'moment', at)
-    made = knockd.Daemon(state.config)
-    made.state, made.lines = state, lines
-    made.file = made.firewall = Recorder()
-    made.listened = []
-    monkeypatch.setattr(made, 'listen', lambda: made.listened.append(set(made.muted)))
-    return made
+    return Heard(monkeypatch, state)
 
 
 def test_the_ledger_is_on_disk_before_the_firewall_opens(daemon, state):
     daemon.handle(knock(state), at())
-    assert daemon.file.calls == ['save', 'open 203.0.113.5/32/22']
+    assert daemon.calls == ['append', 'open 203.0.113.5/32/tcp/22']
     assert len(daemon.lines) == 1
     assert daemon.lines[0].startswith('open anna 203.0.113.5 tcp/22 30s udp skew +0.0s ')
 
 
 def test_what_cannot_be_written_opens_nothing_and_is_spent(daemon, state):
-    daemon.file.fails = ('save',)
+    daemon.daemon.file.fails = True
     packet = knock(state)
     daemon.handle(packet, at())
-    assert daemon.file.calls == ['save']
+    assert set(daemon.calls) == {'append'}
     assert len(daemon.lines) == 1 and 'No space left on device' in daemon.lines[0]
-    daemon.file.fails = ()
+    daemon.daemon.file.fails = False
     daemon.handle(packet, at(mono=5003000))
-    assert daemon.file.calls == ['save'] and daemon.lines[1].endswith(' replay')
+    assert set(daemon.calls) == {'append'} and daemon.lines[1].endswith(' replay')
 
 
 def test_a_firewall_that_fails_is_told_and_the_knock_stays_spent(daemon, state):
-    daemon.file.fails = ('open',)
+    daemon.keeper.fails = 'nft failed'
     packet = knock(state)
     daemon.handle(packet, at())
-    assert len(daemon.lines) == 1 and 'nft failed' in daemon.lines[0]
+    assert daemon.lines == ['firewall: nft failed', 'open anna 203.0.113.5 failed: nft failed']
     assert state.ledger.refusal(state.config.clients['anna'].fingerprint,
                                 packet.payload[8:24].hex(), WALL) == 'replay'
 
 
-def test_an_opening_that_failed_is_forgotten_or_it_would_fail_with_every_load(daemon, state):
-    def half(openings, now):
-        daemon.firewall.openings.update((opening[1:5], opening) for opening in openings)
-        raise knockd.KnockError('nft failed')
-    daemon.firewall.open = half
+def test_open_is_said_when_it_is_and_not_before(daemon, state):
+    daemon.keeper.slow = True
     daemon.handle(knock(state), at())
-    assert daemon.firewall.openings == {} and 'nft failed' in daemon.lines[0]
+    assert daemon.lines == []
+    daemon.daemon.watch(at(WALL + 2000, 5002000))
+    assert daemon.lines == ['open anna 203.0.113.5 waits: nft is not done after 2 s']
+    daemon.keeper.done.append(knockd.Done(daemon.keeper.number, None, False, None))
+    daemon.daemon.settle_all(at(WALL + 2500, 5002500))
+    assert daemon.lines[1:] == ['open anna 203.0.113.5 tcp/22 30s udp skew +0.0s 2500ms']
+
+
+def test_what_could_not_be_opened_in_its_time_is_forgotten(daemon, state):
+    daemon.keeper.fails = 'nft failed'
+    daemon.handle(knock(state), at())
+    assert len(daemon.daemon.doors.orders) == 1
+    for mono in (5000000, 5031000):
+        daemon.keeper.done.append(knockd.Done(9, knockd.KnockError('nft failed'), False, None))
+        daemon.daemon.settle_all(at(mono=mono))
+    assert daemon.daemon.doors.orders == []
 
 
 def test_a_copy_is_silent_for_two_seconds(daemon, state):
     packet = knock(state)
     for mono in (0, 0, 1, 2000):
         daemon.handle(packet, at(mono=mono))
-    assert daemon.file.calls == ['save', 'open 203.0.113.5/32/22'] and len(daemon.lines) == 1
+    assert daemon.calls == ['append', 'open 203.0.113.5/32/tcp/22'] and len(daemon.lines) == 1
     daemon.handle(packet, at(mono=2001))
     assert daemon.lines[1:] == ['refused anna 203.0.113.5 replay']
 
@@ -107,14 +125,14 @@ def test_copies_of_two_clients_are_told_apart(daemon, state):
     for _ in range(2):
         for token, sender in zip(tokens, (HERE, ELSEWHERE)):
             daemon.handle(knockd.Packet('syn', sender, token), at())
-    assert len(daemon.file.calls) == 4 and len(daemon.lines) == 2, daemon.lines
+    assert len(daemon.calls) == 4 and len(daemon.lines) == 2, daemon.lines
 
 
 def test_the_copy_of_a_knock_for_another_source_is_silent_too(daemon, state):
     packet = knock(state, 'trusted', source='203.0.113.99', services=[SSH])
     for _ in range(2):
         daemon.handle(packet, at())
-    assert daemon.file.calls == ['save', 'open 203.0.113.99/32/22']
+    assert daemon.calls == ['append', 'open 203.0.113.99/32/tcp/22']
     assert len(daemon.lines) == 1, daemon.lines
 
 
@@ -137,15 +155,15 @@ def test_the_same_refusal_is_logged_once_a_minute_and_counted(daemon, state):
 def test_a_tag_over_its_budget_leaves_the_filter_once_until_the_next_second(daemon, state):
     packet = knock(state)
     forged = packet._replace(payload=packet.payload[:-1] + b'x')
+    before = len(daemon.filters())
     for _ in range(1000):
         daemon.handle(forged, at())
-    assert daemon.listened == [{packet.payload[:8]}], 'queued frames must not recompile it each'
-    assert daemon.unmute == 5001000
-    daemon.offset, daemon.steps = WALL - 5000000, knockd.window_steps(WALL, 60000)
-    daemon.watch(at(WALL + 999, 5000999))
-    assert len(daemon.listened) == 1
-    daemon.watch(at(WALL + 1000, 5001000))
-    assert daemon.listened[1:] == [set()]
+    assert len(daemon.filters()) == before + 1, 'queued frames must not recompile it each'
+    assert packet.payload[:8] not in daemon.filters()[-1]
+    daemon.daemon.watch(at(WALL + 999, 5000999))
+    assert len(daemon.filters()) == before + 1
+    daemon.daemon.watch(at(WALL + 1000, 5001000))
+    assert packet.payload[:8] in daemon.filters()[-1]
 
 
 def test_junk_is_neither_logged_nor_written(daemon, state):
@@ -154,4 +172,4 @@ def test_junk_is_neither_logged_nor_written(daemon, state):
         forged = bytearray(packet.payload)
         forged[place] ^= 0x80
         daemon.handle(packet._replace(payload=bytes(forged)), at(mono=place * 1000))
-    assert daemon.file.calls == [] and daemon.lines == []
+    assert daemon.calls == [] and daemon.lines == []

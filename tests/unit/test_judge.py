@@ -4,8 +4,8 @@ import ipaddress
 import knockd
 import pytest
 from knock import encode_plain
-from knocks import (CLIENTS, CONFIG, ELSEWHERE, HERE, MAIL, SERVER, SSH, STEP, VPN, WALL, Nonces, at,
-                    fresh_state, knock, said, valid_tags)
+from knocks import (CLIENTS, CONFIG, ELSEWHERE, HERE, MAIL, SERVER, SSH, STEP, VPN, WALL, Nonces,
+                    at, fresh_state, knock, said, valid_tags)
 
 
 @pytest.fixture
@@ -26,6 +26,14 @@ def test_a_good_knock_opens_the_default_for_where_it_comes_from(state):
 def test_a_knock_opens_what_it_names_for_as_long_as_it_says(state):
     granted = knockd.judge(knock(state, services=[SSH, VPN], seconds=7), at(), state).knock
     assert (granted.services, granted.seconds) == ((SSH, VPN), 7)
+
+
+@pytest.mark.parametrize('carrier', ['udp', 'icmp'])
+def test_a_datagram_is_judged_as_one_by_whichever_carrier_it_comes(state, carrier):
+    decision = knockd.judge(knock(state, carrier=carrier), at(), state)
+    assert (decision.verdict, decision.knock.carrier) == ('open', carrier)
+    early = knock(state, carrier=carrier, time=WALL - 60001)
+    assert said(state, early) == ('refused', 'clock -60s')
 
 
 def test_a_close_without_ports_names_none(state):
@@ -301,7 +309,7 @@ def test_a_client_without_allow_may_open_all_that_is_hidden(state):
 
 
 def test_a_client_without_default_must_say_what_to_open(state):
-    assert said(state, knock(state, 'short'))[0] == 'refused'
+    assert said(state, knock(state, 'short')) == ('refused', 'not allowed anything')
     assert said(state, knock(state, 'short', services=[SSH])) == ('open', None)
 
 
@@ -531,3 +539,21 @@ def test_what_copies_are_known_by_is_forgotten_after_two_seconds(state):
     for number in range(1000):
         accepted(state, knock(state, time=WALL + number), number * 1000)
     assert len(state.copies.honoured) == 3
+
+
+@pytest.mark.parametrize('carrier,paper,knock_id', [
+    ('syn', None, 'syn:56666667'), ('ports', None, 'ports:56666667'),
+    ('code', None, 'code:56666667'), ('paper', (1700000000, 7), 'paper:(1700000000, 7)')])
+def test_what_has_no_room_for_a_request_asks_for_the_default_and_is_spent_by_its_step(
+        state, carrier, paper, knock_id):
+    client = state.config.clients['anna']
+    credential = knockd.Credential(client, carrier, STEP, paper, ())
+    decision = knockd.judge(knockd.Packet(carrier, HERE, credential), at(), state)
+    granted = decision.knock
+    assert (decision.verdict, granted.knock_id, granted.services) == ('open', knock_id, (SSH,))
+    assert (granted.request.time, granted.paper, granted.seconds) == (STEP * 30000, paper, 30)
+
+
+def test_the_budgets_are_those_that_the_readme_names():
+    assert (knockd.SYNS_A_SECOND, knockd.MACS_A_SECOND, knockd.KNOCKS_A_SECOND,
+            knockd.SIGNATURES_A_SECOND) == (20000, 200, 5, 2)

@@ -251,5 +251,6 @@ def test_closing_a_part_does_not_shorten_what_is_left_and_open_for_itself():
     one = knockd.Service(6, 8000, 8000)
     for knocks in ([knock(services=[both]), knock(services=[one], seconds=60)],
                    [knock(services=[one], seconds=60), knock(services=[both])]):
-        openings = knockd.after_close(opened(*knocks), knock(services=[knockd.Service(6, 8001, 8001)]))
+        part = knock(services=[knockd.Service(6, 8001, 8001)])
+        openings = knockd.after_close(opened(*knocks), part)
         assert listed(openings) == [('anna', '203.0.113.5/32', 'tcp/8000', 60)]

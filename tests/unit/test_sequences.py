@@ -314,6 +314,7 @@ def test_ports_outside_do_not_count(codes):
     codes.touch(HERE, FIRST, at(START), CODES)
     for port in (9999, 30000, 1, 65535):
         assert codes.touch(HERE, port, at(START), CODES) is None
+    assert codes.wrong == 0
     assert codes.touch(HERE, SECOND, at(START), CODES) is CODE
 
 
