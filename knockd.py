@@ -3129,15 +3129,6 @@ class IptablesTool:
                 for service in client.allow if service.high - service.low >= MOST_PORTS]
         return [what + ': iptables cannot do that; install nftables' for what in found]
 
-    def list_commands(self, has):
-        return []
-
-    def read(self, outputs, config):
-        return None
-
-    def whole(self, config, seen, decoys, openings, now):
-        return []
-
 IPTABLES = IptablesTool()
 
 # --- edges: the clock -------------------------------------------------------------------
@@ -6331,25 +6322,29 @@ def next_sheet(config, client):
     return max(int(time.time()), floor + 1, before + 1)
 
 # --- the box: what check, selftest, status and run find wrong, and agree about ----------
-HOOK = 'chain a { type filter hook prerouting priority -149; %s; }'
 FEATURES = (    # of a firewall: what it is, what tries it, what it needs
     ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }',
      'nf_tables (OpenWrt: kmod-nft-core)'),
     ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }',
      'Linux 5.6'),
+    ('nft: connections', 'chain a { ct state established return; }',
+     'nft_ct (OpenWrt: kmod-nft-core)'),
+    ('nft: payload rewriting', 'chain a { tcp dport set 61022; }', 'a newer Linux and nft'),
     ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }',
-     'a newer Linux and nft'),
-    ('nft: payload rewriting', HOOK % 'tcp dport set 61022', 'a newer Linux and nft'),
-    ('nft: fib', HOOK % 'fib daddr type local accept',
-     'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
-    ('nft: reject in prerouting', HOOK % 'reject',
-     'Linux 5.9 and nft_reject_inet (OpenWrt: kmod-nft-core)'),
+     'Linux 5.7, for once = yes'),
+    ('nft: fib', 'chain a { type nat hook prerouting priority -199; '
+     'fib daddr type != unicast return; }', 'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
+    ('nft: NAT', 'chain a { type nat hook prerouting priority -199; '
+     'tcp dport 22 dnat to :22; }', 'nft_nat and Linux 5.2 (OpenWrt: kmod-nft-nat)'),
+    ('nft: reject', 'chain a { type filter hook input priority 40; '
+     'reject with icmpx type port-unreachable; }',
+     'nft_reject_inet (OpenWrt: kmod-nft-core)'),
     ('iptables: ipset', 'ipset create a hash:net,port timeout 9',
      'ip_set (OpenWrt: kmod-ipt-ipset)'),
     ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
      'xt_mark (OpenWrt: kmod-ipt-core)'),
-    ('iptables: redirect', 'iptables -w -t nat -A PREROUTING -p tcp -j REDIRECT',
-     'xt_REDIRECT (OpenWrt: kmod-ipt-nat)'))
+    ('iptables: NAT', 'iptables -w -t nat -A PREROUTING -p tcp -j DNAT --to-destination '
+     ':1024', 'xt_nat (OpenWrt: kmod-ipt-nat)'))
 NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
 NFT_FEATURE = 'table inet a { %s\n}\n'
 
@@ -6521,10 +6516,11 @@ def ledger_remarks(path):
 
 def try_knock(config):
     """A daemon in a thread of this process, and a datagram to it over lo."""
-    trial = parse_config(
-        '[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\n'
-        'secret = %s' % (config.firewall, config.answer, given_secret(None)),
-        os.path.dirname(runtime_folder()) + '/selftest.ini')
+    path = os.path.dirname(runtime_folder()) + '/selftest.ini'
+    text = ('[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\n'
+            'secret = %s\n' % (config.firewall, config.answer, given_secret(None)))
+    trial = parse_config(text, path)
+    replace_file(path, text.encode('ascii'))
     replace_file(trial.ledger, Ledger(trial.id).state_line().encode('ascii'))
     reader, writer = os.pipe()
     said = io.StringIO()
@@ -6829,21 +6825,27 @@ def begin_service(system, place, quiet=False):
     for line in system.starts:
         place.carry_out(line, quiet)
 
+def holder(path):
+    """The process id of the daemon that holds this ledger; None if there is none."""
+    try:
+        with open(path + '.lock') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return int(read_file(path + '.lock'))
+    return None
+
 def end_first_try(config):
     """A `run` at a terminal holds the ledger that the service needs. What it hid stays
     hidden until the service takes over."""
-    path = os.path.realpath(config.ledger) + '.lock'
-    try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-    except FileNotFoundError:
+    path = os.path.realpath(config.ledger)
+    pid = holder(path)
+    if pid is None:
         return
-    except BlockingIOError:
-        pid = int(read_file(path))
     note('the first try (process %d) ends, the service takes over' % pid)
     os.kill(pid, signal.SIGTERM)
-    if not patient(lambda: not os.path.exists('/proc/%d' % pid), 10):
+    if not patient(lambda: holder(path) is None, 10):
         raise KnockError('process %d does not end; end it and type this again' % pid)
 
 def started(args, system, place, config):

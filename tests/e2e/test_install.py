@@ -1,5 +1,6 @@
 """One installation from beginning to end, on a box with a systemctl that does what a test needs."""
 
+import json
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 
+import knockd
 import pytest
 from network import HIDDEN, KNOCKD, accept, alive, until
 
@@ -328,3 +330,89 @@ def test_a_hung_loop_tells_the_watchdog_nothing(wire, daemon, tmp_path):
             process.send_signal(signal.SIGCONT)
             notified.settimeout(2)
             assert notified.recv(100).startswith(b'WATCHDOG=1')
+
+
+# --- a first try, a failure, an upgrade ---------------------------------------------------------
+def test_install_takes_over_from_a_first_try(wire, box):
+    """Nobody gets in between the end of the one and the start of the other."""
+    line = 'knock://me:'
+    with box.start('/usr/bin/python3', KNOCKD, 'run', '--hide', 'tcp/2222', '--client', 'me',
+                   '--host', '10.9.0.1') as trial:
+        assert until(lambda: not wire.stranger.connects('10.9.0.1')), 'it hides'
+        done = box.run('/usr/bin/python3', KNOCKD, 'install')
+        assert done.code == 0, done.err
+        assert 'the first try (process %d) ends' % trial.pid in done.err
+        assert trial.wait(5) == 0
+    says(box, 'ready: 1 client; hiding tcp/2222')
+    line = box.must('/usr/local/sbin/knockd.py', 'show', 'me').strip()
+    assert not wire.stranger.connects('10.9.0.1') and wire.client.knock(line).code == 0
+
+
+def test_a_service_that_does_not_get_ready_is_told_with_its_log_and_all_is_taken_back(box):
+    box.must('sh', '-c', 'cat >/usr/local/sbin/systemctl', stdin="""#!/bin/sh
+        [ "$*" = 'restart knockd' ] && { echo 'Job for knockd.service failed.' >&2; exit 1; }
+        exit 0""")
+    box.must('sh', '-c', 'cat >/usr/local/sbin/journalctl; chmod 755 /usr/local/sbin/journalctl',
+             stdin='#!/bin/sh\necho the reason')
+    done = box.run('/usr/bin/python3', KNOCKD, 'install', '--hide', 'tcp/2222', '--client', 'me',
+                   '--host', '10.9.0.1')
+    assert done.code == 1 and left(box) == [], done.out
+    lines = done.err.splitlines()
+    assert 'knockd: sh -c systemctl restart knockd failed (1): Job for knockd.service failed.' \
+        in lines and lines[-2:] == ['knockd: its log ends:', 'knockd: the reason']
+
+
+def test_rules_that_the_kernel_refuses_are_told_before_anything_is_written(box):
+    """An nft that knows no fib stands for a kernel without it."""
+    nft = os.path.realpath('/usr/sbin/nft')
+    box.must('sh', '-c', 'cp %s /run/nft; cat >/run/fake; chmod 755 /run/fake' % nft, stdin="""#!/bin/sh
+        case "$*" in *"-f -") ;; *) exec /run/nft "$@";; esac
+        text=$(cat)
+        case $text in *'fib daddr'*) echo 'Error: No such file or directory' >&2; exit 1;; esac
+        printf '%s\\n' "$text" | exec /run/nft "$@"
+        """)
+    box.must('mount', '--bind', '/run/fake', nft)
+    try:
+        done = box.run('/usr/bin/python3', KNOCKD, 'install', '--hide', 'tcp/2222', '--client',
+                       'me', '--host', '10.9.0.1')
+    finally:
+        box.must('umount', nft)
+        box.must('rm', '-f', '/run/nft', '/run/fake')
+    assert done.code == 2, done.out
+    assert 'nft: fib, which needs nft_fib_inet (OpenWrt: kmod-nft-fib)' in done.err
+    assert left(box) in ([], ['/run/knockd'])
+
+
+def old_files(box, guard):
+    """What version 0.1 left: config, ledger of a knock, guard; a secret and its key."""
+    secret = os.urandom(32)
+    fingerprint = knockd.fingerprint(knockd.derive_keys(secret, 'old'))
+    box.must('mkdir', '-p', '-m', '700', '/etc/knockd', '/var/lib/knockd')
+    spent = {'00' * 16: int(time.time() * 1000)}
+    ledger = {'knockd': 1, 'id': 'old', 'floor': 0, 'keys': {fingerprint: {
+        'floor': 0, 'spent': spent, 'paper': [0, 0]}}}
+    for path, text in (
+            ('/etc/knockd/knockd.ini', '[server]\nid = old\nhide = tcp/2222\nhost = 10.9.0.1\n'
+             'ledger = /var/lib/knockd/ledger.json\n[client me]\nsecret = %s\n'
+             % knockd.encode_secret(secret)),
+            ('/var/lib/knockd/ledger.json', json.dumps(ledger)),
+            ('/var/lib/knockd/ledger.json.ballast', 'x' * 65536),
+            ('/var/lib/knockd/guard', guard)):
+        box.must('sh', '-c', 'umask 077; cat >' + path, stdin=text)
+    return 'knock://me:%s@10.9.0.1?id=old' % knockd.encode_secret(secret), fingerprint
+
+
+@pytest.mark.parametrize('guard,probation', [
+    ('# For a boot without Python or a config.\nnft list table inet knockd\n', False),
+    ('# not yet made\n', False), ('# on probation: 300000 ms left, 5 ms after the boot\n', True)],
+    ids=['passed', 'not yet made', 'on probation'])
+def test_an_upgrade_from_0_1_locks_nobody_out_and_forgets_no_knock(wire, box, guard, probation):
+    line, fingerprint = old_files(box, guard)
+    said = box.must('/usr/bin/python3', KNOCKD, 'install')
+    assert ('on probation' in said) == probation
+    says(box, 'ready: 1 client; hiding tcp/2222')
+    assert 'quarantine' not in log(box)
+    assert not wire.client.connects('10.9.0.1') and wire.client.knock(line).code == 0
+    first = json.loads(box.must('head', '-n', '1', '/var/lib/knockd/ledger.json'))
+    assert first['knockd'] == 2 and '00' * 16 in first['keys'][fingerprint]['spent']
+    assert box.run('ls', '/var/lib/knockd/ledger.json.ballast').code, 'it is no longer needed'
