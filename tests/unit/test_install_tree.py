@@ -1,5 +1,6 @@
 """install: what it would do on each init system, as a tree and as golden files."""
 import http.server
+import json
 import os
 import re
 import shutil
@@ -113,7 +114,7 @@ def test_a_second_installation_keeps_config_and_ledger(system, tmp_path):
     (('--hide', 'tcp/80'), 'knockd.py hide SERVICES'),
     (('--host', 'other.example'), 'knockd.py set server host=HOST'),
     (('--trust', 'br-lan'), 'knockd.py set server trust=INTERFACES'),
-    (('--client', 'other'), 'knockd.py add other')], ids=lambda told: told[0])
+    (('--client', 'other'), 'knockd.py add NAME')], ids=lambda told: told[0])
 def test_an_option_that_would_have_no_effect_is_an_error_that_says_what_to_type(
         told, advice, tmp_path):
     tree = tree_of(tmp_path, 'systemd')
@@ -428,25 +429,42 @@ def test_the_ledger_of_a_first_try_stays_where_the_sandbox_may_write(tmp_path):
     assert 'ExecStartPre=-/bin/sh /etc/knockd/guard\n' in text
 
 
-NOT_YET = '# not yet made\n'
-
-
-@pytest.mark.parametrize('more,left', [((), '600000'), (('--probation', '90'), '90000'),
-                                       (('--probation', '0'), '')])
+@pytest.mark.parametrize('more,left', [((), 600000), (('--probation', '90'), 90000)])
 def test_a_new_installation_is_on_probation(more, left, tmp_path):
     tree = tree_of(tmp_path, 'systemd')
     assert knockd('install', '--root', tree, *FIRST + more)[0] == 0
-    path = tree + '/var/lib/knockd/guard'
+    path = tree + '/var/lib/knockd/probation'
+    assert told_in(path) == {'state': 'on trial', 'left': left, 'mono': 0, 'boot': ''}
+    with open(tree + '/var/lib/knockd/guard') as file:
+        assert file.read() == '# Hides nothing: on probation.\n', 'who is locked out boots'
+    assert knockd('install', '--root', tree, '--probation', '70')[0] == 0
+    assert told_in(path)['left'] == 70000, 'it begins again'
+    passed = '{"state": "passed", "left": 0, "mono": 0, "boot": ""}\n'
+    with open(path, 'w') as file:
+        file.write(passed)
+    knockd('install', '--root', tree)
     with open(path) as file:
-        text = file.read()
-    assert re.match('# on probation: %s ms left' % left, text) if left else text == NOT_YET
-    if left:
-        assert knockd('install', '--root', tree, '--probation', '70')[0] == 0
-        with open(path) as file:
-            assert file.read().startswith('# on probation: 70000 ms'), 'it begins again'
-        for passed in (NOT_YET, '# For a boot\nnft list ruleset\n'):     # as the daemon does
-            with open(path, 'w') as file:
-                file.write(passed)
-            knockd('install', '--root', tree)
-            with open(path) as file:
-                assert file.read() == passed, 'once passed, it is over'
+        assert file.read() == passed, 'once passed, it is over'
+
+
+def told_in(path):
+    with open(path) as file:
+        return json.load(file)
+
+
+def test_without_a_probation_it_hides_for_good(tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    assert knockd('install', '--root', tree, '--probation', '0', *FIRST)[0] == 0
+    assert told_in(tree + '/var/lib/knockd/probation')['state'] == 'passed'
+
+
+@pytest.mark.parametrize('guard,state', [
+    ('# on probation: 1 ms left, 2 ms after the boot\n', 'on trial'),
+    ('# not yet made\n', 'passed'), ('# For a boot\nnft list ruleset\n', 'passed')])
+def test_the_probation_that_0_1_noted_in_its_guard_is_respected(guard, state, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    os.makedirs(tree + '/var/lib/knockd', 0o700)
+    with open(tree + '/var/lib/knockd/guard', 'w') as file:
+        file.write(guard)
+    assert knockd('install', '--root', tree, *FIRST)[0] == 0
+    assert told_in(tree + '/var/lib/knockd/probation')['state'] == state
