@@ -5545,7 +5545,6 @@ def honour_line(decision, began, ended):
     return ' '.join(words)
 
 # --- status and lists: what people, programs and Prometheus are told --------------------
-VERDICTS = 'junk', 'mute', 'copy', 'refused', 'open', 'close', 'run'
 METRICS = (     # of `status --metrics`: name, kind, what it is
     ('up', 'gauge', 'Does a daemon answer?'),
     ('hidden', 'gauge', 'Is all hidden that should be?'),
@@ -5652,8 +5651,9 @@ def client_rows(facts, now):
             last += ' from ' + fact['source']
         expires = format_time(NEVER if fact['expires'] is None else fact['expires'])
         code = 'yes' if fact['code'] else 'no'
-        rows.append((name, fact['allow'] or 'nothing', code, str(fact['paper_left']),
-                     fact['key'], expires, last))
+        paper = str(fact['paper_left'])
+        allow = fact['allow'] or 'nothing'
+        rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
 def headline(report):
@@ -5696,37 +5696,40 @@ def print_report(report, now):
     for each in report.get('openings', ()):
         # Of one address, unless the client's section opens a network.
         source = re.sub('/(32|128)$', '', each['source'])
-        rows.append((each['client'], source, ','.join(each['services']),
-                     duration(each['seconds_left'])))
+        services = ','.join(each['services'])
+        rows.append((each['client'], source, services, duration(each['seconds_left'])))
     print_section(rows)
     rows = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
     for each in report.get('refusals', ()):
+        row = [each['client'], each['source'], str(each['count'])]
         ago = duration((now - each['last']) // 1000) + ' ago'
-        rows.append((each['client'], each['source'], str(each['count']), ago,
-                     each['reason']))
+        rows.append(row + [ago, each['reason']])
     print_section(rows)
-    counts = report.get('counts', {})
-    told = ['%d %s' % (counts[verdict], verdict) for verdict in VERDICTS
-            if counts.get(verdict)]
+    told = ['%d %s' % (count, verdict)
+            for verdict, count in sorted(report.get('counts', {}).items())]
     if told:
         print('\ncounted: ' + ', '.join(told))
 
 def samples(report):
     """[(metric, labels, value)] for METRICS."""
+    found = []
+    def add(metric, value, **labels):
+        found.append((metric, labels, value))
+    add('up', int(bool(report)))
+    add('hidden', int(bool(report) and not report['problem']))
     if not report:
-        return [('up', {}, 0), ('hidden', {}, 0)]
-    found = [('up', {}, 1), ('hidden', {}, int(not report['problem'])),
-             ('openings', {}, len(report['openings'])),
-             ('probation_seconds', {}, report['probation_left'] or 0),
-             ('quarantine_end_seconds', {}, (report['quarantine_until'] or 0) // 1000),
-             ('mended_total', {}, report['mended'])]
+        return found
+    add('openings', len(report['openings']))
+    add('probation_seconds', report['probation_left'] or 0)
+    add('quarantine_end_seconds', (report['quarantine_until'] or 0) // 1000)
+    add('mended_total', report['mended'])
     for verdict, count in sorted(report['counts'].items()):
-        found.append(('packets_total', {'verdict': verdict}, count))
+        add('packets_total', count, verdict=verdict)
     for each in report['refusals']:
-        labels = {label: each[label] for label in ('client', 'source', 'reason')}
-        found.append(('refused_total', labels, each['count']))
+        add('refused_total', each['count'], client=each['client'],
+            source=each['source'], reason=each['reason'])
     for name, told in sorted(report['clients'].items()):
-        found.append(('last_knock_seconds', {'client': name}, told['last'] // 1000))
+        add('last_knock_seconds', told['last'] // 1000, client=name)
     return found
 
 def print_metrics(report):
@@ -5735,11 +5738,15 @@ def print_metrics(report):
     for metric, kind, meaning in METRICS:
         name = 'knockd_' + metric
         print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
-        for _, labels, value in [sample for sample in found if sample[0] == metric]:
+        for known, labels, value in found:
+            if known != metric:
+                continue
             # JSON quotes as Prometheus does, since nothing here is beyond ASCII.
-            told = ['%s=%s' % (label, json.dumps(printable(text)))
-                    for label, text in labels.items()]
-            print('%s%s %d' % (name, '{%s}' % ','.join(told) if told else '', value))
+            told = ','.join('%s=%s' % (label, json.dumps(printable(text)))
+                            for label, text in sorted(labels.items()))
+            if told:
+                told = '{%s}' % told
+            print('%s%s %d' % (name, told, value))
 
 def command_list(args):
     config = read_config(args.config)
@@ -5836,14 +5843,14 @@ def go_small(args):
             path, '--config', args.config, 'run'] + verbose)
 
 def small_arguments(argv):
-    """What go_small() typed, read without argparse; None if somebody else did."""
-    if not globals().get('__file__', '').endswith('.pyc') or argv[:1] != ['--config']:
+    """(config, verbose) of what go_small() typed, read without argparse; None if somebody
+    else did."""
+    path = globals().get('__file__', '')
+    if not path.endswith('.pyc') or argv[:1] != ['--config']:
         return None
     if argv[2:] not in (['run'], ['run', '-v']):
         return None
-    return types.SimpleNamespace(
-        config=argv[1], function=command_run, verbose=argv[-1] == '-v', root='',
-        dry_run=False, client=None, hide=None, host=None, trust=None)
+    return argv[1], argv[-1] == '-v'
 
 def name_process():
     """`ps`, `pgrep` and the journal shall say knockd, not python3."""
@@ -6006,6 +6013,7 @@ def own_address():
     Connecting UDP sends nothing; the addresses are RFC 5737's and RFC 3849's."""
     found = socket.gethostname()
     flaw = 'only a name, for this box has no way to the world yet'
+    # Of both, IPv4 counts: more clients have it.
     for family, far in ((socket.AF_INET6, '2001:db8::1'), (socket.AF_INET, '192.0.2.1')):
         sock = socket.socket(family, socket.SOCK_DGRAM)
         with contextlib.suppress(OSError), sock:
@@ -6099,6 +6107,7 @@ def edit_config(path, plan):
     goes}. Only what it says changes. Under a lock, and from a file read there, so that of
     two edits side by side none is lost. Returns the new Config; KnockError."""
     with locked(path):
+        # Read here: of before the lock it would bring back what another edit took out.
         config, text = read_config(path), read_file(path)
         expected = ini_sections(text, path)
         for section, entries in plan(config).items():
@@ -6138,14 +6147,17 @@ def find_client(config, name):
     return config.clients[name]
 
 def command_run(args):
-    place = Placing(args)
-    first_config(args, args.client, args.hide, place)
+    first_config(args, args.client, args.hide, Placing(args))
     go_small(args)
+    run_daemon(args.config, args.verbose)
+
+def run_daemon(path, verbose):
+    """Until it is told to stop. KnockError if it cannot begin."""
     name_process()
-    config, problem = config_to_run(args.config)
+    config, problem = config_to_run(path)
     for warning in preflight(config):
         log('check: ' + warning, WARNING)
-    Daemon(config, problem, args.verbose).loop(signal_pipe())
+    Daemon(config, problem, verbose).loop(signal_pipe())
 
 def command_check(args):
     """Exit 2 with errors; --strict makes an error of every warning."""
@@ -6312,7 +6324,8 @@ def command_paper(args):
     keys = config.clients[args.name].keys
     for number in range(1, args.number + 1):
         ports = paper_ports(keys, sheets[0], number)
-        if not any(covered(Service(6, port, port), config.hide) for port in ports):
+        # A hidden port counts for no sequence.
+        if not any(covered(Service(TCP, port, port), config.hide) for port in ports):
             print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
 
 def next_sheet(config, client):
@@ -6329,7 +6342,7 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
      'Linux 5.6'),
     ('nft: connections', 'chain a { ct state established return; }',
      'nft_ct (OpenWrt: kmod-nft-core)'),
-    ('nft: payload rewriting', 'chain a { tcp dport set 61022; }', 'a newer Linux and nft'),
+    ('nft: payload rewriting', 'chain a { tcp dport set 61022; }', 'a newer nft'),
     ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }',
      'Linux 5.7, for once = yes'),
     ('nft: fib', 'chain a { type nat hook prerouting priority -199; '
@@ -6446,6 +6459,7 @@ def command_selftest(args):
 def attempts(args, config):
     """(what, its needs, a function that raises or returns a remark, its arguments)"""
     came_from = os.environ.get(LEFT)
+    # It began in another one: here nobody else is.
     alone = came_from not in (None, os.readlink('/proc/self/ns/net'))
     needs = 'root and unshare; without them no knock is tried'
     yield ('namespaces', needs, isolate, alone)
@@ -6493,6 +6507,7 @@ def isolate(alone):
         return
     if script is None:
         raise KnockError('a script out of a pipe cannot begin again; save it first')
+    # The copy that begins again must know that it is alone.
     os.environ[LEFT] = os.readlink('/proc/self/ns/net')
     os.execv(find_program('unshare'), unshare + [sys.executable, script] + sys.argv[1:])
 
@@ -6583,7 +6598,7 @@ StartLimitIntervalSec=0
 # iptables locks a file that it could not make in a read-only /run
 ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null || exit 0; >>/run/xtables.lock'
 ExecStartPre=-/bin/sh STATE/guard
-ExecStart=RUN
+ExecStart=PYTHON -I SCRIPT run
 ExecReload=/bin/sh -c 'kill -HUP $MAINPID'
 SyslogIdentifier=knockd
 Type=notify
@@ -6681,10 +6696,20 @@ setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
 # evidence: paths that tell it; script, state: where those go; files: {path: text};
-# starts, ends:
-# commands; log: what shows the daemon's last lines.
+# starts, ends: commands; log: what shows the daemon's last lines.
 InitSystem = collections.namedtuple(
     'InitSystem', 'name evidence script state files starts ends log')
+
+def runit_in(folder):
+    """Runit, whose services are links in this folder."""
+    link = folder + '/knockd'
+    # The first time, runsvdir starts it.
+    starts = ['ln -sfn /etc/sv/knockd ' + link, 'sv restart /etc/sv/knockd || true']
+    ends = ['rm ' + link, 'sv shutdown /etc/sv/knockd',
+            'rm -rf /etc/sv/knockd /var/log/knockd']
+    return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib', RUNIT,
+                      starts, ends, 'tail -n 5 /var/log/knockd/current')
+
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
 INIT_SYSTEMS = [
     InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',
@@ -6702,21 +6727,13 @@ INIT_SYSTEMS = [
     InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib',
                {'/etc/init.d/knockd': OPENRC},
                ['rc-update add knockd boot', 'rc-service knockd restart'],
-               ['rc-service knockd stop', 'rc-update delete knockd boot'], SYSLOG)]
-for folder in ('/var/service', '/etc/service'):     # of Void, of Debian
-    INIT_SYSTEMS.append(InitSystem(
-        'runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib', RUNIT,
-        ['ln -sfn /etc/sv/knockd %s/knockd' % folder,
-         # The first time, runsvdir starts it.
-         'sv restart /etc/sv/knockd || true'],
-        ['rm %s/knockd' % folder, 'sv shutdown /etc/sv/knockd',
-         'rm -rf /etc/sv/knockd /var/log/knockd'],
-        'tail -n 5 /var/log/knockd/current'))
-INIT_SYSTEMS.append(InitSystem(
-    'SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
-    {'/etc/init.d/knockd': SYSV},
-    ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-    ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG))
+               ['rc-service knockd stop', 'rc-update delete knockd boot'], SYSLOG),
+    # Of Void, of Debian.
+    runit_in('/var/service'), runit_in('/etc/service'),
+    InitSystem('SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
+               {'/etc/init.d/knockd': SYSV},
+               ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
+               ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG)]
 # Where keys and ledger are, unless told elsewhere.
 KEYS = '/etc/knockd', '/var/lib/knockd'
 # Beside the ledger, and worth nothing without us.
@@ -6766,6 +6783,7 @@ def command_install(args):
     system, place = init_system(args.root), Placing(args)
     if system is None:
         raise KnockError('no init system that is known here; let yours run: ' + RUN)
+    # Before anything is written: a script out of a pipe may have no text.
     text = own_text(args.url)
     # Ctrl-C takes back what was begun, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -6798,10 +6816,10 @@ def place_all(args, system, place, text):
         # Version 0.1 put it there.
         remove(args, SCRIPT)
     begin_probation(config, place, args.probation)
+    words = {'STATE': os.path.dirname(config.ledger), 'PYTHON': PYTHON,
+             'SCRIPT': system.script}
     for path, content in system.files.items():
-        for word, meant in (('STATE', os.path.dirname(config.ledger)), ('PYTHON', PYTHON),
-                            ('RUN', '%s -I %s run' % (PYTHON, system.script)),
-                            ('SCRIPT', system.script)):
+        for word, meant in words.items():
             content = content.replace(word, meant)
         place.put(path, content, 0o755 if content.startswith('#!') else 0o644)
     return config
@@ -6840,6 +6858,7 @@ def end_first_try(config):
     """A `run` at a terminal holds the ledger that the service needs. What it hid stays
     hidden until the service takes over."""
     path = os.path.realpath(config.ledger)
+    # Two daemons cannot spend from one ledger.
     pid = holder(path)
     if pid is None:
         return
@@ -6850,6 +6869,7 @@ def end_first_try(config):
 
 def started(args, system, place, config):
     """The report of the service, which is ready; KnockError with its log if it is not."""
+    # The daemon of before may still answer.
     began = moment().wall
     try:
         begin_service(system, place)
@@ -6872,6 +6892,7 @@ def fresh_report(path, began):
 
 def take_all_back(system, place, upgrade):
     """After a failure: as it was before."""
+    # What was refused before anything was written needs no word.
     if not place.before:
         return
     note('taken back: what was written is as it was before')
@@ -6919,11 +6940,12 @@ def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
     Works whatever the config says."""
     system, place = init_system(args.root), Placing(args)
-    folders = [args.root + folder for folder in KEYS]
+    folders = list(KEYS)
     with contextlib.suppress(KnockError):
         config = read_config(args.root + os.path.abspath(args.config))
-        folders.append(args.root + os.path.dirname(config.ledger))
-    folders = [folder for folder in folders if os.path.isdir(folder)]
+        folders.append(os.path.dirname(config.ledger))
+    folders = [folder for folder in dict.fromkeys(folders)
+               if os.path.isdir(args.root + folder)]
     question = 'Delete the keys in %s too?' % ' and '.join(folders)
     with_keys = args.yes or bool(folders) and agreed(question)
     failed = stop_service(system, place) if system else []
@@ -6933,17 +6955,19 @@ def command_uninstall(args):
     for each in INIT_SYSTEMS:
         paths += each.files
     for folder in folders:
-        paths += [folder[len(args.root):] + '/' + name for name in CACHES]
-        if with_keys:
-            paths.append(folder[len(args.root):])
+        paths += [os.path.join(folder, name) for name in CACHES]
+    if with_keys:
+        paths += folders
     for path in paths:
         remove(args, path)
     if system and system.name == 'systemd':
         place.carry_out('systemctl daemon-reload', quiet=True)
     for line in failed:
         note(line)
-    print('knockd is uninstalled' + ('' if with_keys or not folders else
-                                     '; the keys stay in ' + ' and '.join(folders)))
+    kept = ''
+    if folders and not with_keys:
+        kept = '; the keys stay in ' + ' and '.join(folders)
+    print('knockd is uninstalled' + kept)
 
 def remove(args, path):
     """A file or a folder, if it is there."""
@@ -6962,6 +6986,7 @@ def take_rules_away(folders):
     """The rules of every firewall tool that is there, and what the kernel was told; what
     failed."""
     failed = []
+    # Its whole ruleset is none, accept rules included.
     nobody = parse_config('[server]\nid = none\nhide =\n', '/etc/knockd/knockd.ini')
     for tool in (NFT, IPTABLES):
         if not find_program(tool.name):
@@ -6976,63 +7001,62 @@ def take_rules_away(folders):
     return failed
 
 # --- command line -----------------------------------------------------------------------
+# Options: names; what stands for the value, None if it takes none; help; more for
+# argparse.
 FIRST = [
-    ('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, tcp/22')),
-    ('--client', dict(metavar='NAME', help='for a first config: the first client')),
-    ('--host', dict(metavar='HOST', help='for a first config: how clients call it')),
-    ('--trust', dict(metavar='INTERFACES',
-                     help='for a first config: where nothing is hidden, as br-lan'))]
+    ('--hide', 'SERVICES', 'for a first config: what to hide, as tcp/22'),
+    ('--client', 'NAME', 'for a first config: the first client'),
+    ('--host', 'HOST', 'for a first config: what clients call this box'),
+    ('--trust', 'INTERFACES', 'for a first config: where nothing is hidden, as br-lan')]
 PLACE = [
-    ('--dry-run', dict(action='store_true', help='only list every file and command')),
-    ('--root', dict(metavar='FOLDER', default='', help='in this tree; start nothing'))]
-CLIENT_NAME = ('name', dict(metavar='NAME'))
-SERVICES = ('services', dict(metavar='SERVICES', help='as tcp/22,udp/51820'))
-JSON = ('--json', dict(action='store_true', help='for programs'))
-COMMANDS = (    # name, function, what it does, its arguments
+    ('--dry-run', None, 'only list every file and command'),
+    ('--root', 'FOLDER', 'in this tree; start nothing', {'default': ''})]
+CLIENT_NAME = ('name', 'NAME', None)
+SERVICES = ('services', 'SERVICES', 'as tcp/22,udp/51820')
+JSON = ('--json', None, 'for programs')
+COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
-         ('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
-                              help='how long it hides if nobody knocks; 0: ever')),
-         ('--url', dict(metavar='URL', help='where a script out of a pipe comes from'))]),
+         ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
+          {'type': parse_seconds, 'default': '10m'}),
+         ('--url', 'URL', 'where a script out of a pipe comes from')]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
-        ('--yes', dict(action='store_true', help='delete the keys without asking'))]),
+        ('--yes', None, 'delete the keys without asking')]),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
-        ('-v --verbose', dict(action='store_true', help='say more'))]),
+        ('-v --verbose', None, 'say more')]),
     ('check', command_check, 'read the config and say all that is wrong with it', [
-        ('--strict', dict(action='store_true', help='a warning is an error'))]),
+        ('--strict', None, 'a warning is an error')]),
     ('rules', command_rules, 'print exactly what would be given to nft', []),
     ('selftest', command_selftest, 'try what the daemon needs, down to a knock', []),
     ('add', command_add, 'make a client and print its knock:// line', [
-        CLIENT_NAME,
-        ('--allow', dict(metavar='SERVICES', help='what it may open; without it, all')),
-        ('--default', dict(metavar='SERVICES', help='what a plain knock opens')),
-        ('--expires', dict(metavar='DATE', help='2027-01-31, its end (UTC)')),
-        ('--code', dict(action='store_const', const='yes',
-                        help='may knock by hand, with a phone')),
-        ('--page', dict(action='store_true', help='for a web page: ports alone, 30 s')),
-        ('--ssh-key', dict(metavar='FILE', type=read_file, help='must sign, too')),
-        ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m')),
-        ('--secret', dict(metavar='-', help='its secret comes by standard input')),
-        FIRST[2]]),
+        CLIENT_NAME, FIRST[2],
+        ('--allow', 'SERVICES', 'what it may open; without it, all'),
+        ('--default', 'SERVICES', 'what a knock opens that names nothing'),
+        ('--expires', 'DATE', '2027-01-31, to the end of that day (UTC)'),
+        ('--code', None, 'may knock by hand, with a phone',
+         {'action': 'store_const', 'const': 'yes'}),
+        ('--page', None, 'for a web page: by ports alone, 30 s'),
+        ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
+        ('--may-run', 'ACTIONS', 'the actions that it may run'),
+        ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
+        ('--secret', '-', 'its secret comes by standard input')]),
     ('set', command_set, "change a client's section, or [server]", [
-        ('name', dict(metavar='NAME', help='a client, or server')),
-        ('pairs', dict(metavar='KEY=VALUE', nargs='+', help='no value: out it goes'))]),
+        ('name', 'NAME', 'a client, or server'),
+        ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
     ('rename', command_rename, 'call a client otherwise', [
-        CLIENT_NAME, ('new', dict(metavar='NEW'))]),
+        CLIENT_NAME, ('new', 'NEW', None)]),
     ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
         CLIENT_NAME]),
     ('hide', command_hide, 'hide more services', [SERVICES]),
     ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, ('--via', dict(choices=CARRIERS, help='how it shall knock')),
-        ('--qr', dict(action='store_true', help='as a picture, too; needs qrencode'))]),
+        CLIENT_NAME, ('--via', 'CARRIER', 'how it shall knock', {'choices': CARRIERS}),
+        ('--qr', None, 'as a picture, too, if qrencode is there')]),
     ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
-        CLIENT_NAME,
-        ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
+        CLIENT_NAME, ('-n', 'N', '10', {'dest': 'number', 'type': int, 'default': 10})]),
     ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
     ('status', command_status, 'is all hidden, what is open, who knocked, who not', [
-        JSON, ('--metrics', dict(action='store_true', help='for Prometheus'))]),
+        JSON, ('--metrics', None, 'for Prometheus')]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
@@ -7058,13 +7082,22 @@ def command_line():
     for name, function, description, options in COMMANDS:
         command = commands.add_parser(name, help=description, description=description)
         command.set_defaults(function=function)
-        for names, settings in options:
+        for names, value, text, *more in options:
+            settings = dict(*more, help=text)
+            if value is None:
+                settings.setdefault('action', 'store_true')
+            else:
+                settings['metavar'] = value
             command.add_argument(*names.split(), **settings)
     return parser
 
 def main(argv=None):
     try:
-        args = small_arguments(sys.argv[1:]) or command_line().parse_args(argv)
+        small = small_arguments(sys.argv[1:])
+        if small:
+            run_daemon(*small)
+            return 0
+        args = command_line().parse_args(argv)
         return args.function(args) or 0
     except KnockError as error:
         for line in str(error).splitlines():
