@@ -2176,13 +2176,12 @@ def ports_of(services, proto):
     return ports
 
 def decoy_ports(config, seen):
-    """(hidden TCP ports that want a decoy, ports that may be one). The daemon takes ports of the
-    second kind by chance, keeps what nobody else holds, and binds it so that nobody can."""
+    """(hidden TCP ports that want a decoy, ports that must be none). The daemon takes others by
+    chance, keeps what nobody else holds, and binds it so that nobody can."""
     hidden = ports_of(config.hide, TCP)
     if len(hidden) > MOST_DECOYS:
-        return [], []
-    free = set(range(1024, 65536)) - hidden - seen.taken_ports
-    return sorted(hidden), sorted(free)
+        return [], hidden
+    return sorted(hidden), hidden | seen.taken_ports
 
 # A piece of one or several openings, as the kernel's sets hold it.
 Element = collections.namedtuple('Element', 'source service once')
@@ -4164,15 +4163,15 @@ class Decoys:
     def __init__(self):
         self.held = {}          # hidden port: (decoy, socket)
 
-    def hold(self, hidden, preferred, free):
+    def hold(self, hidden, preferred, taken):
         """{hidden port: decoy}. preferred: decoys that the loaded rules name, so that a
-        restart changes no port. free: ports that may be one. KnockError if none can be
-        had."""
+        restart changes no port. taken: ports that must be none. KnockError if no port is
+        free."""
         for port in hidden:
             decoy, _ = self.held.get(port, (None, None))
-            if decoy not in free:
+            if decoy is None or decoy in taken:
                 self.let_go(port)
-                self.held[port] = self.bound(preferred.get(port), free)
+                self.held[port] = self.bound(preferred.get(port, 0), taken)
         return {port: self.held[port][0] for port in hidden}
 
     def taken(self, ports):
@@ -4182,13 +4181,13 @@ class Decoys:
                 return True
         return False
 
-    def bound(self, preferred, free):
+    def bound(self, preferred, taken):
         """(port, socket): the preferred one, or one by chance, since the first that is
         free would be the first that somebody looks at."""
         tries = [preferred]
         tries += struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES))
         for port in tries:
-            if port not in free:
+            if port < 1024 or port in taken:
                 continue
             sock = bound_socket(port)
             if sock is not None:
@@ -4421,10 +4420,10 @@ class Keeper:
         """Returns a Loaded."""
         config, tool = wanted.config, self.tool
         seen = self.see(config)
-        hidden, free = decoy_ports(config, seen)
+        hidden, taken = decoy_ports(config, seen)
         if not self.reflecting:
             hidden = []
-        decoys = self.decoys.hold(hidden, seen.decoys, free)
+        decoys = self.decoys.hold(hidden, seen.decoys, taken)
         now = moment().mono
         commands = tool.whole(config, seen, decoys, wanted.openings, now)
         try:
@@ -5623,8 +5622,8 @@ def rules_text(config):
     """What the daemon would load, each part under the command for it."""
     tool, _ = choose_tool(config)
     seen = see_box(tool, config)
-    hidden, free = decoy_ports(config, seen)
-    decoys = Decoys().hold(hidden, seen.decoys, free)
+    hidden, taken = decoy_ports(config, seen)
+    decoys = Decoys().hold(hidden, seen.decoys, taken)
     text = ''
     for argv, lines in tool.whole(config, seen, decoys, (), moment().mono):
         text += '# %s\n%s' % (' '.join(argv), lines)
