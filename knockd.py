@@ -4172,7 +4172,11 @@ class Decoys:
             if decoy is None or decoy in taken:
                 self.let_go(port)
                 self.held[port] = self.bound(preferred.get(port, 0), taken)
-        return {port: self.held[port][0] for port in hidden}
+        return self.ports()
+
+    def ports(self):
+        """{hidden port: decoy} of all that are held."""
+        return {port: decoy for port, (decoy, _) in self.held.items()}
 
     def taken(self, ports):
         """Is one of these ports a decoy of ours?"""
@@ -4382,15 +4386,29 @@ class Keeper:
 
     def bring(self, wanted, now):
         """Into force: by elements if only openings differ, else all of it."""
-        standing = self.standing
         try:
-            if standing.known and wanted.config is standing.wanted.config:
+            if self.same_rules(wanted.config):
                 self.change(wanted, now)
             else:
                 self.load(wanted)
         except KnockError as error:
             self.retry = moment().mono + RETRY_TIME
             self.answer(wanted.number, error)
+
+    def same_rules(self, config):
+        """Are these the rules that stand? A client more or less changes none, and to load
+        them all again would forget which openings of `once` are spent."""
+        standing = self.standing
+        if not standing.known or standing.seen is None:
+            return False
+        if config is standing.wanted.config:
+            return True
+        decoys = self.decoys.ports()
+        rules = []
+        for each in (config, standing.wanted.config):
+            rules.append(self.tool.whole(each, standing.seen, decoys, (), 0))
+        hidden, _ = decoy_ports(config, standing.seen)
+        return rules[0] == rules[1] and (not self.reflecting or set(hidden) == set(decoys))
 
     def change(self, wanted, now):
         """Openings alone. If that fails somebody has perhaps taken our rules away."""
@@ -4414,7 +4432,10 @@ class Keeper:
         self.answer(wanted.number, None, mended, loaded)
         standing.note(None)
         # As the kernel lists it now; who changes it later is found out by that.
-        standing.note(self.see(wanted.config))
+        try:
+            standing.note(self.see(wanted.config))
+        except KnockError:
+            self.looks.ask(moment().mono)
 
     def load_whole(self, wanted):
         """Returns a Loaded."""
