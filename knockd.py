@@ -4038,7 +4038,6 @@ COALESCE = 10                   # ms: one reload of a firewall is many changes
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
-REFLECT_MARKS = ('/proc/sys/net/ipv4/fwmark_reflect', '/proc/sys/net/ipv6/fwmark_reflect')
 LEGACY_TABLES = {'iptables-legacy-save': '/proc/net/ip_tables_names',
                  'ip6tables-legacy-save': '/proc/net/ip6_tables_names'}
 GUARD_HEAD = '# Hides what is hidden from the boot on, even without Python or a config.\n'
@@ -4124,20 +4123,21 @@ def see_box(tool, config, looks=None):
                 raise
     return tool.read(outputs, config)
 
-def reflect_marks(path):
-    """Lets the kernel's resets carry the mark of their question. What the variables were
-    before is kept in a file for uninstall. False if they cannot be written."""
+def reflect_marks(names, path):
+    """Sets to 1 what a tool's rules need of the kernel: that resets carry the mark of their
+    question. What was there before is kept in a file, for uninstall. False if they cannot
+    be written."""
     before = {}
     try:
-        for variable in REFLECT_MARKS:
-            if os.path.exists(variable):
-                before[variable] = read_file(variable).strip()
-        if set(before.values()) == {'1'}:
+        for name in names:
+            if os.path.exists('/proc/sys/' + name):
+                before[name] = read_file('/proc/sys/' + name).strip()
+        if set(before.values()) <= {'1'}:
             return True
         if not os.path.exists(path):
             replace_file(path, json.dumps(before).encode('ascii'))
-        for variable in before:
-            write_variable(variable, '1')
+        for name in before:
+            write_variable(name, '1')
     except OSError as error:
         log('%s: %s' % (error.filename, error.strerror), WARNING)
         return False
@@ -4146,13 +4146,13 @@ def reflect_marks(path):
 def restore_marks(path):
     """Puts back what reflect_marks() has kept; for uninstall."""
     with contextlib.suppress(OSError, ValueError):
-        for variable, value in json.loads(read_file(path)).items():
-            if variable in REFLECT_MARKS:
-                write_variable(variable, value)
+        for name, value in json.loads(read_file(path)).items():
+            if name in SYSCTLS:
+                write_variable(name, value)
 
-def write_variable(path, value):
+def write_variable(name, value):
     """Sets a variable of the kernel. OSError."""
-    with open(path, 'w') as file:
+    with open('/proc/sys/' + name, 'w') as file:
         file.write(value)
 
 class Decoys:
@@ -4506,6 +4506,9 @@ def guard_script(commands):
     """A shell script that hides from the boot on; never over what is there."""
     text = GUARD_HEAD
     for argv, lines in commands:
+        # At a boot the chains of others, where we have a rule besides, are not yet there.
+        if argv[0] not in THERE:
+            continue
         text += GUARD % (THERE[argv[0]], ' '.join(argv), lines)
     return text
 
@@ -5131,7 +5134,8 @@ class Daemon:
         ledger, lost = open_ledger(self.file, self.config, now)
         if lost:
             self.clock.watch(now)
-        keeper = Keeper(tool, reflect_marks(beside(self.config, 'sysctls')), owner)
+        reflecting = reflect_marks(tool.sysctls, beside(self.config, 'sysctls'))
+        keeper = Keeper(tool, reflecting, owner)
         self.furnish(State(self.config, ledger), keeper, now)
         self.tell_ready(self.first_result(keeper))
         notify('READY=1')
