@@ -5313,6 +5313,8 @@ class Daemon:
             self.refuse(error)
             return
         self.reloading = Reload(self.adopt(config, now), before)
+        # Whoever asks for a reload may have changed what no event tells of.
+        self.doors.keeper.look(now)
 
     def check_same(self, config):
         """KnockError if the config changes what only a restart can change."""
