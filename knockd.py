@@ -2212,13 +2212,12 @@ def ports_of(services, proto):
     return ports
 
 def decoy_ports(config, seen):
-    """(hidden TCP ports that want a decoy, ports that may be one). The daemon takes ports of the
-    second kind by chance, keeps what nobody else holds, and binds it so that nobody can."""
+    """(hidden TCP ports that want a decoy, ports that must be none). The daemon takes others by
+    chance, keeps what nobody else holds, and binds it so that nobody can."""
     hidden = ports_of(config.hide, TCP)
     if len(hidden) > MOST_DECOYS:
-        return [], []
-    free = set(range(1024, 65536)) - hidden - seen.taken_ports
-    return sorted(hidden), sorted(free)
+        return [], hidden
+    return sorted(hidden), hidden | seen.taken_ports
 
 # A piece of one or several openings, as the kernel's sets hold it.
 Element = collections.namedtuple('Element', 'source service once')
@@ -4089,7 +4088,6 @@ COALESCE = 10                   # ms: one reload of a firewall is many changes
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
-REFLECT_MARKS = ('/proc/sys/net/ipv4/fwmark_reflect', '/proc/sys/net/ipv6/fwmark_reflect')
 LEGACY_TABLES = {'iptables-legacy-save': '/proc/net/ip_tables_names',
                  'ip6tables-legacy-save': '/proc/net/ip6_tables_names'}
 GUARD_HEAD = '# Hides what is hidden from the boot on, even without Python or a config.\n'
@@ -4175,20 +4173,21 @@ def see_box(tool, config, looks=None):
                 raise
     return tool.read(outputs, config)
 
-def reflect_marks(path):
-    """Lets the kernel's resets carry the mark of their question. What the variables were
-    before is kept in a file for uninstall. False if they cannot be written."""
+def reflect_marks(names, path):
+    """Sets to 1 what a tool's rules need of the kernel: that resets carry the mark of their
+    question. What was there before is kept in a file, for uninstall. False if they cannot
+    be written."""
     before = {}
     try:
-        for variable in REFLECT_MARKS:
-            if os.path.exists(variable):
-                before[variable] = read_file(variable).strip()
-        if set(before.values()) == {'1'}:
+        for name in names:
+            if os.path.exists('/proc/sys/' + name):
+                before[name] = read_file('/proc/sys/' + name).strip()
+        if set(before.values()) <= {'1'}:
             return True
         if not os.path.exists(path):
             replace_file(path, json.dumps(before).encode('ascii'))
-        for variable in before:
-            write_variable(variable, '1')
+        for name in before:
+            write_variable(name, '1')
     except OSError as error:
         log('%s: %s' % (error.filename, error.strerror), WARNING)
         return False
@@ -4197,13 +4196,13 @@ def reflect_marks(path):
 def restore_marks(path):
     """Puts back what reflect_marks() has kept; for uninstall."""
     with contextlib.suppress(OSError, ValueError):
-        for variable, value in json.loads(read_file(path)).items():
-            if variable in REFLECT_MARKS:
-                write_variable(variable, value)
+        for name, value in json.loads(read_file(path)).items():
+            if name in SYSCTLS:
+                write_variable(name, value)
 
-def write_variable(path, value):
+def write_variable(name, value):
     """Sets a variable of the kernel. OSError."""
-    with open(path, 'w') as file:
+    with open('/proc/sys/' + name, 'w') as file:
         file.write(value)
 
 class Decoys:
@@ -4214,16 +4213,20 @@ class Decoys:
     def __init__(self):
         self.held = {}          # hidden port: (decoy, socket)
 
-    def hold(self, hidden, preferred, free):
+    def hold(self, hidden, preferred, taken):
         """{hidden port: decoy}. preferred: decoys that the loaded rules name, so that a
-        restart changes no port. free: ports that may be one. KnockError if none can be
-        had."""
+        restart changes no port. taken: ports that must be none. KnockError if no port is
+        free."""
         for port in hidden:
             decoy, _ = self.held.get(port, (None, None))
-            if decoy not in free:
+            if decoy is None or decoy in taken:
                 self.let_go(port)
-                self.held[port] = self.bound(preferred.get(port), free)
-        return {port: self.held[port][0] for port in hidden}
+                self.held[port] = self.bound(preferred.get(port, 0), taken)
+        return self.ports()
+
+    def ports(self):
+        """{hidden port: decoy} of all that are held."""
+        return {port: decoy for port, (decoy, _) in self.held.items()}
 
     def taken(self, ports):
         """Is one of these ports a decoy of ours?"""
@@ -4232,13 +4235,13 @@ class Decoys:
                 return True
         return False
 
-    def bound(self, preferred, free):
+    def bound(self, preferred, taken):
         """(port, socket): the preferred one, or one by chance, since the first that is
         free would be the first that somebody looks at."""
         tries = [preferred]
         tries += struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES))
         for port in tries:
-            if port not in free:
+            if port < 1024 or port in taken:
                 continue
             sock = bound_socket(port)
             if sock is not None:
@@ -4433,15 +4436,29 @@ class Keeper:
 
     def bring(self, wanted, now):
         """Into force: by elements if only openings differ, else all of it."""
-        standing = self.standing
         try:
-            if standing.known and wanted.config is standing.wanted.config:
+            if self.same_rules(wanted.config):
                 self.change(wanted, now)
             else:
                 self.load(wanted)
         except KnockError as error:
             self.retry = moment().mono + RETRY_TIME
             self.answer(wanted.number, error)
+
+    def same_rules(self, config):
+        """Are these the rules that stand? A client more or less changes none, and to load
+        them all again would forget which openings of `once` are spent."""
+        standing = self.standing
+        if not standing.known or standing.seen is None:
+            return False
+        if config is standing.wanted.config:
+            return True
+        decoys = self.decoys.ports()
+        rules = []
+        for each in (config, standing.wanted.config):
+            rules.append(self.tool.whole(each, standing.seen, decoys, (), 0))
+        hidden, _ = decoy_ports(config, standing.seen)
+        return rules[0] == rules[1] and (not self.reflecting or set(hidden) == set(decoys))
 
     def change(self, wanted, now):
         """Openings alone. If that fails somebody has perhaps taken our rules away."""
@@ -4465,16 +4482,19 @@ class Keeper:
         self.answer(wanted.number, None, mended, loaded)
         standing.note(None)
         # As the kernel lists it now; who changes it later is found out by that.
-        standing.note(self.see(wanted.config))
+        try:
+            standing.note(self.see(wanted.config))
+        except KnockError:
+            self.looks.ask(moment().mono)
 
     def load_whole(self, wanted):
         """Returns a Loaded."""
         config, tool = wanted.config, self.tool
         seen = self.see(config)
-        hidden, free = decoy_ports(config, seen)
+        hidden, taken = decoy_ports(config, seen)
         if not self.reflecting:
             hidden = []
-        decoys = self.decoys.hold(hidden, seen.decoys, free)
+        decoys = self.decoys.hold(hidden, seen.decoys, taken)
         now = moment().mono
         commands = tool.whole(config, seen, decoys, wanted.openings, now)
         try:
@@ -4536,6 +4556,9 @@ def guard_script(commands):
     """A shell script that hides from the boot on; never over what is there."""
     text = GUARD_HEAD
     for argv, lines in commands:
+        # At a boot the chains of others, where we have a rule besides, are not yet there.
+        if argv[0] not in THERE:
+            continue
         text += GUARD % (THERE[argv[0]], ' '.join(argv), lines)
     return text
 
@@ -5161,7 +5184,8 @@ class Daemon:
         ledger, lost = open_ledger(self.file, self.config, now)
         if lost:
             self.clock.watch(now)
-        keeper = Keeper(tool, reflect_marks(beside(self.config, 'sysctls')), owner)
+        reflecting = reflect_marks(tool.sysctls, beside(self.config, 'sysctls'))
+        keeper = Keeper(tool, reflecting, owner)
         self.furnish(State(self.config, ledger), keeper, now)
         self.tell_ready(self.first_result(keeper))
         notify('READY=1')
@@ -5339,6 +5363,8 @@ class Daemon:
             self.refuse(error)
             return
         self.reloading = Reload(self.adopt(config, now), before)
+        # Whoever asks for a reload may have changed what no event tells of.
+        self.doors.keeper.look(now)
 
     def check_same(self, config):
         """KnockError if the config changes what only a restart can change."""
