@@ -7018,8 +7018,11 @@ def take_rules_away(folders):
         if not find_program(tool.name):
             continue
         try:
-            for argv, text in tool.whole(nobody, see_box(tool, nobody), {}, (), 0):
-                run(argv, text)
+            seen = see_box(tool, nobody)
+            # iptables would make its empty tables.
+            if seen.ours or seen.accepts.surplus:
+                for argv, text in tool.whole(nobody, seen, {}, (), 0):
+                    run(argv, text)
         except KnockError as error:
             failed.append(str(error))
     for folder in folders:
