@@ -6391,16 +6391,24 @@ def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
     check, selftest, status and run ask this, so they agree."""
     check_programs(config)
-    tool, flaw = choose_tool(config)
     found = [complaint_line(config.path, complaint)
              for complaint in warnings(config, box_facts(config))]
+    # Nobody else may list the rules.
+    if os.geteuid() == 0:
+        found += firewall_warnings(config)
+    return found
+
+def firewall_warnings(config):
+    """The same for the tool, and for what other rules do to ours."""
+    tool, flaw = choose_tool(config)
+    where, found = config.path + ': [server] ', []
     if flaw:
-        found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
+        found.append('%sfirewall: by iptables, for %s' % (where, flaw))
     if config.hide:
         for chain in see_box(tool, config).unreachable:
-            found.append('%s: [server] accept_in: what a knock opens is dropped all the '
-                         'same by chain %s %s %s, which takes no rule of ours'
-                         % (config.path, chain.family, chain.table, chain.name))
+            found.append('%saccept_in: what a knock opens is dropped all the same by chain '
+                         '%s %s %s, which takes no rule of ours'
+                         % (where, chain.family, chain.table, chain.name))
     return found
 
 def box_facts(config):
