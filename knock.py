@@ -16,6 +16,11 @@ import gc
 import sys
 
 if __name__ == '__main__':
+    # Only Python's own library is imported from. In the current folder, in this file's
+    # folder and where PYTHONPATH points, others may have put a module of any name that is
+    # used below.
+    library = sys.base_prefix + ('' if sys.platform == 'win32' else '/lib')
+    sys.path = [folder for folder in sys.path if folder.startswith(library)]
     gc.disable()                            # until a knock is out there is no garbage
     if sys.argv[1:] == ['--version']:
         print('knock.py ' + __version__)    # before the imports: scripts ask this often
@@ -31,91 +36,106 @@ import socket
 import time
 import types
 
-# --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
-# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire are
-# big-endian, all times integer milliseconds since 1970. Nothing here touches the world.
+# --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
+# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
+# are big-endian, all times integer milliseconds since 1970. Nothing here touches the
+# world.
 import collections
+import hashlib
+import hmac
 import ipaddress
 import operator
 import re
 import struct
-import sys
 
-try:
-    import _sha2                    # CPython's own SHA-2, if it was built with it
-except ImportError:
-    try:
-        import _sha256 as _sha2     # before 3.12
-    except ImportError:
-        _sha2 = None
-if '_hashlib' not in sys.modules and _sha2:
-    sys.modules['_hashlib'] = None      # OpenSSL would cost every start 4 MB and 6 ms
-try:
-    import hashlib
-    import hmac
-except ImportError:                     # a distribution's own hmac.py insists on OpenSSL
-    del sys.modules['_hashlib']
-    import hashlib
-    import hmac
-if sys.modules.get('_hashlib', 0) is None:
-    del sys.modules['_hashlib']         # whoever imports us may want it
+# RFC 6238: the time step X, in milliseconds.
+STEP = 30000
 
-STEP = 30000                    # RFC 6238: the time step X, in milliseconds
-PLAIN = struct.Struct('>BBQ16sH')       # version, op, time, source, seconds
+# A datagram: tag(8) || nonce(16) || sealed || mac(16). The tag tells whose it is in which
+# step, the nonce makes it unique, the MAC is over all that stands before it.
+TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
+
+# What is sealed: version u8 || op u8 || time u64 || source 16 || seconds u16, then items,
+# each type u8 || length u16 || value, then up to 63 zeros that hide how long it is.
+PLAIN = struct.Struct('>BBQ16sH')
 PLAIN_VERSION = 1
 OPS = {1: 'open', 2: 'close', 3: 'run'}
-PROTOCOLS = {'tcp': 6, 'udp': 17}       # IANA protocol numbers
-CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
 PORTS_ITEM, ACTION_ITEM, SIGNATURE_ITEM = 1, 2, 3
-TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
 PADDING_LIMIT = 63
-DATAGRAM_LIMIT = 1232           # RFC 8200: 1,280 less the IPv6 and UDP headers
 DATAGRAM_MINIMUM = TAG_SIZE + NONCE_SIZE + PLAIN.size + MAC_SIZE
+# RFC 8200: every link carries 1,280 bytes; less the IPv6 and UDP headers.
+DATAGRAM_LIMIT = 1232
+
+# IANA protocol numbers.
+PROTOCOLS = {'tcp': 6, 'udp': 17}
+PROTOCOL_NAMES = {6: 'tcp', 17: 'udp'}
+CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
+# What the keys that are derived from a secret are for.
 LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
-BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'     # its module takes long to import
+# RFC 4648, 6. Python's module for it takes long to import.
+BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'
 NAME = re.compile(r'[A-Za-z0-9._-]{1,64}\Z', re.ASCII)
 ACTION = re.compile(r'[a-z0-9_-]{1,32}\Z', re.ASCII)
+SECONDS_OF = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
+# What a datagram says. time: ms since 1970; source: an address or None; seconds: 0 for
+# the default; services: (Service, ...); action: text or None; signature, signed: bytes or
+# None.
 Request = collections.namedtuple(
     'Request', 'op time source seconds services action signature signed')
+# proto: the IANA number; low, high: the first and the last port.
 Service = collections.namedtuple('Service', 'proto low high')
-Address = collections.namedtuple('Address', 'name secret host port server_id via services once')
+Address = collections.namedtuple(
+    'Address', 'name secret host port server_id via services once')
 
 class KnockError(Exception):
-    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or config."""
+    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or
+    config."""
 
     def __init__(self, message, status=1):
         super().__init__(message)
         self.status = status
 
 def hmac_sha256(key, message):
-    """RFC 4231."""
+    """RFC 2104 with SHA-256: 32 bytes."""
     return hmac.new(key, message, hashlib.sha256).digest()
 
 def encode_secret(secret):
     """RFC 4648 base32, upper case, without padding: 32 bytes as 52 characters."""
     length = (8 * len(secret) + 4) // 5
     number = int.from_bytes(secret, 'big') << (5 * length - 8 * len(secret))
-    return ''.join(BASE32[number >> 5 * place & 31] for place in reversed(range(length)))
+    letters = []
+    for _ in range(length):
+        letters.append(BASE32[number & 31])
+        number >>= 5
+    return ''.join(reversed(letters))
 
 def decode_secret(text):
-    """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
+    """The 32 bytes that encode_secret() wrote; lower case, spaces and hyphens are
+    forgiven."""
     text = re.sub('[ -]', '', text)
-    if not re.match(r'[A-Za-z2-7]{52}\Z', text):       # before upper(): dotless i becomes I
+    # Before upper(), which would make an I of the dotless i.
+    if not re.match(r'[A-Za-z2-7]{52}\Z', text):
         raise KnockError('the secret is not 52 characters of base32 (A-Z and 2-7)', 2)
     number = 0
     for letter in text.upper():
         number = number << 5 | BASE32.index(letter)
-    if number & 15:             # 52 letters hold 260 bits
-        raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
+    # 52 letters hold 260 bits; a last letter with one of the spare four was misread.
+    if number & 15:
+        raise KnockError('the secret ends as none does: a character is wrong', 2)
     return (number >> 4).to_bytes(32, 'big')
 
 def derive_keys(secret, server_id):
-    """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
-    root = hmac_sha256(b'knock/1', secret)              # HKDF-Extract: RFC 5869, 2.2
-    infos = {label: 'knock/1 %s\0%s' % (label, server_id) for label in LABELS}
-    return {label: hmac_sha256(root, info.encode('ascii') + b'\x01')    # 2.3: the first block
-            for label, info in infos.items()}
+    """{label: 32 bytes}: K(label) = HKDF(secret, "knock/1 " || label || 0x00 || server
+    id)."""
+    # RFC 5869, 2.2: HKDF-Extract, with the protocol's name as salt.
+    root = hmac_sha256(b'knock/1', secret)
+    keys = {}
+    for label in LABELS:
+        info = 'knock/1 %s\0%s' % (label, server_id)
+        # RFC 5869, 2.3: the first block of HKDF-Expand.
+        keys[label] = hmac_sha256(root, info.encode('ascii') + b'\x01')
+    return keys
 
 def fingerprint(keys):
     """What the ledger calls a key: 16 hex digits that tell nothing about it."""
@@ -128,39 +148,50 @@ def step_of(time):
     return time // STEP
 
 def window_steps(now, window):
-    """The steps whose tokens may be accepted now; both in milliseconds."""
-    return range(max(0, step_of(now - window)), step_of(now + window) + 1)
+    """The steps whose tags may be accepted now; both in milliseconds."""
+    first = max(0, step_of(now - window))
+    return range(first, step_of(now + window) + 1)
 
 def tag_at(keys, step):
     """The 8 bytes that begin every datagram of this client in this step."""
     return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
 
-def keystream(key, nonce, length):
-    """Block i is HMAC(key, nonce || be32(i)), i from 0; plain XOR this is sealed, and back."""
-    blocks = range((length + 31) // 32)
-    stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
-    return stream[:length]
-
-def unseal(keys, datagram):
-    """The plain bytes of a datagram, or None if its MAC, over all before it, does not hold."""
-    body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    if not hmac.compare_digest(mac, hmac_sha256(keys['mac'], body)[:MAC_SIZE]):
-        return None
-    nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
-    return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
-
-def syn_token(keys, step):
+def syn_badge(keys, step):
     """seq(4) || ack(4) || window(2) of the SYN that asks for the client's default."""
     return hmac_sha256(keys['syn'], be64(step))[:10]
 
-def port_sequence(key, prefix):
-    """Six different ports from 1024 up, out of HMAC(key, prefix || be32(i)), i = 0, 1, ..."""
-    ports, block = [], 0
+def keystream(key, nonce, length):
+    """So many bytes: block i is HMAC(key, nonce || be32(i)), i from 0."""
+    stream = b''
+    block = 0
+    while len(stream) < length:
+        stream += hmac_sha256(key, nonce + struct.pack('>I', block))
+        block += 1
+    return stream[:length]
+
+def unseal(keys, datagram):
+    """The plain bytes of a datagram, or None if its MAC, over all before it, does not
+    hold."""
+    body = datagram[:-MAC_SIZE]
+    mac = hmac_sha256(keys['mac'], body)[:MAC_SIZE]
+    if not hmac.compare_digest(mac, datagram[-MAC_SIZE:]):
+        return None
+    nonce = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE]
+    sealed = body[TAG_SIZE + NONCE_SIZE:]
+    stream = keystream(keys['enc'], nonce, len(sealed))
+    return bytes(map(operator.xor, sealed, stream))
+
+def port_sequence(key, context):
+    """Six different ports from 1024 up, out of HMAC(key, context || be32(i)), i = 0, 1,
+    ..."""
+    ports = []
+    block = 0
     while True:
-        stream = hmac_sha256(key, prefix + struct.pack('>I', block))
+        stream = hmac_sha256(key, context + struct.pack('>I', block))
         for value in struct.unpack('>16H', stream):
             port = 1024 + value % 64512
-            if value < 64512 and port not in ports:     # above it, the modulus would be uneven
+            # From 64,512 up the remainder would favour the lowest ports.
+            if value < 64512 and port not in ports:
                 ports.append(port)
             if len(ports) == 6:
                 return tuple(ports)
@@ -175,48 +206,59 @@ def paper_ports(keys, sheet, number):
     return port_sequence(keys['ports'], b'paper' + struct.pack('>II', sheet, number))
 
 def hotp(key, counter, digits):
-    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation."""
+    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation; so many digits as text."""
     mac = hmac.new(key, be64(counter), hashlib.sha1).digest()
-    number = struct.unpack_from('>I', mac, mac[19] & 15)[0] & 0x7fffffff
+    offset = mac[19] & 15
+    number = int.from_bytes(mac[offset:offset + 4], 'big') & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
 
 def code_at(keys, step):
-    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20 bytes of a
-    key from which nothing else can be derived."""
+    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20
+    bytes of a key from which nothing else can be derived."""
     return hotp(keys['code'][:20], step, 8)
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
     text = text.strip()
+    # Protocol, slash, port, perhaps a hyphen and the last port.
     match = re.match(r'(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?\Z', text, re.ASCII)
     if match:
-        low, high = int(match.group(2)), int(match.group(3) or match.group(2))
-        if 0 < low <= high < 65536:
-            return Service(PROTOCOLS[match.group(1)], low, high)
-    shown = repr(text) if len(text) < 17 else 'this'    # a longer one may hold a secret
-    raise KnockError('%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010' % shown, 2)
+        proto, low, high = match.groups()
+        service = Service(PROTOCOLS[proto], int(low), int(high or low))
+        if 0 < service.low <= service.high < 65536:
+            return service
+    # A longer text may be a secret in the wrong place.
+    shown = repr(text) if len(text) < 17 else 'this'
+    advice = '%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010'
+    raise KnockError(advice % shown, 2)
 
 def format_service(service):
-    name = {number: name for name, number in PROTOCOLS.items()}[service.proto]
-    high = '-%d' % service.high if service.high > service.low else ''
-    return '%s/%d%s' % (name, service.low, high)
+    """What parse_service() reads."""
+    text = '%s/%d' % (PROTOCOL_NAMES[service.proto], service.low)
+    if service.high > service.low:
+        text += '-%d' % service.high
+    return text
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
-    services = [parse_service(part) for part in text.split(',')] if text.strip() else []
+    if not text.strip():
+        return ()
+    services = map(parse_service, text.split(','))
     return tuple(collections.OrderedDict.fromkeys(services))
 
 def format_services(services):
-    return ','.join(format_service(service) for service in services)
+    """What parse_services() reads."""
+    return ','.join(map(format_service, services))
 
 def parse_seconds(text):
     """30, 30s, 5m, 2h, 1d: whole seconds."""
     match = re.match(r'(\d{1,9})\s*([smhd]?)\Z', text.strip(), re.ASCII)
     if not match:
         raise KnockError('%r is not a time; write 30s, 5m or 2h' % text.strip(), 2)
-    return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
+    number, unit = match.groups()
+    return int(number) * SECONDS_OF[unit]
 
-# --- end of the part shared with knock.py --------------------------------------------------------
+# --- end of the part shared with knock.py -----------------------------------------------
 
 # --- knock: what is sent -------------------------------------------------------------------------
 FIRST_PAUSE, LAST_PAUSE = 0.003, 0.25   # seconds between two connects that probe the port
@@ -567,7 +609,7 @@ def knock_once(args, address, keys, target, attempt):
         {'udp': send_udp, 'icmp': send_echo}[args.via](target, port, datagram)
         return '%d bytes to %s port %d' % (len(datagram), target.address[0], port)
     if args.via == 'syn':
-        send_syn(target, port, syn_token(keys, step_for(now, attempt)))
+        send_syn(target, port, syn_badge(keys, step_for(now, attempt)))
         return 'a SYN to %s port %d' % (target.address[0], port)
     ports = sequence(args.via, keys, step_for(now, attempt), args.paper)
     for port in ports:
@@ -783,7 +825,7 @@ def show(args, address, keys):
         datagram = fresh_datagram(args, address, keys, now, sources[0] if sources else None)
         shown, port = datagram.hex(), args.port or address.port or random_port()
     elif args.via == 'syn':
-        shown = syn_token(keys, step).hex()
+        shown = syn_badge(keys, step).hex()
     else:
         ports = sequence(args.via, keys, step, args.paper)
         shown = ' '.join(map(str, ports))

@@ -1,19 +1,27 @@
 #!/usr/bin/env python3
 """knockd.py hides services behind the firewall until an authentic knock arrives.
 
-Every client has a key. For each 30-second step it yields an 8-byte tag that only its owner and
-this server can compute. The tags that are valid right now are compiled into a filter inside the
-kernel, so a stranger's packet never reaches this program; a client's single UDP packet does, is
-checked, written to the ledger so that it can never be used again, and opens the asked ports for
-the client's address alone. The kernel closes them by its own clock.
+Every client has a key. For each 30-second step it yields an 8-byte tag that only its
+owner and this server can compute. The tags that are valid right now are compiled into a
+filter inside the kernel, so a stranger's packet never reaches this program; a client's
+single UDP packet does, is checked, written to the ledger so that it can never be used
+again, and opens the asked ports for the client's address alone. The kernel closes them by
+its own clock.
 
-    knockd.py run --hide tcp/22 --client laptop         first try: prints the client's line
-    knockd.py install --hide tcp/22 --client laptop     for good; --dry-run shows all it does
+    knockd.py run --hide tcp/22 --client laptop       first try: prints the client's line
+    knockd.py install --hide tcp/22 --client laptop   for good; --dry-run: all it would do
 
-Read it from top to bottom: up to "edges" everything takes values and returns values. Whoever
-reviews it for security starts with judge(). What it does not do: README.md.
+Read it from top to bottom: up to "edges" everything takes values and returns values.
+Whoever reviews it for security starts with judge(). What it does not do: README.md.
 """
-__version__ = '0.1.0'
+import sys
+
+if __name__ == '__main__':
+    # Only Python's own library is imported from. In the current folder, in this file's
+    # folder and where PYTHONPATH points, others may have put a module of any name that is
+    # used below.
+    library = sys.base_prefix + ('' if sys.platform == 'win32' else '/lib')
+    sys.path = [folder for folder in sys.path if folder.startswith(library)]
 
 import array
 import binascii
@@ -23,101 +31,120 @@ import errno
 import fcntl
 import functools
 import io
+import itertools
 import json
 import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import threading
 import time
 import types
 
-# --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
-# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire are
-# big-endian, all times integer milliseconds since 1970. Nothing here touches the world.
+__version__ = '0.1.0'
+
+# --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
+# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
+# are big-endian, all times integer milliseconds since 1970. Nothing here touches the
+# world.
 import collections
+import hashlib
+import hmac
 import ipaddress
 import operator
 import re
 import struct
-import sys
 
-try:
-    import _sha2                    # CPython's own SHA-2, if it was built with it
-except ImportError:
-    try:
-        import _sha256 as _sha2     # before 3.12
-    except ImportError:
-        _sha2 = None
-if '_hashlib' not in sys.modules and _sha2:
-    sys.modules['_hashlib'] = None      # OpenSSL would cost every start 4 MB and 6 ms
-try:
-    import hashlib
-    import hmac
-except ImportError:                     # a distribution's own hmac.py insists on OpenSSL
-    del sys.modules['_hashlib']
-    import hashlib
-    import hmac
-if sys.modules.get('_hashlib', 0) is None:
-    del sys.modules['_hashlib']         # whoever imports us may want it
+# RFC 6238: the time step X, in milliseconds.
+STEP = 30000
 
-STEP = 30000                    # RFC 6238: the time step X, in milliseconds
-PLAIN = struct.Struct('>BBQ16sH')       # version, op, time, source, seconds
+# A datagram: tag(8) || nonce(16) || sealed || mac(16). The tag tells whose it is in which
+# step, the nonce makes it unique, the MAC is over all that stands before it.
+TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
+
+# What is sealed: version u8 || op u8 || time u64 || source 16 || seconds u16, then items,
+# each type u8 || length u16 || value, then up to 63 zeros that hide how long it is.
+PLAIN = struct.Struct('>BBQ16sH')
 PLAIN_VERSION = 1
 OPS = {1: 'open', 2: 'close', 3: 'run'}
-PROTOCOLS = {'tcp': 6, 'udp': 17}       # IANA protocol numbers
-CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
 PORTS_ITEM, ACTION_ITEM, SIGNATURE_ITEM = 1, 2, 3
-TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
 PADDING_LIMIT = 63
-DATAGRAM_LIMIT = 1232           # RFC 8200: 1,280 less the IPv6 and UDP headers
 DATAGRAM_MINIMUM = TAG_SIZE + NONCE_SIZE + PLAIN.size + MAC_SIZE
+# RFC 8200: every link carries 1,280 bytes; less the IPv6 and UDP headers.
+DATAGRAM_LIMIT = 1232
+
+# IANA protocol numbers.
+PROTOCOLS = {'tcp': 6, 'udp': 17}
+PROTOCOL_NAMES = {6: 'tcp', 17: 'udp'}
+CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
+# What the keys that are derived from a secret are for.
 LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
-BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'     # its module takes long to import
+# RFC 4648, 6. Python's module for it takes long to import.
+BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'
 NAME = re.compile(r'[A-Za-z0-9._-]{1,64}\Z', re.ASCII)
 ACTION = re.compile(r'[a-z0-9_-]{1,32}\Z', re.ASCII)
+SECONDS_OF = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
+# What a datagram says. time: ms since 1970; source: an address or None; seconds: 0 for
+# the default; services: (Service, ...); action: text or None; signature, signed: bytes or
+# None.
 Request = collections.namedtuple(
     'Request', 'op time source seconds services action signature signed')
+# proto: the IANA number; low, high: the first and the last port.
 Service = collections.namedtuple('Service', 'proto low high')
-Address = collections.namedtuple('Address', 'name secret host port server_id via services once')
+Address = collections.namedtuple(
+    'Address', 'name secret host port server_id via services once')
 
 class KnockError(Exception):
-    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or config."""
+    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or
+    config."""
 
     def __init__(self, message, status=1):
         super().__init__(message)
         self.status = status
 
 def hmac_sha256(key, message):
-    """RFC 4231."""
+    """RFC 2104 with SHA-256: 32 bytes."""
     return hmac.new(key, message, hashlib.sha256).digest()
 
 def encode_secret(secret):
     """RFC 4648 base32, upper case, without padding: 32 bytes as 52 characters."""
     length = (8 * len(secret) + 4) // 5
     number = int.from_bytes(secret, 'big') << (5 * length - 8 * len(secret))
-    return ''.join(BASE32[number >> 5 * place & 31] for place in reversed(range(length)))
+    letters = []
+    for _ in range(length):
+        letters.append(BASE32[number & 31])
+        number >>= 5
+    return ''.join(reversed(letters))
 
 def decode_secret(text):
-    """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
+    """The 32 bytes that encode_secret() wrote; lower case, spaces and hyphens are
+    forgiven."""
     text = re.sub('[ -]', '', text)
-    if not re.match(r'[A-Za-z2-7]{52}\Z', text):       # before upper(): dotless i becomes I
+    # Before upper(), which would make an I of the dotless i.
+    if not re.match(r'[A-Za-z2-7]{52}\Z', text):
         raise KnockError('the secret is not 52 characters of base32 (A-Z and 2-7)', 2)
     number = 0
     for letter in text.upper():
         number = number << 5 | BASE32.index(letter)
-    if number & 15:             # 52 letters hold 260 bits
-        raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
+    # 52 letters hold 260 bits; a last letter with one of the spare four was misread.
+    if number & 15:
+        raise KnockError('the secret ends as none does: a character is wrong', 2)
     return (number >> 4).to_bytes(32, 'big')
 
 def derive_keys(secret, server_id):
-    """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
-    root = hmac_sha256(b'knock/1', secret)              # HKDF-Extract: RFC 5869, 2.2
-    infos = {label: 'knock/1 %s\0%s' % (label, server_id) for label in LABELS}
-    return {label: hmac_sha256(root, info.encode('ascii') + b'\x01')    # 2.3: the first block
-            for label, info in infos.items()}
+    """{label: 32 bytes}: K(label) = HKDF(secret, "knock/1 " || label || 0x00 || server
+    id)."""
+    # RFC 5869, 2.2: HKDF-Extract, with the protocol's name as salt.
+    root = hmac_sha256(b'knock/1', secret)
+    keys = {}
+    for label in LABELS:
+        info = 'knock/1 %s\0%s' % (label, server_id)
+        # RFC 5869, 2.3: the first block of HKDF-Expand.
+        keys[label] = hmac_sha256(root, info.encode('ascii') + b'\x01')
+    return keys
 
 def fingerprint(keys):
     """What the ledger calls a key: 16 hex digits that tell nothing about it."""
@@ -130,39 +157,50 @@ def step_of(time):
     return time // STEP
 
 def window_steps(now, window):
-    """The steps whose tokens may be accepted now; both in milliseconds."""
-    return range(max(0, step_of(now - window)), step_of(now + window) + 1)
+    """The steps whose tags may be accepted now; both in milliseconds."""
+    first = max(0, step_of(now - window))
+    return range(first, step_of(now + window) + 1)
 
 def tag_at(keys, step):
     """The 8 bytes that begin every datagram of this client in this step."""
     return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
 
-def keystream(key, nonce, length):
-    """Block i is HMAC(key, nonce || be32(i)), i from 0; plain XOR this is sealed, and back."""
-    blocks = range((length + 31) // 32)
-    stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
-    return stream[:length]
-
-def unseal(keys, datagram):
-    """The plain bytes of a datagram, or None if its MAC, over all before it, does not hold."""
-    body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    if not hmac.compare_digest(mac, hmac_sha256(keys['mac'], body)[:MAC_SIZE]):
-        return None
-    nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
-    return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
-
-def syn_token(keys, step):
+def syn_badge(keys, step):
     """seq(4) || ack(4) || window(2) of the SYN that asks for the client's default."""
     return hmac_sha256(keys['syn'], be64(step))[:10]
 
-def port_sequence(key, prefix):
-    """Six different ports from 1024 up, out of HMAC(key, prefix || be32(i)), i = 0, 1, ..."""
-    ports, block = [], 0
+def keystream(key, nonce, length):
+    """So many bytes: block i is HMAC(key, nonce || be32(i)), i from 0."""
+    stream = b''
+    block = 0
+    while len(stream) < length:
+        stream += hmac_sha256(key, nonce + struct.pack('>I', block))
+        block += 1
+    return stream[:length]
+
+def unseal(keys, datagram):
+    """The plain bytes of a datagram, or None if its MAC, over all before it, does not
+    hold."""
+    body = datagram[:-MAC_SIZE]
+    mac = hmac_sha256(keys['mac'], body)[:MAC_SIZE]
+    if not hmac.compare_digest(mac, datagram[-MAC_SIZE:]):
+        return None
+    nonce = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE]
+    sealed = body[TAG_SIZE + NONCE_SIZE:]
+    stream = keystream(keys['enc'], nonce, len(sealed))
+    return bytes(map(operator.xor, sealed, stream))
+
+def port_sequence(key, context):
+    """Six different ports from 1024 up, out of HMAC(key, context || be32(i)), i = 0, 1,
+    ..."""
+    ports = []
+    block = 0
     while True:
-        stream = hmac_sha256(key, prefix + struct.pack('>I', block))
+        stream = hmac_sha256(key, context + struct.pack('>I', block))
         for value in struct.unpack('>16H', stream):
             port = 1024 + value % 64512
-            if value < 64512 and port not in ports:     # above it, the modulus would be uneven
+            # From 64,512 up the remainder would favour the lowest ports.
+            if value < 64512 and port not in ports:
                 ports.append(port)
             if len(ports) == 6:
                 return tuple(ports)
@@ -177,484 +215,1207 @@ def paper_ports(keys, sheet, number):
     return port_sequence(keys['ports'], b'paper' + struct.pack('>II', sheet, number))
 
 def hotp(key, counter, digits):
-    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation."""
+    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation; so many digits as text."""
     mac = hmac.new(key, be64(counter), hashlib.sha1).digest()
-    number = struct.unpack_from('>I', mac, mac[19] & 15)[0] & 0x7fffffff
+    offset = mac[19] & 15
+    number = int.from_bytes(mac[offset:offset + 4], 'big') & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
 
 def code_at(keys, step):
-    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20 bytes of a
-    key from which nothing else can be derived."""
+    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20
+    bytes of a key from which nothing else can be derived."""
     return hotp(keys['code'][:20], step, 8)
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
     text = text.strip()
+    # Protocol, slash, port, perhaps a hyphen and the last port.
     match = re.match(r'(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?\Z', text, re.ASCII)
     if match:
-        low, high = int(match.group(2)), int(match.group(3) or match.group(2))
-        if 0 < low <= high < 65536:
-            return Service(PROTOCOLS[match.group(1)], low, high)
-    shown = repr(text) if len(text) < 17 else 'this'    # a longer one may hold a secret
-    raise KnockError('%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010' % shown, 2)
+        proto, low, high = match.groups()
+        service = Service(PROTOCOLS[proto], int(low), int(high or low))
+        if 0 < service.low <= service.high < 65536:
+            return service
+    # A longer text may be a secret in the wrong place.
+    shown = repr(text) if len(text) < 17 else 'this'
+    advice = '%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010'
+    raise KnockError(advice % shown, 2)
 
 def format_service(service):
-    name = {number: name for name, number in PROTOCOLS.items()}[service.proto]
-    high = '-%d' % service.high if service.high > service.low else ''
-    return '%s/%d%s' % (name, service.low, high)
+    """What parse_service() reads."""
+    text = '%s/%d' % (PROTOCOL_NAMES[service.proto], service.low)
+    if service.high > service.low:
+        text += '-%d' % service.high
+    return text
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
-    services = [parse_service(part) for part in text.split(',')] if text.strip() else []
+    if not text.strip():
+        return ()
+    services = map(parse_service, text.split(','))
     return tuple(collections.OrderedDict.fromkeys(services))
 
 def format_services(services):
-    return ','.join(format_service(service) for service in services)
+    """What parse_services() reads."""
+    return ','.join(map(format_service, services))
 
 def parse_seconds(text):
     """30, 30s, 5m, 2h, 1d: whole seconds."""
     match = re.match(r'(\d{1,9})\s*([smhd]?)\Z', text.strip(), re.ASCII)
     if not match:
         raise KnockError('%r is not a time; write 30s, 5m or 2h' % text.strip(), 2)
-    return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
+    number, unit = match.groups()
+    return int(number) * SECONDS_OF[unit]
 
-# --- end of the part shared with knock.py --------------------------------------------------------
+# --- end of the part shared with knock.py -----------------------------------------------
 
-# --- types: values that the sections below hand to each other -----------------------------------
-Moment = collections.namedtuple('Moment', 'wall mono')      # milliseconds: since 1970, since boot
-Packet = collections.namedtuple('Packet', 'carrier source payload')     # a datagram, or a Token
-Syn = collections.namedtuple('Syn', 'source destination port token')
-# A token without a datagram: a SYN's, a sequence's, a code's. paper: None or (sheet, number).
-Token = collections.namedtuple('Token', 'client carrier step paper ports')
+# --- values: what the sections below hand to each other ---------------------------------
+# wall: ms since 1970; mono: ms since boot.
+Moment = collections.namedtuple('Moment', 'wall mono')
+
+# An IP packet. source, destination: 4 or 16 bytes; protocol: the IANA number; body: the
+# bytes behind the header, up to where the header says that the packet ends.
+IpPacket = collections.namedtuple('IpPacket', 'source destination protocol body')
+# carrier: one of CARRIERS; source: an address; payload: a datagram's bytes, or a
+# Credential.
+Packet = collections.namedtuple('Packet', 'carrier source payload')
+# source, destination: addresses; port: where to; badge: ten bytes, perhaps of
+# syn_badge().
+Syn = collections.namedtuple('Syn', 'source destination port badge')
+# What authenticates without a datagram: a badge, a finished sequence, a code. step: T of
+# the tag, 0 on paper; paper: (sheet, number) or None; ports: the sequence, in its order.
+Credential = collections.namedtuple('Credential', 'client carrier step paper ports')
+
+# client: a Client; source: an address; knock_id: text; step: T; paper: (sheet, number) or
+# None; request: a Request; services: (Service, ...); seconds: how long it shall be open.
 Knock = collections.namedtuple(
     'Knock', 'client carrier source knock_id step paper request services seconds')
-# source: a network, as a rule of one address. expires: milliseconds since boot.
-Opening = collections.namedtuple('Opening', 'client source proto port once expires')
-# What judge() says: verdict is junk, mute, copy, refused, open, close or run.
-Decision = collections.namedtuple('Decision', 'verdict reason knock')
-JUNK, MUTE = Decision('junk', None, None), Decision('mute', None, None)
+# What judge() says. verdict: junk, mute, copy, refused, open, close or run; kind: of a
+# refusal, a word; reason: its sentence, or None; knock: a Knock or None.
+Decision = collections.namedtuple('Decision', 'verdict kind reason knock')
+JUNK = Decision('junk', None, None, None)
+MUTE = Decision('mute', None, None, None)
 
-# --- config: text in, a Config or all that is wrong with it out ---------------------------------
+# Fingerprint, source and service are an opening's key: two clients at one address have
+# one each. fingerprint: 16 hex digits of the client's key; client: its name; source: an
+# ip_network; service: a Service, a range stays one; once: for one connection alone, a
+# bool; expires: ms since boot.
+Opening = collections.namedtuple(
+    'Opening', 'fingerprint client source service once expires')
+# An opening of 0.1's firewall code, one for each port.
+PortOpening = collections.namedtuple(
+    'PortOpening', 'client source proto port once expires')
+
+# Something in the config that is wrong or cannot work. key: None for the section as a
+# whole.
+Complaint = collections.namedtuple('Complaint', 'section key text')
+# What warnings() must know of the box. wall: ms since 1970; interfaces: names; programs:
+# those of named_programs() that can be run; chains: (family, table, chain) each, or None
+# if no tool lists them; ledger_folder: is it there?
+Facts = collections.namedtuple('Facts', 'wall interfaces programs chains ledger_folder')
+
+# --- config: text in, a Config or all that is wrong with it out -------------------------
+MONTH = 31 * 86400              # seconds
+NEVER = 1 << 62                 # ms, later than any clock says
+DECOYS = 1000                   # hidden TCP ports that can have one
+
 def matching(pattern, form, convert=str):
-    """A reader of texts of one form; convert raises ValueError for what the pattern lets by."""
+    """A reader of texts that match; convert raises ValueError for what the pattern lets
+    by."""
     def read(text):
+        refusal = KnockError('%.60r is not %s' % (text, form), 2)
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise refusal
         try:
-            if not re.fullmatch(pattern, text, re.ASCII):
-                raise ValueError
             return convert(text)
         except ValueError:
-            raise KnockError('%.60r is not %s' % (text, form), 2)
+            raise refusal
     return read
 
+def read_all(read, texts):
+    """Each text as read() has it, a repeat left out; KnockError with a line for each that
+    is wrong, so that nobody mends them one by one."""
+    values = collections.OrderedDict()
+    problems = collections.OrderedDict()
+    for text in texts:
+        try:
+            values[read(text)] = True
+        except KnockError as error:
+            problems[str(error)] = True
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+    return tuple(values)
+
 def listing(read):
-    """A reader of such texts with commas between them."""
-    return lambda text: tuple(read(part.strip()) for part in text.split(',') if part.strip())
+    """A reader of such texts with commas between them; a comma too many is forgiven."""
+    def read_list(text):
+        parts = [part.strip() for part in text.split(',')]
+        return read_all(read, filter(None, parts))
+    return read_list
+
+def service_list(text):
+    """As parse_services(), but all that are wrong at once."""
+    if not text.strip():
+        return ()
+    return read_all(parse_service, text.split(','))
 
 def choice(*names):
+    """A reader of one of these names."""
     return matching('|'.join(names), 'one of: ' + ', '.join(names))
 
 def milliseconds(low, high):
     """A reader of times from low to high seconds."""
     def read(text):
-        if not low <= parse_seconds(text) <= high:
-            raise KnockError('%r is not from %d to %d seconds' % (text, low, high))
-        return parse_seconds(text) * 1000
+        seconds = parse_seconds(text)
+        if not low <= seconds <= high:
+            raise KnockError('%r is not from %d to %d seconds' % (text, low, high), 2)
+        return seconds * 1000
     return read
 
-def expiry(text):
-    """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as milliseconds."""
-    import datetime             # late: nobody else needs it
-    begin = datetime.datetime(*[int(part) for part in re.findall(r'\d+', text)],
-                              tzinfo=datetime.timezone.utc)
-    return int(begin.timestamp() + (0 if ':' in text else 86400)) * 1000
+def calendar():
+    """The module datetime, late: most configs name no date. Its arithmetic does not end
+    in 2038 where the time of the C library does."""
+    import datetime
+    return datetime
 
-def command(text):
+def read_expiry(text):
+    """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as
+    milliseconds."""
+    datetime = calendar().datetime
+    numbers = [int(part) for part in re.findall(r'\d+', text)]
+    seconds = (datetime(*numbers) - datetime(1970, 1, 1)).total_seconds()
+    if ':' not in text:
+        seconds += 86400
+    return int(seconds) * 1000
+
+def format_time(time):
+    """2027-01-31 18:00, UTC, of milliseconds since 1970; a year beyond 9999 is
+    'never'."""
+    datetime = calendar()
+    try:
+        when = datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=time)
+    except OverflowError:
+        return 'never'
+    return when.isoformat(' ')[:16]
+
+def read_words(text):
     """An argument list in the quoting of a shell; no shell ever sees it."""
     import shlex                # late: few configs have one
     return shlex.split(text)
 
+def read_port(text):
+    """1 to 65535."""
+    if int(text) > 65535:
+        raise ValueError(text)
+    return int(text)
+
+def read_bit(text):
+    """A mark with one bit of 32 set."""
+    mark = int(text, 16)
+    if mark == 0 or mark & (mark - 1) or mark >= 1 << 32:
+        raise ValueError(text)
+    return mark
+
+def read_sheet(text):
+    """(number of the sheet, how many knocks are on it)"""
+    sheet, count = text.split(':')
+    return int(sheet), int(count)
+
+def read_ssh_key(text):
+    """Type and key, without the comment."""
+    kind, key = text.split()[:2]
+    return kind + ' ' + key
+
 def read_secret(text):
-    """A secret of chance: of its 52 characters some 26 are different."""
-    if len(set(re.sub('[ -]', '', text))) in range(1, 5):
-        raise KnockError('a placeholder, not a secret; make one with: knockd.py add NAME')
+    """32 bytes of chance: of the 52 characters of such a text some 26 are different."""
+    letters = set(text) - set(' -')
+    if 0 < len(letters) < 5:
+        raise KnockError('a placeholder, not a secret; '
+                         'make one with: knockd.py add NAME', 2)
     return decode_secret(text)
 
-MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
-NAMES = {'client': NAME, 'action': ACTION}
+def read_host(text):
+    """A name or an address; one that begins with '-' would be an option to ssh or nc."""
+    if text.startswith('-'):
+        raise ValueError(text)
+    return text
+
+# What no router passes on: unspecified, loopback, IPv4 inside IPv6, multicast.
+NOT_BEHIND = tuple(map(ipaddress.ip_network, (
+    '0.0.0.0/32', '127.0.0.0/8', '224.0.0.0/4',
+    '::/127', '::ffff:0.0.0.0/96', 'ff00::/8')))
+
+def read_network(text):
+    """An ip_network of addresses that can be behind this box."""
+    network = ipaddress.ip_network(text)
+    for other in NOT_BEHIND:
+        if other.version == network.version and other.overlaps(network):
+            raise ValueError(text)
+    return network
+
+carrier = choice('udp', 'icmp', 'syn', 'ports', 'code')
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
-read_name = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
-read_command = matching('/.+', 'a command that begins with an absolute path', command)
-read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
-SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what to do then
-    'id': (read_name, None, 'any name that no other server of yours has'),
-    'hide': (parse_services, (), 'write for example: hide = tcp/22'),
-    'answer': (choice('box', 'drop', 'reset', 'prohibited'), 'box'),
-    'window': (milliseconds(1, 600), 60000),
-    'open_for': (milliseconds(1, MONTH), 30000),
-    'max_open_for': (milliseconds(1, MONTH), 3600000),
-    'carriers': (listing(choice('udp', 'icmp', 'syn', 'ports', 'code')), ('udp', 'icmp', 'ports')),
-    'port': (matching(r'[1-9]\d{0,4}', 'a port from 1 to 65535',
-                      lambda text: range(65536).index(int(text))), None),
-    'firewall': (choice('auto', 'nft', 'iptables'), 'auto'),
-    'accept_in': (listing(matching(
-        'auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
-        'auto or a chain; write for example inet filter input',
-        lambda text: tuple(text.split(' ')))), (('auto',),)),
-    'trust': (listing(matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')), ()),
-    'mark': (matching('0[xX](?=.{1,8}$)0*[1248]0*', 'one bit; write for example 0x40000000',
-                      lambda text: int(text, 16)), 0x40000000),
-    'ledger': (matching('/.+', 'an absolute path'), None),
-    'host': (matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address'), None),
-    'on_open': (read_command, ()),
-    'on_close': (read_command, ()),
+yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
+                     lambda text: YES_NO[text.lower()])
+name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
+name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
+absolute_path = matching('/.+', 'an absolute path')
+absolute_command = matching('/.+', 'a command that begins with an absolute path',
+                            read_words)
+port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
+one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
+                   'one bit; write for example 0x40000000', read_bit)
+host_name = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address', read_host)
+interface_name = matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
+# auto, or a family, a table and a chain with one space between them.
+chain_name = matching('auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
+                      'auto or a chain; write for example inet filter input',
+                      lambda text: tuple(text.split(' ')))
+network_behind = matching('[0-9A-Fa-f.:]+(/[0-9]+)?', 'a network behind this box; '
+                          'write for example 2001:db8:1::/64', read_network)
+address_behind = matching('[0-9A-Fa-f.:]+', 'an address', ipaddress.ip_address)
+expiry_date = matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
+                       'a date; write 2027-01-31 or 2027-01-31 18:00', read_expiry)
+# A number below 2^32 that begins with no zero, a colon, and 1 to 999.
+paper_sheet = matching('([1-3][0-9]{9}|[1-9][0-9]{0,8}):[1-9][0-9]{0,2}',
+                       'SHEET:COUNT of 1 to 999 knocks', read_sheet)
+# The key's type, its base64, which begins with the length of a short text, and a comment.
+public_key = matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?',
+                      'an OpenSSH public key', read_ssh_key)
+prefix_length4 = matching('[89]|[12][0-9]|3[0-2]', 'a length from 8 to 32', int)
+prefix_length6 = matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]',
+                          'a length from 32 to 128', int)
+
+# read: text in, value out; default: the value if the key is not there; advice: what to
+# write, if it must be there.
+Key = collections.namedtuple('Key', 'read default advice')
+
+def optional(read, default=None):
+    """A key that may be missing."""
+    return Key(read, default, None)
+
+SERVER_KEYS = {
+    'id': Key(name_of_server, None, 'any name that no other server of yours has'),
+    'hide': Key(service_list, (), 'write for example: hide = tcp/22'),
+    'answer': optional(choice('box', 'drop', 'reset', 'prohibited'), 'box'),
+    'window': optional(milliseconds(1, 600), 60000),
+    'open_for': optional(milliseconds(1, MONTH), 30000),
+    'max_open_for': optional(milliseconds(1, MONTH), 3600000),
+    'carriers': optional(listing(carrier), ('udp', 'icmp', 'ports')),
+    'port': optional(port_number),
+    'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
+    'accept_in': optional(listing(chain_name), (('auto',),)),
+    'trust': optional(listing(interface_name), ()),
+    'behind': optional(listing(network_behind), ()),
+    'mark': optional(one_bit, 0x40000000),
+    'ledger': optional(absolute_path),
+    'host': optional(host_name),
+    'on_open': optional(absolute_command, ()),
+    'on_close': optional(absolute_command, ()),
 }
 CLIENT_KEYS = {
-    'secret': (read_secret, None, 'make one with: knockd.py add NAME'),
-    'allow': (parse_services, None),
-    'default': (parse_services, None),
-    'open_for': (milliseconds(1, MONTH), None),
-    'once': (read_yes, False),
-    'require_source': (read_yes, False),
-    'any_source': (read_yes, False),
-    'expires': (matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
-                         'a date; write 2027-01-31 or 2027-01-31 18:00', expiry), NEVER),
-    'code': (read_yes, False),
-    'paper': (matching(r'([1-3]\d{9}|[1-9]\d{0,8}):[1-9]\d{0,2}', 'SHEET:COUNT of 1 to 999 knocks',
-                       lambda text: tuple(map(int, text.split(':')))), None),
-    'ssh_key': (matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
-                         lambda text: ' '.join(text.split()[:2])), None),
-    'may_run': (listing(matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')), ()),
-    'prefix4': (matching(r'[89]|[12]\d|3[0-2]', 'a length from 8 to 32', int), 32),
-    'prefix6': (matching(r'3[2-9]|[4-9]\d|1[01]\d|12[0-8]', 'a length from 32 to 128', int), 128),
+    'secret': Key(read_secret, None, 'make one with: knockd.py add NAME'),
+    'allow': optional(service_list),
+    'default': optional(service_list),
+    'only': optional(listing(address_behind), ()),
+    'open_for': optional(milliseconds(1, MONTH)),
+    'once': optional(yes_or_no, False),
+    'require_source': optional(yes_or_no, False),
+    'any_source': optional(yes_or_no, False),
+    'expires': optional(expiry_date, NEVER),
+    'carriers': optional(listing(carrier)),
+    'old_secret': optional(read_secret),
+    'old_until': optional(expiry_date),
+    'code': optional(yes_or_no, False),
+    'paper': optional(paper_sheet),
+    'ssh_key': optional(public_key),
+    'may_run': optional(listing(name_of_action), ()),
+    'prefix4': optional(prefix_length4, 32),
+    'prefix6': optional(prefix_length6, 128),
 }
-Config = collections.namedtuple('Config', ['path'] + list(SERVER_KEYS) + ['clients', 'actions'])
-Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint'] + list(CLIENT_KEYS))
-ACTION_KEYS = {'run': (read_command, (), 'write for example: run = /sbin/reboot')}
+ACTION_KEYS = {'run': Key(absolute_command, (), 'write for example: run = /sbin/reboot')}
+
+# actions: {name: argument list}; clients: {name: Client}; the rest as the tables above
+# say, times in milliseconds. old: None, or this Client as it was before `rekey`.
+Config = collections.namedtuple('Config', ['path', *SERVER_KEYS, 'clients', 'actions'])
+Client = collections.namedtuple(
+    'Client', ['name', 'keys', 'fingerprint', 'old', *CLIENT_KEYS])
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
-    ini = configparser.RawConfigParser(delimiters=('=',), comment_prefixes=('#', ';'),
-                                       default_section='\0')
+    ini = configparser.RawConfigParser(
+        delimiters=('=',), comment_prefixes=('#', ';'), default_section='\0')
     try:
         ini.read_string(text, path)
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
-    return collections.OrderedDict((name, dict(ini.items(name))) for name in ini.sections())
+    sections = collections.OrderedDict()
+    for name in ini.sections():
+        sections[name] = dict(ini.items(name))
+    return sections
 
-def read_section(keys, entries, complain):
-    """The values of one section by its table of keys; what is wrong goes to complain(key, why)."""
-    values = {key: default for key, (_, default, *_) in keys.items()}
-    for key, text in entries.items():
+def read_section(section, keys, entries, complaints):
+    """{key: value} of one section by its table of keys; appends what is wrong."""
+    values = {}
+    for name, key in keys.items():
+        values[name] = key.default
+    for name, text in entries.items():
+        if name not in keys:
+            known = 'unknown key; known are ' + ', '.join(keys)
+            complaints.append(Complaint(section, name, known))
+            continue
         try:
-            if key not in keys:
-                raise KnockError('unknown key; known are %s' % ', '.join(keys))
-            values[key] = keys[key][0](text.strip())
+            values[name] = keys[name].read(text.strip())
         except KnockError as error:
-            complain(key, str(error))
-    for key, (_, _, *advice) in keys.items():
-        if advice and key not in entries:
-            complain(key, 'missing; ' + advice[0])
+            for line in str(error).splitlines():
+                complaints.append(Complaint(section, name, line))
+    for name, key in keys.items():
+        if key.advice and name not in entries:
+            complaints.append(Complaint(section, name, 'missing; ' + key.advice))
     return values
 
 def merged(services):
     """The same ports in ranges that neither overlap nor touch: nft refuses an overlap."""
     ranges = []
     for service in sorted(services):
-        if ranges and service.proto == ranges[-1].proto and service.low <= ranges[-1].high + 1:
-            service = Service(service.proto, ranges[-1].low, max(service.high, ranges.pop().high))
-        ranges.append(service)
+        last = ranges[-1] if ranges else None
+        if last and last.proto == service.proto and service.low <= last.high + 1:
+            high = max(last.high, service.high)
+            ranges[-1] = last._replace(high=high)
+        else:
+            ranges.append(service)
     return ranges
 
 def covered(wanted, allowed):
     """Is this service inside one of those?"""
-    return any(wanted.proto == service.proto and
-               service.low <= wanted.low and wanted.high <= service.high for service in allowed)
+    for service in allowed:
+        if wanted.proto != service.proto:
+            continue
+        if service.low <= wanted.low and wanted.high <= service.high:
+            return True
+    return False
 
-def read_client(name, entries, server, complain):
-    """A Client from its section."""
-    values = read_section(CLIENT_KEYS, entries, complain)
-    for key, where, outer in (('allow', 'hide', server), ('default', 'allow', values)):
-        values[key] = outer[where] if values[key] is None else values[key]
-        for service in values[key]:
-            if outer[where] and not covered(service, outer[where]):
-                complain(key, '%s is not in %s; add it there' % (format_service(service), where))
-    keys = derive_keys(values['secret'] or b'', server['id'] or '')     # missing is complained of
-    return Client(**dict(values, name=name, keys=keys, fingerprint=fingerprint(keys)))
+def complain_beyond(section, key, services, outer, outer_key, complaints):
+    """Appends each service that is in none of the outer ones."""
+    # Where those are wrong or missing that is told already.
+    if not outer:
+        return
+    for service in services:
+        if not covered(service, outer):
+            text = '%s is not in %s; add it there' % (format_service(service), outer_key)
+            complaints.append(Complaint(section, key, text))
+
+def read_client(section, name, entries, server, complaints):
+    """A Client from its section; allow is all that is hidden, default all that is
+    allowed."""
+    values = read_section(section, CLIENT_KEYS, entries, complaints)
+    if values['allow'] is None:
+        values['allow'] = server['hide']
+    if values['default'] is None:
+        values['default'] = values['allow']
+    complain_beyond(section, 'allow', values['allow'], server['hide'], 'hide', complaints)
+    complain_beyond(
+        section, 'default', values['default'], values['allow'], 'allow', complaints)
+    for address in values['only']:
+        if not any(address in network for network in server['behind']):
+            text = '%s is not in behind; add its network there' % address
+            complaints.append(Complaint(section, 'only', text))
+    if values['carriers'] is None:
+        values['carriers'] = server['carriers']
+    if (values['old_secret'] is None) != (values['old_until'] is None):
+        text = 'goes with old_until; write both or neither'
+        complaints.append(Complaint(section, 'old_secret', text))
+    # Without a secret or an id, which was complained of, they are nobody's keys.
+    keys = derive_keys(values['secret'] or b'', server['id'] or '')
+    client = Client(name=name, keys=keys, fingerprint=fingerprint(keys), old=None, **values)
+    return client._replace(old=old_client(client, server))
+
+def old_client(client, server):
+    """The client with its key of before `rekey`, or None. A sheet is printed from the new
+    key."""
+    if client.old_secret is None or client.old_until is None:
+        return None
+    keys = derive_keys(client.old_secret, server['id'] or '')
+    return client._replace(
+        secret=client.old_secret, keys=keys, fingerprint=fingerprint(keys), paper=None,
+        expires=min(client.expires, client.old_until))
+
+def read_server(entries, complaints):
+    """{key: value} of [server]."""
+    server = read_section('server', SERVER_KEYS, entries, complaints)
+    ports = 0
+    for service in merged(server['hide']):
+        if service.proto == PROTOCOLS['tcp']:
+            ports += service.high - service.low + 1
+    if server['answer'] == 'box' and ports > DECOYS:
+        text = ('%d TCP ports are more than the %d that answer = box can have; '
+                'write answer = drop' % (ports, DECOYS))
+        complaints.append(Complaint('server', 'hide', text))
+    if server['open_for'] > server['max_open_for']:
+        complaints.append(Complaint('server', 'open_for', 'longer than max_open_for'))
+    return server
+
+def complain_shared(clients, complaints):
+    """Appends each client whose secret another one has: the server could not tell them
+    apart."""
+    owners = {}
+    for client in clients.values():
+        for key in ('secret', 'old_secret'):
+            secret = getattr(client, key)
+            owner = owners.setdefault(secret, (client.name, key))
+            if secret and owner != (client.name, key):
+                text = 'the same as that of %s' % owner[0]
+                complaints.append(Complaint('client ' + client.name, key, text))
+
+def complain_unknown_actions(clients, actions, complaints):
+    """Appends each action that a client may run and that is not there."""
+    for client in clients.values():
+        for name in client.may_run:
+            if name not in actions:
+                text = 'there is no [action %s]' % name
+                complaints.append(Complaint('client ' + client.name, 'may_run', text))
+
+def complaint_line(path, complaint):
+    """PATH: [SECTION] KEY: what is wrong"""
+    place = '[%s]' % complaint.section
+    if complaint.key is not None:
+        place += ' ' + complaint.key
+    return '%s: %s: %s' % (path, place, complaint.text)
 
 def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
-    sections, problems = ini_sections(text, path), []
-    def complain_in(section):
-        return lambda key, why: problems.append('%s: [%s] %s: %s' % (path, section, key, why))
-    complain = complain_in('server')
-    server = read_section(SERVER_KEYS, sections.pop('server', {}), complain)
-    tcp = sum(high - low + 1 for proto, low, high in server['hide'] if proto == PROTOCOLS['tcp'])
-    if server['answer'] == 'box' and tcp > DECOYS:
-        complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
-                 'answer = drop' % (tcp, DECOYS))
-    if server['open_for'] > server['max_open_for']:
-        complain('open_for', 'longer than max_open_for')
-    clients, actions, secrets = collections.OrderedDict(), {}, {}
+    sections = ini_sections(text, path)
+    complaints = []
+    server = read_server(sections.pop('server', {}), complaints)
+    clients = collections.OrderedDict()
+    actions = {}
     for section, entries in sections.items():
-        complain, (kind, _, name) = complain_in(section), section.partition(' ')
-        if kind in NAMES and not NAMES[kind].match(name):
-            complain(kind, '%r is no name for it; write a-z 0-9 _ -' % name)
-        if kind == 'action':
-            actions[name] = read_section(ACTION_KEYS, entries, complain)['run']
-        elif kind == 'client':
-            client = clients[name] = read_client(name, entries, server, complain)
-            if secrets.setdefault(client.secret, name) != name and client.secret:
-                complain('secret', 'the same as that of %s' % secrets[client.secret])
+        kind, _, name = section.partition(' ')
+        pattern = {'client': NAME, 'action': ACTION}.get(kind)
+        if pattern is None:
+            why = 'unknown section; known are [server], [client NAME] and [action NAME]'
+            complaints.append(Complaint(section, None, why))
+            continue
+        if not pattern.match(name):
+            why = '%r is no name for it; write a-z 0-9 _ -' % name
+            complaints.append(Complaint(section, kind, why))
+        if kind == 'client':
+            clients[name] = read_client(section, name, entries, server, complaints)
         else:
-            problems.append('%s: [%s]: unknown section; known are [server], [client NAME] and '
-                            '[action NAME]' % (path, section))
-    for client in clients.values():
-        for name in set(client.may_run) - set(actions):
-            complain_in('client ' + client.name)('may_run', 'there is no [action %s]' % name)
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
-    server['ledger'] = server['ledger'] or path.rpartition('/')[0] + '/ledger.json'
-    return Config(**dict(server, path=path, clients=clients, actions=actions))
+            actions[name] = read_section(section, ACTION_KEYS, entries, complaints)['run']
+    complain_shared(clients, complaints)
+    complain_unknown_actions(clients, actions, complaints)
+    if complaints:
+        lines = [complaint_line(path, complaint) for complaint in complaints]
+        raise KnockError('\n'.join(lines), 2)
+    folder = path.rpartition('/')[0]
+    server['ledger'] = server['ledger'] or folder + '/ledger.json'
+    return Config(path=path, clients=clients, actions=actions, **server)
 
-# A section, and the comments right above it.
-SECTION = r'(?m)^(?:[#;].*\n)*\[%s\].*\n?(?:(?!(?:[#;].*\n)*\[).*\n|(?!(?:[#;].*\n)*\[).+)*'
+# What is accepted and cannot work: said by `check` and by `run`, each with its cure.
+
+def named_programs(config):
+    """The paths of all programs that the config starts, whose presence warnings()
+    wants."""
+    commands = [config.on_open, config.on_close, *config.actions.values()]
+    return {argv[0] for argv in commands if argv}
+
+def usable_carriers(config, client):
+    """The carriers by which this client can knock at all."""
+    carriers = [name for name in client.carriers if name in config.carriers]
+    if client.paper:
+        carriers.append('paper')
+    if 'code' in carriers and not client.code:
+        carriers.remove('code')
+    # Only a datagram has room for a source or a signature.
+    if client.require_source or client.ssh_key:
+        carriers = [name for name in carriers if name in ('udp', 'icmp')]
+    return carriers
+
+def server_warnings(config, facts):
+    """Complaints about [server]."""
+    found = []
+    def warn(key, text):
+        found.append(Complaint('server', key, text))
+    if not config.hide:
+        warn('hide', 'nothing is hidden; write for example: hide = tcp/22')
+    if not config.clients:
+        warn(None, 'no client, so nobody can knock; make one with: knockd.py add NAME')
+    if config.port and 'udp' not in config.carriers:
+        warn('port', 'only carrier udp has a port; add udp to carriers')
+    codes = [client for client in config.clients.values() if client.code]
+    if 'code' in config.carriers and not codes:
+        warn('carriers', 'no client has a code; write code = yes in its section')
+    for name in config.trust:
+        if not is_interface(name, facts.interfaces):
+            warn('trust', 'there is no interface %s now; see: ip link' % name)
+    for place in config.accept_in:
+        if facts.chains is None or place == ('auto',) or place in facts.chains:
+            continue
+        warn('accept_in', 'there is no chain %s; see: nft list ruleset' % ' '.join(place))
+    if not facts.ledger_folder:
+        folder = config.ledger.rpartition('/')[0]
+        warn('ledger', 'there is no folder {0}; type: mkdir -m 700 {0}'.format(folder))
+    for key in ('on_open', 'on_close'):
+        argv = getattr(config, key)
+        if argv and argv[0] not in facts.programs:
+            warn(key, '%s cannot be run; install it or name another' % argv[0])
+    return found
+
+def is_interface(name, interfaces):
+    """Is there one of this name? lan+ is any that begins with lan."""
+    if name.endswith('+'):
+        return any(other.startswith(name[:-1]) for other in interfaces)
+    return name in interfaces
+
+def client_warnings(config, client, facts):
+    """Complaints about one [client NAME]."""
+    found = []
+    def warn(key, text):
+        found.append(Complaint('client ' + client.name, key, text))
+    carriers = usable_carriers(config, client)
+    if client.expires <= facts.wall:
+        day = format_time(client.expires)
+        warn('expires', 'over since %s UTC; write a later date or remove it' % day)
+    if config.hide and not (client.allow or client.may_run):
+        warn('allow', 'empty, so it may open nothing; write for example: allow = %s'
+             % format_service(config.hide[0]))
+    if client.code and 'code' not in config.carriers:
+        warn('code', 'carrier code is off; add code to carriers in [server]')
+    for name in client.carriers:
+        if name not in config.carriers:
+            warn('carriers', 'carrier %s is off; add it to carriers in [server]' % name)
+    for key in ('code', 'paper'):
+        if not getattr(client, key):
+            continue
+        for other in ('require_source', 'ssh_key'):
+            if getattr(client, other):
+                warn(key, 'has no room for what %s asks for; take one out' % other)
+        if client.allow and not client.default:
+            warn(key, 'opens the default, which is empty; write for example: default = %s'
+                 % format_service(client.allow[0]))
+    if not carriers:
+        warn(None, 'no carrier is left to it; add udp to carriers in [server]')
+    return found
+
+def action_warnings(config, facts):
+    """Complaints about every [action NAME]."""
+    found = []
+    wanted = set()
+    for client in config.clients.values():
+        wanted.update(client.may_run)
+    for name, argv in config.actions.items():
+        if argv[0] not in facts.programs:
+            text = '%s cannot be run; install it or name another' % argv[0]
+            found.append(Complaint('action ' + name, 'run', text))
+        if name not in wanted:
+            text = 'no client may run it; write may_run = %s in its section' % name
+            found.append(Complaint('action ' + name, None, text))
+    return found
+
+def warnings(config, facts):
+    """[Complaint] for each thing that is accepted and cannot work on this box, now."""
+    found = server_warnings(config, facts)
+    for client in config.clients.values():
+        found += client_warnings(config, client, facts)
+    return found + action_warnings(config, facts)
+
+# Editing a section: a walk over the lines, so that comments and order are kept.
+
+# kind: header, key, more (a value goes on), comment or blank; name: of a header or a key.
+IniLine = collections.namedtuple('IniLine', 'kind name text')
+
+def ini_lines(text):
+    """[IniLine] as configparser takes them; texts without their line feeds."""
+    lines = []
+    in_value = False
+    depth = 0
+    for line in text.split('\n'):
+        bare = line.strip()
+        indent = len(line) - len(line.lstrip())
+        header = configparser.RawConfigParser.SECTCRE.match(bare)
+        name = None
+        if not bare:
+            kind = 'blank'
+        elif bare[0] in '#;':
+            kind = 'comment'
+        elif in_value and indent > depth:
+            kind = 'more'
+        elif header:
+            kind = 'header'
+            name = header.group('header')
+        else:
+            kind = 'key'
+            name = bare.partition('=')[0].strip().lower()
+        if name is not None:
+            in_value = kind == 'key'
+            depth = indent
+        lines.append(IniLine(kind, name, line))
+    return lines
+
+def section_range(lines, section):
+    """(first line, line behind the last) of a section with the comments right above it,
+    or None; KnockError if it is there twice."""
+    headers = [at for at, line in enumerate(lines) if line.kind == 'header']
+    starts = [at for at in headers if lines[at].name == section]
+    if not starts:
+        return None
+    if len(starts) > 1:
+        raise KnockError('there are two sections [%s]; take one out by hand' % section, 2)
+    later = [at for at in headers if at > starts[0]]
+    end = len(lines)
+    if later:
+        end = above_comments(lines, later[0])
+    return above_comments(lines, starts[0]), end
+
+def above_comments(lines, at):
+    """The first line of the comments right above a header."""
+    while at > 0 and lines[at - 1].kind == 'comment':
+        at -= 1
+    return at
+
+def with_entry(lines, key, entry):
+    """The lines of a section with this entry in its old place, or else as the last; None takes the
+    key's lines out."""
+    places = [at for at, line in enumerate(lines)
+              if line.kind == 'key' and line.name == key]
+    if not places and entry is None:
+        return lines
+    if not places:
+        at = len(lines)
+        while lines[at - 1].kind in ('comment', 'blank'):
+            at -= 1
+        return lines[:at] + [IniLine('key', key, entry)] + lines[at:]
+    at = places[0]
+    old = lines[at].text
+    # Its indentation, or the keys below would be read as its value.
+    indent = old[:len(old) - len(old.lstrip())]
+    end = at + 1
+    while end < len(lines) and lines[end].kind != 'key':
+        end += 1
+    kept = [line for line in lines[at + 1:end] if line.kind != 'more']
+    if entry is not None:
+        kept.insert(0, IniLine('key', key, indent + entry))
+    return lines[:at] + kept + lines[end:]
 
 def edited(text, section, entries):
-    """The text with these entries in a section, appended if it is not there; without any entries
-    the section goes. Comments and the order of the rest are kept."""
-    pattern = SECTION % re.escape(section)
-    if entries and not re.search(pattern, text):
-        text = (text.rstrip('\n') + '\n\n' if text.strip() else '') + '[%s]' % section
-    def with_entries(found):
-        part = found.group() if entries else ''
-        for key, value in reversed(entries):
-            part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part)
-            head = re.search(r'(?m)^\[.*', part).end()
-            part = part[:head] + '\n%s = %s' % (key, value) + part[head:]
-        return part
-    return re.sub(pattern, with_entries, text).rstrip('\n') + '\n'
+    """The text with these (key, value) in a section, appended if it is not there; a value
+    None takes the key out; without any entry the section goes, with the comments right
+    above it. All else is kept."""
+    end_of_line = '\r' if '\r\n' in text else ''
+    lines = ini_lines(text)
+    found = section_range(lines, section)
+    if found is None and not entries:
+        return text
+    if found is None:
+        while lines and lines[-1].kind == 'blank':
+            lines.pop()
+        if lines:
+            lines.append(IniLine('blank', None, end_of_line))
+        first = end = len(lines)
+        part = [IniLine('header', section, '[%s]%s' % (section, end_of_line))]
+    else:
+        first, end = found
+        part = lines[first:end]
+    for key, value in entries:
+        entry = None
+        if value is not None:
+            entry = '%s = %s%s' % (key, value, end_of_line)
+        part = with_entry(part, key, entry)
+    if not entries:
+        part = []
+    lines[first:end] = part
+    whole = '\n'.join(line.text for line in lines)
+    return whole.rstrip('\r\n') + end_of_line + '\n'
 
-# --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
-SPENT_LIMIT, VOID = 1000, 1 << 32         # ids a key; above every number of a sheet
-UNUSED_KEY = {'floor': 0, 'spent': {}, 'paper': [0, 0]}     # ms; {id: ms}; sheet, number
+# --- ledger rules: which knock was honoured already -------------------------------------
+SPENT_LIMIT = 1000              # ids that are remembered of a key
+VOID = 1 << 32                  # above every number of a paper sheet
+LONGEST_WINDOW = 600000         # ms; a config can ask for no more
+SPENT_ENTRY = {'key', 'spent', 'time'}
+PAPER_ENTRY = {'key', 'paper'}
 
 class Ledger:
-    """{"knockd": 1, "id": server id, "floor": ms, "keys": {FP: {"floor", "spent", "paper"}}}
+    """What was honoured, by the fingerprints of keys:
+    {fingerprint: {'floor': ms, 'spent': {knock id: ms}, 'paper': [sheet, number]}}
 
-    Floors never fall, and an id is forgotten only when its time has fallen below its key's floor:
-    so nothing is accepted twice, whatever the clock and the window become."""
+    Floors never fall, and an id is forgotten only when its time has fallen below the
+    floor of its key: so nothing is accepted twice, whatever clock and window become."""
 
     def __init__(self, server_id, floor=0, keys=()):
-        self.server_id, self.floor, self.keys = server_id, floor, dict(keys)
-        self.texts = {mark: self.key_text(mark) for mark in self.keys}
+        self.server_id = server_id
+        self.floor = floor              # ms; for every key
+        self.keys = dict(keys)
 
     def quarantine(self, now, window):
-        """For a lost ledger: refuses all that may have been accepted before it was lost."""
+        """For a lost ledger: refuses all that may have been accepted before it was lost.
+        Both in ms."""
         self.floor = max(self.floor, now + window + 2000)
 
-    def key_text(self, mark):
-        return '"%s": %s' % (mark, json.dumps(self.keys[mark]))
+    def state_line(self):
+        """The first line of a journal: all that is known."""
+        state = {'knockd': 2, 'id': self.server_id, 'floor': self.floor}
+        state['keys'] = self.keys
+        return json.dumps(state) + '\n'
 
-    def text(self):
-        """Put together from texts: a knock changes one key of perhaps 10,000."""
-        return '{"knockd": 1, "id": "%s", "floor": %d, "keys": {%s}}\n' % (
-            self.server_id, self.floor, ', '.join(self.texts.values()))
-
-    def refusal(self, mark, knock_id, time, paper=None):
-        """None, or why a knock with this id and time may not be honoured."""
-        key = self.keys.get(mark, UNUSED_KEY)
-        if paper is not None:       # a sheet's number is the second in which it was made
-            if paper[0] * 1000 <= self.floor:
-                return 'void: the ledger was lost since; print a new sheet'
-            return 'replay' if list(paper) <= key['paper'] else None
+    def refusal(self, fingerprint, knock_id, time, paper=None):
+        """None, or why a knock with this id and time in ms may not be honoured."""
+        key = self.keys.get(fingerprint) or unused_key()
+        if paper is not None:
+            return self.paper_refusal(key, paper)
         if knock_id in key['spent'] or time < key['floor']:
             return 'replay'
         if time <= self.floor:
             return 'quarantine'
         return None
 
-    def record(self, mark, knock_id, time, window, paper=None):
-        """Spends a knock. The caller writes text() to disk before anything opens."""
-        key = self.keys[mark] = dict(self.keys.get(mark, UNUSED_KEY))
+    def paper_refusal(self, key, paper):
+        """The same for (sheet, number) of a paper knock."""
+        sheet, _ = paper
+        # A sheet's number is the second in which it was made.
+        if sheet * 1000 <= self.floor:
+            return 'void: the ledger was lost since; print a new sheet'
+        if list(paper) <= key['paper']:
+            return 'replay'
+        return None
+
+    def record(self, fingerprint, knock_id, time, window, paper=None):
+        """Spends a knock. Returns the line for the journal, which must be on disk before
+        anything opens."""
+        key = self.keys.setdefault(fingerprint, unused_key())
         if paper is not None:
             key['paper'] = list(paper)
+            entry = {'key': fingerprint, 'paper': list(paper)}
         else:
-            spent = dict(key['spent'], **{knock_id: time})
-            too_many = sorted(spent.values())[:-SPENT_LIMIT]
-            key['floor'] = max([key['floor'], time - (2 * window + 60000)] +
-                               [oldest + 1 for oldest in too_many])
-            key['spent'] = {known: when for known, when in spent.items() if when >= key['floor']}
-        self.texts[mark] = self.key_text(mark)
+            spend(key, knock_id, time, window)
+            entry = {'key': fingerprint, 'spent': knock_id, 'time': time}
+        return json.dumps(entry) + '\n'
+
+def unused_key():
+    """What the ledger knows of a key that has never knocked."""
+    return {'floor': 0, 'spent': {}, 'paper': [0, 0]}
+
+def spend(key, knock_id, time, window):
+    """Remembers an id, raises the floor, and forgets the ids below it."""
+    spent = key['spent']
+    spent[knock_id] = time
+    floor = max(key['floor'], time - (2 * window + 60000))
+    surplus = len(spent) - SPENT_LIMIT
+    if surplus > 0:
+        oldest = sorted(spent.values())[:surplus]
+        floor = max(floor, oldest[-1] + 1)
+    key['floor'] = floor
+    forgotten = [known for known, when in spent.items() if when < floor]
+    for known in forgotten:
+        del spent[known]
+
+def journal_end(text):
+    """Where the next line belongs: behind the last line that was written to its end.
+
+    Behind it lie zero bytes, nothing, or a line whose writing was cut off by a crash.
+    Blocks reach the disk in any order, so such a line may lack its end, or its beginning,
+    for which zero bytes stand: it was not yet synced, and nothing was opened for it."""
+    end = text.rfind('\n') + 1
+    start = text.rfind('\n', 0, max(0, end - 1)) + 1
+    last = text[start:end]
+    # Zero bytes before a line that has its beginning are damage: another line is lost.
+    if last.startswith('\0') and not last.lstrip('\0').startswith('{'):
+        return start
+    return end
 
 def parse_ledger(text, server_id):
-    """A Ledger from its text; KnockError if it is damaged or another server's."""
+    """The Ledger in a journal's text; KnockError if it is damaged or another server's.
+
+    Version 1 was the state alone; who wrote it by hand may have left out the end."""
+    whole = text[:journal_end(text)]
+    # Lines are divided here by the line feed alone, where splitlines() knows eight more.
+    first, *entries = (whole or text + '\n').split('\n')[:-1]
     try:
-        data = json.loads(text)
-        if data['knockd'] != 1 or data['id'] != server_id:
-            raise KnockError('the ledger belongs to another server')
-        numbers = [data['floor']]
-        for mark, key in data['keys'].items():
-            if not re.match(r'[0-9a-f]{16}\Z', mark, re.ASCII):
-                raise ValueError('key %.40r' % mark)
-            sheet, number = key['paper']
-            numbers += [key['floor'], sheet, number] + list(key['spent'].values())
-        for number in numbers:
-            if type(number) is not int or not 0 <= number < NEVER:
-                raise ValueError('number %.40r' % number)
+        state = json.loads(first)
+        # A journal that was cut short before its first line's end has lost the others.
+        if not whole and state['knockd'] != 1:
+            raise ValueError('its first line has no end')
+        ledger = read_state(state, server_id)
+        for entry in entries:
+            read_entry(ledger, json.loads(entry))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise KnockError('the ledger cannot be read: %s' % error)
-    return Ledger(server_id, data['floor'], data['keys'])
+    return ledger
 
-# --- filter compiler: classic BPF that passes only packets with a token that is valid now -------
-# linux/filter.h: struct sock_filter { u16 code; u8 jt, jf; u32 k; }, here (code, jt, jf, k).
-# linux/bpf_common.h: the codes.
+def read_state(state, server_id):
+    """The Ledger in a journal's first line. ValueError and others if it is damaged."""
+    if state['knockd'] not in (1, 2) or state['id'] != server_id:
+        raise KnockError('the ledger belongs to another server')
+    ledger = Ledger(server_id, whole_number(state['floor']))
+    for fingerprint, key in state['keys'].items():
+        spent = {known: whole_number(when) for known, when in key['spent'].items()}
+        ledger.keys[check_fingerprint(fingerprint)] = {
+            'floor': whole_number(key['floor']),
+            'spent': spent,
+            'paper': read_paper(key['paper'])}
+    return ledger
+
+def read_entry(ledger, entry):
+    """Spends what a later line says. ValueError and others if it is damaged.
+
+    The line does not say which window was in force. With the longest there can be, the
+    floor rises least: more ids are kept, and the floor refuses those that are not."""
+    if entry.keys() not in (SPENT_ENTRY, PAPER_ENTRY):
+        raise ValueError('entry %.40r' % entry)
+    fingerprint = check_fingerprint(entry['key'])
+    if 'paper' in entry:
+        ledger.record(fingerprint, '', 0, 0, read_paper(entry['paper']))
+        return
+    if not isinstance(entry['spent'], str):
+        raise ValueError('id %.40r' % (entry['spent'],))
+    time = whole_number(entry['time'])
+    ledger.record(fingerprint, entry['spent'], time, LONGEST_WINDOW)
+
+def check_fingerprint(text):
+    if not re.match(r'[0-9a-f]{16}\Z', text, re.ASCII):
+        raise ValueError('key %.40r' % text)
+    return text
+
+def whole_number(value):
+    """A time in ms or a number of a sheet; true and 1.0 are none."""
+    if type(value) is not int or not 0 <= value < NEVER:
+        raise ValueError('number %.40r' % (value,))
+    return value
+
+def read_paper(pair):
+    sheet, number = pair
+    return [whole_number(sheet), whole_number(number)]
+
+# --- filter compiler: classic BPF that passes only tags and badges valid now ------------
+# linux/filter.h: struct sock_filter { u16 code; u8 jt, jf; u32 k; }. A line of a listing
+# is (code, k), or (code, where to if so, where to if not, k) for a test. Where to is the
+# name of a place, a text that stands alone before its line; 0 is the next line.
+# linux/bpf_common.h: into A from the packet, at k or at X + k; from memory; into X.
 LD_HALF, LD_BYTE, LD_MEMORY = 0x28, 0x30, 0x60
-LD_WORD_X, LD_HALF_X, LD_BYTE_X = 0x40, 0x48, 0x50          # at X + k
+LD_WORD_X, LD_HALF_X, LD_BYTE_X = 0x40, 0x48, 0x50
 LDX_NUMBER, LDX_LENGTH, LDX_MEMORY, LDX_HEADER = 0x01, 0x81, 0x61, 0xb1
 STORE, STORE_X, TXA, ADD, SUB_X, AND = 0x02, 0x03, 0x87, 0x04, 0x1c, 0x54
 JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0x06
-PACKET_TYPE = 0xfffff004        # linux/filter.h: SKF_AD_OFF + SKF_AD_PKTTYPE
-PACKET_HOST = 0                 # linux/if_packet.h
-WHOLE_PACKET = 0x40000
-FILTER_TAGS = 3400              # fits BPF_MAXINSNS, 4,096, in leaves of at most so many
+# linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: its
+# protocol by Ethernet's number, what kind it is, whether a VLAN's tag was taken off it.
+PACKET_PROTOCOL, PACKET_TYPE, VLAN_TAG_PRESENT = 0xfffff000, 0xfffff004, 0xfffff030
+# linux/if_packet.h: it is for this box. linux/if_ether.h: the protocols.
+PACKET_HOST = 0
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
+BPF_DROP = (RETURN, 0, 0, 0)
+BPF_PASS = (RETURN, 0, 0, 0x40000)
+# So many words fit BPF_MAXINSNS, 4,096, in leaves of at most 32.
+FILTER_TAGS = 3400
 LEAF = 32
+# What no protocol is, for a carrier that is off.
+NO_PROTOCOL = 256
+# Instead of 4 or 6: the program of a socket that hears both versions, on ETH_P_ALL.
+ANY_VERSION = 0
 
-def token_tree(tokens):
-    """A balanced tree over sorted 32-bit tokens in the accumulator; None passes everything.
-    Every leaf returns by itself; JUMP, for a left half may be out of reach of an 8-bit offset."""
-    if tokens is None:
-        return [(RETURN, 0, 0, WHOLE_PACKET)]
-    if len(tokens) <= LEAF:
-        last = len(tokens)
-        tests = [(JEQ, last - number, 0, token) for number, token in enumerate(tokens)]
-        return tests + [(RETURN, 0, 0, 0), (RETURN, 0, 0, WHOLE_PACKET)]
-    half = len(tokens) // 2
-    left, right = token_tree(tokens[:half]), token_tree(tokens[half:])
-    return [(JGE, 0, 1, tokens[half]), (JUMP, 0, 0, len(left))] + left + right
+def word_tree(words):
+    """Looks for A among these sorted 32-bit words; None passes everything. Every leaf
+    returns by itself; JUMP, for a left half may be out of reach of a test's 8-bit
+    offset."""
+    if words is None:
+        return [BPF_PASS]
+    if len(words) <= LEAF:
+        return word_leaf(words)
+    half = len(words) // 2
+    left = word_tree(words[:half])
+    right = word_tree(words[half:])
+    return [(JGE, 0, 1, words[half]), (JUMP, 0, 0, len(left))] + left + right
 
-def link(program):
-    """Names of places become offsets; a bare string is a place, (code, k) a line without jumps."""
-    places, lines = {}, []
-    for entry in program:
+def word_leaf(words):
+    """Compares A with each; a match leads over all other tests and BPF_DROP to BPF_PASS."""
+    lines = []
+    for number, word in enumerate(words):
+        lines.append((JEQ, len(words) - number, 0, word))
+    return lines + [BPF_DROP, BPF_PASS]
+
+def link(listing):
+    """[(code, jt, jf, k)]: names of places become distances from the line behind the
+    test."""
+    places = {}
+    lines = []
+    for entry in listing:
         if isinstance(entry, str):
             places[entry] = len(lines)
         else:
-            lines.append(entry if len(entry) == 4 else (entry[0], 0, 0, entry[1]))
-    return [tuple(places[part] - here - 1 if isinstance(part, str) else part for part in line)
-            for here, line in enumerate(lines)]
+            lines.append(entry)
+    linked = []
+    for here, line in enumerate(lines):
+        if len(line) == 2:
+            linked.append((line[0], 0, 0, line[1]))
+            continue
+        code, yes, no, k = line
+        far_yes = places[yes] - here - 1 if yes else 0
+        far_no = places[no] - here - 1 if no else 0
+        linked.append((code, far_yes, far_no, k))
+    return linked
 
+FOR_THIS_BOX = [
+    (LD_BYTE, PACKET_TYPE),             # A = host, broadcast, other host, outgoing, ...
+    (JEQ, 0, 'drop', PACKET_HOST),
+]
+WHICH_VERSION = [
+    (LD_BYTE, VLAN_TAG_PRESENT),        # a VLAN's packet comes again by its own interface
+    (JEQ, 0, 'drop', 0),
+    (LD_HALF, PACKET_PROTOCOL),
+    (JEQ, 'version 4', 0, ETH_P_IP),
+    (JEQ, 'version 6', 'drop', ETH_P_IPV6),
+]
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
-# A = the protocol. What they refuse, and the parser below in the same words: other versions,
-# fragments, headers that lie, packets cut short.
-HEADS = {
-    4: [(LD_BYTE, PACKET_TYPE), (JEQ, 0, 'drop', PACKET_HOST),
-        (LD_BYTE, 0), (AND, 0xf0), (JEQ, 0, 'drop', 0x40),
-        (LD_HALF, 6), (JSET, 'drop', 0, 0x3fff),                # RFC 791: MF and the offset
-        (LDX_HEADER, 0), (STORE_X, 1), (TXA, 0), (JGE, 0, 'drop', 20),
-        (LD_HALF, 2), (LDX_LENGTH, 0), (JGT_X, 'drop', 0, 0),
-        (LDX_MEMORY, 1), (SUB_X, 0), (JGT, 'drop', 0, 0xffff), (STORE, 2), (LD_BYTE, 9)],
-    6: [(LD_BYTE, PACKET_TYPE), (JEQ, 0, 'drop', PACKET_HOST),
-        (LD_BYTE, 0), (AND, 0xf0), (JEQ, 0, 'drop', 0x60),
-        (LD_HALF, 4), (STORE, 2), (ADD, 40), (LDX_LENGTH, 0), (JGT_X, 'drop', 0, 0),
-        (LDX_NUMBER, 40), (STORE_X, 1), (LD_BYTE, 6)]}
-# RFC 792, RFC 4443: protocol, then type and code of an echo request.
-ECHO = {4: (1, b'\x08\x00'), 6: (58, b'\x80\x00')}
-TRANSPORT = 8                           # bytes of a UDP header, and of an echo request's
+# A = the protocol. They refuse what the parser below refuses, in the same words.
+HEAD4 = [                               # RFC 791, 3.1
+    (LD_BYTE, 0),                       # version and header length
+    (AND, 0xf0),
+    (JEQ, 0, 'drop', 0x40),             # another version
+    (LD_HALF, 6),
+    (JSET, 'drop', 0, 0x3fff),          # a fragment: MF or an offset
+    (LDX_HEADER, 0),                    # X = length of the header
+    (STORE_X, 1),
+    (TXA, 0),
+    (JGE, 0, 'drop', 20),               # a header too short
+    (LD_HALF, 2),                       # A = total length
+    (LDX_LENGTH, 0),                    # X = bytes that are there
+    (JGT_X, 'drop', 0, 0),              # cut short
+    (LDX_MEMORY, 1),
+    (SUB_X, 0),                         # A = total length - header
+    (JGT, 'drop', 0, 0xffff),           # below zero: the header is longer than the packet
+    (STORE, 2),
+    (LD_BYTE, 9),                       # A = protocol
+]
+HEAD6 = [                               # RFC 8200, 3
+    (LD_BYTE, 0),                       # version and traffic class
+    (AND, 0xf0),
+    (JEQ, 0, 'drop', 0x60),             # another version
+    (LD_HALF, 4),                       # A = payload length
+    (STORE, 2),
+    (ADD, 40),
+    (LDX_LENGTH, 0),                    # X = bytes that are there
+    (JGT_X, 'drop', 0, 0),              # cut short
+    (LDX_NUMBER, 40),
+    (STORE_X, 1),
+    (LD_BYTE, 6),                       # A = next header: extension headers are no knock
+]
 
-def datagram_filter(version, carriers, port, tokens):
-    """The program for one socket: knock/1 datagrams whose first 32 bits are among the tokens.
-    tokens None passes every datagram of a possible length."""
-    protocol, echo = ECHO[version]
-    to_port = [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)] if port else []
-    return link(HEADS[version] + [
-        (JEQ, 'udp', 0, 17 if 'udp' in carriers else 256),
-        (JEQ, 'echo', 'drop', protocol if 'icmp' in carriers else 256), 'udp'] + to_port + [
-        (LD_HALF_X, 4), (LDX_MEMORY, 2), (JGT_X, 'drop', 0, 0), (JUMP, 'length'),
-        'echo', (LD_HALF_X, 0), (JEQ, 0, 'drop', int.from_bytes(echo, 'big')), (LD_MEMORY, 2),
-        'length', (LDX_MEMORY, 1), (JGE, 0, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
-        (JGT, 0, 'token', TRANSPORT + DATAGRAM_LIMIT), 'drop', (RETURN, 0),
-        'token', (LD_WORD_X, TRANSPORT)]) + token_tree(tokens and sorted(tokens))
+def with_heads(version, branches):
+    """A listing: the head, or both, each followed by its branch of {4: listing, 6:
+    listing}."""
+    if version == 4:
+        return FOR_THIS_BOX + HEAD4 + branches[4]
+    if version == 6:
+        return FOR_THIS_BOX + HEAD6 + branches[6]
+    four = ['version 4'] + HEAD4 + branches[4]
+    six = ['version 6'] + HEAD6 + branches[6]
+    return FOR_THIS_BOX + WHICH_VERSION + four + six
 
-SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}     # where their SYNs go
-SYN_FLAGS, SYN = 0x17, 0x02     # RFC 9293: of FIN, SYN, RST and ACK nothing but SYN
+# IANA; RFC 792 and RFC 4443: protocol, type and code of an echo request.
+TCP, UDP = 6, 17
+ECHO_PROTOCOL = {4: 1, 6: 58}
+ECHO_REQUEST = {4: b'\x08\x00', 6: b'\x80\x00'}
+# Bytes of a UDP header (RFC 768), and of an echo request's.
+TRANSPORT = 8
 
-def syn_filter(version, ports, tokens):
-    """The program for SYNs: to a port in this range (or None), or with one of these tokens.
-    tokens None passes every SYN."""
+LENGTH_FITS = [
+    'length',                           # A = length of the datagram with its header
+    (LDX_MEMORY, 1),
+    (JGE, 0, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
+    (JGT, 'drop', 'tag', TRANSPORT + DATAGRAM_LIMIT),
+    'drop',
+    BPF_DROP,
+    'tag',
+    (LD_WORD_X, TRANSPORT),             # A = the tag's first 32 bits
+]
+
+def datagram_filter(version, carriers, port, words):
+    """The program for one socket, of IPv4 (4), IPv6 (6) or both (ANY_VERSION): knock/1
+    datagrams whose first 32 bits are among the words. words None passes every datagram of
+    a possible length."""
+    udp = UDP if 'udp' in carriers else NO_PROTOCOL
+    branches = {}
+    for each in (4, 6):
+        icmp = ECHO_PROTOCOL[each] if 'icmp' in carriers else NO_PROTOCOL
+        branches[each] = [
+            (JEQ, 'udp', 0, udp),
+            (JEQ, 0, 'drop', icmp),
+            (LD_HALF_X, 0),             # A = type and code
+            (JEQ, 'echo', 'drop', int.from_bytes(ECHO_REQUEST[each], 'big')),
+        ]
+    listing = with_heads(version, branches)
+    listing.append('udp')
+    if port:
+        listing += [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)]
+    listing += [
+        (LD_HALF_X, 4),                 # A = UDP length
+        (LDX_MEMORY, 2),
+        (JGT_X, 'drop', 'length', 0),   # longer than the packet
+        'echo',
+        (LD_MEMORY, 2),                 # A = bytes behind the IP header
+    ]
+    return link(listing + LENGTH_FITS) + word_tree(words and sorted(words))
+
+# Where the SYNs of a sequence and of a code go.
+SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
+# RFC 9293, 3.1: of FIN, SYN, RST and ACK nothing but SYN; the bytes of a header without
+# options.
+SYN_FLAGS, SYN = 0x17, 0x02
+TCP_HEADER = 20
+
+def syn_filter(version, ports, words):
+    """The program for SYNs, version as above: to a port of this range (or None), or with
+    a badge whose first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
-    return link(HEADS[version] + [
-        (JEQ, 0, 'drop', 6), (LD_MEMORY, 2), (JGE, 0, 'drop', 20), (LDX_MEMORY, 1),
-        (LD_BYTE_X, 13), (AND, SYN_FLAGS), (JEQ, 0, 'drop', SYN),
-        (LD_HALF_X, 2), (JGE, 0, 'token', low), (JGT, 'token', 0, high), (RETURN, WHOLE_PACKET),
-        'drop', (RETURN, 0), 'token', (LD_WORD_X, 4)]) + token_tree(tokens and sorted(tokens))
+    branch = [(JEQ, 'tcp', 'drop', TCP)]
+    listing = with_heads(version, {4: branch, 6: branch})
+    listing += [
+        'tcp',
+        (LD_MEMORY, 2),                 # A = bytes behind the IP header
+        (JGE, 0, 'drop', TCP_HEADER),
+        (LDX_MEMORY, 1),
+        (LD_BYTE_X, 13),                # A = flags
+        (AND, SYN_FLAGS),
+        (JEQ, 0, 'drop', SYN),
+    ]
+    listing += [
+        (LD_HALF_X, 2),                 # A = destination port
+        (JGE, 0, 'badge', low),
+        (JGT, 'badge', 0, high),
+        BPF_PASS,
+        'drop',
+        BPF_DROP,
+        'badge',
+        (LD_WORD_X, 4),                 # A = the badge's first 32 bits, the SYN's seq
+    ]
+    return link(listing) + word_tree(words and sorted(words))
 
-# --- packet parser: bytes from the IP header on; trusts neither the filter nor any length -------
-NOTHING = None, None, None, b''
-
+# --- packet parser: from the IP header on; trusts neither the filter nor any length ----
 def parse_ip4(frame):
-    """(source, destination, protocol, what follows the header) or NOTHING. RFC 791."""
-    if len(frame) < 20 or frame[0] >> 4 != 4 or int.from_bytes(frame[6:8], 'big') & 0x3fff:
-        return NOTHING
-    header, total = (frame[0] & 15) * 4, int.from_bytes(frame[2:4], 'big')
+    """An IpPacket or None. RFC 791, 3.1."""
+    if len(frame) < 20 or frame[0] >> 4 != 4:
+        return None
+    # A fragment: MF or an offset.
+    if int.from_bytes(frame[6:8], 'big') & 0x3fff:
+        return None
+    header = (frame[0] & 15) * 4
+    total = int.from_bytes(frame[2:4], 'big')
     if not 20 <= header <= total <= len(frame):
-        return NOTHING
-    return frame[12:16], frame[16:20], frame[9], frame[header:total]
+        return None
+    return IpPacket(frame[12:16], frame[16:20], frame[9], frame[header:total])
 
 def parse_ip6(frame):
-    """As parse_ip4(), RFC 8200; a packet with extension headers is none of ours."""
+    """As parse_ip4(), RFC 8200, 3; a packet with extension headers is none of ours."""
+    if len(frame) < 40 or frame[0] >> 4 != 6:
+        return None
     total = 40 + int.from_bytes(frame[4:6], 'big')
-    if len(frame) < total or frame[0] >> 4 != 6:
-        return NOTHING
-    return frame[8:24], frame[24:40], frame[6], frame[40:total]
+    if len(frame) < total:
+        return None
+    return IpPacket(frame[8:24], frame[24:40], frame[6], frame[40:total])
 
 PARSERS = {4: parse_ip4, 6: parse_ip6}
 
+def udp_length(body, port):
+    """The length that a UDP header names, its own bytes in it; 0 if it is none of
+    ours."""
+    if len(body) < TRANSPORT:
+        return 0
+    target = int.from_bytes(body[2:4], 'big')
+    length = int.from_bytes(body[4:6], 'big')
+    if length > len(body) or port not in (None, target):
+        return 0
+    return length
+
 def parse_packet(version, frame, carriers, port):
     """A Packet if these bytes may be a knock/1 datagram, else None. Never raises."""
-    source, _, protocol, body = PARSERS[version](frame)
-    if protocol == 17 and 'udp' in carriers and len(body) >= TRANSPORT:         # RFC 768
-        carrier, (target, length) = 'udp', struct.unpack_from('>HH', body, 2)
-        if length > len(body) or port not in (None, target):
-            return None
-    elif (protocol, body[:2]) == ECHO[version] and 'icmp' in carriers:
-        carrier, length = 'icmp', len(body)
+    packet = PARSERS[version](frame)
+    if packet is None:
+        return None
+    body = packet.body
+    if packet.protocol == UDP:
+        carrier = 'udp'
+        length = udp_length(body, port)
+    elif packet.protocol == ECHO_PROTOCOL[version] and body[:2] == ECHO_REQUEST[version]:
+        carrier = 'icmp'
+        length = len(body)
     else:
+        return None
+    if carrier not in carriers:
         return None
     if not TRANSPORT + DATAGRAM_MINIMUM <= length <= TRANSPORT + DATAGRAM_LIMIT:
         return None
-    return Packet(carrier, ipaddress.ip_address(source), body[TRANSPORT:length])
+    source = ipaddress.ip_address(packet.source)
+    return Packet(carrier, source, body[TRANSPORT:length])
 
 def parse_syn(version, frame):
-    """A Syn, or None if these bytes are anything else. RFC 9293."""
-    source, destination, protocol, segment = PARSERS[version](frame)
-    if protocol != 6 or len(segment) < 20 or segment[13] & SYN_FLAGS != SYN:
+    """A Syn, or None if these bytes are anything else. RFC 9293, 3.1."""
+    packet = PARSERS[version](frame)
+    if packet is None or packet.protocol != TCP:
         return None
-    return Syn(ipaddress.ip_address(source), ipaddress.ip_address(destination),
-               int.from_bytes(segment[2:4], 'big'), segment[4:12] + segment[14:16])
+    segment = packet.body
+    if len(segment) < TCP_HEADER or segment[13] & SYN_FLAGS != SYN:
+        return None
+    source = ipaddress.ip_address(packet.source)
+    destination = ipaddress.ip_address(packet.destination)
+    port = int.from_bytes(segment[2:4], 'big')
+    # seq and ack, then the window.
+    badge = segment[4:12] + segment[14:16]
+    return Syn(source, destination, port, badge)
 
 def decode_items(plain):
-    """{type: values}, and how much of it a signature signs; raises KnockError on any flaw."""
-    items, offset, signed = {PORTS_ITEM: [], ACTION_ITEM: [], SIGNATURE_ITEM: []}, PLAIN.size, None
+    """({type: [value]}, where the signature's item begins or None); KnockError on any
+    flaw."""
+    items = {PORTS_ITEM: [], ACTION_ITEM: [], SIGNATURE_ITEM: []}
+    signed = None
+    offset = PLAIN.size
+    # A type of 0 begins the padding.
     while offset < len(plain) and plain[offset]:
-        kind, end = plain[offset], offset + 3 + int.from_bytes(plain[offset + 1:offset + 3], 'big')
-        if kind not in items or end > len(plain) or items[SIGNATURE_ITEM]:
-            raise KnockError('malformed: an item is unknown, too long or behind the signature')
-        items[kind].append(plain[offset + 3:end])
-        signed, offset = offset if kind == SIGNATURE_ITEM else None, end
+        kind = plain[offset]
+        begin = offset + 3
+        end = begin + int.from_bytes(plain[offset + 1:begin], 'big')
+        if kind not in items:
+            raise KnockError('malformed: an item of unknown type %d' % kind)
+        if end > len(plain):
+            raise KnockError('malformed: an item longer than the rest')
+        # What follows a signature would not be signed.
+        if items[SIGNATURE_ITEM]:
+            raise KnockError('malformed: an item behind the signature')
+        if kind == SIGNATURE_ITEM:
+            signed = offset
+        items[kind].append(plain[begin:end])
+        offset = end
     if any(plain[offset:]) or len(plain) - offset > PADDING_LIMIT:
         raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
     return items, signed
 
 def decode_service(value):
     """The value of an item of type 1: proto u8 || low u16 || high u16."""
-    service = Service(*struct.unpack('>BHH', value)) if len(value) == 5 else Service(0, 0, 0)
-    if service.proto not in PROTOCOLS.values() or not 0 < service.low <= service.high:
-        raise KnockError('malformed: port range %s' % value[:5].hex())
-    return service
+    if len(value) == 5:
+        service = Service(*struct.unpack('>BHH', value))
+        if service.proto in PROTOCOLS.values() and 0 < service.low <= service.high:
+            return service
+    raise KnockError('malformed: port range %s' % value[:5].hex())
+
+def decode_action(op, services, values):
+    """The action's name, which a `run` has alone and nothing else has, or None."""
+    if op != 'run' and not values:
+        return None
+    name = values[0].decode('latin-1') if values else ''
+    if op != 'run' or len(values) > 1 or services or not ACTION.match(name):
+        raise KnockError('malformed: run has one good name and nothing else, '
+                         'the others have none')
+    return name
+
+def decode_source(source):
+    """An address from 16 bytes, IPv4 as ::ffff:a.b.c.d; None for zero: where it comes
+    from."""
+    address = ipaddress.IPv6Address(source)
+    if address.is_unspecified:
+        return None
+    return address.ipv4_mapped or address
 
 def decode_plain(plain):
-    """A Request from version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zeros,
-    read strictly; KnockError if anything is off. source: IPv4 as ::ffff:a.b.c.d, zero for none."""
+    """A Request from version u8 || op u8 || time u64 || source 16 || seconds u16 || items
+    || zeros, read strictly; KnockError if anything is off."""
     if len(plain) < PLAIN.size:
         raise KnockError('malformed: %d bytes' % len(plain))
     version, op, time, source, seconds = PLAIN.unpack_from(plain)
@@ -662,811 +1423,2013 @@ def decode_plain(plain):
         raise KnockError('malformed: version %d, op %d, time %d' % (version, op, time))
     items, signed = decode_items(plain)
     services = tuple(map(decode_service, items[PORTS_ITEM]))
-    actions = [value.decode('latin-1') for value in items[ACTION_ITEM]]
     if len(set(services)) < len(services):
         raise KnockError('malformed: a port range twice')
-    if len(actions) != (OPS[op] == 'run') or actions and (services or not ACTION.match(actions[0])):
-        raise KnockError('malformed: run has one good name and nothing else, the others have none')
-    named = ipaddress.IPv6Address(source)
-    return Request(OPS[op], time, None if named.is_unspecified else named.ipv4_mapped or named,
-                   seconds, services, (actions + [None])[0], (items[SIGNATURE_ITEM] + [None])[0],
-                   plain[:signed])
+    action = decode_action(OPS[op], services, items[ACTION_ITEM])
+    signature = items[SIGNATURE_ITEM][0] if items[SIGNATURE_ITEM] else None
+    return Request(OPS[op], time, decode_source(source), seconds, services, action,
+                   signature, plain[:signed])
 
-# --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
-SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
-SOURCES_LIMIT, STRIKES = 4096, 10
-CODE_TIME, CODE_TRIES, CODE_SLEEP = 60000, 3, 120       # ms, wrong tries, steps
-QUIET = 6 * 3600000             # ms; one hour would give a patient guesser 0.3 % a year
+# --- sequences: touched ports in, finished sequences out; nobody is authenticated yet ---
+SEQUENCE_TIME = 20000           # ms from the first port to the last
+SOURCES_LIMIT = 4096            # sources that are followed at a time
+STRIKES = 10                    # ports of an attempt's source that may be foreign to it
+
+# What a port is to an attempt.
+STRANGE, TAKEN, NEXT, LAST = 'strange', 'taken', 'next', 'last'
+
+# finished: Credentials. goes_on: the port belongs to a sequence whose second port came.
+Progress = collections.namedtuple('Progress', 'finished goes_on')
 
 class Attempt:
-    """One sequence that a source has begun."""
+    """One sequence that a source has begun. It stays for a while when it is finished:
+    late copies of its ports must not be strikes against others."""
 
-    def __init__(self, token, now):
-        self.token, self.taken, self.strikes = token, 1, 0
-        self.since = now        # begun; then, with the last port, done
+    def __init__(self, credential, now):
+        self.credential = credential
+        self.taken = 1          # how many of its ports came
+        self.strikes = 0
+        self.since = now        # ms of its first port; once it is finished, of its last
+
+    def alive(self, now):
+        return now - self.since <= SEQUENCE_TIME and self.strikes <= STRIKES
 
     def touch(self, port, now):
-        """Does this attempt explain the port? It advances if it is the next one."""
-        ports = self.token.ports
-        if port in ports[self.taken:self.taken + 1]:
-            self.taken += 1
-            self.since = now if self.taken == len(ports) else self.since
-        return port in ports[:self.taken]
+        """STRANGE, TAKEN, NEXT or LAST; the attempt goes on with the latter two."""
+        ports = self.credential.ports
+        # Networks repeat packets and browsers send two: what came once changes nothing.
+        if port in ports[:self.taken]:
+            return TAKEN
+        if self.taken == len(ports) or port != ports[self.taken]:
+            return STRANGE
+        self.taken += 1
+        if self.taken < len(ports):
+            return NEXT
+        self.since = now
+        return LAST
 
 class Sequences:
-    """Who has touched which ports in order; those with one port are forgotten first."""
+    """Which sources have touched which ports, in order."""
 
     def __init__(self, paper):
-        self.tables = [paper]               # {first port: [Token]}; those of each step are added
-        self.explained = False              # did the last SYN go on?
-        self.sources = collections.OrderedDict(), collections.OrderedDict()     # one port, more
+        self.tables = [paper]   # {first port: [Credential]}; those of the steps are added
+        # {source: [Attempt]}, the eldest first. A flood of first ports pushes out its own
+        # kind: whoever has come further is in the second table.
+        self.beginners = collections.OrderedDict()
+        self.advanced = collections.OrderedDict()
 
     def touch(self, source, port, now):
-        """The tokens that this port completes."""
-        known = self.sources[0].pop(source, None) or self.sources[1].pop(source, None) or []
-        attempts = [attempt for attempt in known
-                    if now - attempt.since <= SEQUENCE_TIME and attempt.strikes <= STRIKES]
-        explained = [attempt for attempt in attempts if attempt.touch(port, now)]
-        for token in [token for table in self.tables for token in table.get(port, ())]:
-            if not any(attempt.token is token for attempt in attempts):
-                attempts.append(Attempt(token, now))
-                explained.append(attempts[-1])
-        for attempt in attempts if not explained else ():
-            attempt.strikes += 1
-        self.explained = any(attempt.taken > 1 for attempt in explained)
-        if attempts:
-            self.sources[any(attempt.taken > 1 for attempt in attempts)][source] = attempts
-        if len(self.sources[0]) + len(self.sources[1]) > SOURCES_LIMIT:
-            (self.sources[0] or self.sources[1]).popitem(last=False)
-        return [attempt.token for attempt in explained
-                if attempt.since == now and attempt.taken == len(attempt.token.ports)]
+        """The Progress that a SYN of this source to this port makes."""
+        attempts = self.attempts_of(source, now)
+        finished = []
+        explained = goes_on = False
+        for attempt in attempts:
+            found = attempt.touch(port, now)
+            if found == STRANGE:
+                continue
+            explained = True
+            if attempt.taken > 1:
+                goes_on = True
+            if found == LAST:
+                finished.append(attempt.credential)
+        begun = self.begin(attempts, port, now)
+        if not explained and not begun:
+            for attempt in attempts:
+                attempt.strikes += 1
+        self.remember(source, attempts + begun, now)
+        return Progress(finished, goes_on)
 
-class Codes:
-    """The carrier `code`: pairs of ports, and the sleep after wrong ones (DESIGN 3.5)."""
+    def attempts_of(self, source, now):
+        known = self.beginners.pop(source, None) or self.advanced.pop(source, [])
+        return [attempt for attempt in known if attempt.alive(now)]
+
+    def begin(self, attempts, port, now):
+        """New Attempts at the sequences that begin with this port and are not under
+        way."""
+        under_way = {attempt.credential.ports for attempt in attempts}
+        begun = []
+        for table in self.tables:
+            for credential in table.get(port, ()):
+                if credential.ports not in under_way:
+                    begun.append(Attempt(credential, now))
+        return begun
+
+    def remember(self, source, attempts, now):
+        if not attempts:
+            return
+        further = max(attempt.taken for attempt in attempts) > 1
+        table = self.advanced if further else self.beginners
+        table[source] = attempts
+        if len(self.beginners) + len(self.advanced) > SOURCES_LIMIT:
+            self.forget_one(now)
+
+    def forget_one(self, now):
+        """The eldest with one port. But first of all one that came further and stopped:
+        such would pile up, and then nobody could begin."""
+        table = self.beginners or self.advanced
+        for attempts in self.advanced.values():
+            if not any(attempt.alive(now) for attempt in attempts):
+                table = self.advanced
+            break
+        table.popitem(last=False)
+
+def paper_sequences(config):
+    """{first port: [Credential]} of every sheet."""
+    table = {}
+    for client in config.clients.values():
+        if client.paper is None:
+            continue
+        sheet, count = client.paper
+        for number in range(1, count + 1):
+            ports = paper_ports(client.keys, sheet, number)
+            credential = Credential(client, 'paper', 0, (sheet, number), ports)
+            table.setdefault(ports[0], []).append(credential)
+    return table
+
+# --- codes: eight digits typed as two ports, and the sleep after wrong ones -------------
+FIRST_PORTS = range(10000, 20000)       # 10000 + the first four digits
+SECOND_PORTS = range(20000, 30000)      # 20000 + the last four
+# ms from the first port to the second.
+CODE_TIME = 60000
+# ms in which a SYN is sent again by TCP: after 1, 3 and 7 s.
+REPEAT_TIME = 10000
+# Wrong tries, of all sources together, until the carrier sleeps; steps of its longest
+# sleep; ms until one doubling of the sleep is taken back. The longest sleep must not be
+# shorter than that time, or a guesser had more tries an hour.
+CODE_TRIES = 3
+CODE_SLEEP = 120
+DOUBLING_TIME = 3600000
+
+class Typing:
+    """What one source has typed: its first port, and the pair that was looked at last."""
 
     def __init__(self):
-        self.held = collections.OrderedDict()       # source: [first port, when, last second port]
-        self.wrong, self.nap, self.asleep, self.last_wrong = 0, 1, 0, 0
+        # The first port, and ms of the monotonic clock when it came.
+        self.first = None
+        self.since = 0
+        # The last pair, the step in which it was looked at, and ms when.
+        self.tried = None
+        self.step = 0
+        self.when = 0
+
+    def repeats(self, pair, now):
+        """Is this the network's copy of the last pair? In the same step it tells nothing
+        new; right behind the edge of a step it would burn the try of somebody who typed
+        once."""
+        if pair != self.tried:
+            return False
+        return step_of(now.wall) == self.step or now.mono - self.when < REPEAT_TIME
+
+class Codes:
+    """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over
+    all sources: the third puts the carrier to sleep, for 1, 2, 4 ... 120 steps, and every
+    hour takes one doubling back. Whatever a guesser does, he has 3 tries an hour and 21
+    more: 0.081 % a year for each client."""
+
+    # A success takes nothing back. If it did, whoever guesses had 21 more tries for every
+    # knock of every client: 0.19 % a year with five a day, and a client could help him.
+    def __init__(self):
+        self.typing = collections.OrderedDict()     # {source: Typing}, the eldest first
+        self.wrong = 0          # tries since the last sleep
+        self.asleep_until = 0   # ms of the monotonic clock
+        self.forgiven_at = 0    # ms: then the last doubling is taken back
 
     def touch(self, source, port, now, codes):
-        """The token of this code if the port completes it. codes: {code: Token}"""
-        if step_of(now) < self.asleep or not 10000 <= port < 30000:
+        """The Credential of the code that this port completes, if it is one. codes:
+        {digits: Credential}, those that are valid now."""
+        if now.mono < self.asleep_until:
             return None
-        first, when, last = self.held.get(source, (None, 0, None))
-        if port < 20000:
-            self.held.pop(source, None)
-            self.held[source] = [port, now, last if port == first else None]
-            if len(self.held) > SOURCES_LIMIT:
-                self.held.popitem(last=False)
-        elif first is not None and now - when <= CODE_TIME:
-            self.held[source][2] = port
-            token = codes.get('%04d%04d' % (first - 10000, port - 20000))
-            return token or (self.fail(now) if port != last else None)      # a copy is no try
-        return None
+        if port in FIRST_PORTS:
+            self.begin(source, port, now)
+        if port not in SECOND_PORTS or source not in self.typing:
+            return None
+        typing = self.typing[source]
+        if now.mono - typing.since > CODE_TIME:
+            return None
+        pair = typing.first, port
+        # A copy is no try, and it is not looked at: or it would be a free guess.
+        if typing.repeats(pair, now):
+            return None
+        typing.tried = pair
+        typing.step = step_of(now.wall)
+        typing.when = now.mono
+        digits = '%04d%04d' % (pair[0] - FIRST_PORTS.start, pair[1] - SECOND_PORTS.start)
+        credential = codes.get(digits)
+        if credential is None:
+            self.fail(now.mono)
+        return credential
+
+    def begin(self, source, port, now):
+        """A source holds one first port; a new one replaces it."""
+        typing = self.typing.pop(source, None) or Typing()
+        typing.first = port
+        typing.since = now.mono
+        self.typing[source] = typing
+        if len(self.typing) > SOURCES_LIMIT:
+            self.typing.popitem(last=False)
 
     def fail(self, now):
-        """A wrong try; the third, in whatever step, puts the carrier to sleep, ever longer."""
-        if now - max(self.last_wrong, self.asleep * STEP) > QUIET:
-            self.succeed()
-        self.wrong, self.last_wrong = self.wrong + 1, now
-        if self.wrong >= CODE_TRIES:
-            self.asleep = step_of(now) + 1 + self.nap
-            self.wrong, self.nap = 0, min(2 * self.nap, CODE_SLEEP)
-            self.held.clear()
+        """Counts a wrong try, in whatever step and by whomever."""
+        self.wrong += 1
+        if self.wrong < CODE_TRIES:
+            return
+        unforgiven = max(0, self.forgiven_at - now)
+        doublings = (unforgiven + DOUBLING_TIME - 1) // DOUBLING_TIME
+        steps = min(2 ** doublings, CODE_SLEEP)
+        # The rest of this step comes on top, so that a sleep ends with a step's begin.
+        self.asleep_until = (step_of(now) + 1 + steps) * STEP
+        self.forgiven_at = max(self.forgiven_at, now) + DOUBLING_TIME
+        self.wrong = 0
+        self.typing.clear()
 
-    def succeed(self):
-        self.wrong, self.nap = 0, 1
+def valid_codes(config, now):
+    """{eight digits: Credential} of three steps, whatever the window, and of the one
+    after them, for the codes are made once a step. now: ms since 1970."""
+    codes = {}
+    if 'code' not in config.carriers:
+        return codes
+    last = step_of(now) + 2
+    for client in key_owners(config):
+        if not client.code:
+            continue
+        for step in range(max(0, last - 3), last + 1):
+            credential = Credential(client, 'code', step, None, ())
+            codes[code_at(client.keys, step)] = credential
+    return codes
 
-# --- judge: a packet, a moment and what is known in, a Decision out (DESIGN 3.8) ----------------
-MACS_A_SECOND, KNOCKS_A_SECOND, SIGNATURES_A_SECOND, SYNS_A_SECOND = 200, 5, 2, 20000
-SLICE = 100                     # clients whose tokens are derived ahead at once: 2 ms
-COPY_TIME = 2000                # ms within which the network may deliver a knock twice
+# --- credentials of a step: all that authenticates in these 30 seconds ------------------
+def key_owners(config):
+    """Every client, and once more, with the old secret, whose secret is being changed."""
+    owners = []
+    for client in config.clients.values():
+        owners.append(client)
+        if client.old is not None:
+            owners.append(client.old)
+    return owners
+
+class StepCredentials:
+    """What authenticates in one step. It takes 16 us a client, so the loop makes it
+    ahead, when nobody waits: 16 ms with 1,000 clients, 0.2 s with 10,000."""
+
+    def __init__(self, config, step):
+        self.step = step
+        self.tags = {}          # {8 bytes: (client, step)}
+        self.badges = {}        # {10 bytes of a SYN: Credential}
+        self.sequences = {}     # {first port: [Credential]}
+        for client in key_owners(config):
+            self.tags[tag_at(client.keys, step)] = client, step
+            if 'syn' in config.carriers:
+                badge = syn_badge(client.keys, step)
+                self.badges[badge] = Credential(client, 'syn', step, None, ())
+            if 'ports' in config.carriers:
+                ports = step_ports(client.keys, step)
+                credential = Credential(client, 'ports', step, None, ports)
+                self.sequences.setdefault(ports[0], []).append(credential)
+
+def valid_steps(config, now, known=()):
+    """The StepCredentials of all steps that can be valid now, and of the one after, so
+    that a tick leaves no gap. now: ms since 1970. known: those that were made already for
+    this config; a step is not made twice."""
+    steps = window_steps(now, config.window)
+    made = {credentials.step: credentials for credentials in known}
+    valid = []
+    for step in range(steps.start, steps.stop + 1):
+        credentials = made.get(step)
+        if credentials is None:
+            credentials = StepCredentials(config, step)
+        valid.append(credentials)
+    return valid
+
+# --- openings: what each client has open, as values -------------------------------------
+# Disjoint port ranges that a client may have open at a time: each is an element in the
+# kernel, and one client's must not cost others their time.
+ELEMENTS_LIMIT = 64
+
+def network_of(knock):
+    """The network that a knock is for: its address alone, unless the client's section
+    says more."""
+    client = knock.client
+    prefix = client.prefix4 if knock.source.version == 4 else client.prefix6
+    return ipaddress.ip_network((knock.source, prefix), strict=False)
+
+def after_open(openings, knock, now):
+    """The openings with those of this knock: it extends what this client has, never
+    shortens it, and touches nobody else's. openings: {(fingerprint, source, service):
+    Opening}."""
+    client = knock.client
+    source = network_of(knock)
+    # Nothing may outlast the client. Its end is a time of the wall clock.
+    duration = min(knock.seconds * 1000, client.expires - now.wall)
+    after = dict(openings)
+    # Ranges that overlap or touch are one, or they would be counted twice.
+    for service in merged(knock.services):
+        opening = Opening(client.fingerprint, client.name, source, service, client.once,
+                          now.mono + duration)
+        put_longest(after, opening)
+    return after
+
+def put_longest(openings, opening):
+    """Adds an opening; where the same is open already, the later end counts."""
+    key = opening.fingerprint, opening.source, opening.service
+    if key not in openings or openings[key].expires < opening.expires:
+        openings[key] = opening
+
+def after_close(openings, knock):
+    """The openings without those that this knock closes: its own client's, for the
+    address that it comes from, and of these the services that it names, or all. What is
+    left of a range that is closed in part stays open."""
+    own = knock.client.fingerprint, network_of(knock)
+    after = {}
+    for opening in openings.values():
+        parts = [opening.service]
+        if (opening.fingerprint, opening.source) == own:
+            parts = left_open(opening.service, knock.services)
+        for service in parts:
+            # What is left of a range may be open for itself as well, for longer.
+            put_longest(after, opening._replace(service=service))
+    return after
+
+def left_open(service, closed):
+    """The parts of a service that none of the closed ones covers; nothing named closes
+    all."""
+    if not closed:
+        return []
+    parts = [service]
+    for hole in closed:
+        remaining = []
+        for part in parts:
+            remaining += around(part, hole)
+        parts = remaining
+    return parts
+
+def around(service, hole):
+    """The parts of a port range that lie below and above another one."""
+    apart = hole.high < service.low or service.high < hole.low
+    if service.proto != hole.proto or apart:
+        return [service]
+    parts = []
+    if service.low < hole.low:
+        parts.append(service._replace(high=hole.low - 1))
+    if hole.high < service.high:
+        parts.append(service._replace(low=hole.high + 1))
+    return parts
+
+def surviving(openings, config, now):
+    """The openings that go on under this config: a key that is gone, services that its
+    client may no longer have and a time that is over end an opening."""
+    owners = {client.fingerprint: client for client in key_owners(config)}
+    after = {}
+    for key, opening in openings.items():
+        owner = owners.get(opening.fingerprint)
+        if owner is None or too_wide(opening, owner):
+            continue
+        expires = min(opening.expires, now.mono + owner.expires - now.wall)
+        if expires > now.mono:
+            after[key] = opening._replace(client=owner.name, expires=expires)
+    return after
+
+def too_wide(opening, client):
+    """Is this more than a knock of the client could open now?"""
+    prefix = client.prefix4 if opening.source.version == 4 else client.prefix6
+    if opening.source.prefixlen < prefix or (client.once and not opening.once):
+        return True
+    return not covered(opening.service, merged(client.allow))
+
+def count_elements(openings):
+    """How many disjoint ranges these openings are in the kernel: each with one expiry, so
+    a range ends where another begins or ends."""
+    ranges = {}
+    for opening in openings:
+        service = opening.service
+        owner = opening.source, opening.once, service.proto
+        ranges.setdefault(owner, set()).add((service.low, service.high))
+    count = 0
+    for bounds in ranges.values():
+        edges = {low for low, _ in bounds} | {high + 1 for _, high in bounds}
+        for edge in edges:
+            # An edge that lies in none of the ranges begins a gap.
+            if any(low <= edge <= high for low, high in bounds):
+                count += 1
+    return count
+
+# --- judge: a packet, a moment and what is known in, a Decision out ---------------------
+# For each tag: whoever has sniffed one can make us compute as many, and no more.
+MACS_A_SECOND = 200
+# For each key; only what is honoured counts.
+KNOCKS_A_SECOND = 5
+# For each key: every one starts a process.
+SIGNATURES_A_SECOND = 2
+SYNS_A_SECOND = 20000
+# ms within which the network may deliver a knock twice.
+COPY_TIME = 2000
+# The carriers whose packets say what they ask for.
+DATAGRAMS = 'udp', 'icmp'
+
+# Why a knock was refused. The log says each once a minute for each client.
+MALFORMED, CLOCK, EXPIRED, SOURCE = 'malformed', 'clock', 'expired', 'source'
+SCOPE, SIZE, SIGNATURE, PACE = 'scope', 'size', 'signature', 'pace'
+REPLAY, QUARANTINE, VOIDED = 'replay', 'quarantine', 'void'
+
+Flaw = collections.namedtuple('Flaw', 'kind reason')    # reason: the sentence for the log
 
 class Budget:
     """At most so many of a thing a second, each thing for itself."""
 
     def __init__(self, limit):
-        self.limit, self.second, self.used = limit, None, {}
+        self.limit = limit
+        self.second = None
+        self.used = {}          # {thing: how often in this second}
 
     def spend(self, thing, second, besides=0):
         """False when there is nothing left for it in this second."""
         if second != self.second:
-            self.second, self.used = second, {}
-        self.used[thing] = self.used.get(thing, 0) + 1 + besides
-        return self.used[thing] <= self.limit
+            self.second = second
+            self.used = {}
+        used = self.used.get(thing, 0) + 1 + besides
+        self.used[thing] = used
+        return used <= self.limit
+
+class Copies:
+    """The knocks that were honoured a moment ago, while the network may still deliver
+    copies. The pace of each client bounds what it can put in here."""
+
+    def __init__(self):
+        # {(fingerprint, knock id): (sender, ms)}, the eldest first.
+        self.honoured = collections.OrderedDict()
+
+    def remember(self, knock, sender, now):
+        """now: ms of the monotonic clock."""
+        while self.honoured:
+            eldest = next(iter(self.honoured))
+            if now - self.honoured[eldest][1] <= COPY_TIME:
+                break
+            del self.honoured[eldest]
+        self.honoured[knock.client.fingerprint, knock.knock_id] = sender, now
+
+    def holds(self, knock, sender, now):
+        key = knock.client.fingerprint, knock.knock_id
+        if key not in self.honoured:
+            return False
+        source, when = self.honoured[key]
+        return source == sender and now - when <= COPY_TIME
 
 class State:
-    """What the judge knows besides the packet: the config, the tokens, the ledger, the budgets."""
+    """What the judge knows besides the packet."""
 
     def __init__(self, config, ledger):
-        self.config, self.ledger = config, ledger
-        self.tags = {}          # 8 bytes: (client, step)
-        self.syns, self.codes = {}, {}          # 10 bytes: Token; 8 digits: Token
-        self.macs, self.knocks = Budget(MACS_A_SECOND), Budget(KNOCKS_A_SECOND)
+        self.config = config
+        self.ledger = ledger
+        self.openings = {}      # {(fingerprint, source, service): Opening}
+        self.tags = {}          # {8 bytes: (client, step)}
+        self.badges = {}        # {10 bytes of a SYN: Credential}
+        self.codes = {}         # {eight digits: Credential}
+        self.macs = Budget(MACS_A_SECOND)
+        self.knocks = Budget(KNOCKS_A_SECOND)
         self.signatures = Budget(SIGNATURES_A_SECOND)
-        self.honoured = {}      # (fingerprint, knock id): (source, mono), while copies may follow
+        self.copies = Copies()
 
-class StepTokens:
-    """What authenticates in one step. For 10,000 clients it takes longer to derive than a knock may
-    wait, so that is done ahead, a slice of them at a time."""
+    def adopt(self, config):
+        """From now on it is judged by this config."""
+        self.config = config
 
-    def __init__(self, config, step):
-        self.step, self.carriers, self.waiting = step, config.carriers, [*config.clients.values()]
-        self.tags, self.syns, self.sequences = {}, {}, {}   # as State's; {first port: [Token]}
+    def learn(self, tags, badges, codes):
+        """What authenticates now."""
+        self.tags = tags
+        self.badges = badges
+        self.codes = codes
 
-    def derive(self, count=None):
-        """Those of so many more clients, or of all."""
-        for client in self.waiting[:count]:
-            self.tags[tag_at(client.keys, self.step)] = client, self.step
-            if 'syn' in self.carriers:
-                self.syns[syn_token(client.keys, self.step)] = Token(
-                    client, 'syn', self.step, None, ())
-            if 'ports' in self.carriers:
-                token = Token(client, 'ports', self.step, None, step_ports(client.keys, self.step))
-                self.sequences.setdefault(token.ports[0], []).append(token)
-        del self.waiting[:count]
-
-def valid_tokens(config, now, known=()):
-    """The StepTokens of all steps that can be valid now, of the one after, so that a tick leaves no
-    gap, and of one more, to be derived until then. known holds those of the last time."""
-    steps, known = window_steps(now, config.window), {tokens.step: tokens for tokens in known}
-    tokens = [known.get(step) or StepTokens(config, step)
-              for step in range(steps.start, steps.stop + 2)]
-    for loaded in tokens[:-1]:
-        loaded.derive()
-    return tokens
-
-def paper_sequences(config):
-    """{first port: [Token]} of every sheet."""
-    table = {}
-    for client in config.clients.values():
-        sheet, count = client.paper or (0, 0)
-        for number in range(1, count + 1):
-            ports = paper_ports(client.keys, sheet, number)
-            table.setdefault(ports[0], []).append(Token(client, 'paper', 0, (sheet, number), ports))
-    return table
-
-def valid_codes(config, now):
-    """{eight digits: Token}: three steps, whatever the window."""
-    return {code_at(client.keys, step): Token(client, 'code', step, None, ())
-            for client in config.clients.values() if client.code and 'code' in config.carriers
-            for step in range(max(0, step_of(now) - 1), step_of(now) + 3)}
+    def hold(self, openings):
+        """What is open, or shall be."""
+        self.openings = openings
 
 def judge(packet, now, state):
-    """The order of judgement: tag, MAC, strict parse; stamp, expiry, source, scope, ledger, pace.
-    Whoever honours the decision goes on: signature, ledger recorded, on disk, firewall, log."""
-    known = read_datagram(packet, now, state) if packet.carrier in ('udp', 'icmp') else \
-        read_token(packet)
-    if isinstance(known, Decision):
-        return known
-    knock = wanted(known, state.config)
-    reason = (stamp_flaw(knock, now.wall, state.config.window) or
-              ('expired' if now.wall >= knock.client.expires else None) or
-              source_flaw(knock) or
-              scope_flaw(knock) or
-              state.ledger.refusal(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                                   knock.paper) or
-              (None if state.knocks.spend(knock.client.name, now.mono // 1000) else 'too fast'))
-    source, when = state.honoured.get((knock.client.fingerprint, knock.knock_id), (None, 0))
-    if reason == 'replay' and source == packet.source and now.mono - when <= COPY_TIME:
-        return Decision('copy', None, knock)        # the network's duplicate
-    return Decision('refused' if reason else knock.request.op, reason, knock)
-
-def read_datagram(packet, now, state):
-    """A Knock out of a datagram whose tag is known and whose MAC holds, or a Decision."""
-    tag = packet.payload[:TAG_SIZE]
-    client, step = state.tags.get(tag, (None, None))
-    if client is None:
-        return JUNK
-    if not state.macs.spend(tag, now.mono // 1000):
-        return MUTE
-    plain = unseal(client.keys, packet.payload)
-    if plain is None:
-        return JUNK
-    nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
-    knock = Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
-    try:
-        request = decode_plain(plain)
-    except KnockError as error:
-        return Decision('refused', str(error), knock)
-    signed = b'knock/1 %s\x00' % state.config.id.encode('ascii') \
-        + packet.payload[:TAG_SIZE + NONCE_SIZE] + request.signed
-    return knock._replace(request=request._replace(signed=signed))
-
-def read_token(packet):
-    """A Knock out of a token that had no room for a request: it asks for the default."""
-    token = packet.payload
-    request = Request('open', token.step * STEP, None, 0, (), None, None, None)
-    knock_id = '%s:%s' % (token.carrier, token.paper or token.step)
-    return Knock(token.client, token.carrier, packet.source, knock_id, token.step, token.paper,
-                 request, (), 0)
-
-def wanted(knock, config):
-    """The knock with what it asks for: services, seconds, and the address it is for."""
-    client, request = knock.client, knock.request
-    longest = max(config.max_open_for, client.open_for or 0) // 1000
-    default = (client.open_for or config.open_for) // 1000
-    services = request.services or (client.default if request.op == 'open' else ())
-    source = request.source if request.source and client.any_source else knock.source
-    return knock._replace(services=services, source=source,
-                          seconds=min(request.seconds or default, longest))
-
-def stamp_flaw(knock, now, window):
-    """A datagram names its millisecond, a token its step, a paper knock needs no clock."""
-    time, step = knock.request.time, knock.step
-    if knock.carrier in ('udp', 'icmp'):
-        fits = abs(now - time) <= window and step_of(time) == step
-    elif knock.carrier == 'code':
-        fits = abs(step - step_of(now)) <= 1
+    """What becomes of a packet, and the order in which that is found out: nothing is
+    decrypted before the MAC holds, nothing is read before that, and the first flaw ends
+    it. It spends nothing but budgets. Whoever honours the Decision goes on, in this
+    order: signature, ledger recorded, on disk, firewall, hooks, log."""
+    if packet.carrier in DATAGRAMS:
+        tag = packet.payload[:TAG_SIZE]
+        if tag not in state.tags:
+            return JUNK
+        affordable = state.macs.spend(tag, now.mono // 1000)
+        if not affordable:
+            return MUTE
+        client, step = state.tags[tag]
+        plain = unseal(client.keys, packet.payload)
+        if plain is None:
+            return JUNK
+        knock = datagram_knock(packet, client, step)
+        try:
+            request = decode_plain(plain)
+        except KnockError as error:
+            return Decision('refused', MALFORMED, str(error), knock)
+        knock = knock._replace(request=with_signed(request, packet, state.config))
     else:
-        fits = knock.paper is not None or step in window_steps(now, window)
-    return None if fits else 'clock %+ds' % round((time - now) / 1000)
+        knock = credential_knock(packet)
+    knock = with_defaults(knock, state.config)
+    for find_flaw in (clock_flaw, expiry_flaw, source_flaw, scope_flaw, size_flaw,
+                      unsigned_flaw, ledger_flaw, pace_flaw):
+        flaw = find_flaw(knock, now, state)
+        if flaw is None:
+            continue
+        if flaw.kind == REPLAY and state.copies.holds(knock, packet.source, now.mono):
+            return Decision('copy', None, None, knock)
+        return Decision('refused', flaw.kind, flaw.reason, knock)
+    return Decision(knock.request.op, None, None, knock)
 
-def source_flaw(knock):
-    """Whoever names a source must come from it, unless the config trusts him with any."""
-    named, client = knock.request.source, knock.client
-    if named is None:
-        return 'no source named' if client.require_source else None
-    if named != knock.source or named.is_multicast or named.is_loopback or named.is_unspecified:
-        return 'source %s' % named
+def datagram_knock(packet, client, step):
+    """A Knock whose request is still to be read. Its id is the nonce."""
+    nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
+    return Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
+
+def with_signed(request, packet, config):
+    """The Request with all that its signature must sign: "knock/1 ", server id, 0x00,
+    tag, nonce, and what of the plain bytes comes before the signature."""
+    server = b'knock/1 ' + config.id.encode('ascii') + b'\0'
+    head = packet.payload[:TAG_SIZE + NONCE_SIZE]
+    return request._replace(signed=server + head + request.signed)
+
+def credential_knock(packet):
+    """The Knock of a Credential, which has no room for a request: it asks for the
+    default. Its id is its step, or the sheet and number of a paper knock."""
+    credential = packet.payload
+    time = credential.step * STEP
+    request = Request('open', time, None, 0, (), None, None, None)
+    knock_id = '%s:%s' % (credential.carrier, credential.paper or credential.step)
+    return Knock(credential.client, credential.carrier, packet.source, knock_id,
+                 credential.step, credential.paper, request, (), 0)
+
+def with_defaults(knock, config):
+    """The Knock with its services, its seconds, and the address that it is for."""
+    client = knock.client
+    request = knock.request
+    services = request.services
+    if request.op == 'open' and not services:
+        services = client.default
+    source = knock.source
+    if client.any_source and request.source is not None:
+        source = request.source
+    usual = client.open_for or config.open_for
+    longest = max(config.max_open_for, client.open_for or 0)
+    seconds = min(request.seconds or usual // 1000, longest // 1000)
+    return knock._replace(services=services, seconds=seconds, source=source)
+
+def clock_flaw(knock, now, state):
+    """A datagram names its millisecond, other carriers their step, a paper knock needs no
+    clock."""
+    time = knock.request.time
+    step = knock.step
+    window = state.config.window
+    if knock.paper is not None:
+        fits = True
+    elif knock.carrier == 'code':
+        fits = abs(step - step_of(now.wall)) <= 1
+    elif knock.carrier in DATAGRAMS:
+        fits = abs(now.wall - time) <= window and step_of(time) == step
+    else:
+        fits = step in window_steps(now.wall, window)
+    if fits:
+        return None
+    return Flaw(CLOCK, 'clock %+ds' % round((time - now.wall) / 1000))
+
+def expiry_flaw(knock, now, state):
+    """A client has an end, and so has the secret that a newer one replaced: its first
+    use."""
+    client = knock.client
+    if now.wall >= client.expires:
+        return Flaw(EXPIRED, 'expired')
+    current = state.config.clients[client.name].fingerprint
+    if client.fingerprint != current and current in state.ledger.keys:
+        return Flaw(EXPIRED, 'expired: a newer secret of this client is in use')
     return None
 
-def scope_flaw(knock):
-    request, client = knock.request, knock.client
-    beyond = [format_service(service) for service in knock.services
-              if not covered(service, client.allow)]
+def source_flaw(knock, now, state):
+    """Whoever names a source must come from it, unless the config trusts him with any."""
+    named = knock.request.source
+    if named is None:
+        if knock.client.require_source:
+            return Flaw(SOURCE, 'no source named')
+        return None
+    nobody = named.is_multicast or named.is_loopback or named.is_unspecified
+    if named != knock.source or nobody:
+        return Flaw(SOURCE, 'source %s' % named)
+    return None
+
+def scope_flaw(knock, now, state):
+    """The carrier, and every service, or the action, must be the client's; one that is
+    not refuses all."""
+    request = knock.request
+    if knock.carrier not in knock.client.carriers + ('paper',):
+        return Flaw(SCOPE, 'not allowed carrier ' + knock.carrier)
+    if request.op == 'run':
+        if request.action not in knock.client.may_run:
+            return Flaw(SCOPE, 'not allowed action ' + request.action)
+        return None
     if request.op == 'open' and not knock.services:
-        beyond = ['anything']
-    elif request.op == 'run' and request.action not in client.may_run:
-        beyond = ['action ' + request.action]
-    if beyond:
-        return 'not allowed ' + beyond[0]
-    return 'no signature' if client.ssh_key and request.signature is None else None
+        return Flaw(SCOPE, 'not allowed anything')
+    allowed = merged(knock.client.allow)
+    for service in knock.services:
+        if not covered(service, allowed):
+            return Flaw(SCOPE, 'not allowed ' + format_service(service))
+    return None
 
-# --- firewall text: nft commands out of addresses and integers, nothing else --------------------
-# Why each line is as it is: README, "The firewall". One table of our own, one transaction a change.
-FAMILIES = {4: ('ip', 'ipv4_addr'), 6: ('ip6', 'ipv6_addr')}
-TCP_TIME_WAIT, TCP_LISTEN = 6, 10       # include/net/tcp_states.h
-# What this box does with a packet to a closed port: None (its stack answers) or an nft verdict.
-# decoys: {hidden port: closed port}; labels: does it make flow labels of its own?
-Box = collections.namedtuple('Box', 'decoys tcp udp labels')
+def size_flaw(knock, now, state):
+    """What one client may have open at a time is bounded, or it could take the firewall's
+    time and memory from all others."""
+    own = {}
+    for key, opening in state.openings.items():
+        if opening.fingerprint == knock.client.fingerprint and opening.expires > now.mono:
+            own[key] = opening
+    if knock.request.op == 'open':
+        own = after_open(own, knock, now)
+    elif knock.request.op == 'close':
+        own = after_close(own, knock)
+    # Openings that overlap are fewer elements than openings, others more.
+    if len(own) > ELEMENTS_LIMIT or count_elements(own.values()) > ELEMENTS_LIMIT:
+        return Flaw(SIZE, 'too much at a time: more than %d port ranges' % ELEMENTS_LIMIT)
+    return None
+
+def unsigned_flaw(knock, now, state):
+    """Where the config names a client's ssh key. Whether the signature holds is asked
+    later."""
+    if knock.client.ssh_key and knock.request.signature is None:
+        return Flaw(SIGNATURE, 'no signature')
+    return None
+
+def ledger_flaw(knock, now, state):
+    """Was it honoured before, or may it have been?"""
+    fingerprint = knock.client.fingerprint
+    time = knock.request.time
+    reason = state.ledger.refusal(fingerprint, knock.knock_id, time, knock.paper)
+    if reason is None:
+        return None
+    # replay, quarantine or void; the latter says what to do.
+    kind, _, _ = reason.partition(':')
+    return Flaw(kind, reason)
+
+def pace_flaw(knock, now, state):
+    """Comes last, as it counts what it lets by: a knock refused for another reason costs
+    none."""
+    affordable = state.knocks.spend(knock.client.fingerprint, now.mono // 1000)
+    if affordable:
+        return None
+    return Flaw(PACE, 'too fast')
+
+# --- the box and its decoys: what others' rules do; pure ------------------------------------------
+# A hidden port must look like a closed one of the same box, so we read what the box does with
+# those. A chain of ours comes after the box's own: whatever they drop or reject by themselves
+# needs nobody's help. To be found is what would have met a packet that they let by for its port.
+STACK, DROP, ACCEPT = 'stack', 'drop', 'accept'
 TCP_RESET = 'reject with tcp reset'
-VERDICTS = {    # as nft -j lists them: as we write them
-    'accept': None, 'drop': 'drop', 'reject': 'reject', 'port-unreachable': 'reject',
-    'tcp reset': TCP_RESET, 'admin-prohibited': 'reject with icmpx type admin-prohibited'}
-ANSWERS = {'drop': ('drop', 'drop'), 'reset': (TCP_RESET, 'reject'),    # for TCP, for UDP
-           'prohibited': (VERDICTS['admin-prohibited'],) * 2}
-# Emptied and filled again in one transaction, never deleted: a hook that goes lets packets by.
-# A SYN belongs to no connection, whatever conntrack still knows of an old one between these ports.
-TABLE = '''table inet knockd {
-%(empty)s}
-flush table inet knockd
-%(flush)stable inet knockd {
-%(sets)s chain guard {
-  type filter hook prerouting priority -149; policy accept;
-  tcp flags & (syn | ack) != syn ct state established,related return
-  meta l4proto != tcp ct state established,related return
-  iifname { %(trust)s } return
-  fib daddr type { broadcast, multicast } meta l4proto . th dport @hidden drop
-  fib daddr type { local, anycast } meta l4proto . th dport @hidden jump check
-  tcp dport @decoys delete @asked4 { ip saddr . tcp sport . tcp dport }
-  tcp dport @decoys delete @asked6 { ip6 saddr . tcp sport . tcp dport }
- }
- chain check {
-  %(check)s
- }
- chain answer {
-  type filter hook output priority -301; policy accept;
-  tcp sport @decoys tcp flags & rst == rst jump restore
- }
- chain restore {
-  ip daddr . tcp dport . tcp sport @asked4 tcp sport set tcp sport map @real
-  ip6 daddr . tcp dport . tcp sport @asked6 goto label
- }
- chain label {
-  tcp sport set tcp sport map @real
-  %(label)s
- }
-}
-'''
-def open_set(network, once):
-    """open4 holds hosts, open4_24 networks of that length, once4 what lets one connection in."""
-    length = '_%d' % network.prefixlen if network.prefixlen < network.max_prefixlen else ''
-    return '%s%d%s' % ('once' if once else 'open', network.version, length)
+UNREACHABLE = 'reject with icmpx type port-unreachable'
+PROHIBITED = 'reject with icmpx type admin-prohibited'
+FAMILIES = {4: 'ip', 6: 'ip6'}
+# A chain that a hook calls, of whichever tool: family is inet, ip, ip6, or what nft says else.
+Chain = collections.namedtuple('Chain', 'family table name hook kind priority policy')
+# limits: [Limit] that must all hold. verdict: accept, drop, return, 'jump NAME', 'goto NAME',
+# 'reject with ...' in nft's words, or None for a rule that goes on. handle: nft's number.
+Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
+# key: version, proto, interface, state, port, source; or other, for all that is not understood.
+Limit = collections.namedtuple('Limit', 'key values negated')
+# What a packet of a stranger to a closed port is asked for. state: new or invalid.
+Probe = collections.namedtuple('Probe', 'version proto state interface')
+# closed: {(4 or 6, TCP or UDP, state): {interface, or None for all others: verdict}}
+# demux: does the stack look for a packet's socket before the input hook (tcp_early_demux)?
+Box = collections.namedtuple('Box', 'closed demux')
+# A rule of ours in somebody's chain: tool is nft or the iptables program that manages the chain.
+Accept = collections.namedtuple('Accept', 'tool family table chain handle')
+# ours: our rules as listed, in a form to compare, or None. accepts: {missing, surplus: [Accept]}.
+# taken_ports: those that the box's rules name. decoys: {hidden: decoy} that our rules name.
+# unreachable: chains that may drop what we let by, and that take no rule of ours; for people.
+# tools: the programs that keep our rules; ip6tables may be missing.
+Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys unreachable tools')
+Accepts = collections.namedtuple('Accepts', 'missing surplus')
+GUARD_PRIORITY = -149
+MOST_DECOYS = 200     # above it, a hidden port's reset is made by us, not by the stack
+WIDE = 10000            # a rule for so many ports is about closed ones, too
+DEEP = 16               # the kernel refuses longer chains of jumps (NFT_JUMP_STACK_SIZE)
 
-def open_sets(config):
-    """[(any network of a set, once)]: hosts, and what else some client's section asks for."""
-    asked = {('0.0.0.0', 32, False), ('::', 128, False)}
+def holds(limit, probe):
+    """Does it hold for a stranger's packet to a closed port that no rule names?"""
+    values = limit.values
+    if limit.key == 'version':
+        found = probe.version in values
+    elif limit.key == 'proto':
+        found = probe.proto in values
+    elif limit.key == 'state':
+        found = probe.state in values
+    elif limit.key == 'interface':
+        found = probe.interface is not None and named(probe.interface, values)
+    elif limit.key == 'port':
+        found = any(high - low >= WIDE for low, high in values)
+    elif limit.key == 'source':     # a stranger is nobody whom a rule names
+        found = False
+    else:                           # not understood: as if the rule were not there
+        return False
+    return found != limit.negated
+
+def named(interface, names):
+    """Is it one of these, of which eth* means each that begins so?"""
+    for name in names:
+        if name == interface:
+            return True
+        if name.endswith('*') and interface.startswith(name[:-1]):
+            return True
+    return False
+
+def verdict_of(rules, name, probe, depth=0):
+    """What a chain says of a probe: a verdict, or None where it goes back to its caller."""
+    for rule in rules.get(name, ()):
+        if rule.ours or not all(holds(limit, probe) for limit in rule.limits):
+            continue
+        word, _, target = (rule.verdict or '').partition(' ')
+        if word == 'return':
+            return None
+        if word not in ('jump', 'goto'):
+            if rule.verdict:
+                return rule.verdict
+            continue
+        if depth < DEEP:
+            found = verdict_of(rules, name[:2] + (target,), probe, depth + 1)
+            if found or word == 'goto':
+                return found
+    return None
+
+def chain_verdict(chain, rules, probe):
+    """What a chain of a hook does with a probe, at its end by its policy."""
+    if chain.family in ('ip', 'ip6') and chain.family != FAMILIES[probe.version]:
+        return ACCEPT
+    return verdict_of(rules, chain[:3], probe) or chain.policy
+
+def closed_verdict(chains, rules, probe):
+    """What the box does with a probe before its stack answers: STACK if nothing."""
+    for hook in ('prerouting', 'input'):
+        for chain in chains:
+            if chain.hook == hook and chain.kind != 'nat':
+                verdict = chain_verdict(chain, rules, probe)
+                if verdict != ACCEPT:
+                    return verdict
+    return STACK
+
+def named_interfaces(rules):
+    """Each interface for which some rule makes a difference; not lo, which is always trusted."""
+    found = set()
+    for chain_rules in rules.values():
+        for rule in chain_rules:
+            for limit in rule.limits:
+                if limit.key == 'interface':
+                    found.update(limit.values)
+    return found - {'lo'}
+
+def all_probes(rules):
+    interfaces = [None] + sorted(named_interfaces(rules))
+    return [Probe(*parts) for parts in itertools.product(
+        sorted(FAMILIES), (TCP, UDP), ('invalid', 'new'), interfaces)]
+
+def closed_ports(chains, rules):
+    """Box.closed: only interfaces that differ from the rest are named."""
+    closed = {}
+    for probe in all_probes(rules):
+        verdict = closed_verdict(chains, rules, probe)
+        verdicts = closed.setdefault(probe[:3], {})
+        if probe.interface is None or verdict != verdicts[None]:
+            verdicts[probe.interface] = verdict
+    return closed
+
+def may_drop(chain, rules):
+    """Does it stop packets that no rule of its own allows, from some interface?"""
+    for probe in all_probes(rules):
+        if probe.state == 'new' and chain_verdict(chain, rules, probe) != ACCEPT:
+            return True
+    return False
+
+def ports_of(services, proto):
+    """The set of ports of a protocol in these services."""
+    ports = set()
+    for service in services:
+        if service.proto == proto:
+            ports.update(range(service.low, service.high + 1))
+    return ports
+
+def decoy_ports(config, seen):
+    """(hidden TCP ports that want a decoy, ports that must be none). The daemon takes others by
+    chance, keeps what nobody else holds, and binds it so that nobody can."""
+    hidden = ports_of(config.hide, TCP)
+    if len(hidden) > MOST_DECOYS:
+        return [], hidden
+    return sorted(hidden), hidden | seen.taken_ports
+
+# A piece of one or several openings, as the kernel's sets hold it.
+Element = collections.namedtuple('Element', 'source service once')
+
+def elements(openings):
+    """What the kernel holds of these openings: {Opening without a client: its latest expiry}.
+    For each source, protocol and kind of once: ranges that do not overlap, since the kernel's
+    sets refuse that, each with the latest end that an opening which covers it has."""
+    groups = {}
+    for opening in openings:
+        key = opening.source, opening.service.proto, opening.once
+        groups.setdefault(key, []).append(opening)
+    found = {}
+    for (source, proto, once), members in groups.items():
+        for low, high, expires in pieces(members):
+            found[Element(source, Service(proto, low, high), once)] = expires
+    return found
+
+def pieces(openings):
+    """[(low, high, latest expiry)] in order: cut wherever an opening begins or ends, and joined
+    again where neighbours end at the same time."""
+    cuts = set()
+    for opening in openings:
+        cuts.add(opening.service.low)
+        cuts.add(opening.service.high + 1)
+    cuts = sorted(cuts)
+    found = []
+    for low, end in zip(cuts, cuts[1:]):
+        covering = [opening.expires for opening in openings
+                    if opening.service.low <= low and low <= opening.service.high]
+        if not covering:
+            continue
+        expires = max(covering)
+        if found and found[-1][1] == low - 1 and found[-1][2] == expires:
+            low = found.pop()[0]
+        found.append((low, end - 1, expires))
+    return found
+
+# What iptables-save prints: tables have names, chains of hooks have the hooks' own.
+PRIORITIES = {'raw': -300, 'mangle': -150, 'nat': -100, 'filter': 0, 'security': 50}
+BUILT_IN = ('PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING')
+
+def saved_options(line):
+    """[(option, its words, negated)] of a rule as iptables-save prints it."""
+    options, negated = [], False
+    for word in re.findall(r'"(?:[^"\\]|\\.)*"|\S+', line):     # quoted, or without blanks
+        if word == '!':
+            negated = True
+        elif word.startswith('-') or not options:
+            options.append((word, [], negated))
+            negated = False
+        else:
+            options[-1][1].append(word)
+    return options
+
+def saved_limit(option, words, negated, family):
+    """Limit of one option, None for one that limits nothing."""
+    if option in ('-m', '--comment'):
+        return None
+    if option == '-p' and words[0] in PROTOCOLS:
+        return Limit('proto', [PROTOCOLS[words[0]]], negated)
+    if option == '-i':
+        return Limit('interface', [words[0].replace('+', '*')], negated)
+    if option == '-s':
+        return Limit('source', words, negated)
+    if option in ('--ctstate', '--state'):
+        return Limit('state', words[0].lower().split(','), negated)
+    if option in ('--dport', '--dports'):
+        ranges = []
+        for part in words[0].split(','):
+            low, _, high = part.partition(':')
+            ranges.append((int(low), int(high or low)))
+        return Limit('port', ranges, negated)
+    return Limit('other', words, negated)
+
+def saved_verdict(option, words, options):
+    """The verdict of -j or -g, in the words of Rule; None for a target that goes on."""
+    target = words[0]
+    if target in ('ACCEPT', 'DROP', 'RETURN'):
+        return target.lower()
+    if target == 'REJECT':
+        for other, its_words, _ in options:
+            if other == '--reject-with':
+                return SAVED_REJECTS.get(its_words[0], UNREACHABLE)
+        return UNREACHABLE
+    return ('goto ' if option == '-g' else 'jump ') + target
+
+# What REJECT says, in nft's words.
+SAVED_REJECTS = {
+    'tcp-reset': TCP_RESET, 'icmp-admin-prohibited': PROHIBITED, 'icmp6-adm-prohibited': PROHIBITED,
+    'icmp-host-unreachable': 'reject with icmp type host-unreachable',
+    'icmp-net-unreachable': 'reject with icmp type net-unreachable',
+    'icmp-proto-unreachable': 'reject with icmp type prot-unreachable',
+    'icmp-net-prohibited': 'reject with icmp type net-prohibited',
+    'icmp-host-prohibited': 'reject with icmp type host-prohibited',
+    'icmp6-no-route': 'reject with icmpv6 type no-route',
+    'icmp6-addr-unreachable': 'reject with icmpv6 type addr-unreachable',
+    'icmp6-policy-fail': 'reject with icmpv6 type policy-fail',
+    'icmp6-reject-route': 'reject with icmpv6 type reject-route'}
+
+def saved_rule(line, family, mark):
+    options = saved_options(line)
+    limits, verdict = [], None
+    for option, words, negated in options:
+        if option in ('-j', '-g'):
+            verdict = saved_verdict(option, words, options)
+        elif option == '--reject-with':
+            continue
+        else:
+            limit = saved_limit(option, words, negated, family)
+            if limit:
+                limits.append(limit)
+    bit = '0x%x/0x%x' % (mark, mark)
+    ours = limits == [Limit('other', [bit], False)] and verdict == ACCEPT
+    return Rule(limits, verdict, None, ours)
+
+def read_saved(text, family, prefix, mark):
+    """([Chain], {chain: [Rule]}) of what iptables-save prints, counters or not."""
+    chains, rules, table = [], {}, None
+    for line in text.splitlines():
+        line = re.sub(r'^\[\d+:\d+\] ', '', line)
+        if line.startswith('*'):
+            table = line[1:]
+        elif line.startswith(':'):
+            name, policy = line[1:].split()[:2]
+            hook = name.lower() if name in BUILT_IN else None
+            kind = 'nat' if table == 'nat' else 'filter'
+            policy = DROP if policy == 'DROP' else ACCEPT
+            chains.append(Chain(family, prefix + table, name, hook, kind,
+                                PRIORITIES.get(table, 0), policy))
+        elif line.startswith('-A '):
+            _, name, rest = (line + ' ').split(' ', 2)
+            rules.setdefault((family, prefix + table, name), []).append(
+                saved_rule(rest, family, mark))
+    return chains, rules
+
+# --- nft text: our table, and what nft -j lists ---------------------------------------------------
+# guard decides before any address is rewritten who may pass: he gets the bit OPEN. stay keeps the
+# ports of everybody else from being forwarded. answer comes after the box's own input chains and
+# after the stack has checked the packet, and gives a stranger what a closed port would give. The
+# stack's reset comes from a decoy port, with the bit ASKED of its question (fwmark_reflect);
+# restore puts the hidden port back. clear takes OPEN off again, so that no socket inherits it.
+#
+# What hides is a constant in a rule. While rules are replaced, a packet under way sees the old
+# ones but asks the sets with the new generation, and finds nothing there (seen on Linux 6.1):
+# a set of hidden ports would let it by; a set of openings may miss for an instant, which is safe.
+# The table is never deleted to load it again: a hook that goes lets packets by.
+CHAINS = (
+    ('guard', 'type filter hook prerouting priority %d' % GUARD_PRIORITY),
+    ('check', None),
+    ('stay', 'type nat hook prerouting priority -199'),
+    ('answer', 'type filter hook input priority 40'),
+    ('closed', None),
+    ('decoy', None),
+    ('clear', 'type filter hook input priority 1000'),
+    ('leave', 'type filter hook forward priority 1000'),
+    ('restore', 'type route hook output priority -301'))
+# A packet without SYN, or with SYN and ACK. A SYN alone belongs to no connection, whatever is
+# still known of an old one between these ports.
+NO_SYN = 'tcp flags & (syn | ack) != syn'
+SYN_RETRIES = '10s'     # a SYN that is not answered comes again after 1, 3 and 7 s
+WEEK = 604800000        # ms: nft counts no limit by more; an opening of `once` is not longer
+ANSWERS = {'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),    # for TCP, for UDP
+           'prohibited': (PROHIBITED, PROHIBITED)}
+
+def asked_bit(config):
+    """The second bit of ours: the one below config.mark, or above the lowest."""
+    return config.mark >> 1 or 2
+
+def set_name(element):
+    """open4 holds hosts and single ports, open4_24 networks of that length, open4_ranges hosts
+    and ranges of ports; once... lets one connection in, held... tells whether that may go on."""
+    network = element.source
+    name = '%s%d' % ('once' if element.once else 'open', network.version)
+    if network.prefixlen < network.max_prefixlen:
+        name += '_%d' % network.prefixlen
+    if element.service.low < element.service.high:
+        name += '_ranges'
+    return name
+
+def nft_sets(config, openings):
+    """An example of what each of our sets may hold: {name: Element}."""
+    port, ports = Service(TCP, 1, 1), Service(TCP, 1, 2)
+    examples = [Element(ipaddress.ip_network(address), port, False)
+                for address in ('0.0.0.0', '::')]
     for client in config.clients.values():
-        asked |= {('0.0.0.0', client.prefix4, client.once), ('::', client.prefix6, client.once)}
-    return [(ipaddress.ip_network(each[:2]), each[2]) for each in sorted(asked)]
+        ranged = any(service.low < service.high for service in client.allow)
+        for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
+            network = ipaddress.ip_network((address, length))
+            examples.append(Element(network, port, client.once))
+            if ranged:
+                examples.append(Element(network, ports, client.once))
+    examples += elements(openings)
+    return {set_name(example): example for example in examples}
 
-def protocol_and_port(opening):
-    return tuple(format_service(Service(opening.proto, opening.port, opening.port)).split('/'))
+def set_type(element):
+    """What nft wants to know of a set to declare it, or to add to it."""
+    kind = 'type ipv%d_addr . inet_proto . inet_service; flags %stimeout' % (
+        element.source.version, 'interval,' if element.service.low < element.service.high else '')
+    if element.once:
+        kind += '; limit rate 1/week burst 1 packets'
+    return kind
 
-def nft_opening(opening, now=None):
-    """The element of an opening; without now, what names it for a deletion."""
-    key = '%s . %s . %s' % ((opening.source.network_address,) + protocol_and_port(opening))
-    return key if now is None else '%s timeout %dms comment "%s"' % (
-        key, opening.expires - now.mono, opening.client)
+def held_twin(name):
+    """The set beside one of `once`, with the same elements and no limit."""
+    return name.replace('once', 'held')
 
-def nft_set(name, kind, elements=()):
-    """A set or a map, in the words of nft; its elements are a line of their own."""
-    line = '  elements = { %s }\n' % ', '.join(elements) if elements else ''
-    return ' %s {\n  type %s\n%s }\n' % (name, kind, line)
+def set_block(name, kind, members=()):
+    """A set, declared or added to: of all ways to add, nft does this one without first reading
+    every set of the box, which takes a third of a second beside a large one."""
+    text = ' set %s { %s\n' % (name, kind)
+    if members:
+        text += '  elements = { %s }\n' % ', '.join(members)
+    return text + ' }\n'
 
-def nft_sets(config, box, living):
-    """All sets but those of openings. Nothing deletes from asked when a hidden port is asked, and
-    100 ms is a tenth of the kernel's garbage collection: of dead elements, more than 16 with one
-    key refuse the next."""
-    pairs = sorted(box.decoys.items())
-    text = nft_set('set hidden', 'inet_proto . inet_service; flags interval; auto-merge', [
-        format_service(service).replace('/', ' . ') for service in merged(config.hide)])
-    for name, elements in (('decoy', pairs), ('real', [pair[::-1] for pair in pairs])):
-        text += nft_set('map ' + name, 'inet_service : inet_service',
-                        ['%d : %d' % element for element in elements])
-    text += nft_set('set decoys', 'inet_service', ['%d' % decoy for _, decoy in pairs])
-    for version, (_, kind) in FAMILIES.items():
-        kind += ' . inet_service . inet_service; flags '
-        text += nft_set('set living%d' % version, kind + 'timeout; timeout 12h', [
-            '%s . %d . %d' % each for each in living if each[0].version == version])
-        text += nft_set('set asked%d' % version,
-                        kind + 'dynamic,timeout; timeout 100ms; size 65535')
+def element_text(element, expires=None, now=0):
+    """An element in nft's words, with the time it has left; without one, as it is deleted."""
+    low, high = element.service.low, element.service.high
+    ports = '%d-%d' % (low, high) if low < high else '%d' % low
+    text = '%s . %d . %s' % (element.source.network_address, element.service.proto, ports)
+    if expires is None:
+        return text
+    left = min(expires - now, WEEK) if element.once else expires - now
+    return '%s timeout %dms' % (text, left)
+
+def sets_text(wanted, now):
+    """Blocks that add these elements, {Element: when it ends or None}, to their sets."""
+    members, examples = {}, {}
+    for element, expires in sorted(wanted.items(), key=str):
+        name = set_name(element)
+        examples[name] = element
+        members.setdefault(name, []).append(element_text(element, expires, now))
+    text = ''
+    for name, texts in sorted(members.items()):
+        kind = set_type(examples[name])
+        text += set_block(name, kind, texts)
+        if examples[name].once:
+            text += set_block(held_twin(name), kind.partition('; limit')[0], texts)
     return text
 
-def nft_opened(config, openings, now):
-    """(the sets of openings, the lines that let by what is in them). Networks are looked up by the
-    masked source: interval sets refuse overlaps, and a host inside a network. Those of `once` have
-    a limit an element, which the kernel spends on the first new connection; begun knows that one's
-    SYN when it comes again."""
-    sets, lines, marked = '', [], 'meta mark set meta mark | 0x%08x accept' % config.mark
-    for network, once in open_sets(config):
-        (family, kind), name = FAMILIES[network.version], open_set(network, once)
-        mask = ' & %s' % network.netmask if network.prefixlen < network.max_prefixlen else ''
-        opened = '%s saddr%s . meta l4proto . th dport @%s ' % (family, mask, name)
-        limit = '; limit rate 1/week burst 1 packets' if once else ''
-        sets += nft_set('set ' + name, kind + ' . inet_proto . inet_service; flags timeout' + limit,
-                        [nft_opening(opening, now) for opening in openings
-                         if open_set(opening.source, opening.once) == name])
-        if once:
-            begun = name.replace('once', 'begun')
-            sets += nft_set('set ' + begun, kind + ' . inet_service . inet_proto . inet_service; '
-                            'flags dynamic,timeout; timeout 1m; size 65535')
-            syn = family + ' saddr . th sport . meta l4proto . th dport'
-            lines.append('%s @%s %s' % (syn, begun, marked))
-            opened = 'ct state new %sadd @%s { %s } ' % (opened, begun, syn)
-        lines.append(opened + marked)
-    return sets, lines
+def in_table(text):
+    return 'table inet knockd {\n%s}\n' % text if text else ''
 
-def nft_box(box):
-    """What makes a hidden port answer like every closed port of this box: its TCP goes to a
-    closed decoy port of its own, and the reset that may come back gets the real port again. An
-    ICMP error would quote the decoy, so there the guard gives the box's verdict itself."""
-    lines = ['ct state invalid tcp flags & (ack | rst) != 0 return'] if box.tcp is None else []
-    if box.decoys and box.tcp in (None, 'drop', TCP_RESET):
-        lines += ['meta nfproto ipv%d tcp dport set tcp dport map @decoy update @asked%d '
-                  '{ %s saddr . tcp sport . tcp dport } accept' % (version, version, family)
-                  for version, (family, _) in FAMILIES.items()]
-    lines += ['meta l4proto tcp ' + (box.tcp if box.tcp not in (None, TCP_RESET) else 'drop')]
-    return lines + ([box.udp] if box.udp else ['meta nfproto ipv6 udp checksum 0 drop', 'reject'])
+def deletions(gone):
+    """Commands that delete these elements, one for each set."""
+    members = {}
+    for element in sorted(gone, key=str):
+        name = set_name(element)
+        members.setdefault(name, []).append(element_text(element))
+        if element.once:
+            members.setdefault(held_twin(name), []).append(element_text(element))
+    return ''.join('delete element inet knockd %s { %s }\n' % (name, ', '.join(texts))
+                   for name, texts in sorted(members.items()))
 
-def nft_label(config):
-    """Linux makes the flow label from both ports: the decoy's own would tell whose it is (RFC
-    6437). nft writes whole bytes: 16 bits of a hash as they are, the upper 4 by 16 rules."""
-    secret = ' '.join(client.fingerprint for client in config.clients.values()).encode('ascii')
-    seeds = struct.unpack_from('>II', hmac_sha256(secret, b'flow label'))
-    hashed = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
-    return ['ip6 flowlabel 0 return', '@nh,16,16 set ' + hashed % (0xffffffff, seeds[0])] + [
-        '%s == %d @nh,12,4 set %d' % (hashed % (16, seeds[1]), bits, bits) for bits in range(16)]
+def live(openings, now):
+    return [opening for opening in openings if opening.expires > now]
 
+def nft_declared(config, openings):
+    """Every set and chain of ours, without elements and rules."""
+    text = ''
+    once = set()
+    for name, example in sorted(nft_sets(config, openings).items()):
+        kind = set_type(example)
+        text += set_block(name, kind)
+        if example.once:
+            text += set_block(held_twin(name), kind.partition('; limit')[0])
+            once.add(example.source.version)
+    for version in sorted(once):
+        text += set_block('begun%d' % version, (
+            'type ipv%d_addr . inet_proto . inet_service . inet_service; flags dynamic,timeout; '
+            'timeout %s; size 65535') % (version, SYN_RETRIES))
+    for name, hook in CHAINS:
+        text += ' chain %s {%s\n }\n' % (name, ' %s; policy accept;' % hook if hook else '')
+    return in_table(text)
+
+def ports_match(service):
+    """tcp dport 8000-8010"""
+    return format_service(service).replace('/', ' dport ')
+
+def guard_lines(config, once):
+    """prerouting: who may pass? once: the IP versions that have a set of `once`."""
+    both = config.mark | asked_bit(config)
+    lines = ['meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x'
+             % (both, both ^ 0xffffffff)]
+    # The end of a handshake: from here on the SYN of `once` may not come again.
+    lines += ['tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (version, flow(version))
+              for version in once]
+    lines += ['meta l4proto != 6 ct state established,related return',
+              NO_SYN + ' ct state established,related return']
+    return lines + [ports_match(service) + ' jump check' for service in merged(config.hide)]
+
+def flow(version):
+    return FAMILIES[version] + ' saddr . meta l4proto . th sport . th dport'
+
+def check_lines(config, openings):
+    """A packet to a hidden port: does it come from where it may?"""
+    passes = 'meta mark set meta mark | 0x%08x return' % config.mark
+    lines = ['iifname "%s" %s' % (name, passes)
+             for name in ('lo',) + config.trust]
+    for name, example in sorted(nft_sets(config, openings).items()):
+        network = example.source
+        source = FAMILIES[network.version] + ' saddr'
+        if network.prefixlen < network.max_prefixlen:
+            source += ' & %s' % network.netmask
+        match = source + ' . meta l4proto . th dport @'
+        if not example.once:
+            lines.append(match + name + ' ' + passes)
+            continue
+        # The first packet uses the limit up; the same flow may go on until it is established.
+        begun = flow(network.version) + ' @begun%d ' % network.version
+        lines.append('ct state new %s%s add @begun%d { %s } %s' % (
+            match, name, network.version, flow(network.version), passes))
+        lines.append(match + held_twin(name) + ' ' + begun + passes)
+    return lines
+
+def stay_lines(config):
+    """What no knock has opened is bound to the port it asks for, before any other rule of nat
+    is asked; redirect would also change the address, to one that the interface may not have."""
+    lines = []
+    for service in merged(config.hide):
+        ports = format_service(service).partition('/')[2]
+        lines.append('meta mark & 0x%08x == 0 fib daddr type != unicast %s dnat to :%s' % (
+            config.mark, ports_match(service), ports))
+    return lines
+
+def answer_lines(config):
+    # Over lo the stack does not look for a packet's socket early, so `closed` could not tell
+    # what belongs to a connection.
+    lines = ['iifname "lo" return', 'meta mark & 0x%08x != 0 return' % config.mark]
+    for service in merged(config.hide):
+        lines.append(ports_match(service) + ' goto closed')
+    return lines
+
+def decoy_lines(config, decoys):
+    bit = asked_bit(config)
+    lines = ['tcp dport %d meta mark set meta mark | 0x%08x tcp dport set %d accept'
+             % (port, bit, decoy) for port, decoy in sorted(decoys.items())]
+    return lines + ['drop']
+
+def restore_lines(config, decoys):
+    bit = asked_bit(config)
+    lines = ['meta mark & 0x%08x == 0 return' % bit]
+    lines += ['tcp sport %d tcp sport set %d meta mark set meta mark & 0x%08x'
+              % (decoy, port, bit ^ 0xffffffff) for port, decoy in sorted(decoys.items())]
+    return lines
+
+def box_answers(config, box):
+    """Box.closed, or what the config says in its place."""
+    if config.answer == 'box':
+        return box.closed
+    answers = dict(zip((TCP, UDP), ANSWERS[config.answer]))
+    return {(version, proto, 'new'): {None: answers[proto]}
+            for version in FAMILIES for proto in answers}
+
+def closed_lines(config, box, decoys):
+    """input: what does a closed port give?"""
+    covered = ports_of(config.hide, TCP) <= set(decoys)
+    # Connections live on when their opening is over: the stack has found their socket, whatever
+    # port the packet names by now. What conntrack alone remembers goes to the decoy, for a
+    # listener would take the cookie of a SYN from it (tcp_syncookies).
+    forgotten = 'goto decoy' if covered and box.demux else 'accept'
+    lines = ['meta l4proto 6 meta skuid >= 0 accept',
+             'meta l4proto 17 ct state established,related accept']
+    # The stack reads these headers only after us, and would tell of the decoy.
+    lines += ['ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto) for proto in (TCP, UDP)]
+    lines += [NO_SYN + ' ct state established ' + forgotten]
+    answers = box_answers(config, box)
+    if answers[6, UDP, 'new'][None] == STACK:
+        # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
+        lines.append('meta nfproto ipv6 udp checksum 0 drop')
+    for (version, proto, state), verdicts in sorted(answers.items()):
+        family = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
+        if state == 'invalid':
+            if verdicts == answers[version, proto, 'new']:
+                continue
+            family += 'ct state invalid '
+        # Of two names the longer one comes first: eth* may stand beside eth1.
+        for interface in sorted(filter(None, verdicts), reverse=True):
+            lines.append('%siifname "%s" %s' % (
+                family, interface, final(verdicts[interface], proto, covered)))
+        lines.append(family + final(verdicts[None], proto, covered))
+    return lines + ['drop']
+
+def final(verdict, proto, covered):
+    """A verdict of the box as a statement of ours. STACK: as the stack itself would answer."""
+    if verdict != STACK:
+        return verdict
+    if proto == UDP:
+        return UNREACHABLE
+    return 'goto decoy' if covered else TCP_RESET
+
+def nft_rules(config, box, decoys, openings):
+    """{chain: lines} of the whole table."""
+    sets = nft_sets(config, openings)
+    once = sorted({example.source.version for example in sets.values() if example.once})
+    clear = 'meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x' % (
+        config.mark, config.mark ^ 0xffffffff)
+    return {'guard': guard_lines(config, once), 'check': check_lines(config, openings),
+            'stay': stay_lines(config), 'answer': answer_lines(config),
+            'closed': closed_lines(config, box, decoys), 'decoy': decoy_lines(config, decoys),
+            'clear': [clear], 'leave': [clear], 'restore': restore_lines(config, decoys)}
+
+# Under /proc/sys; both must be 1 before the rules are loaded: an answer of the stack then carries
+# the mark of its question.
+SYSCTLS = ('net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect')
+NFT_COMMAND = ['nft', '-f', '-']
 NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 
-def nft_ruleset(config, box, openings, living, now):
-    """The whole table, replacing the one that may be there, in one transaction."""
-    if not config.hide:         # a probation that nobody passed, or uninstall
-        return NFT_NOTHING
-    sets, check = nft_opened(config, openings, now)
-    sets += nft_sets(config, box, living)
-    check += ['tcp flags & (syn | ack) != syn %s saddr . tcp sport . tcp dport @living%d return'
-              % (family, version) for version, (family, _) in FAMILIES.items()]
-    check += nft_box(box) if config.answer == 'box' else [
-        'meta l4proto tcp ' + ANSWERS[config.answer][0], ANSWERS[config.answer][1]]
-    return TABLE % {
-        'empty': re.sub(r'  elements = .*\n', '', sets), 'sets': sets,
-        'flush': re.sub(r'(?ms)^ (\w+) (\w+) {.*?^ }', r'flush \1 inet knockd \2', sets),
-        'trust': ', '.join('"%s"' % name for name in ('lo',) + config.trust),
-        'check': '\n  '.join(check),
-        'label': '\n  '.join(nft_label(config) if box.labels else ())}
+def nft_table(config, box, decoys, openings, now):
+    """The whole table, in place of the one that may be there, without a moment between them."""
+    openings = live(openings, now)
+    text = nft_declared(config, openings) + 'flush table inet knockd\n'
+    for name, example in sorted(nft_sets(config, openings).items()):
+        text += 'flush set inet knockd %s\n' % name
+        if example.once:
+            text += 'flush set inet knockd %s\n' % held_twin(name)
+    chains = ''
+    for name, lines in sorted(nft_rules(config, box, decoys, openings).items()):
+        chains += ' chain %s {\n  %s\n }\n' % (name, '\n  '.join(lines))
+    return text + in_table(chains) + in_table(sets_text(elements(openings), now))
 
-def nft_change(verb, openings, now=None):
-    """add or delete elements of the open sets, a command each."""
-    return ''.join('%s element inet knockd %s { %s }\n' % (
-        verb, open_set(opening.source, opening.once), nft_opening(opening, now))
-        for opening in openings)
+def accept_rule(config):
+    """The rule that lets through, in a chain that drops, what guard has let by."""
+    return 'meta mark & 0x%08x == 0x%08x accept' % (config.mark, config.mark)
 
-def nft_close(openings):
-    """Closes; adding first, for deleting what has just expired would be an error."""
-    return nft_change('add', openings) + nft_change('delete', openings)
+def accept_commands(config, accepts):
+    """[(argv, text)]: our rule once at the head of each chain that needs it, nowhere else."""
+    text, commands = '', []
+    bit = '0x%x/0x%x' % (config.mark, config.mark)
+    for verb, places in (('delete', accepts.surplus), ('insert', accepts.missing)):
+        for place in places:
+            chain = ' '.join((place.family, place.table, place.chain))
+            if place.tool != 'nft':
+                option = '-D' if verb == 'delete' else '-I'
+                commands.append(([place.tool, '-w', '-t', place.table, option, place.chain,
+                                  '-m', 'mark', '--mark', bit, '-j', 'ACCEPT'], ''))
+            elif verb == 'delete':
+                text += 'delete rule %s handle %d\n' % (chain, place.handle)
+            else:
+                text += 'insert rule %s %s\n' % (chain, accept_rule(config))
+    return text, commands
 
-def nft_open(openings, known, now):
-    """Opens; what is open already is replaced: adding alone extends only on new kernels, and
-    never lets another connection through `once`."""
-    old = [opening for opening in openings if opening[1:5] in known]
-    return nft_close(old) + nft_change('add', openings, now)
+# nft -j: which part of a packet a match looks at; (protocol, field) of a payload, key of meta, ct
+NFT_FIELDS = {('ip', 'protocol'): 'proto', ('ip6', 'nexthdr'): 'proto',
+              ('ip', 'saddr'): 'source', ('ip6', 'saddr'): 'source', ('ether', 'saddr'): 'source',
+              ('tcp', 'dport'): 'port', ('udp', 'dport'): 'port', ('th', 'dport'): 'port',
+              ('meta', 'l4proto'): 'proto', ('meta', 'nfproto'): 'version',
+              ('meta', 'protocol'): 'version', ('meta', 'iifname'): 'interface',
+              ('meta', 'iif'): 'interface', ('ct', 'state'): 'state'}
+# A box without /etc/protocols has numbers where others have names.
+NFT_NUMBERS = {'proto': {'tcp': TCP, 'udp': UDP}, 'version': {'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}}
 
-def chain_of(entry):
-    return entry['family'], entry['table'], entry.get('chain', entry.get('name'))
+def nft_key(left):
+    """(Limit.key, protocol that the match implies or None) of what a match looks at."""
+    if not isinstance(left, dict):
+        return 'other', None
+    for kind, detail in left.items():
+        if kind == 'payload' and 'field' in detail:
+            protocol = detail['protocol']
+            return NFT_FIELDS.get((protocol, detail['field']), 'other'), PROTOCOLS.get(protocol)
+        if kind in ('meta', 'ct') and isinstance(detail, dict):
+            return NFT_FIELDS.get((kind, detail.get('key')), 'other'), None
+    return 'other', None
 
-def foreign(ruleset, kind):
-    """The tables, chains or rules of others, as nft -j lists them."""
-    return [entry[kind] for entry in ruleset
-            if kind in entry and entry[kind].get('table') != 'knockd']
+def nft_values(key, right):
+    """What the key is compared with, as a list; None for what only the kernel knows."""
+    if isinstance(right, dict) and 'set' in right:
+        right = right['set']
+    values = []
+    for value in right if isinstance(right, list) else [right]:
+        if isinstance(value, dict) and 'elem' in value:
+            value = value['elem'].get('val')
+        if key == 'port':
+            value = nft_port_range(value)
+        value = NFT_NUMBERS.get(key, {}).get(value, value) if isinstance(value, str) else value
+        if value is None or isinstance(value, str) and value.startswith('@'):
+            return None
+        values.append(value)
+    return values
 
-def box_verdicts(ruleset, hooks, protocol):
-    """{(family, table, chain): what it does with a protocol's closed ports}, on these hooks."""
-    rules = {}
-    for rule in foreign(ruleset, 'rule'):
-        rules.setdefault(chain_of(rule), []).append(rule['expr'])
-    return {chain_of(chain): VERDICTS[closing_verdict(rules, chain_of(chain), protocol)
-                                      or chain.get('policy', 'accept')]
-            for chain in foreign(ruleset, 'chain') if chain.get('hook') in hooks}
-
-def closing_chains(ruleset):
-    """Chains that may drop what the guard lets by, but those of a table that its owner has locked
-    (NFT_TABLE_F_OWNER, as firewalld's)."""
-    locked = [(table['family'], table['name']) for table in foreign(ruleset, 'table')
-              if 'owner' in table.get('flags', ())]
-    return {name for protocol in PROTOCOLS
-            for name, verdict in box_verdicts(ruleset, ('input', 'forward'), protocol).items()
-            if verdict and name[:2] not in locked and name[0] in ('inet', 'ip', 'ip6')}
-
-def accept_changes(config, ruleset):
-    """Commands that leave our rule once in each chain there is that needs it, and nowhere else: at
-    the head of a chain that would drop what the guard lets through."""
-    asked, mark = closing_chains(ruleset) if ('auto',) in config.accept_in else set(), config.mark
-    wanted = [name for name in map(chain_of, foreign(ruleset, 'chain'))
-              if name in asked.union(config.accept_in)]
-    accept = [{'match': {'op': '==', 'left': {'&': [{'meta': {'key': 'mark'}}, mark]},
-                         'right': mark}}, {'accept': None}]
-    text = ''
-    for rule in foreign(ruleset, 'rule'):
-        if rule.get('expr') == accept and chain_of(rule) in wanted:
-            wanted.remove(chain_of(rule))
-        elif rule.get('expr') == accept:
-            text += 'delete rule %s handle %d\n' % (' '.join(chain_of(rule)), rule['handle'])
-    return text + ''.join('insert rule %s meta mark & 0x%08x == 0x%08x accept\n' % (
-        ' '.join(chain), mark, mark) for chain in wanted)
-
-def is_ours(entry):
-    return any('knockd' in (value.get('table'), value.get('name')) for value in entry.values())
-
-def listed(ruleset, ours):
-    """Our table as text, or all but ours, without what differs from listing to listing."""
-    return re.sub(r'"handle": \d+', '', json.dumps([
-        entry for entry in ruleset if is_ours(entry) == ours]))
-
-def closing_verdict(rules, name, protocol):
-    """What a chain does with every packet of a protocol: None or a key of VERDICTS.
-    Only rules without a condition count, and those whose condition is the protocol."""
-    condition = {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}
-    for statements in rules.get(name, ()):
-        statements = [pair for each in statements for pair in each.items()
-                      if pair[0] not in ('counter', 'log') and pair != ('match', condition)]
-        kind, detail = statements[0] if len(statements) == 1 else (None, None)
-        verdict = kind
-        if kind in ('jump', 'goto'):
-            verdict = closing_verdict(rules, name[:2] + (detail['target'],), protocol)
-        elif kind == 'reject' and detail:
-            verdict = detail.get('expr', detail.get('type'))
-        if verdict in VERDICTS:
-            return verdict
+def nft_port_range(value):
+    """(low, high) of a port or a range; None for what is neither."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, dict) and 'range' in value:
+        return tuple(value['range'])
     return None
 
-def box_policy(ruleset, protocol):
-    """What this box does with a protocol's closed ports before its own stack answers, if so."""
-    return next(filter(None, box_verdicts(ruleset, ('input',), protocol).values()), None)
+def nft_limits(left, right, operator):
+    """[Limit] of one match."""
+    key, proto = nft_key(left)
+    limits = [Limit('proto', [proto], False)] if proto else []
+    values = nft_values(key, right)
+    if values is None and key != 'source':
+        key = 'other'
+    if operator not in ('==', 'in', '!='):
+        key = 'other'
+    return limits + [Limit(key, values or [], operator == '!=')]
 
-def pick_decoys(config, ruleset, listening, ephemeral):
-    """{hidden TCP port: one that nothing on this box knows: no listener, rule, outgoing}"""
-    if config.answer != 'box':
-        return {}
-    rules = listed(ruleset, False)
-    ranges = [tuple(map(int, ends)) for ends in        # of nft, of iptables
-              re.findall(r'(?:"range": \[|[ ,])(\d{1,5})(?:, |:)(\d{1,5})\b', rules)]
-    hidden = {port for service in config.hide if service.proto == PROTOCOLS['tcp']
-              for port in range(service.low, service.high + 1)}
-    taken = hidden.union(listening, map(int, re.findall(r'\b\d{1,5}\b', rules)))
-    free = (port for ranged in (False, True)    # one by one: all at once would be memory for life
-            for ports in (range(61022, 65536), range(29999, 1024, -1)) for port in ports
-            if port not in taken and not ephemeral[0] <= port <= ephemeral[1]
-            and ranged == any(low <= port <= high for low, high in ranges))
-    decoys = dict(zip(sorted(hidden), free))
-    if len(decoys) < len(hidden):
-        raise KnockError('this box has no %d free TCP ports for decoys; write answer = drop'
-                         % len(hidden))
+def nft_verdict(statement):
+    """The verdict of a statement, None if it is none."""
+    for kind, detail in statement.items():
+        if kind in ('accept', 'drop', 'return'):
+            return kind
+        if kind in ('jump', 'goto'):
+            return '%s %s' % (kind, detail['target'])
+        if kind == 'reject':
+            return nft_reject(detail or {})
+        if kind == 'xt' and isinstance(detail, dict) and detail.get('name') == 'REJECT':
+            return UNREACHABLE
+    return None
+
+def nft_reject(detail):
+    kind = detail.get('type', 'icmpx')
+    if kind == 'tcp reset':
+        return TCP_RESET
+    return 'reject with %s type %s' % (kind, detail.get('expr', 'port-unreachable'))
+
+def nft_rule(entry, ours):
+    """[Rule] of a rule as nft -j lists it; a verdict map is a rule for each of its entries."""
+    limits, rules, handle = [], [], entry['handle']
+    for statement in entry['expr']:
+        kind, detail = next(iter(statement.items()))
+        if kind == 'match':
+            limits += nft_limits(detail['left'], detail['right'], detail['op'])
+        elif kind == 'vmap' and isinstance(detail['data'], dict):
+            for value, verdict in detail['data']['set']:
+                limit = nft_limits(detail['key'], value, '==')
+                rules.append(Rule(limits + limit, nft_verdict(verdict), handle, ours))
+        elif kind == 'limit' or kind == 'xt' and not nft_verdict(statement):
+            limits.append(Limit('other', [], False))
+        elif nft_verdict(statement):
+            rules.append(Rule(limits, nft_verdict(statement), handle, ours))
+    return rules
+
+def is_accept(entry, mark):
+    """Is this accept_rule(), whatever counter or comment stands beside it?"""
+    statements = [statement for statement in entry['expr'] if 'counter' not in statement]
+    masked = {'&': [{'meta': {'key': 'mark'}}, mark]}
+    return statements == [{'match': {'op': '==', 'left': masked, 'right': mark}},
+                          {'accept': None}]
+
+def nft_chain(entry):
+    return Chain(entry['family'], entry['table'], entry['name'], entry.get('hook'),
+                 entry.get('type'), entry.get('prio', 0), entry.get('policy', ACCEPT))
+
+def nft_ours(entries):
+    """Our table as text, without handles, which are new after each load; None without it."""
+    ours = []
+    for entry in entries:
+        for kind, value in entry.items():
+            if 'knockd' in (value.get('table'), kind == 'table' and value.get('name')):
+                ours.append({kind: dict(value, handle=0)})
+    return json.dumps(ours) if ours else None
+
+def nft_decoys(entries):
+    """{hidden: decoy} of the rules that are loaded, so that a new daemon keeps the same."""
+    decoys = {}
+    for entry in entries:
+        rule = entry.get('rule', {})
+        if (rule.get('table'), rule.get('chain')) != ('knockd', 'decoy'):
+            continue
+        found = [statement for statement in rule['expr']
+                 if 'match' in statement or 'mangle' in statement]
+        if len(found) == 3:         # the port, the mark, the decoy
+            decoys[found[0]['match']['right']] = found[2]['mangle']['value']
     return decoys
 
-def parse_connections(text):
-    """[(remote address, remote port, local port, state)] of /proc/net/tcp or tcp6.
-    Addresses there are 32-bit words in the byte order of the machine (net/ipv4/tcp_ipv4.c)."""
-    connections = []
-    for line in text.splitlines()[1:]:
-        _, local, remote, state = line.split()[:4]
-        address, port = remote.split(':')
-        words = [struct.pack('=I', int(word, 16)) for word in re.findall('.{8}', address)]
-        source = ipaddress.ip_address(b''.join(words))
-        source = getattr(source, 'ipv4_mapped', None) or source
-        connections.append((source, int(port, 16), int(local.split(':')[1], 16), int(state, 16)))
-    return connections
+def named_ports(text):
+    """Every number in others' rules that may be a port."""
+    return {int(number) for number in re.findall(r'\b\d{1,5}\b', text)}
 
-def living_connections(connections, hide):
-    """Those to a hidden port that are there already, once each."""
-    return sorted({connection[:3] for connection in connections
-                   if connection[3] not in (TCP_TIME_WAIT, TCP_LISTEN)
-                   and covered(Service(6, connection[2], connection[2]), hide)}, key=str)
+def read_nft(outputs, config):
+    """Seen, from the listings of nft and of the iptables that may stand beside it."""
+    entries = json.loads(outputs['nft'])['nftables']
+    chains, rules, locked = [], {}, set()
+    theirs = []
+    for entry in entries:
+        kind, value = next(iter(entry.items()))
+        if 'knockd' in (value.get('table'), kind == 'table' and value.get('name')):
+            continue
+        theirs.append(value.get('expr'))
+        if kind == 'table' and 'owner' in value.get('flags', ()):
+            locked.add((value['family'], value['name']))
+        elif kind == 'chain':
+            chains.append(nft_chain(value))
+        elif kind == 'rule':
+            name = value['family'], value['table'], value['chain']
+            rules.setdefault(name, []).extend(nft_rule(value, is_accept(value, config.mark)))
+    managed = {}
+    for program, (family, table) in SAVERS.items():
+        found, found_rules = read_saved(outputs.get(program, ''), family, table, config.mark)
+        named_there = {chain[:3] for chain in found}
+        chains = [chain for chain in chains if chain[:3] not in named_there] + found
+        rules.update(found_rules)
+        theirs.append(outputs.get(program))
+        if not table:
+            managed.update((name, program[:-len('-save')]) for name in named_there)
+    chains.sort(key=lambda chain: chain.priority)
+    accepts, unreachable = places(config, chains, rules, locked, managed)
+    return Seen(nft_ours(entries), Box(closed_ports(chains, rules), demux_of(outputs)), accepts,
+                named_ports(json.dumps(theirs)), nft_decoys(entries), unreachable, ('nft',))
 
-# --- firewall text: iptables, where there is no nft ----------------------------------------------
-# A chain of ours in each table: mangle marks who may pass, filter accepts him and answers others,
-# nat keeps others from forwards and sends their TCP to the decoys. A table is a transaction; in
-# this order nat sees no living connection that is not marked yet, and a failure hides what was.
-HOOKS = {'mangle': ['PREROUTING'], 'filter': ['INPUT', 'FORWARD'], 'nat': ['PREROUTING']}
+# iptables' programs that may stand beside nft: those that write to nf_tables manage chains of
+# theirs, which nft must not touch; those of the old kind are out of reach. Of each: its family,
+# and what we put before its tables' names, as both kinds may have the same.
+DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
+                 '/proc/sys/net/ipv4/tcp_early_demux']
+SAVERS = collections.OrderedDict((
+    ('iptables-nft-save', ('ip', '')), ('ip6tables-nft-save', ('ip6', '')),
+    ('iptables-legacy-save', ('ip', 'legacy ')), ('ip6tables-legacy-save', ('ip6', 'legacy '))))
+
+def demux_of(outputs):
+    """Box.demux, from the two settings of the kernel."""
+    return '0' not in outputs.get('cat', '').split()
+
+def places(config, chains, rules, locked, managed):
+    """(Accepts, [Chain] that we cannot reach) of the rule that a dropping chain needs."""
+    wanted, unreachable, surplus = {}, [], []
+    for chain in chains:
+        auto = (('auto',) in config.accept_in and config.hide and chain.kind != 'nat'
+                and chain.hook in ('ingress', 'prerouting', 'input', 'forward')
+                and may_drop(chain, rules))
+        reached = (chain.family in ('inet', 'ip', 'ip6') and chain.hook != 'ingress'
+                   and ' ' not in chain.table and chain[:2] not in locked
+                   and (chain.hook != 'prerouting' or chain.priority > GUARD_PRIORITY))
+        if auto and not reached:
+            unreachable.append(chain)
+        if auto and reached or chain[:3] in config.accept_in:
+            wanted[chain[:3]] = managed.get(chain[:3], 'nft')
+    for name, chain_rules in rules.items():
+        for rule in chain_rules:
+            if not rule.ours:
+                continue
+            if name in wanted:
+                del wanted[name]        # the first of them stays
+            else:
+                surplus.append(Accept(managed.get(name, 'nft'), *name, handle=rule.handle))
+    missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
+    return Accepts(missing, surplus), unreachable
+
+class NftTool:
+    """The tool nft: commands and listings as text, nothing else."""
+    name, sysctls = 'nft', SYSCTLS
+
+    def list_commands(self, has):
+        """[argv] whose outputs read() wants, by program; has(name): is that program there?
+        Listed without elements, which change with every knock and may be very many."""
+        commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset'], DEMUX_COMMAND]
+        return commands + [[program] for program in SAVERS if has(program)]
+
+    def read(self, outputs, config):
+        """outputs: {program: what it printed}"""
+        return read_nft(outputs, config)
+
+    def whole(self, config, seen, decoys, openings, now):
+        """[(argv, standard input)] that put everything in force; decoys: {hidden: decoy}, empty
+        where the kernel cannot give an answer its question's mark."""
+        text, commands = accept_commands(config, seen.accepts)
+        table = NFT_NOTHING
+        if config.hide:
+            table = nft_table(config, seen.box, decoys, openings, now)
+        return [(NFT_COMMAND, table + text)] + commands
+
+    def change(self, before, after, now):
+        """From one collection of openings to another."""
+        old, new = elements(before), elements(live(after, now))
+        gone, emptied = {}, set()
+        for element, expires in old.items():
+            if new.get(element) == expires:
+                continue
+            if element.once:
+                gone[element] = None
+            else:
+                emptied.add(set_name(element))
+        added = {}
+        for element, expires in new.items():
+            if old.get(element) != expires or set_name(element) in emptied:
+                added[element] = expires
+        # What has just expired cannot be deleted, so it is added first.
+        text = in_table(sets_text(gone, now)) + deletions(gone)
+        # Before nft deletes an element it reads every set of the box, and starts over when
+        # rules change meanwhile; before it empties a set it does not. A set of `once` must not
+        # be filled anew: it would not know what is spent.
+        for name in sorted(emptied):
+            text += 'flush set inet knockd %s\n' % name
+        text += in_table(sets_text(added, now))
+        return [(NFT_COMMAND, text)] if text else []
+
+    def nothing(self):
+        return [(NFT_COMMAND, NFT_NOTHING)]
+
+    def flaws(self, config):
+        """What the config asks and this tool cannot do."""
+        return []
+
+NFT = NftTool()
+
+# --- iptables text: where there is no nft; a chain of ours in each of three tables -----------------
+# mangle marks who may pass, nat sends the TCP of everybody else to the decoys and keeps hidden
+# ports from forwards, filter lets the marked in and answers what nat does not see. A table is a
+# transaction; in this order none is asked for a mark that is not set yet. Openings are in an
+# ipset, whose elements the kernel takes out when they are over.
+HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',), 'filter': ('INPUT', 'FORWARD')}
 OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
-TO_US = '-m addrtype --dst-type LOCAL,ANYCAST -j '
-TARGETS = {     # of the verdicts of nft
-    'drop': 'DROP', 'reject': 'REJECT', TCP_RESET: 'REJECT --reject-with tcp-reset',
-    VERDICTS['admin-prohibited']: 'REJECT --reject-with icmp-admin-prohibited'}
+SAVED_TOOLS = collections.OrderedDict(((4, 'iptables'), (6, 'ip6tables')))
+IPSET_COMMAND = ['ipset', '-exist', 'restore']
+IPSET_TYPES = {4: 'hash:net,port family inet timeout 30', 6: 'hash:net,port family inet6 timeout 30'}
 LONGEST = 2147483               # seconds that an ipset can count
-IPSET_NOTHING = 'destroy knockd4\ndestroy knockd6\n'
+MOST_PORTS = 64                 # an ipset has an element for each port of a range
+# A packet that begins no connection; see NO_SYN.
+SAVED_NO_SYN = '-p tcp -m tcp ! --tcp-flags SYN,ACK SYN '
+KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
+# To this box, by whatever address. To ip6tables our own addresses are unicast as well, and a list
+# with MULTICAST in it means nothing else.
+TO_US = {4: '-m addrtype ! --dst-type UNICAST ', 6: '-m addrtype --dst-type LOCAL,ANYCAST '}
+TO_ALL = '-m addrtype --dst-type MULTICAST '
 
-def seconds_left(opening, now):
-    return min((opening.expires - now.mono) // 1000, LONGEST)
+def ipset_members(openings):
+    """{(IP version, member): when it ends} of these openings, port by port."""
+    members = {}
+    for element, expires in elements(openings).items():
+        version, service = element.source.version, element.service
+        for port in range(service.low, service.high + 1):
+            one = format_service(Service(service.proto, port, port)).replace('/', ':')
+            members[version, '%s,%s' % (element.source, one)] = expires
+    return members
 
-def ipset_change(verb, openings, now=None):
-    """add, which also extends, or del. Whole seconds, rounded down; 0 would be for ever, but is
-    not live."""
-    return ''.join('%s knockd%d %s,%s:%s%s\n' % (
-        (verb, opening.source.version, opening.source) + protocol_and_port(opening) +
-        (' timeout %d' % seconds_left(opening, now) if now else '',)) for opening in openings)
+def ipset_adds(members, now, suffix=''):
+    """Commands that add, or change the time of, these. In whole seconds, rounded down; 0 would
+    be for ever, and is over."""
+    text = ''
+    for (version, member), expires in sorted(members.items()):
+        seconds = min((expires - now) // 1000, LONGEST)
+        if seconds > 0:
+            text += 'add knockd%d%s %s timeout %d\n' % (version, suffix, member, seconds)
+    return text
 
-def ipset_all(openings, now):
+def ipset_text(openings, now):
     """Both sets, from one moment to the next with these openings and no others."""
-    form, sets = 'hash:net,port family %s timeout 30\n', (('knockd4', 'inet'), ('knockd6', 'inet6'))
-    return ''.join('create {0} {1}create {0}-new {1}flush {0}-new\n'.format(name, form % family)
-                   for name, family in sets) \
-        + re.sub(r'(?m)^(add \w+)', r'\1-new', ipset_change('add', openings, now)) \
-        + ''.join('swap {0} {0}-new\ndestroy {0}-new\n'.format(name) for name, _ in sets)
+    text = ''
+    for version, kind in sorted(IPSET_TYPES.items()):
+        for name in ('knockd%d' % version, 'knockd%d-new' % version):
+            text += 'create %s %s\n' % (name, kind)
+        text += 'flush knockd%d-new\n' % version
+    text += ipset_adds(ipset_members(openings), now, '-new')
+    for version in sorted(IPSET_TYPES):
+        text += 'swap knockd{0} knockd{0}-new\ndestroy knockd{0}-new\n'.format(version)
+    return text
 
-def recent_list(opening):
-    """The list in /proc/net/xt_recent that this opening has for itself."""
-    return '-'.join(('knockd', str(opening.source).replace('/', '-')) + protocol_and_port(opening))
+def saved_match(service):
+    """-p tcp -m tcp --dport 8000:8010, as iptables-save prints it, with a blank behind."""
+    proto, _, ports = format_service(service).partition('/')
+    return '-p {0} -m {0} --dport {1} '.format(proto, ports.replace('-', ':'))
 
-def recent_match(opening, seconds):
-    """The kernel counts the seconds, from when the address was written to the list."""
-    return '-p %s --dport %s -m recent --rcheck --seconds %d --name %s --mask %s --rsource' % (
-        protocol_and_port(opening) + (seconds, recent_list(opening), opening.source.netmask))
+def saved_target(verdict, version):
+    """A verdict in iptables' words."""
+    if not verdict.startswith('reject'):
+        return '-j DROP'
+    for word, known in SAVED_REJECTS.items():
+        fits = word == 'tcp-reset' or word.startswith('icmp6') == (version == 6)
+        if known == verdict and fits:
+            return '-j REJECT --reject-with ' + word
+    return '-j REJECT'
 
-def recent_open(openings):
-    """Commands. Their rules are there already, so that nothing is ever open for too long."""
-    return [(['tee', '/proc/net/xt_recent/' + recent_list(opening)],
-             '+%s\n' % opening.source.network_address) for opening in openings]
+def mangle_lines(config, version):
+    both = config.mark | asked_bit(config)
+    passes = '-j MARK --set-xmark 0x%x/0x%x' % (config.mark, config.mark)
+    # A bit that came with the packet, out of a tunnel, is nobody's leave.
+    lines = ['-m mark ! --mark 0x0/0x%x -j MARK --set-xmark 0x0/0x%x' % (both, both),
+             '! -p tcp ' + KNOWN, SAVED_NO_SYN + KNOWN]
+    for service in merged(config.hide):
+        match = saved_match(service)
+        for name in ('lo',) + config.trust:
+            lines.append('-i %s %s%s' % (name, match, passes))
+        lines.append('%s-m set --match-set knockd%d src,dst %s' % (match, version, passes))
+    return lines
 
-def iptables_rules(config, box, version, passing):
-    """{table: the rules of our chain}, in the order of HOOKS; passing: matches of what may pass."""
-    if not config.hide:         # as in nft_ruleset()
-        return {table: [] for table in HOOKS}
-    bit = '0x%08x/0x%08x' % (config.mark, config.mark)
-    trusted = ['-i %s -j RETURN' % name for name in ('lo',) + config.trust]
-    known = trusted + ['%s -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN' % match
-                       for match in ('! -p tcp', '-p tcp ! --syn')]     # as in TABLE
-    hidden = [tuple(format_service(service).replace('-', ':').split('/'))
-              for service in merged(config.hide)]
-    tcp, udp = ANSWERS.get(config.answer, (box.tcp, box.udp))
-    # An accepting box answers itself what has an ACK or a RST: it may be of a living connection.
-    ends = {'tcp': ('--tcp-flags ACK,RST NONE ' if tcp is None else '') + TO_US
-                   + TARGETS[tcp or TCP_RESET], 'udp': TO_US + TARGETS[udp or 'reject']}
-    if version == 6:
-        ends = {protocol: end.replace('icmp-admin', 'icmp6-adm') for protocol, end in ends.items()}
-    return {
-        'mangle': known + ['-p udp --dport %s -m addrtype --dst-type %s -j DROP' % (
-            ports, 'BROADCAST,MULTICAST' if version == 4 else 'MULTICAST')
-            for protocol, ports in hidden if protocol == 'udp'] + [
-            '%s %sMARK --set-xmark %s' % (match, TO_US, bit) for match in passing],
-        'filter': ['-m mark --mark %s -j %s' % (bit, 'ACCEPT' if config.accept_in else 'RETURN')]
-        + known + ['-p %s --dport %s %s' % (protocol, ports, ends[protocol])
-                   for protocol, ports in hidden],
-        'nat': trusted + ['-m mark --mark %s -j RETURN' % bit]
-        + ['-p tcp --dport %d %sDNAT --to-destination :%d' % (port, TO_US, decoy)
-           for port, decoy in sorted(box.decoys.items())]
-        + ['-p %s --dport %s %sACCEPT' % (match + (TO_US,)) for match in hidden]}
+def nat_lines(config, decoys, version):
+    lines = ['-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark)]
+    for port, decoy in sorted(decoys.items()):
+        lines.append(saved_match(Service(TCP, port, port)) + TO_US[version]
+                     + '-j DNAT --to-destination :%d' % decoy)
+    for service in merged(config.hide):
+        ports = format_service(service).partition('/')[2]
+        lines.append(saved_match(service) + TO_US[version] + '-j DNAT --to-destination :' + ports)
+    return lines
 
-def our_jumps(ruleset):
-    """[(tool, table, chain)] from where packets come to us."""
-    rules = [entry['rule'] for entry in ruleset if 'rule' in entry and is_ours(entry)]
-    return sorted((rule['family'], rule['of'], rule['chain']) for rule in rules
-                  if rule['chain'] != 'KNOCKD')
+def filter_lines(config, box, decoys, version):
+    lines = ['-m mark --mark 0x%x/0x%x -j %s' % (
+        config.mark, config.mark, 'ACCEPT' if config.accept_in else 'RETURN')]
+    lines += ['! -p tcp ' + KNOWN, SAVED_NO_SYN + KNOWN]
+    answers = box_answers(config, box)
+    for service in merged(config.hide):
+        if version == 6:
+            lines.append(saved_match(service) + TO_ALL + '-j DROP')
+        verdicts = answers[version, service.proto, 'new']
+        for interface in sorted(filter(None, verdicts), reverse=True) + [None]:
+            verdict = verdicts[interface]
+            if verdict == STACK:
+                verdict = TCP_RESET if service.proto == TCP else UNREACHABLE
+            name = '-i %s ' % interface.replace('*', '+') if interface else ''
+            lines.append(name + saved_match(service) + TO_US[version]
+                         + saved_target(verdict, version))
+    return lines
 
-def iptables_restore(tool, rules, jumps=None):
-    """(argument list, text) that replace the rules of these tables; a table without rules loses our
-    chain. jumps: those that are there; with None they stay."""
+def restore_command(tool, rules, jumps):
+    """(argv, text) that puts these rules, {table: lines}, in place of ours; a table without lines
+    loses our chain. jumps: {table: what iptables-save prints of the rules that lead to us}."""
     text = ''
     for table, lines in rules.items():
         text += '*%s\n:KNOCKD - [0:0]\n' % table
         text += ''.join('-A KNOCKD %s\n' % line for line in lines)
-        for hook in () if jumps is None else HOOKS[table]:
-            text += '-D %s %s\n' % (hook, OUR_JUMP) * jumps.count((tool, table, hook))
-            text += '-I %s %s\n' % (hook, OUR_JUMP) if lines else ''
-        text += 'COMMIT\n' if lines else '-X KNOCKD\nCOMMIT\n'
+        # In one transaction with the rest: each copy out, one in at the head.
+        text += ''.join('-D %s\n' % jump for jump in jumps.get(table, ()))
+        if lines:
+            text += ''.join('-I %s %s\n' % (hook, OUR_JUMP) for hook in HOOKS[table])
+        else:
+            text += '-F KNOCKD\n-X KNOCKD\n'
+        text += 'COMMIT\n'
     return [tool + '-restore', '--noflush', '-w'], text
 
-def parse_saved(tool, text):
-    """What iptables-save says, as nft -j would; what is ours is in a table named knockd. Not so
-    the rules of recent lists, which change with every knock."""
-    entries, table = [], None
-    for kind, name, rest in re.findall(r'(?m)^(\*|:|-A )(\S+) ?(.*)',
-                                       text.replace('"knockd"', 'knockd')):
-        table = name if kind == '*' else table
-        ours = name == 'KNOCKD' or rest == OUR_JUMP
-        entry = {'family': tool, 'table': 'knockd' if ours else table, 'of': table}
-        if kind == ':':
-            policy = rest.split()[0].lower()        # only the kernel's own chains have one
-            entries.append({'chain': dict(entry, name=name, policy=policy,
-                                          hook=name.lower() if policy != '-' else None)})
-        elif kind == '-A ' and not (ours and ' -m recent ' in rest):
-            entries.append({'rule': dict(entry, chain=name, expr=parse_rule(rest))})
-    return entries
+def our_lines(text):
+    """[(table, line)] of iptables-save that are ours, without counters."""
+    found, table = [], None
+    for line in text.splitlines():
+        line = re.sub(r'^\[\d+:\d+\] ', '', line).replace('"knockd"', 'knockd')
+        if line.startswith('*'):
+            table = line[1:]
+        elif line.startswith('-A ') and 'KNOCKD' in line:
+            found.append((table, line[3:]))
+    return found
 
-def parse_rule(text):
-    """Its statements as nft -j would list them, if nothing but its protocol is a condition."""
-    plain = re.match(r'(?:-p (tcp|udp) )?-[jg] (\S+)(?: --reject-with (?:icmp6?-)?(\S+))?\Z',
-                     re.sub(r'-m comment --comment ("[^"]*"|\S+) ', '', text))
-    if not plain:
-        return [{'xt': text}]
-    protocol, target, word = plain.groups()
-    word = word and word.replace('tcp-', 'tcp ').replace('adm-', 'admin-')
-    match = {'match': {'op': '==', 'left': {'meta': {'key': 'l4proto'}}, 'right': protocol}}
-    return [match] * bool(protocol) + [
-        {target.lower(): {'type': word}} if target in ('ACCEPT', 'DROP', 'REJECT') else
-        {'jump': {'target': target}}]
+def jumps_to_us(lines):
+    jumps = {}
+    for table, line in lines:
+        if not line.startswith('KNOCKD '):
+            jumps.setdefault(table, []).append(line)
+    return jumps
 
-# --- edges: clock, log, files, commands, sockets ------------------------------------------------
-SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-PACKAGES = (('apt-get', 'apt-get install -y'), ('opkg', 'opkg install'), ('apk', 'apk add'),
-            ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
-            ('pacman', 'pacman -S --noconfirm'))
-FACTS = 'KNOCK_CLIENT', 'KNOCK_SOURCE', 'KNOCK_PORTS', 'KNOCK_SECONDS'
-ACTION_SECONDS, ACTION_LINES, ACTIONS_AT_ONCE = 30, 50, 16
-BALLAST = 65536                 # bytes given up when the disk is full, so that a knock still fits
-SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33       # asm-generic/socket.h
-SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
-ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd           # linux/if_ether.h
-RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
-NFT, IPSET = ['nft', '-f', '-'], ['ipset', '-exist', 'restore']
-FLOWLABEL_REFLECT = '/proc/sys/net/ipv6/flowlabel_reflect'     # 2: resets repeat the label
-NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7     # linux/netlink.h, linux/netfilter/nfnetlink.h
-ELEMENT_EVENTS = (12, 14, 15)   # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN
-COALESCE = 10                   # ms: one reload of a firewall is many changes
-F_SETPIPE_SZ = 1031             # linux/fcntl.h
-CLOSING_TIME = 250              # ms: nft starts the kernel's clock later than we start ours
-STATUS_SOCKET = '/run/knockd/%s.sock'           # by the server's id
-PROBATION, PASSED = '# on probation: %d ms left, %d ms after the boot\n', '# not yet made\n'
-GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
-%sEND
-'''
-THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
-         'iptables-restore': 'iptables -w -t nat -S KNOCKD',
-         'ip6tables-restore': 'ip6tables -w -t nat -S KNOCKD'}
+class IptablesTool:
+    """The tool iptables, with ip6tables and ipset: commands and listings as text."""
+    name, sysctls = 'iptables', ()
 
+    def list_commands(self, has):
+        return [[tool + '-save'] for tool in SAVED_TOOLS.values() if has(tool + '-save')]
+
+    def read(self, outputs, config):
+        """outputs: {program: what it printed}; a family without a program is not guarded."""
+        chains, rules, ours, decoys, theirs = [], {}, {}, {}, ''
+        for version, tool in SAVED_TOOLS.items():
+            text = outputs.get(tool + '-save')
+            if text is None:
+                continue
+            ours[tool] = our_lines(text)
+            others = '\n'.join(line for line in text.splitlines() if 'KNOCKD' not in line)
+            found, found_rules = read_saved(others, FAMILIES[version], '', config.mark)
+            chains += found
+            rules.update(found_rules)
+            theirs += others
+            for hidden, decoy in re.findall(r'--dport (\d+) .*DNAT --to-destination :(\d+)$',
+                                            '\n'.join(line for _, line in ours[tool]), re.M):
+                if hidden != decoy:
+                    decoys[int(hidden)] = int(decoy)
+        chains.sort(key=lambda chain: chain.priority)
+        box = Box(closed_ports(chains, rules), True)
+        return Seen(json.dumps(ours) if any(ours.values()) else None, box, Accepts([], []),
+                    named_ports(theirs), decoys, [], tuple(ours))
+
+    def whole(self, config, seen, decoys, openings, now):
+        jumps = {tool: jumps_to_us(lines) for tool, lines in json.loads(seen.ours or '{}').items()}
+        commands = []
+        for version, tool in SAVED_TOOLS.items():
+            if tool not in seen.tools:
+                continue
+            rules = collections.OrderedDict.fromkeys(HOOKS, ())
+            if config.hide:
+                rules['mangle'] = mangle_lines(config, version)
+                rules['nat'] = nat_lines(config, decoys, version)
+                rules['filter'] = filter_lines(config, seen.box, decoys, version)
+            commands.append(restore_command(tool, rules, jumps.get(tool, {})))
+        sets = (IPSET_COMMAND, ipset_text(openings, now))
+        if config.hide:         # the sets first: rules name them
+            return [sets] + commands
+        return commands + [(IPSET_COMMAND, sets[1] + 'destroy knockd4\ndestroy knockd6\n')]
+
+    def change(self, before, after, now):
+        old, new = ipset_members(before), ipset_members(live(after, now))
+        text = ''.join('del knockd%d %s\n' % key for key in sorted(set(old) - set(new)))
+        text += ipset_adds({key: expires for key, expires in new.items()
+                            if old.get(key) != expires}, now)
+        return [(IPSET_COMMAND, text)] if text else []
+
+    def nothing(self):
+        """Empties our chains; whole() of a config that hides nothing takes them away as well."""
+        text = ''.join('*%s\n:KNOCKD - [0:0]\nCOMMIT\n' % table for table in HOOKS)
+        return [([tool + '-restore', '--noflush', '-w'], text) for tool in SAVED_TOOLS.values()]
+
+    def flaws(self, config):
+        found = ['[server] trust = ' + name for name in config.trust if name.endswith('+')]
+        if any(chain != ('auto',) for chain in config.accept_in):
+            found.append('[server] accept_in, but for auto')
+        for client in config.clients.values():
+            if client.once:
+                found.append('[client %s] once' % client.name)
+            found += ['[client %s] allow = %s, more than %d ports in one' % (
+                client.name, format_service(service), MOST_PORTS)
+                for service in client.allow if service.high - service.low >= MOST_PORTS]
+        return [what + ': iptables cannot do that; install nftables' for what in found]
+
+IPTABLES = IptablesTool()
+
+# --- edges: the clock -------------------------------------------------------------------
 def moment():
-    return Moment(int(time.time() * 1000), int(time.monotonic() * 1000))
+    """The Moment that is now."""
+    wall = int(time.time() * 1000)
+    mono = int(time.monotonic() * 1000)
+    return Moment(wall, mono)
 
-def log(text, level=6):
-    """One line on standard error; journald takes a syslog level in front. It never waits: what
-    poll(2) calls writable takes 4,096 bytes at least (a pipe; where the reader hangs, none)."""
-    prefix = '<%d>' % level if 'JOURNAL_STREAM' in os.environ else ''
-    with contextlib.suppress(OSError):  # nobody reads the log: no reason to stop guarding
-        if sys.stderr and select.select((), (2,), (), 0)[1]:
-            print(prefix + printable(text)[:4000], file=sys.stderr, flush=True)
+# --- edges: the log ---------------------------------------------------------------------
+ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7     # syslog(3)
+LINE_LIMIT = 4000               # characters; what poll(2) calls writable takes 4,096
+
+def log(text, level=INFO):
+    """One line on standard error; journald takes a syslog level in front. It never waits:
+    where the reader of a pipe hangs, the line is lost."""
+    prefix = ''
+    if 'JOURNAL_STREAM' in os.environ:
+        prefix = '<%d>' % level
+    line = prefix + printable(text)[:LINE_LIMIT] + '\n'
+    # Nobody reads the log: that is no reason to stop guarding.
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None and select.select((), (2,), (), 0)[1]:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+def log_lines(text, level=INFO):
+    """A line of the log for each line of the text."""
+    for line in text.splitlines():
+        log(line, level)
 
 def printable(text):
     """No byte of a stranger's reaches a terminal or a log as anything but plain text."""
     return re.sub(r'[^\x20-\x7e]', '?', text)
 
+QUIET_TIME = 60000              # ms in which a kind of line is written once
+
+class Kind:
+    """What befalls one client again and again: counted each time, logged now and then."""
+
+    def __init__(self):
+        self.source = self.reason = ''          # of the last time
+        self.count = 0          # how often in all
+        self.silent = 0         # how often since the last line
+        self.last = 0           # ms since 1970
+        self.told = None        # monotonic ms of the last line
+
+    def happen(self, source, reason, now):
+        """Once more."""
+        self.source = source
+        self.reason = reason
+        self.count += 1
+        self.last = now.wall
+
+    def quiet(self, now):
+        """True if it is too early for another line."""
+        if self.told is None or now.mono - self.told >= QUIET_TIME:
+            return False
+        self.silent += 1
+        return True
+
+    def tell(self, now):
+        self.told = now.mono
+        self.silent = 0
+
+    def row(self, client):
+        """For status."""
+        return {'client': client, 'source': self.source, 'reason': self.reason,
+                'count': self.count, 'last': self.last}
+
+class Reports:
+    """The lines that others can cause: each kind once a minute, for each client by
+    himself."""
+
+    def __init__(self, verbose=False):
+        self.verbose = verbose
+        self.counts = collections.Counter()     # verdict: how often
+        self.junk = 0           # how much of it was told
+        # {client's name: {name of a kind: Kind}}. The names of kinds are constants of
+        # ours: no client finds new ones.
+        self.kinds = {}
+
+    def count(self, verdict, packet):
+        """Counts what the judge said; what nobody else logs is logged with -v."""
+        self.counts[verdict] += 1
+        if self.verbose and verdict in ('junk', 'copy'):
+            log('%s %s' % (verdict, packet.source), DEBUG)
+
+    def tell(self, client, name, source, reason, now, line=None):
+        """Counts what befell a client ('': nobody), of a kind with this name, and logs it
+        unless that was logged within the minute. line: what the log says, if not the
+        reason."""
+        kinds = self.kinds.setdefault(client, {})
+        kind = kinds.setdefault(name, Kind())
+        kind.happen(source, reason, now)
+        if kind.quiet(now):
+            return
+        text = line or reason
+        if kind.silent:
+            text += ' (%d more before)' % kind.silent
+        kind.tell(now)
+        log(text, NOTICE)
+
+    def tell_junk(self):
+        """One line for all that was not authentic since the last one."""
+        junk = self.counts['junk'] - self.junk
+        if junk:
+            log('junk: %d packets were not authentic' % junk, NOTICE)
+        self.junk += junk
+
+    def refusals(self):
+        """For status: a dict for each kind of refusal of each client."""
+        found = []
+        for client, kinds in self.kinds.items():
+            if not client:
+                continue
+            for kind in kinds.values():
+                found.append(kind.row(client))
+        return found
+
+# --- edges: commands --------------------------------------------------------------------
+SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+PACKAGES = (    # a package manager, and what it is told
+    ('apt-get', 'apt-get update && apt-get install -y'),
+    ('opkg', 'opkg update && opkg install'), ('apk', 'apk add --update-cache'),
+    ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
+    ('pacman', 'pacman -Sy --noconfirm'))
+PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'util-linux',
+              'iptables-save': 'iptables', 'iptables-restore': 'iptables',
+              'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
+              'ip6tables-restore': 'iptables'}
+COMMAND_SECONDS = 10            # what a command may take before it is killed
+ACTION_SECONDS, ACTION_LINES = 30, 50
+SLOTS = 8                       # commands of one client that may run at once
+F_SETPIPE_SZ = 1031             # linux/fcntl.h
+
 def find_program(name):
-    """As shutil.which() says, whose import would cost 0.7 MB."""
-    paths = (os.path.join(folder, name) for folder in SEARCH_PATH.split(':'))
-    return next((path for path in paths if os.access(path, os.X_OK)), None)
+    """The path of a program, or None. As shutil.which() says, whose import would cost 0.7 MB.
+    PATH counts where only root can have put something."""
+    folders = SEARCH_PATH.split(':')
+    for folder in os.environ.get('PATH', '').split(':'):
+        if folder.startswith('/') and folder not in folders and not root_alone_flaws(folder):
+            folders.append(folder)
+    for folder in folders:
+        path = os.path.join(folder, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
+
+@functools.lru_cache(64)
+def root_alone_flaws(folder):
+    """As path_flaws(), which looks at many folders; a program is looked for at each change."""
+    return path_flaws(folder, 0o022)
 
 def package_command(program):
     """What brings a program that is not there, on this system."""
-    package = {'nft': 'nftables', 'ssh-keygen': 'openssh-client'}.get(program, program)
-    commands = [command for manager, command in PACKAGES if find_program(manager)]
-    return ' '.join(commands[:1] + [package])
+    package = PACKAGE_OF.get(program, program)
+    for manager, command in PACKAGES:
+        if find_program(manager):
+            return '%s %s' % (command, package)
+    return 'install ' + package
 
 def missing(program):
-    return KnockError('%s is not installed; type: %s' % (program, package_command(program)))
+    """The KnockError that says how to get a program."""
+    command = package_command(program)
+    return KnockError('%s is not installed; type: %s' % (program, command))
 
 def start(argv, facts=None, descriptors=()):
-    """A process for run(); facts are added to a clean environment."""
-    path = argv[0] if '/' in argv[0] else find_program(argv[0])
+    """A process whose three streams are pipes, in a clean environment and a session of
+    its own.
+
+    facts: variables for its environment, for a command of the config, whose errors then
+    come with its output. descriptors: what it inherits. KnockError if it cannot be
+    started."""
+    path = argv[0]
+    if '/' not in path:
+        path = find_program(path)
     if path is None:
         raise missing(argv[0])
+    errors = subprocess.PIPE
+    if facts is not None:
+        errors = subprocess.STDOUT
+    environment = dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C')
     try:
         return subprocess.Popen(
             [path] + argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if facts is None else subprocess.STDOUT, cwd='/',
-            env=dict(facts or {}, PATH=SEARCH_PATH, LC_ALL='C'), close_fds=True,
+            stderr=errors, cwd='/', env=environment, close_fds=True,
             pass_fds=descriptors, start_new_session=True)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror))
 
-spares = []     # at most one (argument list, process); None where it does not start
-
-def keep_spare(argv):
-    """Starts the command of the next change before there is one: it waits for its standard input,
-    which ends when we do, and has not looked at the ruleset before that."""
-    if not (spares and spares[0][0] == argv and spares[0][1] and spares[0][1].poll() is None):
-        spares[:] = [(argv, None)]
-        with contextlib.suppress(KnockError):
-            spares[:] = [(argv, start(argv))]
-
-def run(argv, text='', seconds=10, facts=None, descriptors=()):
-    """The one place that executes a command; its output, or a KnockError with its complaint.
-    text is its standard input."""
-    process = spares.pop()[1] if spares and spares[0][0] == argv else None
-    if process is None or process.poll() is not None:
-        process = start(argv, facts, descriptors)
-    with process:               # which closes the pipes: what left the session may hold its ends
+def finish(process, argv, text, seconds=COMMAND_SECONDS):
+    """Gives a process its input and waits for its end; its output, or a KnockError with
+    all that it complained of."""
+    data = text
+    if isinstance(text, str):
+        data = text.encode('ascii')
+    # The with statement closes our ends of the pipes: what left the session may hold the
+    # others.
+    with process:
         try:
-            output, errors = process.communicate(
-                text if isinstance(text, bytes) else text.encode('ascii'), timeout=seconds)
+            output, errors = process.communicate(data, timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise KnockError('%s took longer than %d s' % (' '.join(argv), seconds))
     if process.returncode:
-        said = (errors or output).decode('utf-8', 'replace').strip() or 'no reason given'
+        said = (errors or output).decode('utf-8', 'replace').strip()
         raise KnockError('%s failed (%d): %s' % (
-            ' '.join(argv), process.returncode, said.splitlines()[0] if facts is None else said))
+            ' '.join(argv), process.returncode, said or 'no reason given'))
     return output.decode('utf-8', 'replace')
 
-def perform(name, argv, facts):
-    """A command of the config, if any, in a thread: nobody waits; its output goes to the log."""
-    def work():
+def run(argv, text='', seconds=COMMAND_SECONDS, facts=None, descriptors=()):
+    """The output of a command, or a KnockError. text is its standard input; the rest is
+    as in start() and finish()."""
+    return finish(start(argv, facts, descriptors), argv, text, seconds)
+
+class Hooks:
+    """Runs the commands of the config, each in a thread: nobody waits for them. Each
+    client has slots of his own, and those for actions are not those for on_open and
+    on_close."""
+
+    def __init__(self):
+        # {(client, is it an action): how many commands are under way}
+        self.running = collections.Counter()
+        self.lock = threading.Lock()
+
+    def run(self, name, argv, facts, action=False):
+        """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among
+        it."""
+        slot = facts['KNOCK_CLIENT'], action
+        if not argv:
+            return
+        with self.lock:
+            if self.running[slot] >= SLOTS:
+                log('action %s: not run, for %d others of %s do'
+                    % (name, SLOTS, slot[0]), ERROR)
+                return
+            self.running[slot] += 1
+        arguments = name, argv, facts, slot
+        work = threading.Thread(target=self.work, args=arguments, daemon=True)
         try:
-            lines = run(argv, seconds=ACTION_SECONDS,
-                        facts=dict(zip(FACTS, map(str, facts)))).splitlines()
+            work.start()
+        except RuntimeError as error:           # no thread more for this process
+            self.free(slot)
+            log('action %s: %s' % (name, error), ERROR)
+
+    def work(self, name, argv, facts, slot):
+        """The command's output goes to the log."""
+        try:
+            said = run(argv, seconds=ACTION_SECONDS, facts=facts)
         except KnockError as error:
-            lines = [str(error)]
-        for line in lines[:ACTION_LINES]:
+            said = str(error)
+        finally:
+            self.free(slot)
+        for line in said.splitlines()[:ACTION_LINES]:
             log('action %s: %s' % (name, line))
-    if threading.active_count() > ACTIONS_AT_ONCE:
-        log('action %s: not run, for %d others do' % (name, ACTIONS_AT_ONCE), 3)
-    elif argv:
-        threading.Thread(target=work, daemon=True).start()
+
+    def free(self, slot):
+        with self.lock:
+            self.running[slot] -= 1
+            if not self.running[slot]:
+                del self.running[slot]
 
 def notify(text):
     """sd_notify(3): to whoever started us and wants to know."""
-    if 'NOTIFY_SOCKET' in os.environ:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock, \
-                contextlib.suppress(OSError):       # if not now, the next wake-up tells it again
-            sock.sendto(text.encode('ascii'), re.sub('^@', '\0', os.environ['NOTIFY_SOCKET']))
+    address = os.environ.get('NOTIFY_SOCKET', '')
+    if not address:
+        return
+    if address.startswith('@'):         # an abstract socket
+        address = '\0' + address[1:]
+    # If it cannot be told now, the next wake-up tells it again.
+    with contextlib.suppress(OSError):
+        with unix_socket() as sock:
+            sock.sendto(text.encode('ascii'), address)
+
+def unix_socket(kind=socket.SOCK_DGRAM):
+    """A Unix socket that never keeps anybody waiting."""
+    return socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
 
 def pipe_with(data):
     """A descriptor from which a child reads these bytes; no file is made."""
     reader, writer = os.pipe()
-    fcntl.fcntl(writer, F_SETPIPE_SZ, max(4096, len(data)))     # all of them, before it reads
+    # The pipe must hold all of them before anybody reads.
+    fcntl.fcntl(writer, F_SETPIPE_SZ, max(4096, len(data)))
     os.write(writer, data)
     os.close(writer)
     return reader
 
+SIGNATURE_FRAME = b"""-----BEGIN SSH SIGNATURE-----
+%s-----END SSH SIGNATURE-----
+"""
+
 def verify_signature(client, request):
     """KnockError unless this client's ssh_key made the signature (PROTOCOL.sshsig)."""
-    armored = b'-----BEGIN SSH SIGNATURE-----\n' + binascii.b2a_base64(request.signature) \
-        + b'-----END SSH SIGNATURE-----\n'
+    armored = SIGNATURE_FRAME % binascii.b2a_base64(request.signature)
     signers = '%s namespaces="knock" %s\n' % (client.name, client.ssh_key)
     pipes = pipe_with(signers.encode('ascii')), pipe_with(armored)
+    signer_file, signature_file = ['/dev/fd/%d' % pipe for pipe in pipes]
+    argv = ['ssh-keygen', '-Y', 'verify', '-n', 'knock', '-I', client.name]
+    argv += ['-f', signer_file, '-s', signature_file]
     try:
-        run(['ssh-keygen', '-Y', 'verify', '-f', '/dev/fd/%d' % pipes[0], '-I', client.name, '-n',
-             'knock', '-s', '/dev/fd/%d' % pipes[1]], request.signed, 2, None, pipes)
+        run(argv, request.signed, seconds=2, descriptors=pipes)
     finally:
         for descriptor in pipes:
             os.close(descriptor)
@@ -1478,24 +3441,18 @@ def check_programs(config):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
         except KnockError as error:
-            if 'option' in str(error) or 'installed' in str(error):
-                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): %s'
-                                % (config.path, error))
+            said = str(error)
+            # It always complains here; of an unknown option it does if it is too old.
+            if 'option' in said or 'installed' in said:
+                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
+                                '%s' % (config.path, said))
     if problems:
         raise KnockError('\n'.join(problems), 2)
 
+# --- edges: files ----------------------------------------------------------------------
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
-
-def write_file(path, data):
-    """What is in it is on disk when this returns, its name perhaps not. OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(path, flags, 0o600)
-    with open(descriptor, 'wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
 
 def sync_folder(path):
     """The names in the folder of this file are on disk when this returns. OSError."""
@@ -1506,31 +3463,142 @@ def sync_folder(path):
         os.close(folder)
 
 def replace_file(path, data):
-    """The file is either as it was or as it shall be, and on disk when this returns. OSError."""
+    """The file is either as it was or as it shall be, and then it is on disk. OSError."""
+    os.close(replaced_file(path, data))
+
+def replaced_file(path, data, room=0):
+    """As replace_file(); returns a descriptor of the new file, which has so many zero
+    bytes of room behind the data where the file system can reserve them."""
+    remove_stale(path)
+    # Another user may have laid a file or a link under any name that he can guess.
+    name = '%s.%d-%s.new' % (path, os.getpid(), os.urandom(8).hex())
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(name, flags, 0o600)
     try:
-        write_file(path + '.new', data)
-        os.rename(path + '.new', path)
+        write_whole(descriptor, data, 0)
+        if room:
+            reserve(descriptor, len(data), room)
+        os.fsync(descriptor)
+        os.rename(name, path)
+        sync_folder(path)
     except OSError:
-        with contextlib.suppress(OSError):      # the first error is the one to tell
-            os.unlink(path + '.new')
+        os.close(descriptor)
+        # The first error is the one to tell.
+        with contextlib.suppress(OSError):
+            os.unlink(name)
         raise
-    sync_folder(path)
+    return descriptor
+
+def write_whole(descriptor, data, offset):
+    """All of the data with one write, or OSError."""
+    written = os.pwrite(descriptor, data, offset)
+    if written < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+def reserve(descriptor, offset, size):
+    """Room on the disk, if it has any and the file system can; True if it is there."""
+    try:
+        os.posix_fallocate(descriptor, offset, size)
+    except OSError:
+        return False
+    return True
+
+def remove_stale(path):
+    """Takes away what a crash of ours left beside this file: new ones of a dead process.
+    What we may not take away is another user's and harms nobody."""
+    folder, name = os.path.split(path)
+    # The name, the process's id, 16 hex digits.
+    pattern = re.escape(name) + r'\.(\d+)-[0-9a-f]{16}\.new\Z'
+    for found in os.listdir(folder or '.'):
+        match = re.match(pattern, found)
+        if match and not os.path.exists('/proc/' + match.group(1)):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, found))
+
+@contextlib.contextmanager
+def locked(path):
+    """Whoever edits this file waits until nobody else does; KnockError after 10 s.
+
+    The lock is on the file's folder: it outlives the rename that replaces the file, it
+    is there before the file is, and it leaves nothing behind."""
+    place = os.path.dirname(os.path.realpath(path))
+    try:
+        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise KnockError('%s: %s' % (place, error.strerror))
+    try:
+        take_lock(folder, place)
+        yield
+    finally:
+        os.close(folder)
+
+def take_lock(folder, place):
+    """Not for ever: every user who may read the folder can hold this lock."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise KnockError('%s: another command is editing there' % place)
+        time.sleep(0.02)
+
+def way_to(path):
+    """Every folder, link and file that is passed on the way to this path, / first.
+    OSError if links lead in a circle."""
+    passed, place = ['/'], '/'
+    left = os.path.join(os.getcwd(), path).split('/')
+    while left:
+        name = left.pop(0)
+        if name == '..':
+            place = os.path.dirname(place)
+        if name in ('', '.', '..'):
+            continue
+        place = os.path.join(place, name)
+        passed.append(place)
+        if len(passed) > 400:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if not os.path.islink(place):
+            continue
+        target = os.readlink(place)
+        # The kernel reads a link from the folder in which it lies.
+        left = target.split('/') + left
+        place = os.path.dirname(place)
+        if target.startswith('/'):
+            place = '/'
+    return passed
 
 def path_flaws(path, forbidden):
-    """A line for each user but root and us who could change this file, by a folder above it too;
-    forbidden: bits of its mode. What is not there yet has no flaw."""
-    path, real = os.path.abspath(path), os.path.realpath(path)
-    if real != path:
-        return ['%s goes through a link; write %s' % (path, real)]
-    flaws, trusted = [], {0, os.geteuid(), os.stat('/').st_uid}     # '/': root in a namespace
-    while path != '/':
-        status = os.stat(path if os.path.exists(path) else '/')
-        if status.st_uid not in trusted:
-            flaws.append('%s belongs to user %d; type: chown root %s' % (path, status.st_uid, path))
-        if status.st_mode & forbidden and status.st_mode & 0o41000 != 0o41000:      # as /tmp
-            flaws.append('%s is open to others; type: chmod %s %s' % (
-                path, '600' if forbidden == 0o027 else 'go-w', path))
-        path, forbidden = os.path.dirname(path), 0o022
+    """A line for each user but root and us who could change this file, by a folder or a
+    link on the way to it too; forbidden: bits of its mode. What is not there yet has no
+    flaw."""
+    try:
+        passed = way_to(path)
+    except OSError as error:
+        return ['%s: %s' % (path, error.strerror)]
+    flaws = place_flaws(passed.pop(), forbidden)
+    for place in sorted(set(passed), reverse=True):
+        flaws += place_flaws(place, 0o022)
+    return flaws
+
+def place_flaws(place, forbidden):
+    """The same for this file, folder or link alone."""
+    try:
+        status = os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    flaws = []
+    # In a namespace root may go by another number: / is his.
+    if status.st_uid not in (0, os.geteuid(), os.stat('/').st_uid):
+        flaws.append('%s belongs to user %d; type: chown root %s'
+                     % (place, status.st_uid, place))
+    # In a sticky folder, as /tmp, nobody can replace what is another's.
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    open_to_others = status.st_mode & forbidden and not sticky
+    if open_to_others and not stat.S_ISLNK(status.st_mode):
+        cure = 'chmod 600' if forbidden == 0o027 else 'chmod go-w'
+        flaws.append('%s is open to others; type: %s %s' % (place, cure, place))
     return flaws
 
 def read_config(path):
@@ -1551,799 +3619,408 @@ def beside(config, name):
     """The path of what is kept in the ledger's folder."""
     return os.path.join(os.path.dirname(config.ledger), name)
 
-def probation_left(path):
-    """Milliseconds in which a new installation must be knocked at, by its guard, which says
-    PROBATION until then; None if it has been. After another boot mono may be less than then."""
-    try:
-        text = read_file(path)
-        if text and not text.startswith(PROBATION[:14]):
-            return None
-        left, since = map(int, re.findall(r'\d+', text))
-        return max(0, left - max(0, moment().mono - since))
-    except (OSError, ValueError):       # unreadable: rather no guard than its owner locked out
-        return 0 if os.path.lexists(path) else None
+# --- edges: the file of the ledger ------------------------------------------------------
+JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks fit on a full disk
+JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
 
 class LedgerFile:
-    """The ledger's file, its lock for this process's life, and the ballast beside it.
-
-    Between two knocks an empty .new, its name on disk already, waits to be the next ledger: so a
-    knock waits for one fsync. The rename is put on disk when nobody waits; if the power fails
-    before that, load() finds the ledger under its first name."""
+    """The journal on disk, its lock for this process's life, the next line's place."""
 
     def __init__(self, path):
-        self.path, self.new, self.lock, self.held = path, path + '.new', None, None
-        self.spare = self.renamed = False       # is .new that file; is a rename not yet on disk
+        folder, name = os.path.split(path)
+        self.path = os.path.join(os.path.realpath(folder), name)
+        self.lock = None
+        self.journal = None     # a descriptor; None: nothing may be appended
+        self.end = 0            # the offset at which the next line begins
+        self.room = 0           # the offset up to which there is room on a full disk
+        self.lines = 0
+        self.limit = JOURNAL_LINES
 
     def take(self):
-        """Locks it; KnockError if another daemon lives. The lock file holds our process id."""
+        """Locks it; KnockError if another daemon lives. The lock file holds our pid."""
+        os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
+        path = self.path + '.lock'
+        if place_flaws(path, 0):
+            # In a sticky folder another user may have made it, and hold it for ever.
+            os.unlink(path)
+        self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
-            self.lock = os.open(self.path + '.lock', os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self.lock, 0)
-            os.pwrite(self.lock, b'%d\n' % os.getpid(), 0)
         except BlockingIOError:
             raise KnockError('another knockd.py runs with %s' % self.path)
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, b'%d\n' % os.getpid(), 0)
 
     def load(self, server_id):
-        """The Ledger; KnockError if it is missing, unreadable or not ours."""
-        ledger = self.read(self.path, server_id)
-        with contextlib.suppress(OSError, ValueError, KnockError):      # as a rule .new is empty
-            ledger = self.read(self.new, server_id)
-            self.renamed = True
-        return ledger
-
-    def read(self, path, server_id):
-        for flaw in path_flaws(path, 0o022):
+        """The Ledger; KnockError or OSError if it is missing, unreadable or not ours.
+        Needs no lock: a line that is being written is not there yet."""
+        for flaw in path_flaws(self.path, 0o022):
             raise KnockError(flaw)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, encoding='ascii') as file:
-            return parse_ledger(file.read(), server_id)
-
-    def save(self, ledger):
-        """On disk when this returns; OSError if it cannot be."""
-        data = ledger.text().encode('ascii')
+        descriptor = self.opened(os.O_RDONLY)
         try:
-            self.write(data)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not full or not os.path.exists(self.path + '.ballast'):
-                raise
-            os.unlink(self.path + '.ballast')
-            self.write(data)
+            return parse_ledger(self.text(descriptor), server_id)
+        finally:
+            os.close(descriptor)
 
-    def write(self, data):
-        self.settle()
-        if self.spare:
-            self.spare = False
-            write_file(self.new, data)
-            os.rename(self.new, self.path)
-            self.renamed = True
-        else:
-            replace_file(self.path, data)
+    def opened(self, flags):
+        """A fifo keeps nobody waiting, and a link is not followed."""
+        return os.open(self.path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
-    def settle(self):
-        """The last rename is on disk when this returns. OSError."""
-        if self.renamed:
-            with contextlib.suppress(FileNotFoundError):    # as a rule it is done already
-                os.rename(self.new, self.path)
-            sync_folder(self.path)
-            self.renamed = False
+    def text(self, descriptor):
+        """A character is a byte, so that a place in the text is an offset in the file."""
+        with open(descriptor, encoding='latin-1', newline='\n', closefd=False) as file:
+            return file.read()
 
-    def keep_spare(self):
-        """For the next knock, which does without if this fails."""
-        if self.spare:
+    def rewrite(self, ledger):
+        """One state line takes the place of the journal and is on disk when this returns.
+        OSError: the old journal goes on, unless its name is the new one's already."""
+        # If this fails because the disk is full, it is not tried again at each wake-up.
+        self.limit = self.lines + JOURNAL_LINES // 10
+        data = ledger.state_line().encode('ascii')
+        journal = replaced_file(self.path, data, JOURNAL_ROOM)
+        self.abandon()
+        self.journal = journal
+        self.end = len(data)
+        self.room = os.fstat(journal).st_size
+        self.lines, self.limit = 1, JOURNAL_LINES
+
+    @property
+    def rewrite_due(self):
+        """Is it so long that it should be written anew when nobody waits?"""
+        return self.lines > self.limit
+
+    def resume(self):
+        """Goes on in the journal that is there, where a full disk has no room for a new
+        one. OSError. What a crash cut off becomes zero bytes again: a shorter line over
+        it would be followed by its rest."""
+        # A journal whose name is not on disk would be gone after a power cut.
+        sync_folder(self.path)
+        journal = self.opened(os.O_RDWR)
+        try:
+            text = self.text(journal)
+            end = journal_end(text)
+            if end == 0:
+                raise OSError(errno.EINVAL, 'its only line has no end')
+            torn = len(text.rstrip('\0')) - end
+            write_whole(journal, bytes(max(0, torn)), end)
+            os.fdatasync(journal)
+        except OSError:
+            os.close(journal)
+            raise
+        self.abandon()
+        self.journal = journal
+        self.end = end
+        self.room = len(text)
+        self.lines = text.count('\n', 0, end)
+
+    def append(self, line):
+        """The line of an honoured knock; it is on disk when this returns. After an
+        OSError nobody knows what of it is: nothing is appended before rewrite()."""
+        data = line.encode('ascii')
+        try:
+            self.check_in_place()
+            self.keep_room()
+            # posix_fallocate() makes the file longer: zero bytes lie behind the last
+            # line, and O_APPEND would write behind them. So this names the offset.
+            write_whole(self.journal, data, self.end)
+            os.fdatasync(self.journal)
+        except OSError:
+            self.abandon()
+            raise
+        self.end += len(data)
+        self.lines += 1
+
+    def check_in_place(self):
+        """A line in a journal that was deleted or replaced would be lost. OSError."""
+        if self.journal is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if not os.path.samestat(os.lstat(self.path), os.fstat(self.journal)):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def keep_room(self):
+        """On a full disk half of the room, some 300 knocks, is left when more is asked
+        for in vain."""
+        if self.room - self.end > JOURNAL_ROOM // 2:
             return
-        with contextlib.suppress(OSError):
-            self.settle()
-            write_file(self.new, b'')
-            sync_folder(self.path)
-            old, self.held = self.held, os.open(self.path, os.O_PATH)   # waits for no fifo
-            self.spare = True
-            if old is not None:     # as long as a ledger is open, a rename over it frees nothing
-                os.close(old)
+        if reserve(self.journal, self.end, JOURNAL_ROOM):
+            self.room = self.end + JOURNAL_ROOM
 
-    def keep_ballast(self):
-        """Made again when there is room; random, for a file system may store zeros as nothing."""
-        if not os.path.exists(self.path + '.ballast'):
-            with contextlib.suppress(OSError):  # still full: the next step tries again
-                replace_file(self.path + '.ballast', os.urandom(BALLAST))
+    def abandon(self):
+        """Nothing is appended to this journal any more."""
+        if self.journal is not None:
+            os.close(self.journal)
+        self.journal = None
 
-def saved(file, ledger, what):
-    """The ledger to disk; False, and one line, if it cannot be."""
+def saved(file, ledger, line, what):
+    """The line of a knock to disk; False, and one line in the log, if it cannot be. Where
+    it cannot be appended, a new journal may still be written, which has it too."""
     try:
-        file.save(ledger)
+        file.append(line)
+        return True
+    except OSError:
+        return rewritten(file, ledger, what)
+
+def rewritten(file, ledger, what):
+    """The ledger to disk as it is; False, and one line in the log, if it cannot be."""
+    try:
+        file.rewrite(ledger)
+        return True
     except OSError as error:
-        log('%s: the ledger cannot be written: %s: %s' % (what, file.path, error.strerror), 3)
+        # A line behind the state of before would let a knock in whose quarantine is not
+        # on disk.
+        file.abandon()
+        told = what, file.path, error.strerror
+        log('%s: the ledger cannot be written: %s: %s' % told, 3)
         return False
-    return True
 
 def open_ledger(file, config, now):
-    """(the Ledger, whether it is under quarantine); never a reason to stop."""
+    """(the Ledger, was it lost and is under quarantine); never a reason to stop."""
     try:
-        return file.load(config.id), False
-    except (OSError, ValueError, KnockError) as error:
-        ledger = Ledger(config.id)
-        ledger.quarantine(now.wall, config.window)
-        for client in config.clients.values():      # a sheet may be younger than a wrong clock
-            if client.paper:
-                ledger.record(client.fingerprint, '', 0, 0, (client.paper[0], VOID))
-        reason = 'missing' if isinstance(error, FileNotFoundError) else str(error)
-        log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (
-            reason, time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1)),
-            file.path), 4)
-    saved(file, ledger, 'quarantine')
-    return ledger, True
+        ledger = file.load(config.id)
+    except FileNotFoundError:
+        return lost_ledger(file, config, now, 'missing'), True
+    except OSError as error:
+        return lost_ledger(file, config, now, error.strerror), True
+    except KnockError as error:
+        return lost_ledger(file, config, now, str(error)), True
+    remove_version_1(file.path)
+    try:
+        file.rewrite(ledger)
+    except OSError:
+        go_on(file)
+    return ledger, False
 
-class Firewall:
-    """The kernel's rules as we want them: applied by one command a change; here by nft."""
-    name, spare, clears, silent = 'nft', NFT, ('', '', NFT_NOTHING), False
-    undo = 'nft delete table inet knockd'
+def go_on(file):
+    """In the old journal, if that is possible; if not, the next knock tries again."""
+    try:
+        file.resume()
+    except OSError as error:
+        told = file.path, error.strerror
+        log('start: the ledger cannot be written: %s: %s' % told, 3)
 
-    def __init__(self, config, openings=()):
-        self.config, self.box, self.whole = config, None, None
-        self.openings = dict(openings)          # (source, proto, port, once): Opening
+def lost_ledger(file, config, now, reason):
+    """A new one under quarantine, on disk if possible."""
+    ledger = Ledger(config.id)
+    ledger.quarantine(now.wall, config.window)
+    for client in config.clients.values():
+        if client.paper:
+            # By a wrong clock of ours a sheet may be younger than the quarantine.
+            sheet, _ = client.paper
+            ledger.record(client.fingerprint, '', 0, 0, (sheet, VOID))
+    end = time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1))
+    told = reason, end, file.path
+    log('quarantine: ledger %s, knocks count again at %s UTC; %s' % told, 4)
+    rewritten(file, ledger, 'quarantine')
+    return ledger
 
-    def ruleset(self):
-        """Everything but counters and the elements of sets, as nft -j tells it."""
-        return json.loads(run(['nft', '-j', '-s', '-t', 'list', 'ruleset']))['nftables']
+def remove_version_1(path):
+    """What version 0.1 kept beside the ledger, 64 KiB of it."""
+    for name in ('.new', '.ballast'):
+        with contextlib.suppress(OSError):
+            os.unlink(path + name)
 
-    def look(self, ruleset):
-        """The box as it is now, decoys chosen."""
-        ephemeral = list(map(int, read_file('/proc/sys/net/ipv4/ip_local_port_range').split()))
-        reflects = os.path.exists(FLOWLABEL_REFLECT) and int(read_file(FLOWLABEL_REFLECT)) & 2
-        return Box(pick_decoys(self.config, ruleset, listening_ports(), ephemeral),
-                   box_policy(ruleset, 'tcp'), box_policy(ruleset, 'udp'), not reflects)
+# --- edges: sockets and events ----------------------------------------------------------
+SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
+SO_PEERCRED = 17                                # asm-generic/socket.h
+SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
+RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
+FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
+NETLINK_NETFILTER = 12          # linux/netlink.h
+NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
+# linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
+ELEMENT_EVENTS = (12, 14, 15)
+STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
+# An abstract socket: each network namespace has names of its own.
+OWNER_NAME = '\0knockd'
 
-    def live(self, now):
-        return [opening for opening in self.openings.values() if opening.expires > now.mono]
+class Bell:
+    """A pipe that a thread rings to wake another one from its poll."""
 
-    def commands(self, ruleset, living, now):
-        """[(argument list, its standard input)] that put everything in force."""
-        self.box = self.look(ruleset)
-        return [(NFT, nft_ruleset(self.config, self.box, self.live(now), living, now))]
+    def __init__(self):
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def living(self):
-        return living_connections([connection for text in tcp_tables()
-                                   for connection in parse_connections(text)], self.config.hide)
+    def fileno(self):
+        return self.reader
 
-    def text(self):
-        """What load() applies, each part under the command for it, if that is not nft."""
-        return ''.join(('' if argv == NFT else '# %s\n' % ' '.join(argv)) + text for argv, text
-                       in self.commands(self.ruleset(), self.living(), moment()))
+    def ring(self):
+        with contextlib.suppress(BlockingIOError):      # full: it rings loud enough
+            os.write(self.writer, b'.')
 
-    def guard(self):
-        """A shell script that hides what we hide; never over what is there."""
-        foreign = [entry for entry in self.ruleset() if not is_ours(entry)]
-        commands = type(self)(self.config).commands(foreign, (), moment())
-        return '# For a boot without Python or a config.\n' + ''.join(
-            GUARD % (THERE[argv[0]], ' '.join(argv), text) for argv, text in commands)
-
-    def load(self, ruleset=None):
-        """Puts everything in force, openings with the time they have left."""
-        ruleset = ruleset or self.ruleset()
-        for clear in self.clears:
-            try:
-                for argv, text in self.commands(ruleset, self.living(), moment()):
-                    run(argv, clear + text)
-                break
-            except KnockError:      # nft has hung, or another version's table is in the way: to
-                if clear == self.clears[-1]:    # delete it comes last, as it lets packets by
-                    raise
-        accepts = accept_changes(self.config, ruleset)
-        if accepts:
-            run(NFT, accepts)
-        self.whole = listed(self.ruleset(), True), self.box, bool(self.config.hide), ''
-
-    def outdated(self):
-        """Must it be looked at, for no event tells: of iptables-legacy's, of a decoy's listener?"""
-        return self.silent or listening_ports() & set(self.box.decoys.values())
-
-    def hooked(self, ruleset):
-        """Do packets come to us? load() may have looked too late to see that they do not."""
-        return '"guard"' in listed(ruleset, True)
-
-    def mend(self):
-        """Loads everything again if something of ours is gone, or the box has changed."""
-        ruleset = self.ruleset()
-        if self.whole == (listed(ruleset, True), self.look(ruleset), self.hooked(ruleset),
-                          accept_changes(self.config, ruleset)):
-            return False
-        self.load(ruleset)
-        return True
-
-    def opened(self, openings, known, now):
-        return [(NFT, nft_open(openings, known, now))]
-
-    def closed(self, openings):
-        return [(NFT, nft_close(openings))]
-
-    def open(self, openings, now):
-        """A knock extends an opening, it never shortens or doubles it."""
-        longest = [opening._replace(expires=max(opening.expires, self.openings.get(
-            opening[1:5], opening).expires)) for opening in openings]
-        known = {opening[1:5] for opening in longest}.intersection(self.openings)
-        self.openings.update((opening[1:5], opening) for opening in longest)
-        self.apply(self.opened(longest, known, now))
-
-    def close(self, openings):
-        for opening in openings:
-            self.openings.pop(opening[1:5], None)
-        if openings:
-            self.apply(self.closed(openings))
-
-    def apply(self, commands):
-        try:
-            for argv, text in commands:
-                run(argv, text)
-        except KnockError:      # somebody took our rules away: put them back, this change included
-            self.load()
-
-    def chosen(self, knock):
-        """The openings that a knock's `close` means: its own, from its own address."""
-        return [opening for opening in self.openings.values()
-                if (opening.client, opening.source) == (knock.client.name, widened(knock)) and
-                (not knock.services or
-                 covered(Service(opening.proto, opening.port, opening.port), knock.services))]
-
-class Iptables(Firewall):
-    """By iptables and ip6tables; openings in an ipset or, without that tool, in recent lists."""
-    name, spare, clears, silent = 'iptables', IPSET, ('',), True
-    undo = 'for of in mangle filter nat; do iptables -t $of -F KNOCKD; ' \
-        'ip6tables -t $of -F KNOCKD; done'
-
-    def __init__(self, config, openings=()):
-        super().__init__(config, openings)
-        flaws = ['[client %s] once' % client.name for client in config.clients.values()
-                 if client.once]
-        flaws += ['[server] accept_in'] * any(chain != ('auto',) for chain in config.accept_in)
-        flaws += ['[server] trust: ' + name for name in config.trust if name.endswith('+')]
-        if flaws:
-            raise KnockError('%s: %s: iptables cannot do that; install nftables'
-                             % (config.path, flaws[0]), 2)
-        self.tools, self.ipset = {4: 'iptables', 6: 'ip6tables'}, find_program('ipset')
-        self.seconds = {}       # {opening's key: those in its rule}, without ipset
-        if not find_program('ip6tables') or not os.path.exists('/proc/net/if_inet6'):
-            del self.tools[6]
-            self.name += ' (IPv6 is not guarded: no ip6tables, or no IPv6)'
-
-    def ruleset(self):
-        return [entry for tool in self.tools.values()
-                for entry in parse_saved(tool, run([tool + '-save']))]
-
-    def rules(self, version, living, now, box):
-        passing = ['-s %s -p tcp ! --syn --sport %d --dport %d' % connection
-                   for connection in living if connection[0].version == version]
-        passing += ['-m set --match-set knockd%d src,dst' % version] if self.ipset else [
-            recent_match(opening, self.seconds[opening[1:5]]) for opening in self.live(now)
-            if opening.source.version == version]
-        return iptables_rules(self.config, box, version, passing)
-
-    def live(self, now):
-        """Without what has less than a second left, the unit of both stores; and where nothing is
-        hidden, nothing has a rule to be open by."""
-        return [opening for opening in self.openings.values() if self.config.hide
-                and seconds_left(opening, now) > 0 and opening.source.version in self.tools]
-
-    def commands(self, ruleset, living, now):
-        self.box, live, commands = self.look(ruleset), self.live(now), []
-        self.seconds = {opening[1:5]: seconds_left(opening, now) for opening in live}
-        for version, tool in self.tools.items():
-            entries = [entry for entry in ruleset for value in entry.values()
-                       if value['family'] == tool]
-            box = self.box._replace(tcp=box_policy(entries, 'tcp'), udp=box_policy(entries, 'udp'))
-            commands.append(iptables_restore(tool, self.rules(version, living, now, box),
-                                             our_jumps(entries)))
-        if not self.ipset:
-            return commands + recent_open(live)
-        sets = ipset_all(live, now)     # made first: destroying none is an error before Linux 5.11
-        return [(IPSET, sets)] + commands if self.config.hide else \
-            commands + [(IPSET, sets + IPSET_NOTHING)]
-
-    def opened(self, openings, known, now):
-        if self.ipset:
-            return [(IPSET, ipset_change('add', openings, now))]
-        self.seconds.update((opening[1:5], seconds_left(opening, now)) for opening in openings)
-        return self.closed(openings) + recent_open(openings)
-
-    def closed(self, openings):
-        """Without ipset, what is open is rules of mangle; those of these families are replaced."""
-        if self.ipset:
-            return [(IPSET, ipset_change('del', openings))]
-        return [iptables_restore(tool, {'mangle': self.rules(
-            version, self.living(), moment(), self.box)['mangle']})
-            for version, tool in self.tools.items()
-            if version in {opening.source.version for opening in openings}]
-
-    def hooked(self, ruleset):
-        return our_jumps(ruleset) == sorted((tool, table, hook) for tool in self.tools.values()
-                                            for table in HOOKS for hook in HOOKS[table])
-
-BACKENDS = collections.OrderedDict((('nft', Firewall), ('iptables', Iptables)))
-
-def make_firewall(config, openings=()):
-    """By nft if it is there, by iptables if only that is."""
-    names = list(BACKENDS) if config.firewall == 'auto' else [config.firewall]
-    return BACKENDS[next(filter(find_program, names), names[0])](config, openings)
-
-def widened(knock):
-    """The network that a knock is for: its address alone, unless the client's section says more."""
-    length = knock.client.prefix4 if knock.source.version == 4 else knock.client.prefix6
-    return ipaddress.ip_network((knock.source, length), strict=False)
-
-def tcp_tables():
-    """Of both families; a kernel without IPv6 has no tcp6."""
-    return [read_file(path) for path in ('/proc/net/tcp', '/proc/net/tcp6') if os.path.exists(path)]
-
-def listening_ports():
-    """Looked at in each step, among what may be 100,000 connections."""
-    listening = r':(\w{4}) \w+:\w{4} %02X ' % TCP_LISTEN
-    return {int(port, 16) for text in tcp_tables() for port in re.findall(listening, text)}
+    def silence(self):
+        with contextlib.suppress(BlockingIOError):      # nobody rang
+            os.read(self.reader, 65536)
 
 def ruleset_events():
     """A socket that becomes readable when anybody changes the ruleset."""
     try:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
-    except OSError:             # an old kernel with iptables alone: nothing ever comes
+    except OSError:
+        # An old kernel with iptables alone: this one is never readable.
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
     return sock
 
 def ruleset_changed(events):
-    """Reads what waits: was there more than set elements, which change with every knock?"""
+    """Reads what waits: was there more than set elements, which change with every
+    knock?"""
     changed = False
     while True:
         try:
             data = events.recv(65536)
-        except OSError as error:        # no more; or ENOBUFS: more changes than it could hold
-            return changed or error.errno != errno.EAGAIN
-        while data:
-            length, kind = struct.unpack_from('=IH', data)      # linux/netlink.h: struct nlmsghdr
-            changed |= kind & 0xff not in ELEMENT_EVENTS
-            data = data[length + 3 & ~3:]
+        except BlockingIOError:
+            return changed
+        except OSError:         # ENOBUFS: there were more changes than it could hold
+            return True
+        changed = changed or other_than_elements(data)
+
+def other_than_elements(data):
+    """Does one of these netlink messages tell of a table, a chain or a rule?"""
+    while len(data) >= 16:
+        # linux/netlink.h: struct nlmsghdr
+        length, kind = struct.unpack_from('=IH', data)
+        if kind & 0xff not in ELEMENT_EVENTS:
+            return True
+        data = data[max(16, length + 3 & ~3):]
+    return False
 
 def attach_filter(sock, program):
-    """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter; }."""
-    code = array.array('B', b''.join(struct.pack('@HBBI', *line) for line in program))
+    """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter;
+    }."""
+    lines = [struct.pack('@HBBI', *line) for line in program]
+    code = array.array('B', b''.join(lines))
+    address = code.buffer_info()[0]
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
-                    struct.pack('@HL', len(program), code.buffer_info()[0]))
+                    struct.pack('@HL', len(program), address))
 
 def packet_socket(protocol):
     """Every interface, from the IP header on, nothing of what this box sends."""
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
     try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK,
-                             socket.htons(protocol))
+        sock = socket.socket(socket.AF_PACKET, kind, socket.htons(protocol))
     except PermissionError:
         raise KnockError('raw sockets are not permitted; run it as root (CAP_NET_RAW)')
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    with contextlib.suppress(PermissionError):      # in a container; net.core.rmem_max limits it
+    # In a container it may be forbidden; net.core.rmem_max limits it then.
+    with contextlib.suppress(PermissionError):
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
     return sock
 
 class Capture:
-    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the tokens."""
+    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the
+    words."""
 
     def __init__(self, limit):
-        self.limit, self.taps, self.capacity, self.coarse = limit, [], FILTER_TAGS, False
+        self.limit = limit      # pairs at most
+        self.taps = []          # (IP version, socket)
+        self.capacity = FILTER_TAGS
+        self.coarse = False     # is the filter one on length alone?
 
-    def load(self, tokens, program):
-        """Attaches program(version, tokens); a coarser one where the kernel lacks the memory."""
-        words = tokens if len(tokens) > self.limit * FILTER_TAGS else {
-            int.from_bytes(token[:4], 'big') for token in tokens}
-        shares = token_shares(words, self.capacity, self.limit)
+    def load(self, tags, program):
+        """Attaches program(version, words); a coarser one where the kernel lacks the
+        memory."""
+        words = {int.from_bytes(tag[:4], 'big') for tag in tags}
+        shares = word_shares(words, self.capacity, self.limit)
         try:
             self.attach(shares, program)
         except OSError as error:
             if error.errno != errno.ENOMEM or shares == [None]:
                 raise
             self.capacity = self.capacity * 3 // 4
-            return self.load(tokens, program)
-        if self.coarse != (shares == [None]):
-            self.coarse = not self.coarse
-            log('filter: %s' % ('the kernel cannot hold %d tokens (net.core.optmem_max), Python '
-                                'does its work' % len(words) if self.coarse else 'whole again'), 4)
+            self.load(tags, program)
+            return
+        coarse = shares == [None]
+        if coarse and not self.coarse:
+            log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python does '
+                'its work' % len(words), WARNING)
+        elif self.coarse and not coarse:
+            log('filter: whole again', WARNING)
+        self.coarse = coarse
 
     def attach(self, shares, program):
+        """One pair of sockets for each share; None is the share of all words."""
         while len(self.taps) < 2 * len(shares):
-            self.taps += [(4, packet_socket(ETH_P_IP)), (6, packet_socket(ETH_P_IPV6))]
+            self.taps.append((4, packet_socket(ETH_P_IP)))
+            self.taps.append((6, packet_socket(ETH_P_IPV6)))
         while len(self.taps) > 2 * len(shares):
-            self.taps.pop()[1].close()
+            _, sock = self.taps.pop()
+            sock.close()
         for number, (version, sock) in enumerate(self.taps):
             attach_filter(sock, program(version, shares[number // 2]))
 
-    def sockets(self):
-        return {sock.fileno(): (version, sock) for version, sock in self.taps}
-
     def drops(self):
         """How many packets the kernel had no room for since the last time."""
-        return sum(struct.unpack('@II', sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
-                   for _, sock in self.taps)
+        dropped = 0
+        for _, sock in self.taps:
+            statistics = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+            dropped += struct.unpack('@II', statistics)[1]
+        return dropped
 
-def token_shares(tokens, capacity, limit=SOCKET_PAIRS):
-    """The tokens of each socket pair; [None] if they are more than all pairs hold.
-    By remainder, so that a token stays where it is when others come and go: no gap at a swap."""
-    count = max(1, -(-len(tokens) // capacity)) if capacity else limit + 1
+def word_shares(words, capacity, limit=SOCKET_PAIRS):
+    """The words of each socket pair; [None] if they are more than all pairs hold. By
+    remainder, so that a word stays where it is when others come and go: no gap at a
+    swap."""
+    if not capacity:
+        return [None]
+    count = max(1, -(-len(words) // capacity))
     if count > limit:
         return [None]
-    return [[token for token in tokens if token % count == share] for share in range(count)]
+    shares = [[] for _ in range(count)]
+    for word in words:
+        shares[word % count].append(word)
+    return shares
 
-def receive(sock, named=True, limit=256):
-    """The frames that wait in a packet socket, up to a limit, each with its (interface, ...) if it
-    shall be named: for that, Python makes a system call of its own."""
-    for _ in range(limit):
+def receive(sock, named=True):
+    """The frames that wait in a packet socket, up to a limit, each with the name of its
+    interface if it shall be named: for that, Python makes a system call of its own."""
+    for _ in range(FRAMES_AT_ONCE):
         try:
-            yield sock.recvfrom(65536) if named else (sock.recv(65536), ('',))
-        except OSError as error:        # ENETDOWN: an interface went away, the others did not
+            if named:
+                frame, address = sock.recvfrom(65536)
+                yield frame, address[0]
+            else:
+                yield sock.recv(65536), ''
+        except OSError as error:
+            # EBADF: closed since, as a smaller filter needs fewer sockets.
             if error.errno in (errno.EAGAIN, errno.EBADF):
-                return                  # no more, or closed since a smaller filter needs fewer
+                return
+            # ENETDOWN: an interface went away, the others did not.
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
 
+@functools.lru_cache(SOURCES_LIMIT)     # forgotten at each step
 def is_own(address, interface):
     """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
-        scope = socket.if_nametoindex(interface) if address.is_link_local else 0
-        sock.bind((str(address), 0) if address.version == 4 else (str(address), 0, 0, scope))
-        return True
-    return False
-
-# --- daemon: waits, reads, asks the judge, honours what he decides ------------------------------
-class Daemon:
-    """One process, one thread; it holds the ledger's lock, the sockets and what is open."""
-
-    def __init__(self, config, verbose=False):
-        self.config, self.verbose = config, verbose
-        self.file = LedgerFile(config.ledger)
-        self.datagrams, self.syns = Capture(SOCKET_PAIRS), Capture(1)
-        self.firewall = make_firewall(config)
-        self.sequences, self.codes = Sequences(paper_sequences(config)), Codes()
-        self.tokens = []        # StepTokens: those that are loaded, and last the step's to come
-        self.pace, self.stopping = Budget(SYNS_A_SECOND), False
-        self.is_own = functools.lru_cache(SOURCES_LIMIT)(is_own)    # forgotten at each step
-        self.muted, self.unmute = set(), None       # tags, and 'syn' for all SYNs; until when
-        self.events, self.mend_at = None, None      # what tells of changes; when to look
-        self.told = {}          # kind of line: (mono of the last one, their count then)
-        self.stamp = self.steps = self.state = self.lost = self.doubt = self.asked = None
-        self.counts, self.last, self.junk = collections.Counter(), {}, 0
-        self.open, self.next_end = {}, NEVER    # (client, source, ports): its first Opening
-        self.inside = False     # the frame that we look at is from this box, or from a `trust`
-        self.trial, self.renew = None, False    # mono when a probation ends, 0: nobody came
-
-    def start(self):
-        self.file.take()
-        now = moment()
-        self.stamp = config_stamp(self.config.path)
-        ledger, lost = open_ledger(self.file, self.config, now)
-        self.lost = now.wall - now.mono if lost else None
-        self.state = State(self.config, ledger)
-        self.events = ruleset_events()
-        left = probation_left(beside(self.config, 'guard'))
-        self.trial = left and now.mono + left
-        self.enforce(self.config)
-        self.turn(now)
-        self.asked = status_socket(self.config)
-        log('ready: ' + state_line(self.firewall) + (
-            '; on probation: %d s for a first knock from outside' % (left // 1000) if left else ''))
-        notify('READY=1')
-
-    def loop(self, signals):
-        """Until told to stop."""
-        self.start()
-        while not self.stopping:
-            poll = select.poll()
-            datagrams, syns = self.datagrams.sockets(), self.syns.sockets()
-            for waker in [signals, self.events, self.asked] + list(datagrams) + list(syns):
-                poll.register(waker, select.POLLIN)
-            prepared = spares and not self.tokens[-1].waiting
-            ready = {descriptor for descriptor, _ in
-                     poll.poll(self.patience(moment()) if prepared else 0)}
-            for number in os.read(signals, 64) if signals in ready else ():
-                self.stopping |= number != signal.SIGHUP
-                if number == signal.SIGHUP:
-                    self.reload(moment())
-            if self.asked.fileno() in ready:
-                self.answer(moment())
-            for heard, hear in ((datagrams, self.hear_datagram), (syns, self.hear_syn)):
-                for descriptor in ready & set(heard):   # SYNs last: a flood delays no datagram
-                    self.read(*heard[descriptor], hear=hear)
-            if self.events.fileno() in ready and ruleset_changed(self.events):
-                self.mend_at = self.mend_at or moment().mono + COALESCE
-            self.watch(moment())
-            self.tokens[-1].derive(SLICE)
-            if not ready:               # so that no knock waits for it
-                keep_spare(self.firewall.spare)
-                self.file.keep_spare()
-        log('stopped; what is hidden stays hidden, until you type: ' + self.firewall.undo)
-
-    def patience(self, now):
-        """Milliseconds until anything is due."""
-        due = [at - now.mono for at in (self.next_end, self.unmute, self.mend_at, self.trial) if at]
-        due += [int(os.environ.get('WATCHDOG_USEC', '0')) // 2000 or STEP,
-                STEP - (now.wall + self.config.window) % STEP]
-        return max(0, min(due)) + 1
-
-    def watch(self, now):
-        """What every wake-up looks at: mutes, the config, the step; a jump of the clock is one."""
-        self.look_for_step(now)
-        self.look_for_ends(now)
-        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.open))
-        if self.unmute is not None and now.mono >= self.unmute:
-            self.muted, self.unmute = set(), None
-            self.listen()
-        if window_steps(now.wall, self.config.window) != self.steps:
-            if config_stamp(self.config.path) != self.stamp:
-                self.reload(now)
-            self.turn(now)
-            if self.steps.stop % 120 == 0 and self.counts['junk'] > self.junk:      # once an hour
-                log('junk: %d packets were not authentic' % (self.counts['junk'] - self.junk), 5)
-                self.junk = self.counts['junk']
-            if self.firewall.outdated():
-                self.mend_at = now.mono
-        if self.trial and now.mono >= self.trial:
-            self.settle(0, 'no authentic knock came from outside: nothing is hidden until one '
-                        'does; type elsewhere: knock.py and what knockd.py show prints', now)
-        if self.mend_at is not None and now.mono >= self.mend_at:
-            self.mend(now)
-
-    def mend(self, now):
-        """After somebody's change of the ruleset; again in a second if that fails."""
-        self.mend_at = None
-        try:
-            if self.renew:
-                self.enforce(self.config)
-            elif self.firewall.mend():
-                self.tell('firewall mended', 'firewall: something of ours was gone or the box '
-                          'has changed; loaded again', now)
-        except KnockError as error:
-            self.tell('firewall failed', 'firewall: %s' % error, now)
-            self.mend_at = now.mono + 1000
-
-    def enforce(self, config):
-        """The firewall as config has it; none at all after a probation that nobody passed."""
-        allowed = {client.name: client.allow for client in config.clients.values()}
-        openings = {key: opening for key, opening in self.firewall.openings.items() if covered(
-            Service(opening.proto, opening.port, opening.port), allowed.get(opening.client, ()))}
-        firewall = make_firewall(config._replace(hide=(), accept_in=()) if self.trial == 0
-                                 else config, openings)
-        firewall.load()
-        self.firewall, self.renew = firewall, False
-        if self.trial is None and os.path.exists(beside(config, 'guard')):      # installed
-            self.keep_guard(firewall.guard())
-
-    def settle(self, trial, line, now):
-        """A probation ends: by an authentic knock from outside (None), or nobody has come (0)."""
-        log('probation: ' + line, 4)
-        self.trial, self.renew, self.mend_at = trial, True, now.mono
-        self.keep_guard(PASSED if trial is None else PROBATION % (0, now.mono))
-
-    def keep_guard(self, text):
-        """Renews it if it has changed, for flash wears."""
-        path = beside(self.config, 'guard')
-        try:
-            if read_file(path) != text:
-                replace_file(path, text.encode('ascii'))
-        except OSError as error:
-            log('%s: %s' % (path, error.strerror), 3)
-
-    def look_for_step(self, now):
-        """After a lost ledger, a forward step of the clock could make old knocks good again."""
-        ahead = 0 if self.lost is None else now.wall - now.mono - self.lost
-        if ahead > 1000:
-            self.state.ledger.quarantine(now.wall, self.config.window)
-            saved(self.file, self.state.ledger, 'the clock went forward')
-        if not 0 <= ahead <= 1000:
-            self.lost += ahead
-
-    def turn(self, now):
-        """A new step: other tokens."""
-        config, state = self.config, self.state
-        self.steps = window_steps(now.wall, config.window)
-        self.is_own.cache_clear()
-        self.file.keep_ballast()
-        if self.trial:          # for the next boot
-            self.keep_guard(PROBATION % (max(0, self.trial - now.mono), now.mono))
-        self.tokens = valid_tokens(config, now.wall, self.tokens)
-        loaded = self.tokens[:-1]
-        state.tags = {tag: owner for step in loaded for tag, owner in step.tags.items()}
-        state.syns = {syn: token for step in loaded for syn, token in step.syns.items()}
-        state.codes = valid_codes(config, now.wall)
-        self.sequences.tables[1:] = [step.sequences for step in loaded]
-        self.listen()
-        doubt, self.doubt = self.doubt, clock_doubt(config, state.ledger, now.wall)
-        if bool(doubt) != bool(self.doubt):
-            log('clock: %s' % (self.doubt or 'plausible again'), 4)
-            self.codes = Codes()        # its wrong tries may have been our clock's
-
-    def listen(self):
-        config = self.config
-        self.datagrams.load(self.state.tags.keys() - self.muted, lambda version, tokens:
-                            datagram_filter(version, config.carriers, config.port, tokens))
-        ports = SEQUENCE_PORTS['ports'] if any(self.sequences.tables) else \
-            SEQUENCE_PORTS['code'] if self.state.codes else None
-        if ports or self.state.syns:
-            self.syns.load(self.state.syns, lambda version, tokens:
-                           syn_filter(version, None if 'syn' in self.muted else ports, tokens))
-        else:
-            self.syns.attach([], None)
-
-    def reload(self, now):
-        """A bad config is reported and the old one stays in force."""
-        self.stamp = config_stamp(self.config.path)
-        try:
-            config = read_config(self.config.path)
-            if (config.id, config.ledger) != (self.config.id, self.config.ledger):
-                raise KnockError('%s: id and ledger change only with a restart' % config.path)
-            check_programs(config)
-            self.enforce(config)
-        except KnockError as error:
-            for line in str(error).splitlines():
-                log('config refused, the old one stays: %s' % line, 4)
-            return
-        self.config = self.state.config = config
-        self.sequences, self.tokens = Sequences(paper_sequences(config)), []    # not of before
-        self.next_end = now.mono
-        self.turn(now)
-        log('config reloaded: ' + state_line(self.firewall))
-
-    def read(self, version, sock, hear):
-        """Every waiting frame; one that breaks us is told of and does not stop us."""
-        for frame, address in receive(sock, hear == self.hear_syn or self.trial is not None):
-            try:
-                self.inside = address[0] in ('lo',) + self.config.trust
-                hear(version, frame, address[0])
-            except Exception as error:          # a defect of ours must not be a way to stop us
-                log('internal error: %s: %s' % (type(error).__name__, error), 3)
-
-    def hear_datagram(self, version, frame, _):
-        tag = 48 if version == 6 else (frame[0] & 15) * 4 + TRANSPORT if frame else 0
-        if frame[tag:tag + TAG_SIZE] not in self.state.tags and not self.verbose:
-            self.counts['junk'] += 1            # as judge() would say, for half the cost
-            return
-        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
-        if packet is not None:
-            self.handle(packet, moment())
-
-    def hear_syn(self, version, frame, interface):
-        """A SYN from outside to this box, if there are not too many of them: it may be a token
-        itself, or a step of a sequence, or half of a code."""
-        now = moment()
-        if not self.pace.spend('syn', now.mono // 1000, self.syns.drops()):
-            if 'syn' not in self.muted:
-                self.mute('syn', 2, now)
-                self.tell('too many SYNs', 'more than %d SYNs a second: ports, code and paper sleep'
-                          % SYNS_A_SECOND, now)
-            return
-        syn = parse_syn(version, frame)
-        if syn is None or self.inside or not self.is_own(syn.destination, interface):
-            return
-        token = self.state.syns.get(syn.token)
-        if token:
-            self.handle(Packet('syn', syn.source, token), now)
-        if syn.port < 1024 or covered(Service(6, syn.port, syn.port), self.config.hide):
-            return
-        if 'syn' not in self.muted:
-            for token in self.sequences.touch(syn.source, syn.port, now.mono):
-                self.handle(Packet(token.carrier, syn.source, token), now)
-            if self.sequences.explained:
-                return                          # half of no code
-        token = self.codes.touch(syn.source, syn.port, now.mono, self.state.codes)
-        if token and self.handle(Packet('code', syn.source, token), now):
-            self.codes.succeed()
-
-    def mute(self, token, seconds, now):
-        """What is over its budget stays in the kernel until so many seconds have begun."""
-        self.muted.add(token)
-        self.unmute = max(self.unmute or 0, (now.mono // 1000 + seconds) * 1000)
-        self.listen()
-
-    def handle(self, packet, now):
-        """True if the knock was honoured."""
-        self.look_for_step(now)
-        decision = judge(packet, now, self.state)
-        knock, reason = decision.knock, decision.reason
-        self.counts[decision.verdict] += 1
-        if self.verbose and decision.verdict in ('junk', 'copy'):
-            log('%s %s' % (decision.verdict, packet.source), 7)
-        if decision.verdict == 'mute' and packet.payload[:TAG_SIZE] not in self.muted:
-            self.mute(packet.payload[:TAG_SIZE], 1, now)
-        elif decision.verdict in ('open', 'close', 'run'):
-            reason = self.signature_flaw(knock, now) if knock.client.ssh_key else None
-            if reason is None:
-                return self.honour(decision, packet.source, now)
-        if reason:
-            self.tell('refused %s %s' % (knock.client.name, reason.split()[0]),
-                      'refused %s %s %s' % (knock.client.name, knock.source, reason), now)
+    family, place = socket.AF_INET, (str(address), 0)
+    try:
+        if address.version == 6:
+            scope = 0
+            if address.is_link_local:
+                scope = socket.if_nametoindex(interface)
+            family, place = socket.AF_INET6, (str(address), 0, 0, scope)
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(place)
+    except OSError:
         return False
+    return True
 
-    def signature_flaw(self, knock, now):
-        """The last check, for it starts a process."""
-        if not self.state.signatures.spend(knock.client.name, now.mono // 1000):
-            return 'too fast for signatures'
-        try:
-            return verify_signature(knock.client, knock.request)
-        except KnockError as error:
-            return 'signature: %s' % error
+def runtime_folder():
+    """Where the status socket is. OpenWrt has links on the way, or no /run at all:
+    resolved first, so that owner and mode are judged of what is really there."""
+    place = '/run'
+    if not os.path.isdir(place):
+        place = '/var/run'
+    return os.path.realpath(place) + '/knockd'
 
-    def honour(self, decision, sender, now):
-        """Ledger recorded, on disk, firewall, log: in this order, or not at all."""
-        knock, state = decision.knock, self.state
-        state.honoured = {known: seen for known, seen in state.honoured.items()
-                          if now.mono - seen[1] <= COPY_TIME}
-        state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time,
-                            self.config.window, knock.paper)
-        if not saved(self.file, state.ledger, 'refused %s %s' % (knock.client.name, knock.source)):
-            return False
-        state.honoured[knock.client.fingerprint, knock.knock_id] = sender, now.mono
-        if self.trial is not None and not self.inside:
-            self.settle(None, 'passed, it hides for good', now)
-        before = dict(self.firewall.openings)
-        try:
-            if decision.verdict == 'open':
-                client, source = knock.client, widened(knock)
-                openings = [Opening(client.name, source, proto, port, client.once,
-                                    now.mono + knock.seconds * 1000)
-                            for proto, low, high in knock.services for port in range(low, high + 1)]
-                self.firewall.open(openings, now)
-                group = knock.client.name, str(knock.source), format_services(knock.services)
-                self.open[group] = openings[0]
-                self.next_end = min(self.next_end, openings[0].expires + CLOSING_TIME)
-                perform('on_open', self.config.on_open, group + (knock.seconds,))
-            elif decision.verdict == 'close':
-                self.firewall.close(self.firewall.chosen(knock))
-                self.next_end = now.mono
-            else:
-                perform(knock.request.action, self.config.actions[knock.request.action],
-                        (knock.client.name, knock.source, '', knock.seconds))
-        except KnockError as error:
-            self.firewall.openings = before     # or what failed now would fail with every load
-            log('%s %s %s failed: %s' % (decision.verdict, knock.client.name, knock.source, error),
-                3)
-            return False
-        self.last[knock.client.name] = now.wall, str(knock.source)
-        log(honour_line(decision, now, moment()))
-        return True
-
-    def look_for_ends(self, now):
-        """What is over, and its hook; at most once a second, for it looks at every opening."""
-        if now.mono < self.next_end:
-            return
-        live = {key: opening for key, opening in self.firewall.openings.items()
-                if opening.expires + CLOSING_TIME > now.mono}
-        for group in [group for group, opening in self.open.items() if opening[1:5] not in live]:
-            del self.open[group]
-            perform('on_close', self.config.on_close, group + (0,))
-        self.open = {group: live[opening[1:5]] for group, opening in self.open.items()}
-        self.firewall.openings = live
-        ends = [opening.expires + CLOSING_TIME for opening in self.open.values()]
-        self.next_end = max(min(ends, default=NEVER), now.mono + 1000)
-
-    def answer(self, now):
-        """What `status` wants to know; `reload` is told that the config has changed."""
-        with contextlib.suppress(OSError):      # whoever asked has gone
-            word, asker = self.asked.recvfrom(16)
-            if word == b'reload':
-                self.reload(now)
-            openings = [group + ((opening.expires - now.mono) // 1000,)
-                        for group, opening in self.open.items()]
-            report = {'clock': self.doubt, 'counts': self.counts, 'knocks': self.last,
-                      'openings': openings,
-                      'probation': self.trial and max(0, self.trial - now.mono) // 1000}
-            self.asked.sendto(json.dumps(report).encode('ascii'), asker or b'')
-
-    def tell(self, kind, line, now):
-        """The same kind of line once a minute; every one is counted, for `status` too."""
-        last, told = self.told.get(kind, (-60000, 0))
-        self.counts[kind] += 1
-        if now.mono - last >= 60000:
-            more, self.told[kind] = self.counts[kind] - told - 1, (now.mono, self.counts[kind])
-            log(line + (' (%d more before)' % more if more else ''), 5)
+def status_path(config):
+    """The path of the daemon's status socket."""
+    return '%s/%s.sock' % (runtime_folder(), config.id)
 
 def status_socket(config):
-    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody asks."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    path = STATUS_SOCKET % config.id
+    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody
+    asks."""
+    sock = unix_socket()
+    path = status_path(config)
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         for flaw in path_flaws(os.path.dirname(path), 0o022):
@@ -2353,244 +4030,1558 @@ def status_socket(config):
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
     except OSError as error:
-        log('status: %s: %s' % (path, error.strerror), 4)
+        log('status: %s: %s' % (path, error.strerror), WARNING)
+    # In a container it may be forbidden; what is too long for it is not answered then.
+    with contextlib.suppress(PermissionError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, STATUS_BUFFER)
     return sock
+
+def own_namespace():
+    """The socket by which we own this network namespace for as long as we live: two
+    daemons with two configs would put back each their own rules for ever. KnockError if
+    there is another."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(OWNER_NAME)
+        sock.listen(1)          # so that the next one learns our process id
+    except OSError:
+        pid, user = name_holder()
+        if user in (0, os.geteuid(), os.stat('/').st_uid):
+            raise KnockError('another knockd runs in this network namespace: process %d%s'
+                             % (pid, command_of(pid)))
+        # A local user must not be able to keep the guard from starting.
+        log('owner: user %d, process %d, holds our name: a second knockd would not be '
+            'noticed' % (user, pid), ERROR)
+    return sock
+
+def name_holder():
+    """(process id, user id) of whoever has our name; (0, 0) if he does not answer."""
+    with unix_socket(socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(OWNER_NAME)
+            # struct ucred { pid_t pid; uid_t uid; gid_t gid; }
+            credentials = sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, 12)
+        except OSError:
+            return 0, 0
+    pid, user, _ = struct.unpack('@iII', credentials)
+    return pid, user
+
+def command_of(pid):
+    """Its command line in brackets, which names its config."""
+    try:
+        words = read_file('/proc/%d/cmdline' % pid).split('\0')
+    except OSError:
+        return ''
+    return ' (%s)' % ' '.join(words).strip()
+
+# --- keeper: the one writer of the firewall ---------------------------------------------
+# What somebody asks for. config: the Config to hide by; openings: a tuple of Opening.
+Wanted = collections.namedtuple('Wanted', 'number config openings')
+# What became of it. error: None (it is in force) or a KnockError (the state before stays,
+# and it is tried again). mended: somebody had changed what is ours. loaded: a Loaded, or
+# None: only elements.
+Done = collections.namedtuple('Done', 'number error mended loaded')
+# decoys: {hidden port: decoy}. guard: the script for the next boot.
+Loaded = collections.namedtuple('Loaded', 'decoys guard')
+OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
+COALESCE = 10                   # ms: one reload of a firewall is many changes
+CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
+RETRY_TIME = 1000               # ms until what failed is tried again
+DECOY_TRIES = 1000              # random ports, before none is free
+LEGACY_TABLES = {'iptables-legacy-save': '/proc/net/ip_tables_names',
+                 'ip6tables-legacy-save': '/proc/net/ip6_tables_names'}
+GUARD_HEAD = '# Hides what is hidden from the boot on, even without Python or a config.\n'
+GUARD = '''%s >/dev/null 2>&1 || %s <<'END'
+%sEND
+'''
+THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
+         'iptables-restore': 'iptables -w -t nat -S KNOCKD',
+         'ip6tables-restore': 'ip6tables -w -t nat -S KNOCKD'}
+
+def nft_flaw():
+    """Why nft cannot be used on this box, or None."""
+    try:
+        version = run(['nft', '--version'])
+        run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+    except KnockError as error:
+        return str(error)
+    numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
+    if numbers is None:
+        return 'nft does not say its version'
+    known = tuple(int(number or 0) for number in numbers.groups())
+    if known < OLDEST_NFT:
+        return 'nft %d.%d.%d is older than 1.0.2' % known
+    return None
+
+def choose_tool(config):
+    """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask
+    here. KnockError, status 2, if neither can do what the config asks for."""
+    flaw = None
+    if config.firewall in ('auto', 'nft'):
+        flaw = nft_flaw()
+        if flaw is None:
+            return suitable(NFT, config), None
+    if config.firewall == 'nft':
+        raise KnockError('%s: [server] firewall: %s' % (config.path, flaw), 2)
+    for program in ('iptables-save', 'ipset'):
+        if find_program(program) is None:
+            reason = str(missing(program))
+            if flaw is not None:
+                reason = '%s; and instead of nft: %s' % (flaw, reason)
+            raise KnockError('%s: [server] firewall: %s' % (config.path, reason), 2)
+    return suitable(IPTABLES, config), flaw
+
+def suitable(tool, config):
+    """The tool, if it can do all that the config asks for."""
+    flaws = tool.flaws(config)
+    if flaws:
+        raise KnockError('\n'.join('%s: %s' % (config.path, flaw) for flaw in flaws), 2)
+    return tool
+
+def has_lister(program):
+    """Is it a program that lists rules here? To ask iptables-legacy where it has no
+    tables would load its modules into the kernel."""
+    names = LEGACY_TABLES.get(program)
+    if names is not None and not legacy_tables(names):
+        return False
+    return find_program(program) is not None
+
+def legacy_tables(path):
+    """Does the kernel have tables of iptables-legacy, by this list of them?"""
+    with contextlib.suppress(OSError):
+        return read_file(path).strip() != ''
+    return False
+
+def changes_silently(tool):
+    """Are there rules here whose changes no event tells?"""
+    if tool is IPTABLES:
+        return True
+    return any(legacy_tables(path) for path in LEGACY_TABLES.values())
+
+def see_box(tool, config, looks=None):
+    """The Seen of this box. looks: the Looks that may break it off. KnockError."""
+    outputs = {}
+    for argv in tool.list_commands(has_lister):
+        process = start(argv)
+        if looks is not None:
+            looks.begin(process)
+        try:
+            outputs[argv[0]] = finish(process, argv, '')
+        except KnockError:
+            # What is not of our own tool tells only what the box does besides.
+            if argv[0].startswith(tool.name):
+                raise
+    return tool.read(outputs, config)
+
+def reflect_marks(names, path):
+    """Sets to 1 what a tool's rules need of the kernel: that resets carry the mark of their
+    question. What was there before is kept in a file, for uninstall. False if they cannot
+    be written."""
+    before = {}
+    try:
+        for name in names:
+            if os.path.exists('/proc/sys/' + name):
+                before[name] = read_file('/proc/sys/' + name).strip()
+        if set(before.values()) <= {'1'}:
+            return True
+        if not os.path.exists(path):
+            replace_file(path, json.dumps(before).encode('ascii'))
+        for name in before:
+            write_variable(name, '1')
+    except OSError as error:
+        log('%s: %s' % (error.filename, error.strerror), WARNING)
+        return False
+    return True
+
+def restore_marks(path):
+    """Puts back what reflect_marks() has kept; for uninstall."""
+    with contextlib.suppress(OSError, ValueError):
+        for name, value in json.loads(read_file(path)).items():
+            if name in SYSCTLS:
+                write_variable(name, value)
+
+def write_variable(name, value):
+    """Sets a variable of the kernel. OSError."""
+    with open('/proc/sys/' + name, 'w') as file:
+        file.write(value)
+
+class Decoys:
+    """Ports of this box that answer in the place of hidden ones. Each is held by a socket
+    that is bound and never listens: so nobody else can listen there, and the kernel
+    refuses as ever."""
+
+    def __init__(self):
+        self.held = {}          # hidden port: (decoy, socket)
+
+    def hold(self, hidden, preferred, taken):
+        """{hidden port: decoy}. preferred: decoys that the loaded rules name, so that a
+        restart changes no port. taken: ports that must be none. KnockError if no port is
+        free."""
+        for port in hidden:
+            decoy, _ = self.held.get(port, (None, None))
+            if decoy is None or decoy in taken:
+                self.let_go(port)
+                self.held[port] = self.bound(preferred.get(port, 0), taken)
+        return self.ports()
+
+    def ports(self):
+        """{hidden port: decoy} of all that are held."""
+        return {port: decoy for port, (decoy, _) in self.held.items()}
+
+    def taken(self, ports):
+        """Is one of these ports a decoy of ours?"""
+        for decoy, _ in self.held.values():
+            if decoy in ports:
+                return True
+        return False
+
+    def bound(self, preferred, taken):
+        """(port, socket): the preferred one, or one by chance, since the first that is
+        free would be the first that somebody looks at."""
+        tries = [preferred]
+        tries += struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES))
+        for port in tries:
+            if port < 1024 or port in taken:
+                continue
+            sock = bound_socket(port)
+            if sock is not None:
+                return port, sock
+        raise KnockError('no TCP port of this box is free for a decoy')
+
+    def let_go(self, port):
+        """Of one hidden port."""
+        if port in self.held:
+            _, sock = self.held.pop(port)
+            sock.close()
+
+    def keep(self, hidden):
+        """Lets go of the decoys of all others; after the rules that named them are
+        gone."""
+        for port in set(self.held).difference(hidden):
+            self.let_go(port)
+
+def bound_socket(port):
+    """A TCP socket of both families that is bound and does not listen; None if the port
+    is in use."""
+    for family, address in ((socket.AF_INET6, '::'), (socket.AF_INET, '0.0.0.0')):
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:         # no IPv6 here
+            continue
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind((address, port))
+            return sock
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRINUSE:
+                return None
+    return None
+
+class Looks:
+    """When to look at the ruleset: soon after somebody has changed it, but not all the
+    time. A look rests for twice as long as it took, and gives way to a knock."""
+
+    def __init__(self):
+        self.due = None         # monotonic ms, or None
+        self.rested = 0         # monotonic ms from which on it may begin again
+        self.process = None     # the command that lists the rules, while it runs
+        self.broken_off = False
+        self.lock = threading.Lock()
+
+    def ask(self, now):
+        """Somebody has changed something."""
+        if self.due is None:
+            self.due = max(now + COALESCE, self.rested)
+
+    def begin(self, process):
+        with self.lock:
+            self.process = process
+
+    def end(self, began, now):
+        """Was it broken off? Then it is still due."""
+        with self.lock:
+            broken_off = self.broken_off
+            self.process = None
+            self.broken_off = False
+        self.due = None
+        self.rested = now + 2 * (now - began)
+        if broken_off:
+            self.ask(now)
+        return broken_off
+
+    def give_way(self):
+        """For what cannot wait. To list is to read: nothing is lost when it ends
+        early."""
+        with self.lock:
+            if self.process is not None:
+                self.broken_off = True
+                self.process.kill()
+
+class Standing:
+    """What the kernel holds, as far as the keeper's thread knows."""
+
+    def __init__(self):
+        self.wanted = Wanted(0, None, ())
+        self.known = False      # is that what the kernel holds?
+        self.seen = None        # Seen, right after it was loaded
+
+    def doubt(self):
+        """All of it is about to be loaded, which may fail half way."""
+        self.known = False
+
+    def put(self, wanted):
+        """That is what the kernel holds now."""
+        self.wanted = wanted
+        self.known = True
+
+    def note(self, seen):
+        """So it is listed."""
+        self.seen = seen
+
+class Keeper:
+    """Brings the newest wanted state into force, in a thread of its own: nobody waits for
+    nft, and no two of them run at once. A knock, a close, an expiry, a reload, a heal and
+    the end of a probation all come through want()."""
+
+    def __init__(self, tool, reflecting, owner=None):
+        self.tool = tool
+        self.owner = owner      # own_namespace()'s socket, which must stay open
+        self.reflecting = reflecting    # do resets carry marks? Else no decoy can answer
+        self.decoys = Decoys()
+        self.wanted = Wanted(0, None, ())       # written by want() alone
+        self.standing = Standing()              # the thread's
+        self.looks = Looks()
+        self.retry = 0          # monotonic ms before which nothing is tried
+        self.events = ruleset_events()
+        self.called, self.answered = Bell(), Bell()
+        self.answers = collections.deque()      # Done; the thread puts them in
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def want(self, config, openings):
+        """Asks for a state; returns its number at once. What becomes of it is in
+        results()."""
+        number = self.wanted.number + 1
+        self.wanted = Wanted(number, config, tuple(openings))
+        self.looks.give_way()
+        self.called.ring()
+        return number
+
+    def look(self, now):
+        """To be looked at although no event tells: iptables-legacy sends none."""
+        self.looks.ask(now.mono)
+        self.called.ring()
+
+    def fileno(self):
+        """Readable when there are results."""
+        return self.answered.fileno()
+
+    def results(self):
+        """What was done since the last call: a list of Done, in order."""
+        self.answered.silence()
+        found = []
+        while self.answers:
+            found.append(self.answers.popleft())
+        return found
+
+    def answer(self, number, error=None, mended=False, loaded=None):
+        self.answers.append(Done(number, error, mended, loaded))
+        self.answered.ring()
+
+    def work(self):
+        """The thread."""
+        while True:
+            self.wait()
+            now = moment().mono
+            try:
+                self.step(self.wanted, now)
+            except Exception as error:  # a defect must not end what opens and closes
+                self.retry = now + RETRY_TIME
+                reason = 'internal error: %s: %s' % (type(error).__name__, error)
+                self.answer(self.standing.wanted.number, KnockError(reason))
+
+    def wait(self):
+        """Until there is something to do."""
+        poll = select.poll()
+        poll.register(self.called, select.POLLIN)
+        poll.register(self.events, select.POLLIN)
+        now = moment().mono
+        ready = [descriptor for descriptor, _ in poll.poll(self.patience(now))]
+        if self.called.fileno() in ready:
+            self.called.silence()
+        if self.events.fileno() in ready and ruleset_changed(self.events):
+            self.looks.ask(moment().mono)
+
+    def patience(self, now):
+        """Milliseconds until something is due; None: only a call or an event ends the
+        wait."""
+        due = []
+        if self.wanted.number != self.standing.wanted.number:
+            due.append(self.retry)
+        if self.looks.due is not None:
+            due.append(max(self.looks.due, self.retry))
+        if not due:
+            return None
+        return max(0, min(due) - now)
+
+    def step(self, wanted, now):
+        """One thing that is due; what is wanted comes before a look."""
+        if now < self.retry:
+            return
+        if wanted.number != self.standing.wanted.number:
+            self.bring(wanted, now)
+        elif self.looks.due is not None and now >= self.looks.due:
+            self.inspect(wanted, now)
+
+    def bring(self, wanted, now):
+        """Into force: by elements if only openings differ, else all of it."""
+        try:
+            if self.same_rules(wanted.config):
+                self.change(wanted, now)
+            else:
+                self.load(wanted)
+        except KnockError as error:
+            self.retry = moment().mono + RETRY_TIME
+            self.answer(wanted.number, error)
+
+    def same_rules(self, config):
+        """Are these the rules that stand? A client more or less changes none, and to load
+        them all again would forget which openings of `once` are spent."""
+        standing = self.standing
+        if not standing.known or standing.seen is None:
+            return False
+        if config is standing.wanted.config:
+            return True
+        decoys = self.decoys.ports()
+        rules = []
+        for each in (config, standing.wanted.config):
+            rules.append(self.tool.whole(each, standing.seen, decoys, (), 0))
+        hidden, _ = decoy_ports(config, standing.seen)
+        return rules[0] == rules[1] and (not self.reflecting or set(hidden) == set(decoys))
+
+    def change(self, wanted, now):
+        """Openings alone. If that fails somebody has perhaps taken our rules away."""
+        # The kernel has closed by itself what is over.
+        before = live(self.standing.wanted.openings, now)
+        try:
+            commands = self.tool.change(before, wanted.openings, now)
+            self.apply(commands, CHANGE_SECONDS)
+        except KnockError:
+            self.load(wanted)
+            return
+        self.standing.put(wanted)
+        self.answer(wanted.number)
+
+    def load(self, wanted, mended=False):
+        """All of it, in one transaction. KnockError: the state before stays."""
+        standing = self.standing
+        standing.doubt()
+        loaded = self.load_whole(wanted)
+        standing.put(wanted)
+        self.answer(wanted.number, None, mended, loaded)
+        standing.note(None)
+        # As the kernel lists it now; who changes it later is found out by that.
+        try:
+            standing.note(self.see(wanted.config))
+        except KnockError:
+            self.looks.ask(moment().mono)
+
+    def load_whole(self, wanted):
+        """Returns a Loaded."""
+        config, tool = wanted.config, self.tool
+        seen = self.see(config)
+        hidden, taken = decoy_ports(config, seen)
+        if not self.reflecting:
+            hidden = []
+        decoys = self.decoys.hold(hidden, seen.decoys, taken)
+        now = moment().mono
+        commands = tool.whole(config, seen, decoys, wanted.openings, now)
+        try:
+            self.apply(commands)
+        except KnockError:
+            if seen.ours is None:
+                raise
+            self.apply(cleared(tool, commands))
+        self.decoys.keep(hidden)
+        bare = tool.whole(config, seen._replace(ours=None), decoys, (), now)
+        return Loaded(decoys, guard_script(bare))
+
+    def inspect(self, wanted, now):
+        """Looks whether all is as it was left, and puts it back."""
+        try:
+            seen = self.see(wanted.config, self.looks)
+        except KnockError as error:
+            if not self.looks.end(now, moment().mono):
+                self.retry = moment().mono + RETRY_TIME
+                self.looks.ask(self.retry)
+                self.answer(self.standing.wanted.number, error)
+            return
+        self.looks.end(now, moment().mono)
+        if self.in_order(seen):
+            return
+        try:
+            self.load(wanted, mended=True)
+        except KnockError as error:
+            self.retry = moment().mono + RETRY_TIME
+            self.looks.ask(self.retry)
+            self.answer(wanted.number, error)
+
+    def in_order(self, seen):
+        """Is everything as it was right after it was loaded?"""
+        left = self.standing.seen
+        if left is None or self.decoys.taken(seen.taken_ports):
+            return False
+        return (seen.ours, seen.box, seen.accepts) == (left.ours, left.box, left.accepts)
+
+    def see(self, config, looks=None):
+        """The Seen of this box. looks: whoever may break it off."""
+        return see_box(self.tool, config, looks)
+
+    def apply(self, commands, seconds=COMMAND_SECONDS):
+        """Runs [(argument list, its standard input)]."""
+        for argv, text in commands:
+            run(argv, text, seconds)
+
+def cleared(tool, commands):
+    """The same commands, but in one transaction with the end of what is there: another
+    version's table may be in the way. The last resort, for a hook that goes lets packets
+    by."""
+    (argv, nothing), *_ = tool.nothing()
+    if argv != commands[0][0]:
+        return commands
+    return [(argv, nothing + commands[0][1])] + commands[1:]
+
+def guard_script(commands):
+    """A shell script that hides from the boot on; never over what is there."""
+    text = GUARD_HEAD
+    for argv, lines in commands:
+        # At a boot the chains of others, where we have a rule besides, are not yet there.
+        if argv[0] not in THERE:
+            continue
+        text += GUARD % (THERE[argv[0]], ' '.join(argv), lines)
+    return text
+
+# --- probation: a new installation hides for good once somebody has come in from outside 
+ON_TRIAL, PASSED, LAPSED = 'on trial', 'passed', 'lapsed'
+TRIAL_SAVED = 120000            # ms between two notes of the time that is left
+TRIAL_GUARD = '# Hides nothing: on probation.\n'
+BOOT_ID = '/proc/sys/kernel/random/boot_id'
+
+def probation_text(state, left=0, now=0, boot=''):
+    """What the file says. left: ms that it still has; now: the monotonic clock in the
+    boot whose id is given, or of no boot: then it begins with the daemon."""
+    return json.dumps({'state': state, 'left': left, 'mono': now, 'boot': boot}) + '\n'
+
+class GuardFile:
+    """The script that the service runs at a boot. As long as the installation is on trial
+    it hides nothing: who is locked out then needs but to boot."""
+
+    def __init__(self, path, probation):
+        self.path = path
+        self.probation = probation
+        self.script = None      # what hides, as far as we know
+
+    def keep(self, script=None):
+        """Renews it if it was installed and has changed, for flash wears."""
+        self.script = script or self.script
+        text = self.script
+        if self.probation.state != PASSED:
+            text = TRIAL_GUARD
+        if text is None or not os.path.exists(self.probation.path):
+            return
+        try:
+            if not os.path.exists(self.path) or read_file(self.path) != text:
+                replace_file(self.path, text.encode('ascii'))
+        except OSError as error:
+            log('%s: %s' % (self.path, error.strerror), ERROR)
+
+def boot_id():
+    """Another one after each boot, when the monotonic clock begins anew."""
+    with contextlib.suppress(OSError):
+        return read_file(BOOT_ID).strip()
+    return 'unknown'
+
+class Probation:
+    """Nobody is locked out: who installs it and cannot knock has his ports back when the
+    time is over. What was not installed (a first try) has no such file, and has
+    passed."""
+
+    def __init__(self, path, now):
+        self.path = path
+        self.state = PASSED
+        self.ends = NEVER       # monotonic ms
+        self.noted = now        # monotonic ms of the last note
+        if os.path.lexists(path):
+            self.read(now)
+
+    def read(self, now):
+        """It may end early, never late: an unreadable file is one that has lapsed."""
+        self.state = LAPSED
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads(read_file(self.path))
+            if note['state'] == PASSED:
+                self.state = PASSED
+            elif note['state'] == ON_TRIAL:
+                self.ends = now + self.time_left(note, now)
+                self.state = ON_TRIAL
+                self.note(now)
+
+    def time_left(self, note, now):
+        """Milliseconds. After a boot nobody knows how long the one before went on behind
+        its last note, so as much as there can have been is over."""
+        left = min(int(note['left']), MONTH * 1000)
+        if note['boot'] == boot_id():
+            return max(0, left - (now - int(note['mono'])))
+        if note['boot']:
+            left -= TRIAL_SAVED
+        return max(0, left)
+
+    def note(self, now):
+        """A few times in a probation, since flash wears."""
+        self.noted = now
+        left = 0
+        if self.state == ON_TRIAL:
+            left = max(0, self.ends - now)
+        text = probation_text(self.state, left, now, boot_id())
+        try:
+            replace_file(self.path, text.encode('ascii'))
+        except OSError as error:
+            log('probation: %s: %s' % (self.path, error.strerror), ERROR)
+
+    def left(self, now):
+        """Milliseconds that are left, or None: it is not on trial."""
+        if self.state != ON_TRIAL:
+            return None
+        return max(0, self.ends - now)
+
+    def due(self, now):
+        """Milliseconds until it must be looked at, or None."""
+        if self.state != ON_TRIAL:
+            return None
+        return max(0, min(self.ends, self.noted + TRIAL_SAVED) - now)
+
+    def look(self, now):
+        """True if it has lapsed just now."""
+        if self.state != ON_TRIAL:
+            return False
+        if now >= self.ends:
+            self.state = LAPSED
+            self.note(now)
+            log('probation: no authentic knock came from outside: nothing is hidden until '
+                'one does; type elsewhere: knock.py and what knockd.py show prints', WARNING)
+            return True
+        if now >= self.noted + TRIAL_SAVED:
+            self.note(now)
+        return False
+
+    def pass_by(self, now):
+        """An authentic knock has come from outside. True if that was news."""
+        if self.state == PASSED:
+            return False
+        self.state = PASSED
+        self.note(now)
+        log('probation: passed, it hides for good', WARNING)
+        return True
+
+# --- daemon: what hangs on the loop -----------------------------------------------------
+LEISURE = 10                    # ms without a packet, before what can wait is done
+CLOSING_TIME = 250              # ms by which the kernel may close later than we say
+SLOW_TIME = 2000                # ms after which a knock that still waits is told
+VISITS_LIMIT = 64               # of one client
+MENDED = 'firewall: something of ours was gone or the box has changed; loaded again'
+GOOD_NAME = 'knockd.ini.good'
+GOOD_HEAD = '# The last good copy of %s, for a start while that one is broken.\n'
+# One knock that opened something. source: a text; network: an ip_network; services:
+# merged.
+Visit = collections.namedtuple('Visit', 'fingerprint client source network services')
+# A knock that is honoured once the keeper's number is in force. began: the Moment it was
+# heard.
+Order = collections.namedtuple('Order', 'number decision began')
+# A config that is being brought into force, and the one to go back to if that fails.
+Reload = collections.namedtuple('Reload', 'number before')
 
 def config_stamp(path):
     """Changes when the file does; None while it is not there."""
-    with contextlib.suppress(OSError):
+    try:
         status = os.stat(path)
-        return status.st_mtime_ns, status.st_ino, status.st_size
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+class ConfigFile:
+    """The config's file, and the copy of it that was good last."""
+
+    def __init__(self, path, problem=None):
+        self.path = path
+        self.stamp = config_stamp(path)
+        self.problem = problem  # why the file as it is now does not rule; None: it does
+
+    def changed(self):
+        return config_stamp(self.path) != self.stamp
+
+    def read(self):
+        """The Config in the file. KnockError, which is kept as the problem."""
+        self.stamp = config_stamp(self.path)
+        try:
+            return read_config(self.path)
+        except KnockError as error:
+            self.problem = str(error)
+            raise
+
+    def row(self):
+        """For status."""
+        return {'path': self.path, 'problem': self.problem,
+                'last_good': self.problem is not None}
+
+    def refuse(self, problem):
+        """It was read, but cannot rule."""
+        self.problem = problem
+
+    def keep(self, config):
+        """It rules: a copy of it is put beside the ledger."""
+        if self.problem is not None:
+            return
+        copy = beside(config, GOOD_NAME)
+        try:
+            text = GOOD_HEAD % self.path + read_file(self.path)
+            if self.changed() or (os.path.exists(copy) and read_file(copy) == text):
+                return
+            replace_file(copy, text.encode('utf-8', 'surrogateescape'))
+        except OSError as error:
+            log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
+
+    def accept(self):
+        """What was read is in force."""
+        self.problem = None
+
+def config_to_run(path):
+    """(Config, problem): the one in the file and None; or, if that is broken, the last
+    good copy of it and why the file itself does not rule. KnockError if there is
+    neither."""
+    try:
+        return read_config(path), None
+    except KnockError as error:
+        config = last_good(os.path.abspath(path))
+        if config is None:
+            raise
+        return config, str(error)
+
+def last_good(path):
+    """The Config in the copy of a broken file, or None. A broken one may not say where
+    its ledger is, beside which the copy lies, so the usual places are looked at as
+    well."""
+    folders = []
+    with contextlib.suppress(OSError):
+        folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_file(path))
+    for folder in folders + [os.path.dirname(path), '/var/lib/knockd', '/etc/knockd']:
+        copy = os.path.join(folder, GOOD_NAME)
+        try:
+            text = read_file(copy)
+            if text.startswith(GOOD_HEAD % path) and not path_flaws(copy, 0o027):
+                return parse_config(text, path)
+        except (OSError, KnockError):
+            continue            # not there, or of another version
     return None
+
+class WallClock:
+    """Watches for jumps of the wall clock, by the monotonic one."""
+
+    def __init__(self):
+        self.offset = None      # ms between the two, while the ledger was lost
+        self.doubt = None       # why the clock cannot be right, or None
+
+    def watch(self, now):
+        """After a lost ledger, a forward step could make old knocks good again."""
+        self.offset = now.wall - now.mono
+
+    def jumped(self, now):
+        """True if it was set forward by more than a second, while that matters."""
+        if self.offset is None:
+            return False
+        ahead = now.wall - now.mono - self.offset
+        if 0 <= ahead <= 1000:
+            return False
+        self.offset += ahead
+        return ahead > 1000
+
+    def judge(self, config, ledger, now):
+        """Looks whether it can be right. True if the opinion has changed."""
+        before, self.doubt = self.doubt, clock_doubt(config, ledger, now.wall)
+        return (before is None) != (self.doubt is None)
 
 def clock_doubt(config, ledger, now):
     """Why the clock cannot be right, or None: something of ours is from a later time."""
-    paths = config.path, config.ledger, globals().get('lean', {}).get('script', config.path)
-    latest = max([stamp[0] // 1000000 for stamp in map(config_stamp, paths) if stamp] +
-                 [time - config.window for key in ledger.keys.values()
-                  for time in key['spent'].values()], default=0)
-    return '%s UTC is before %s, the time of a file or a knock of ours: only paper knocks count ' \
-        'until it is set; type: date -s, or let NTP do it' % (day(now), day(latest)) \
-        if now < latest - 1000 else None
+    times = [0]
+    for path in (config.path, config.ledger):
+        stamp = config_stamp(path)
+        if stamp is not None:
+            times.append(stamp[0] // 1000000)
+    for key in ledger.keys.values():
+        for time_of_knock in key['spent'].values():
+            times.append(time_of_knock - config.window)
+    latest = max(times)
+    if now >= latest - 1000:
+        return None
+    return ('%s UTC is before %s, the time of a file or a knock of ours: only paper knocks '
+            'count until it is set; type: date -s, or let NTP do it'
+            % (format_time(now), format_time(latest)))
 
-def state_line(firewall):
+class Mutes:
+    """What is over its budget, a tag or 'syn' for sequences and codes: it stays in the
+    kernel."""
+
+    def __init__(self):
+        self.things = set()
+        self.until = None       # monotonic ms
+
+    def add(self, thing, seconds, now):
+        """Until so many seconds have begun. True if that is news."""
+        if thing in self.things:
+            return False
+        self.things.add(thing)
+        end = (now.mono // 1000 + seconds) * 1000
+        self.until = max(self.until or 0, end)
+        return True
+
+    def over(self, now):
+        """True, once, when their time is over."""
+        if self.until is None or now.mono < self.until:
+            return False
+        self.things.clear()
+        self.until = None
+        return True
+
+class Hearing:
+    """The packet sockets, and what their filters let by."""
+
+    def __init__(self, state):
+        self.state = state
+        self.datagrams = Capture(SOCKET_PAIRS)
+        self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
+        self.mutes = Mutes()
+        self.pace = Budget(SYNS_A_SECOND)
+        self.sequences = Sequences({})
+        self.codes = Codes()
+        self.credentials = []   # StepCredentials
+        self.steps = None       # range of those that are valid
+
+    def adopt(self, config, now):
+        """Another config: nothing is heard by what was made for the one before."""
+        self.sequences = Sequences(paper_sequences(config))
+        self.credentials = []
+        self.turn(config, now)
+
+    def turned(self, config, now):
+        """Is it another step than at the last turn()? Also if the clock was set."""
+        return window_steps(now.wall, config.window) != self.steps
+
+    def turn(self, config, now):
+        """A new step: other credentials."""
+        self.steps = window_steps(now.wall, config.window)
+        self.credentials = valid_steps(config, now.wall, self.credentials)
+        tags, badges = {}, {}
+        for step in self.credentials:
+            tags.update(step.tags)
+            badges.update(step.badges)
+        self.state.learn(tags, badges, valid_codes(config, now.wall))
+        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+        is_own.cache_clear()
+        self.listen(config)
+
+    def prepare(self, config):
+        """Derives one step ahead: with 10,000 clients that takes longer than a knock may
+        wait. False if there is nothing to do."""
+        newest = self.credentials[-1].step
+        if newest > self.steps.stop:
+            return False
+        self.credentials.append(StepCredentials(config, newest + 1))
+        return True
+
+    def doubted(self):
+        """The clock was wrong until now, or is from now on: so may have been the wrong
+        codes."""
+        self.codes = Codes()
+
+    def listen(self, config):
+        """Gives the kernel its filters."""
+        muted = self.mutes.things
+
+        def for_datagrams(version, words):
+            return datagram_filter(version, config.carriers, config.port, words)
+
+        def for_syns(version, words):
+            if 'syn' in muted:
+                return syn_filter(version, None, words)
+            return syn_filter(version, ports, words)
+        self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
+        ports = None
+        if any(self.sequences.tables):
+            ports = SEQUENCE_PORTS['ports']
+        elif self.state.codes:
+            ports = SEQUENCE_PORTS['code']
+        if ports or self.state.badges:
+            self.syns.load(self.state.badges, for_syns)
+        else:
+            self.syns.attach([], None)
+
+    def mute(self, thing, seconds, config, now):
+        """True if it was not muted yet."""
+        if not self.mutes.add(thing, seconds, now):
+            return False
+        self.listen(config)
+        return True
+
+    def unmute(self, config, now):
+        if self.mutes.over(now):
+            self.listen(config)
+
+    def affords_syn(self, now):
+        """False if more SYNs came in this second than may cost us anything."""
+        return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
+
+    def packets_of(self, syn, now):
+        """The Packets that this SYN completes: it may be a badge itself, the last port of
+        a sequence, or the second half of a code."""
+        found = []
+        badge = self.state.badges.get(syn.badge)
+        if badge is not None:
+            found.append(badge)
+        service = Service(TCP, syn.port, syn.port)
+        if syn.port >= 1024 and not covered(service, self.state.config.hide):
+            found += self.touch(syn, now)
+        packets = []
+        for credential in found:
+            packets.append(Packet(credential.carrier, syn.source, credential))
+        return packets
+
+    def touch(self, syn, now):
+        """The credentials of the sequences and the code that this port completes."""
+        found = []
+        if 'syn' not in self.mutes.things:
+            progress = self.sequences.touch(syn.source, syn.port, now.mono)
+            found = progress.finished
+            if progress.goes_on:        # then it is half of no code
+                return found
+        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
+        if code is not None:
+            found = found + [code]
+        return found
+
+class Doors:
+    """What is open, the knocks that wait until it is, and the commands that are told of
+    it."""
+
+    def __init__(self, keeper, state, reports):
+        self.keeper = keeper
+        self.state = state
+        self.reports = reports
+        self.hooks = Hooks()
+        self.hides = True       # False: a probation has lapsed
+        self.config = state.config      # the one to hide by
+        self.orders = []
+        self.visits = collections.OrderedDict()     # {Visit: ms when it ends}
+        self.next_end = NEVER   # monotonic ms at which something may be over
+        self.trouble = None     # what the keeper complained of last, or None
+
+    def want(self):
+        """Asks the keeper for what is wanted now; its number."""
+        return self.keeper.want(self.config, self.state.openings.values())
+
+    def hide(self, hides):
+        """By the config that judges; or nothing at all. Returns the number of that."""
+        self.hides = hides
+        self.config = self.state.config
+        if not hides:
+            self.config = self.config._replace(hide=())
+        self.next_end = 0       # who may come in has changed perhaps
+        return self.want()
+
+    def enter(self, decision, now):
+        """A knock that is in the ledger."""
+        knock = decision.knock
+        if decision.verdict == 'run':
+            name = knock.request.action
+            argv = self.state.config.actions[name]
+            self.hooks.run(name, argv, knock_facts(knock, ()), action=True)
+            log(honour_line(decision, now, moment()))
+            return
+        if decision.verdict == 'open':
+            openings = after_open(self.state.openings, knock, now)
+        else:
+            openings = after_close(self.state.openings, knock)
+        self.state.hold(openings)
+        self.orders.append(Order(self.want(), decision, now))
+
+    def in_force(self, number, now):
+        """All that was wanted up to this number is what the kernel holds."""
+        self.trouble = None
+        done = [order for order in self.orders if order.number <= number]
+        self.orders = [order for order in self.orders if order.number > number]
+        for order in done:
+            log(honour_line(order.decision, order.began, now))
+            if order.decision.verdict == 'open':
+                self.visit(order, now)
+            else:
+                self.next_end = now.mono
+
+    def visit(self, order, now):
+        """A knock has opened something."""
+        knock = order.decision.knock
+        services = tuple(merged(knock.services))
+        visit = Visit(knock.client.fingerprint, knock.client.name, str(knock.source),
+                      network_of(knock), services)
+        ends = order.began.mono + knock.seconds * 1000
+        self.visits[visit] = max(ends, self.visits.pop(visit, 0))
+        self.next_end = min(self.next_end, ends + CLOSING_TIME)
+        facts = knock_facts(knock, knock.services)
+        self.hooks.run('on_open', self.state.config.on_open, facts)
+        own = [each for each in self.visits if each.fingerprint == visit.fingerprint]
+        if len(own) > VISITS_LIMIT:     # one client's ever new requests fill no memory
+            self.leave(own[0])
+
+    def leave(self, visit):
+        """It is over."""
+        del self.visits[visit]
+        facts = facts_of(visit.client, visit.source, visit.services, 0)
+        self.hooks.run('on_close', self.state.config.on_close, facts)
+
+    def failed(self, done, now):
+        """The keeper could not do it, and tries again in a second."""
+        self.trouble = str(done.error)
+        self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
+        waiting = []
+        for order in self.orders:
+            knock = order.decision.knock
+            self.complain(order, 'failed', 'failed: %s' % self.trouble, now)
+            if now.mono < order.began.mono + knock.seconds * 1000:
+                waiting.append(order)
+        self.orders = waiting
+
+    def look_for_slow(self, now):
+        """Nobody waits for long without a word."""
+        for order in self.orders:
+            if now.mono - order.began.mono >= SLOW_TIME:
+                self.complain(order, 'slow', 'waits: %s is not done after %d s' % (
+                    self.keeper.tool.name, SLOW_TIME // 1000), now)
+
+    def complain(self, order, kind, reason, now):
+        knock = order.decision.knock
+        source = str(knock.source)
+        line = '%s %s %s %s' % (order.decision.verdict, knock.client.name, source, reason)
+        self.reports.tell(knock.client.name, kind, source, reason, now, line)
+
+    def look_for_ends(self, now):
+        """What is over, and its hook; at most once a second, for it looks at every
+        opening. The kernel has closed it by its own clock."""
+        if now.mono < self.next_end:
+            return
+        earlier = Moment(now.wall - CLOSING_TIME, now.mono - CLOSING_TIME)
+        openings = surviving(self.state.openings, self.state.config, earlier)
+        if openings != self.state.openings:
+            self.state.hold(openings)
+            self.want()
+        for visit, ends in list(self.visits.items()):
+            if ends <= earlier.mono or not self.still_open(visit):
+                self.leave(visit)
+        ends = [opening.expires + CLOSING_TIME for opening in openings.values()]
+        ends += [end + CLOSING_TIME for end in self.visits.values()]
+        self.next_end = NEVER
+        if ends:
+            self.next_end = max(min(ends), now.mono + 1000)
+
+    def still_open(self, visit):
+        """Has everything that this visit opened an opening still?"""
+        own = []
+        for opening in self.state.openings.values():
+            owner = opening.fingerprint, opening.source
+            if owner == (visit.fingerprint, visit.network):
+                own.append(opening.service)
+        own = merged(own)
+        for service in visit.services:
+            if not covered(service, own):
+                return False
+        return True
+
+    def due(self, now):
+        """Milliseconds until it must be looked at."""
+        times = [self.next_end]
+        for order in self.orders[:1]:
+            times.append(max(now.mono + 1000, order.began.mono + SLOW_TIME))
+        return max(0, min(times) - now.mono)
+
+def facts_of(client, source, services, seconds):
+    """The environment of a command of the config."""
+    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': source,
+            'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
+
+def knock_facts(knock, services):
+    return facts_of(knock.client.name, str(knock.source), services, knock.seconds)
+
+class Desk:
+    """Answers `status`, by a Unix socket."""
+
+    def __init__(self, config, now):
+        self.socket = status_socket(config)
+        self.path = '%s/%s.last' % (runtime_folder(), config.id)
+        self.since = now.wall
+        self.last = {}          # client's name: {'last': ms since 1970, 'source': text}
+        self.noted = True       # is that in the file?
+        self.mended = 0
+        # Over a restart, not over a boot: flash is not worn by it.
+        with contextlib.suppress(OSError, ValueError):
+            self.last.update(json.loads(read_file(self.path)))
+
+    def honoured(self, knock, now):
+        self.last[knock.client.name] = {'last': now.wall, 'source': str(knock.source)}
+        self.noted = False
+
+    def note(self):
+        """For the next daemon."""
+        if self.noted:
+            return
+        self.noted = True
+        with contextlib.suppress(OSError):
+            replace_file(self.path, json.dumps(self.last).encode('ascii'))
+
+    def count_mended(self):
+        self.mended += 1
+
+    def ask(self):
+        """(what somebody asks, his address); (None, None) if he has gone."""
+        with contextlib.suppress(OSError):
+            return self.socket.recvfrom(16)
+        return None, None
+
+    def answer(self, report, address):
+        with contextlib.suppress(OSError):
+            self.socket.sendto(json.dumps(report).encode('ascii'), address or b'')
+
+# --- daemon: waits, reads, asks the judge, honours what he decides ----------------------
+class Daemon:
+    """One loop that never waits for the firewall; it holds the ledger's lock and the
+    sockets."""
+
+    def __init__(self, config, problem=None, verbose=False):
+        self.config = config
+        self.source = ConfigFile(config.path, problem)
+        self.file = LedgerFile(config.ledger)
+        self.reports = Reports(verbose)
+        self.clock = WallClock()
+        # start() makes these.
+        self.state = self.hearing = self.doors = self.desk = None
+        self.probation = self.guard = None
+        self.reloading = None   # Reload, until it is in force
+
+    def start(self):
+        """Everything in force, or a KnockError."""
+        self.file.take()
+        owner = own_namespace()
+        now = moment()
+        tool, flaw = choose_tool(self.config)
+        if flaw is not None:
+            log_lines('firewall: by iptables, for %s' % flaw, WARNING)
+        ledger, lost = open_ledger(self.file, self.config, now)
+        if lost:
+            self.clock.watch(now)
+        reflecting = reflect_marks(tool.sysctls, beside(self.config, 'sysctls'))
+        keeper = Keeper(tool, reflecting, owner)
+        self.furnish(State(self.config, ledger), keeper, now)
+        self.tell_ready(self.first_result(keeper))
+        notify('READY=1')
+
+    def furnish(self, state, keeper, now):
+        """All that hangs on the loop; the keeper begins to load the rules."""
+        self.state = state
+        self.probation = Probation(beside(self.config, 'probation'), now.mono)
+        self.guard = GuardFile(beside(self.config, 'guard'), self.probation)
+        self.desk = Desk(self.config, now)
+        self.hearing = Hearing(state)
+        self.doors = Doors(keeper, state, self.reports)
+        self.doors.hide(self.probation.state != LAPSED)
+        self.hearing.adopt(self.config, now)
+        self.turn(now)
+
+    def first_result(self, keeper):
+        """Waits for the firewall, once: nobody is let in before. KnockError if it
+        fails."""
+        while True:
+            select.select([keeper], (), ())
+            for done in keeper.results():
+                if done.error is not None:
+                    raise done.error
+                self.settle(done, moment())
+                return done
+
+    def tell_ready(self, done):
+        """The first line of a daemon that guards."""
+        line = 'ready: %s' % state_line(self.config, self.doors.keeper, done)
+        left = self.probation.left(moment().mono)
+        if left is not None:
+            line += '; on probation: %d s for a first knock from outside' % (left // 1000)
+        log(line)
+        if not self.doors.keeper.reflecting:
+            log('ready: net.ipv4.fwmark_reflect cannot be set: hidden TCP ports answer with '
+                'a reset of the firewall, not of the stack', WARNING)
+        if self.source.problem is not None:
+            log_lines('config: the last good copy rules, for the file is broken: %s'
+                      % self.source.problem, ERROR)
+
+    def loop(self, signals):
+        """Until told to stop. signals: a descriptor on which the numbers of signals
+        arrive."""
+        self.start()
+        stopping = False
+        while not stopping:
+            ready = self.wait(signals)
+            stopping = signals in ready and self.heed(os.read(signals, 64))
+            now = moment()
+            if self.doors.keeper.fileno() in ready:
+                self.settle_all(now)
+            if self.desk.socket.fileno() in ready:
+                self.answer(now)
+            # SYNs come last: a flood of them delays no datagram.
+            self.read(self.hearing.datagrams, ready, self.hear_datagram)
+            self.read(self.hearing.syns, ready, self.hear_syn)
+            self.watch(moment())
+            if not ready:
+                self.use_leisure()
+        self.desk.note()
+        log('stopped; what is hidden stays hidden, until you type: knockd.py uninstall')
+
+    def wait(self, signals):
+        """The descriptors that have something, when they have, or when something is
+        due."""
+        poll = select.poll()
+        for waker in (signals, self.doors.keeper, self.desk.socket):
+            poll.register(waker, select.POLLIN)
+        for capture in (self.hearing.datagrams, self.hearing.syns):
+            for _, sock in capture.taps:
+                poll.register(sock, select.POLLIN)
+        return {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
+
+    def patience(self, now):
+        """Milliseconds until anything is due."""
+        due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP]
+        if self.hearing.mutes.until is not None:
+            due.append(self.hearing.mutes.until - now.mono)
+        trial = self.probation.due(now.mono)
+        if trial is not None:
+            due.append(trial)
+        watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
+        if watchdog:
+            due.append(watchdog)
+        if self.hearing.credentials[-1].step <= self.hearing.steps.stop:
+            due.append(LEISURE)
+        return max(0, min(due)) + 1
+
+    def heed(self, numbers):
+        """Signals. True if one of them ends us."""
+        stop = False
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self.reload(moment())
+            else:
+                stop = True
+        return stop
+
+    def use_leisure(self):
+        """What no knock shall wait for."""
+        self.hearing.prepare(self.config)
+        if self.file.rewrite_due:
+            with contextlib.suppress(OSError):          # the old journal goes on
+                self.file.rewrite(self.state.ledger)
+
+    def watch(self, now):
+        """What every wake-up looks at; a jump of the clock is a new step."""
+        self.look_for_jump(now)
+        self.doors.look_for_ends(now)
+        self.doors.look_for_slow(now)
+        notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.state.openings))
+        self.hearing.unmute(self.config, now)
+        if self.hearing.turned(self.config, now):
+            if self.source.changed():
+                self.reload(now)
+            self.hearing.turn(self.config, now)
+            self.turn(now)
+        if self.probation.look(now.mono):
+            self.doors.hide(False)
+
+    def turn(self, now):
+        """What is looked at once a step."""
+        self.desk.note()
+        if self.hearing.steps.stop % 120 == 0:      # an hour
+            self.reports.tell_junk()
+        if changes_silently(self.doors.keeper.tool):
+            self.doors.keeper.look(now)
+        if self.clock.judge(self.config, self.state.ledger, now):
+            log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
+            self.hearing.doubted()
+
+    def look_for_jump(self, now):
+        """What was refused because its time had passed must not be good again."""
+        if self.clock.jumped(now):
+            self.state.ledger.quarantine(now.wall, self.config.window)
+            rewritten(self.file, self.state.ledger, 'the clock went forward')
+
+    def settle_all(self, now):
+        for done in self.doors.keeper.results():
+            self.settle(done, now)
+
+    def settle(self, done, now):
+        """What the keeper has done, or could not do."""
+        reloading = self.reloading
+        due = reloading is not None and done.number >= reloading.number
+        if done.error is not None:
+            if due:
+                self.go_back(done.error, now)
+            else:
+                self.doors.failed(done, now)
+            return
+        self.doors.in_force(done.number, now)
+        if due:
+            self.reloading = None
+            self.source.accept()
+            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
+        if done.mended:
+            self.desk.count_mended()
+            self.reports.tell('', 'mended', '', MENDED, now)
+        if done.loaded is not None:
+            self.source.keep(self.config)
+            self.guard.keep(done.loaded.guard)
+
+    def reload(self, now):
+        """A bad config is reported and the old one stays in force."""
+        before = self.config
+        if self.reloading is not None:
+            before = self.reloading.before
+        try:
+            config = self.source.read()
+            self.check_same(config)
+            check_programs(config)
+        except KnockError as error:
+            self.refuse(error)
+            return
+        self.reloading = Reload(self.adopt(config, now), before)
+        # Whoever asks for a reload may have changed what no event tells of.
+        self.doors.keeper.look(now)
+
+    def check_same(self, config):
+        """KnockError if the config changes what only a restart can change."""
+        for name in ('id', 'ledger', 'firewall'):
+            if getattr(config, name) != getattr(self.config, name):
+                raise KnockError('%s: %s changes only with a restart'
+                                 % (config.path, name))
+        suitable(self.doors.keeper.tool, config)
+
+    def refuse(self, error):
+        self.source.refuse(str(error))
+        log_lines('config refused, the old one stays: %s' % error, WARNING)
+
+    def adopt(self, config, now):
+        """From now on this config judges, and the keeper is asked to hide by it."""
+        self.config = config
+        self.state.adopt(config)
+        self.state.hold(surviving(self.state.openings, config, now))
+        self.hearing.adopt(config, now)
+        return self.doors.hide(self.probation.state != LAPSED)
+
+    def go_back(self, error, now):
+        """The firewall could not do what the config asks for."""
+        before, self.reloading = self.reloading.before, None
+        self.refuse(error)
+        self.adopt(before, now)
+
+    def read(self, capture, ready, hear):
+        """Every waiting frame; one that breaks us is told of and does not stop us."""
+        named = hear == self.hear_syn or self.probation.state != PASSED
+        for version, sock in list(capture.taps):
+            if sock.fileno() not in ready:
+                continue
+            for frame, interface in receive(sock, named):
+                try:
+                    hear(version, frame, interface)
+                except Exception as error:
+                    # A defect of ours must not be a way to stop us.
+                    name = type(error).__name__
+                    line = 'internal error: %s: %s' % (name, error)
+                    self.reports.tell('', name, '', line, moment())
+
+    def hear_datagram(self, version, frame, interface):
+        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
+        if packet is not None:
+            self.handle(packet, interface, moment())
+
+    def hear_syn(self, version, frame, interface):
+        """A SYN from outside to this box, if there are not too many of them."""
+        now = moment()
+        if not self.hearing.affords_syn(now):
+            if self.hearing.mute('syn', 2, self.config, now):
+                line = ('more than %d SYNs a second: ports, code and paper sleep'
+                        % SYNS_A_SECOND)
+                self.reports.tell('', 'SYNs', '', line, now)
+            return
+        syn = parse_syn(version, frame)
+        if syn is None or self.is_inside(interface):
+            return
+        if not (is_own(syn.destination, interface) or self.is_behind(syn.destination)):
+            return
+        for packet in self.hearing.packets_of(syn, now):
+            self.handle(packet, interface, now)
+
+    def is_inside(self, interface):
+        """Is it this box itself, or an interface of `trust`, which may end in +?"""
+        for name in ('lo',) + self.config.trust:
+            if interface == name:
+                return True
+            if name.endswith('+') and interface.startswith(name[:-1]):
+                return True
+        return False
+
+    def is_behind(self, address):
+        """Is it one of the addresses that are guarded behind this box?"""
+        for network in self.config.behind:
+            if address in network:
+                return True
+        return False
+
+    def handle(self, packet, interface, now):
+        """One packet that may be a knock."""
+        self.look_for_jump(now)
+        decision = judge(packet, now, self.state)
+        knock, reason = decision.knock, decision.reason
+        self.reports.count(decision.verdict, packet)
+        if decision.verdict == 'mute':
+            self.hearing.mute(packet.payload[:TAG_SIZE], 1, self.config, now)
+        elif decision.verdict in ('open', 'close', 'run'):
+            reason = self.signature_flaw(knock, now)
+            if reason is None:
+                self.honour(decision, packet.source, self.is_inside(interface), now)
+                return
+            decision = decision._replace(kind=SIGNATURE)
+        if reason is not None:
+            source = str(knock.source)
+            line = 'refused %s %s %s' % (knock.client.name, source, reason)
+            self.reports.tell(knock.client.name, decision.kind, source, reason, now, line)
+
+    def signature_flaw(self, knock, now):
+        """The last check, for it starts a process."""
+        if not knock.client.ssh_key:
+            return None
+        if not self.state.signatures.spend(knock.client.fingerprint, now.mono // 1000):
+            return 'too fast for signatures'
+        try:
+            verify_signature(knock.client, knock.request)
+        except KnockError as error:
+            return 'signature: %s' % error
+        return None
+
+    def honour(self, decision, sender, inside, now):
+        """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all.
+        inside: it came from this box or from a `trust` interface."""
+        knock, state = decision.knock, self.state
+        line = state.ledger.record(
+            knock.client.fingerprint, knock.knock_id, knock.request.time, self.config.window,
+            knock.paper)
+        what = 'refused %s %s' % (knock.client.name, knock.source)
+        if not saved(self.file, state.ledger, line, what):
+            return
+        state.copies.remember(knock, sender, now.mono)
+        if not inside and self.probation.pass_by(now.mono):
+            self.doors.hide(True)
+            self.guard.keep()
+        self.desk.honoured(knock, now)
+        self.doors.enter(decision, now)
+
+    def answer(self, now):
+        """`status`, or `reload`, which says that the config has changed."""
+        word, address = self.desk.ask()
+        if word is None:
+            return
+        if word == b'reload':
+            self.reload(now)
+        self.desk.answer(self.report(now), address)
+
+    def report(self, now):
+        """What `status` shows; every list is bounded for each client."""
+        hidden, quarantine, left = [], None, self.probation.left(now.mono)
+        if self.doors.hides:
+            hidden = [format_service(service) for service in self.config.hide]
+        if self.state.ledger.floor > now.wall:
+            quarantine = self.state.ledger.floor
+        if left is not None:
+            left //= 1000
+        report = {'version': __version__, 'since': self.desk.since, 'hidden': hidden}
+        report['problem'] = self.problem()
+        report['quarantine_until'] = quarantine
+        report['probation_left'] = left
+        report['clock'] = self.clock.doubt
+        report['config'] = self.source.row()
+        report['clients'] = self.desk.last
+        report['openings'] = opening_rows(self.state.openings, now)
+        report['refusals'] = self.reports.refusals()
+        report['counts'] = self.reports.counts
+        report['mended'] = self.desk.mended
+        return report
+
+    def problem(self):
+        """Why what should be hidden is not, or None."""
+        if self.probation.state == LAPSED:
+            return 'the probation lapsed: nobody knocked from outside'
+        return self.doors.trouble
+
+def opening_rows(openings, now):
+    """For status: a dict for all that closes at the same moment."""
+    groups = collections.OrderedDict()
+    for opening in openings.values():
+        group = opening.client, str(opening.source), opening.expires
+        groups.setdefault(group, []).append(format_service(opening.service))
+    rows = []
+    for (client, source, expires), services in groups.items():
+        rows.append({'client': client, 'source': source, 'services': services,
+                     'seconds_left': max(0, expires - now.mono) // 1000})
+    return rows
+
+def state_line(config, keeper, done):
     """What the log says at the start, and of a new config."""
-    config, decoys = firewall.config, sorted(firewall.box.decoys.values())
-    return '%d client%s; hiding %s; %s; answer %s%s' % (
-        len(config.clients), 's'[len(config.clients) == 1:], format_services(config.hide) or
-        'nothing', firewall.name, config.answer,
-        ' via decoy ' + ', '.join(map(str, decoys)) if 0 < len(decoys) < 5 else '')
+    hiding = format_services(config.hide) or 'nothing'
+    clients = '%d clients' % len(config.clients)
+    if len(config.clients) == 1:
+        clients = '1 client'
+    line = '%s; hiding %s; %s; answer %s' % (
+        clients, hiding, keeper.tool.name, config.answer)
+    decoys = []
+    if done.loaded is not None:
+        decoys = sorted(done.loaded.decoys.values())
+    if 0 < len(decoys) < 5:
+        line += ' via decoy ' + ', '.join(map(str, decoys))
+    return line
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
-    knock, told = decision.knock, decision.knock.carrier in ('udp', 'icmp')
-    return ' '.join(filter(None, [
-        decision.verdict, knock.client.name, str(knock.source),
-        knock.request.action or format_services(knock.services) or 'all',
-        '%ds' % knock.seconds if decision.verdict == 'open' else '', knock.carrier,
-        'skew %+.1fs' % ((knock.request.time - began.wall) / 1000) if told else '',
-        '%dms' % (ended.mono - began.mono)]))
+    knock = decision.knock
+    what = knock.request.action or format_services(knock.services) or 'all'
+    words = [decision.verdict, knock.client.name, str(knock.source), what]
+    if decision.verdict == 'open':
+        words.append('%ds' % knock.seconds)
+    words.append(knock.carrier)
+    if knock.carrier in DATAGRAMS:      # the others tell no time
+        words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
+    words.append('%dms' % (ended.mono - began.mono))
+    return ' '.join(words)
 
-# --- administration: one function a command ------------------------------------------------------
-def signal_pipe():
-    """A descriptor on which the numbers of caught signals arrive."""
-    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-    return reader
-
-def go_lean(args):
-    """Compiling this file leaves 5 MB of garbage that CPython never gives back, argparse half of
-    one: the daemon goes on in a fresh interpreter, same process, that only loads the compiled code
-    and has args, as "lean", to begin with."""
-    if __name__ != '__main__' or not os.path.exists(globals().get('__file__', '')):
-        return                          # lean already, or read from standard input
-    import marshal
-    code = compile(read_file(__file__), __file__, 'exec', optimize=2)
-    lean = dict(vars(args), function=None, script=os.path.abspath(__file__))
-    reader = pipe_with(marshal.dumps((code, {'__name__': '__main__', 'lean': lean})))
-    os.set_inheritable(reader, True)
-    flags = ['-I'] * sys.flags.isolated + ['-S'] * sys.flags.no_site
-    os.execv(sys.executable, [sys.executable] + flags + [
-        '-c', 'import marshal; exec(*marshal.load(open(%d, "rb")))' % reader] + sys.argv[1:])
-
-def put(args, path, text, mode=0o600):
-    """Writes a file and its folder; with --dry-run it is only shown."""
-    if args.dry_run:
-        return print('--- %s, mode %o\n%s' % (path, mode, text))
-    path = args.root + path
-    os.makedirs(os.path.dirname(path), 0o755 if mode & 4 else 0o700, exist_ok=True)
-    replace_file(path, text.encode('utf-8', 'surrogateescape'))
-    return os.chmod(path, mode)
-
-def first_config(args, name, hide, *entries):
-    """The config; if there is none yet, the first one and an empty ledger: nothing is spent."""
-    path = os.path.abspath(args.config)
-    if os.path.exists(args.root + path):
-        return read_config(args.root + path)
-    if not (name and hide):
-        raise KnockError('%s is not there; for a first try type: knockd.py run --hide tcp/22 '
-                         '--client NAME' % path, 2)
-    if not (any(map(find_program, BACKENDS)) or args.root or args.dry_run):
-        raise missing('nft')
-    entries = (('id', os.urandom(8).hex()), ('hide', hide), ('host', args.host)) + entries
-    text = edited('', 'server', [entry for entry in entries if entry[1]])
-    text = edited(text, 'client ' + name, client_entries(args))
-    config = parse_config(text, path)
-    put(args, config.ledger, Ledger(config.id).text())
-    put(args, path, text)
-    print(client_line(config, config.clients[name]), flush=True)
-    return config
-
-def guess_host():
-    """The address that this box would use towards the world; connecting UDP sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        return socket.gethostname() if sock.connect_ex(('192.0.2.1', 9)) else sock.getsockname()[0]
-
-def client_line(config, client, via='udp'):
-    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]; with codes,
-    a line for the phone too (Google Authenticator's Key Uri)."""
-    host = (config.host or guess_host()).replace('%', '%25')
-    host = '[%s]' % host if ':' in host else host
-    port = ':%d' % config.port if config.port else ''
-    query = (('id', config.id), ('via', '' if via == 'udp' else via),
-             ('open', format_services(client.default)), ('once', '1' * client.once))
-    line = 'knock://%s:%s@%s%s?%s' % (client.name, encode_secret(client.secret), host, port,
-                                      '&'.join('%s=%s' % part for part in query if part[1]))
-    phone = '\notpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8&period=30'
-    return line + (phone % (client.name, config.host or config.id, encode_secret(
-        client.keys['code'][:20])) if client.code else '')
-
-def edit_config(path, changes):
-    """Writes a good config in which just these {section: entries} are new; a section without any
-    goes."""
-    text = read_file(path)
-    sections = dict(ini_sections(text, path))
-    for section, entries in changes.items():
-        known = sections.pop(section, {})
-        sections.update({section: dict(known, **dict(entries))} if entries else {})
-        text = edited(text, section, entries)
-    config = parse_config(text, os.path.abspath(path))
-    if ini_sections(text, path) != sections:
-        raise KnockError('%s: [%s] cannot be changed safely; edit it by hand' % (path, section))
-    replace_file(config.path, text.encode('utf-8', 'surrogateescape'))
-    ask_daemon(config, b'reload')       # without an answer, it looks for itself within 30 s
-    return config
-
-def ask_daemon(config, word):
-    """What the daemon answers; nothing if there is none."""
-    with contextlib.suppress(OSError), \
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
-        sock.bind('')                   # any name, for the answer: unix(7), autobind
-        sock.connect(STATUS_SOCKET % config.id)
-        sock.send(word)
-        return json.loads(sock.recv(1 << 20).decode('ascii'))
-    return {}
-
-def find_client(config, name):
-    if name not in config.clients:
-        raise KnockError('there is no client %r; knockd.py list shows who there is' % name)
-    return config.clients[name]
-
-def known_ledger(config):
-    """The ledger as it is on disk, an empty one if it cannot be read; without the lock."""
-    with contextlib.suppress(OSError, ValueError, KnockError):
-        return LedgerFile(config.ledger).load(config.id)
-    return Ledger(config.id)
-
-def command_run(args, _):
-    go_lean(args)
-    config = first_config(args, args.client, args.hide)
-    check_programs(config)
-    Daemon(config, args.verbose).loop(signal_pipe())
-
-def command_check(args, config):
-    check_programs(config)
-    make_firewall(config)           # refuses what its backend cannot do
-    print('configuration OK')
-
-def command_rules(args, config):
-    firewall = make_firewall(config)
-    print(firewall.text() + accept_changes(config, firewall.ruleset()), end='')
-
-def command_add(args, _):
-    if not os.path.exists(args.config):
-        return first_config(args, args.name, args.allow)
-    config, changes = read_config(args.config), {'client ' + args.name: client_entries(args)}
-    if args.name in config.clients:
-        raise KnockError('there is a client %s already; remove it first' % args.name)
-    bare = tuple(service for service in parse_services(args.allow or '')
-                 if not covered(service, config.hide))
-    if bare and os.isatty(0) and hide_too(format_services(bare)):
-        changes['server'] = [('hide', format_services(config.hide + bare))]
-    config = edit_config(args.config, changes)
-    return print(client_line(config, config.clients[args.name]))
-
-def hide_too(services):
-    """Asks at the terminal; a no lets parse_config() say what is wrong."""
-    print('%s: not hidden. Hide it too? [y/N] ' % services, end='', file=sys.stderr, flush=True)
-    return os.read(0, 100).strip().lower() in (b'y', b'yes')
-
-def client_entries(args):
-    """A client's section out of the options of a command, which are called as its keys."""
-    told = dict(vars(args), secret=encode_secret(os.urandom(32)))
-    return [(key, told[key].strip()) for key in CLIENT_KEYS if told.get(key)]
-
-def command_show(args, config):
-    line = client_line(config, find_client(config, args.name), args.via)
-    print(line, flush=True)
-    for text in line.splitlines() if args.qr else ():
-        print(run(['qrencode', '-t', 'ANSIUTF8'], text))    # by its input: argv is for all to see
-
-def command_paper(args, config):
-    """A new sheet; its number is this second, so a ledger that was lost since makes it void."""
-    client = find_client(config, args.name)
-    sheet = max(int(time.time()), known_ledger(config).floor // 1000 + 1,
-                (client.paper or (0, 0))[0] + 1)
-    edit_config(args.config, {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]})
-    print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in this order,\n'
-          'within 20 s, each line once, from the top; a line voids those above it.'
-          % (args.name, config.host or guess_host(), sheet))
-    for number in range(1, args.number + 1):
-        ports = paper_ports(client.keys, sheet, number)
-        if not any(covered(Service(6, port, port), config.hide) for port in ports):
-            print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
-
-def print_table(rows):
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-
-def client_rows(config, knocks):
-    """A line a client: name, what it may open, until when it may, when it last did."""
-    ledger, now, rows = known_ledger(config), moment().wall, []
-    for client in config.clients.values():
-        spent = ledger.keys.get(client.fingerprint, {}).get('spent', {})
-        when, source = knocks.get(client.name, (max(spent.values(), default=NEVER), 'unknown'))
-        rows.append((client.name, format_services(client.allow), day(client.expires),
-                     'never' if when == NEVER else '%s ago from %s'
-                     % (duration((now - when) // 1000), source)))
-    return [('CLIENT', 'ALLOW', 'EXPIRES', 'LAST KNOCK')] + rows
-
-def command_list(args, config):
-    print_table(client_rows(config, ask_daemon(config, b'status').get('knocks', {})))
-
-def command_status(args, config):
-    report = ask_daemon(config, b'status')
-    if args.json:
-        print(json.dumps(dict(report, alive=bool(report), clients=list(config.clients))))
-    elif report:
-        print('alive; clock: %s\n' % (report['clock'] or 'plausible'))
-        if report['probation'] is not None:
-            print('probation: %d s left for a knock from outside\n' % report['probation'])
-        print_table(client_rows(config, report['knocks']) + [('\nOPEN', '', '', '')] + [
-            group[:3] + ['closes in ' + duration(group[3])] for group in report['openings']])
-        print_table([('\nCOUNTED', '')] + [
-            (what, '%d' % count) for what, count in sorted(report['counts'].items())])
-    if not report:
-        raise KnockError('no daemon answers at ' + STATUS_SOCKET % config.id)
+# --- status and lists: what people, programs and Prometheus are told --------------------
+METRICS = (     # of `status --metrics`: name, kind, what it is
+    ('up', 'gauge', 'Does a daemon answer?'),
+    ('hidden', 'gauge', 'Is all hidden that should be?'),
+    ('openings', 'gauge', 'Openings there are now.'),
+    ('probation_seconds', 'gauge', 'What is left for a first knock; 0: no probation.'),
+    ('quarantine_end_seconds', 'gauge', 'Until when no knock counts; 0: they count.'),
+    ('mended_total', 'counter', 'How often rules of ours were gone and put back.'),
+    ('packets_total', 'counter', 'Packets and knocks by what came of them.'),
+    ('refused_total', 'counter', 'Authentic knocks that were refused.'),
+    ('last_knock_seconds', 'gauge', 'When this client was last honoured.'),
+)
 
 def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
@@ -2599,109 +5590,1037 @@ def duration(seconds):
             return '%d %s' % (seconds // size, unit)
     return '%d s' % max(0, seconds)
 
-def day(ms):
-    return 'never' if ms == NEVER else time.strftime('%Y-%m-%d %H:%M', time.gmtime(ms // 1000))
+def print_table(rows):
+    """Rows of texts, their columns in line."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        print(printable('  '.join(cells)).rstrip())
 
-def command_remove(args, config):
-    find_client(config, args.name)
-    edit_config(args.config, {'client ' + args.name: ()})
+def ask_daemon(config_path, word):
+    """The report of the daemon that runs with this config; {} if there is none. As a rule
+    the file says which socket is his; a file that broke since he read it does not."""
+    wanted, folder = os.path.realpath(config_path), runtime_folder()
+    sockets = []
+    with contextlib.suppress(OSError, KnockError, KeyError):
+        server = ini_sections(read_file(config_path), config_path)['server']
+        sockets.append(server['id'] + '.sock')
+    with contextlib.suppress(OSError):
+        sockets += sorted(os.listdir(folder))
+    for name in sockets:
+        report = {}
+        if name.endswith('.sock'):
+            report = asked(os.path.join(folder, name), word)
+        if report and os.path.realpath(report['config']['path']) == wanted:
+            return report
+    return {}
+
+def asked(path, word):
+    """What the daemon at this socket answers; {} if nobody does within 10 s."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with sock, contextlib.suppress(OSError, ValueError):
+        sock.settimeout(10)
+        # Any name, for the answer: unix(7), autobind.
+        sock.bind('')
+        sock.connect(path)
+        sock.send(word)
+        return json.loads(sock.recv(8 << 20).decode('ascii'))
+    return {}
+
+def known_ledger(config):
+    """The ledger as it is on disk, an empty one if it cannot be read; without the
+    lock."""
+    try:
+        return LedgerFile(config.ledger).load(config.id)
+    except (OSError, ValueError, KnockError):
+        return Ledger(config.id)
+
+def client_facts(config, report):
+    """{name: what `list` and `status` tell of it}, by config, ledger and daemon."""
+    ledger = known_ledger(config)
+    facts = collections.OrderedDict()
+    for client in config.clients.values():
+        entry = ledger.keys.get(client.fingerprint) or unused_key()
+        told = report.get('clients', {}).get(client.name, {})
+        last = max([told.get('last') or 0] + list(entry['spent'].values()))
+        fact = facts[client.name] = collections.OrderedDict()
+        fact['allow'] = format_services(client.allow)
+        fact['default'] = format_services(client.default)
+        fact['code'] = client.code
+        fact['paper_left'] = paper_left(client, entry['paper'])
+        fact['key'] = client.fingerprint
+        fact['expires'] = None if client.expires >= NEVER else client.expires
+        fact['last'] = last or None
+        fact['source'] = told.get('source')
+        fact['old_key_until'] = client.old_until
+    return facts
+
+def paper_left(client, paper):
+    """How many lines of its sheet are not used up; paper is what the ledger knows: sheet
+    and the number that was used last."""
+    if client.paper is None:
+        return 0
+    sheet, count = client.paper
+    if paper[0] > sheet:
+        return 0
+    used = paper[1] if paper[0] == sheet else 0
+    return max(0, count - used)
+
+def client_rows(facts, now):
+    """A table of clients for people."""
+    rows = [('CLIENT', 'ALLOW', 'CODE', 'PAPER', 'KEY', 'EXPIRES', 'LAST KNOCK')]
+    for name, fact in facts.items():
+        last = 'never'
+        if fact['last']:
+            last = duration((now - fact['last']) // 1000) + ' ago'
+        if fact['source']:
+            last += ' from ' + fact['source']
+        expires = format_time(NEVER if fact['expires'] is None else fact['expires'])
+        code = 'yes' if fact['code'] else 'no'
+        paper = str(fact['paper_left'])
+        allow = fact['allow'] or 'nothing'
+        rows.append((name, allow, code, paper, fact['key'], expires, last))
+    return rows
+
+def headline(report):
+    """The first line of `status`: is what should be hidden hidden?"""
+    if not report:
+        return ('no daemon answers in %s: nobody gets in; is it started?'
+                % runtime_folder())
+    if report['problem']:
+        return 'NOT HIDDEN: ' + report['problem']
+    return 'hidden: %s; knockd %s, since %s UTC' % (
+        ', '.join(report['hidden']) or 'nothing, as [server] hide says',
+        report['version'], format_time(report['since']))
+
+def remarks(report, now):
+    """What `status` says besides, a line each: what keeps knocks from opening."""
+    if not report:
+        return []
+    lines = []
+    end, left = report['quarantine_until'], report['probation_left']
+    if end:
+        lines.append('quarantine: the ledger was lost; no knock counts before %s UTC, in '
+                     '%s' % (format_time(end), duration((end - now) // 1000)))
+    if left is not None:
+        lines.append('probation: %s left for a first knock from outside' % duration(left))
+    if report['clock']:
+        lines.append('clock: ' + report['clock'])
+    if report['config']['last_good']:
+        lines.append('config: the last good one rules, for the file is broken')
+    return lines
+
+def print_section(rows):
+    """A table with a line of space above it, if there is more than its head."""
+    if rows[1:]:
+        print()
+        print_table(rows)
+
+def print_report(report, now):
+    """What is open, what was refused, what was counted."""
+    rows = [('OPEN', 'FROM', 'SERVICES', 'CLOSES IN')]
+    for each in report.get('openings', ()):
+        # Of one address, unless the client's section opens a network.
+        source = re.sub('/(32|128)$', '', each['source'])
+        services = ','.join(each['services'])
+        rows.append((each['client'], source, services, duration(each['seconds_left'])))
+    print_section(rows)
+    rows = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
+    for each in report.get('refusals', ()):
+        row = [each['client'], each['source'], str(each['count'])]
+        ago = duration((now - each['last']) // 1000) + ' ago'
+        rows.append(row + [ago, each['reason']])
+    print_section(rows)
+    told = ['%d %s' % (count, verdict)
+            for verdict, count in sorted(report.get('counts', {}).items())]
+    if told:
+        print('\ncounted: ' + ', '.join(told))
+
+def samples(report):
+    """[(metric, labels, value)] for METRICS."""
+    found = []
+    def add(metric, value, **labels):
+        found.append((metric, labels, value))
+    add('up', int(bool(report)))
+    add('hidden', int(bool(report) and not report['problem']))
+    if not report:
+        return found
+    add('openings', len(report['openings']))
+    add('probation_seconds', report['probation_left'] or 0)
+    add('quarantine_end_seconds', (report['quarantine_until'] or 0) // 1000)
+    add('mended_total', report['mended'])
+    for verdict, count in sorted(report['counts'].items()):
+        add('packets_total', count, verdict=verdict)
+    for each in report['refusals']:
+        add('refused_total', each['count'], client=each['client'],
+            source=each['source'], reason=each['reason'])
+    for name, told in sorted(report['clients'].items()):
+        add('last_knock_seconds', told['last'] // 1000, client=name)
+    return found
+
+def print_metrics(report):
+    """The text form that Prometheus reads (exposition format 0.0.4)."""
+    found = samples(report)
+    for metric, kind, meaning in METRICS:
+        name = 'knockd_' + metric
+        print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
+        for known, labels, value in found:
+            if known != metric:
+                continue
+            # JSON quotes as Prometheus does, since nothing here is beyond ASCII.
+            told = ','.join('%s=%s' % (label, json.dumps(printable(text)))
+                            for label, text in sorted(labels.items()))
+            if told:
+                told = '{%s}' % told
+            print('%s%s %d' % (name, told, value))
+
+def command_list(args):
+    config = read_config(args.config)
+    facts = client_facts(config, ask_daemon(args.config, b'status'))
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        print_table(client_rows(facts, moment().wall))
+
+def command_status(args):
+    """Exit 1 if what should be hidden is not, or nobody watches over it."""
+    report, now = ask_daemon(args.config, b'status'), moment().wall
+    facts, warned = collections.OrderedDict(), []
+    try:
+        config = read_config(args.config)
+        facts = client_facts(config, report)
+        warned = preflight(config)
+    except KnockError as error:
+        warned = str(error).splitlines()
+    if args.metrics:
+        print_metrics(report)
+    elif args.json:
+        told = dict(report, alive=bool(report), clients=facts, warnings=warned)
+        print(json.dumps(told))
+    else:
+        print(printable(headline(report)))
+        for line in remarks(report, now) + warned:
+            print('  ' + printable(line))
+        print()
+        print_table(client_rows(facts, now))
+        print_report(report, now)
+    hidden = report and not report['problem']
+    return 0 if hidden else 1
+
+# --- administration: one function a command ---------------------------------------------
+# How long an old secret may be good beside the new one, in ms.
+REKEY_TIME = 7 * 86400000
+PAGE = (('carriers', 'ports'), ('open_for', '30s'))     # of a client for a web page
+SECRETS = 'secret', 'old_secret', 'old_until'
+
+def signal_pipe():
+    """A descriptor on which the numbers of caught signals arrive."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return reader
+
+def own_path():
+    """Where this script lies; None if Python read it from a pipe, whatever file of the
+    current folder is called <stdin>."""
+    path = globals().get('__file__', '<stdin>')
+    if path.startswith('<') or not os.path.isfile(path):
+        return None
+    return os.path.abspath(path)
+
+def compiled_path(source):
+    """The path of this script's compiled code in the runtime folder, made if it is not
+    there; None where that cannot be. Its name is made of its content, so that one that is
+    there is right, and no other version's daemon that starts at this moment gets ours."""
+    import importlib.util
+    import marshal
+    magic = importlib.util.MAGIC_NUMBER
+    digest = hashlib.sha256(magic + source).hexdigest()
+    path = os.path.join(runtime_folder(), 'knockd-%s.pyc' % digest[:16])
+    try:
+        os.makedirs(runtime_folder(), 0o700, exist_ok=True)
+        if path_flaws(path, 0o022):
+            return None
+        if not os.path.exists(path):
+            code = compile(source, own_path(), 'exec', optimize=2)
+            # PEP 552: flags and a time or a hash, which whoever starts a file does not
+            # read.
+            rest = bytes(12 if sys.version_info >= (3, 7) else 8)
+            replace_file(path, magic + rest + marshal.dumps(code))
+    except OSError:
+        return None
+    return path
+
+def go_small(args):
+    """Goes on in a fresh interpreter, same process, from this script's compiled code.
+    Compiling leaves 5 MB of garbage that CPython never gives back, argparse half of one.
+    Where the code cannot be kept, the daemon runs as it is."""
+    script = own_path()
+    if __name__ != '__main__' or script is None or script.endswith('.pyc'):
+        return
+    with open(script, 'rb') as file:
+        path = compiled_path(file.read())
+    if path and sys.executable:
+        # Who isolates it, as the service does, has no use for site.py either.
+        flags = ['-I', '-S'] if sys.flags.isolated else []
+        verbose = ['-v'] if args.verbose else []
+        os.execv(sys.executable, [sys.executable] + flags + [
+            path, '--config', args.config, 'run'] + verbose)
+
+def small_arguments(argv):
+    """(config, verbose) of what go_small() typed, read without argparse; None if somebody
+    else did."""
+    path = globals().get('__file__', '')
+    if not path.endswith('.pyc') or argv[:1] != ['--config']:
+        return None
+    if argv[2:] not in (['run'], ['run', '-v']):
+        return None
+    return argv[1], argv[-1] == '-v'
+
+def name_process():
+    """`ps`, `pgrep` and the journal shall say knockd, not python3."""
+    with contextlib.suppress(OSError), open('/proc/self/comm', 'w') as file:
+        file.write('knockd')
+
+class Placing:
+    """What a command writes and starts: shown only, put below another root, or taken
+    back."""
+
+    def __init__(self, args):
+        self.root, self.dry_run = args.root, args.dry_run
+        # (path, bytes or None, mode) of each file that was written
+        self.before = []
+
+    def put(self, path, text, mode=0o600):
+        """Writes a file and its folder. OSError."""
+        if self.dry_run:
+            print('write %s (mode %o)' % (path, mode))
+            return
+        path = self.root + path
+        self.before.append((path,) + content_of(path))
+        folder = os.path.dirname(path)
+        os.makedirs(folder, 0o755 if mode & 4 else 0o700, exist_ok=True)
+        replace_file(path, text.encode('utf-8', 'surrogateescape'))
+        os.chmod(path, mode)
+
+    def carry_out(self, line, quiet=False):
+        """A command line for the shell, each of them a constant of ours. KnockError."""
+        if not quiet or self.dry_run:
+            print('$ ' + line, flush=True)
+        if not (self.dry_run or self.root):
+            run(['sh', '-c', line], seconds=600)
+
+    def take_back(self):
+        """Every file as it was before. OSError."""
+        for path, data, mode in reversed(self.before):
+            if data is not None:
+                replace_file(path, data)
+                os.chmod(path, mode)
+            elif os.path.exists(path):
+                os.unlink(path)
+                with contextlib.suppress(OSError):      # not empty: it was there before
+                    os.rmdir(os.path.dirname(path))
+
+def content_of(path):
+    """(bytes, mode) of a file; (None, 0) if it is not there."""
+    try:
+        with open(path, 'rb') as file:
+            return file.read(), os.stat(path).st_mode & 0o777
+    except FileNotFoundError:
+        return None, 0
+
+def told_entries(args, names):
+    """Those options of a command that are a config's keys, as entries of a section."""
+    told = vars(args)
+    return [(name, told[name].strip()) for name in names if told.get(name)]
+
+def client_entries(args):
+    """A client's section out of the options of a command."""
+    told = vars(args)
+    entries = [('secret', told.get('secret') or given_secret(None))]
+    for key, text in told_entries(args, CLIENT_KEYS):
+        if key != 'secret':
+            entries.append((key, text))
+    if told.get('page'):
+        entries += PAGE
+    return entries
+
+def given_secret(source):
+    """A new secret, or with `--secret -` the one on standard input: an argument list is
+    for all to see. As a config has it."""
+    if source is None:
+        return encode_secret(os.urandom(32))
+    if source != '-':
+        raise KnockError('a secret comes by standard input only: --secret -', 2)
+    return encode_secret(read_secret(sys.stdin.readline().strip()))
+
+def first_config(args, name, hide, place, more=()):
+    """The config; if there is none yet, the first one and an empty ledger: nothing is
+    spent. A config that somebody began by hand gets its first client. more: entries of
+    [server]."""
+    path = os.path.abspath(args.config)
+    if os.path.exists(place.root + path):
+        config = read_config(place.root + path)
+        refuse_idle(args, config)
+        if config.clients or place.dry_run or not name:
+            return config
+        def plan(known):
+            return new_client(args, known, place)
+        config = edit_config(place.root + path, plan)
+        print_line(config, config.clients[name])
+        return config
+    if not (name and hide):
+        raise KnockError('%s is not there; for a first try type: knockd.py run --hide '
+                         'tcp/22 --client NAME' % path, 2)
+    server = [('id', os.urandom(8).hex()), ('hide', hide)]
+    server += told_entries(args, ('host', 'trust')) + list(more)
+    text = edited('', 'server', server)
+    text = edited(text, 'client ' + name, client_entries(args))
+    config = parse_config(text, path)
+    if not (place.root or place.dry_run):
+        # Nothing is half done where it could not run.
+        try_rules(config)
+    place_ledger(config, place)
+    place.put(path, text)
+    if not place.dry_run:
+        print_line(config, config.clients[name])
+    return config
+
+def new_client(args, config, place):
+    """The changes that make a client, the first one's ledger included: nothing is spent
+    yet."""
+    if not config.clients:
+        place_ledger(config, place)
+    name = vars(args).get('name') or args.client
+    changes = server_changes(args, config)
+    changes['client ' + name] = client_entries(args)
+    return changes
+
+def place_ledger(config, place):
+    """An empty one, if there is none."""
+    if not os.path.exists(place.root + config.ledger):
+        place.put(config.ledger, Ledger(config.id).state_line())
+
+def server_changes(args, config):
+    """What a new client needs of [server], if whoever sits at the terminal agrees."""
+    told, entries = vars(args), []
+    bare = [service for service in parse_services(told.get('allow') or '')
+            if not covered(service, config.hide)]
+    if bare and agreed('%s: not hidden. Hide it too?' % format_services(bare)):
+        entries.append(('hide', format_services(config.hide + tuple(bare))))
+    for option, carrier in (('code', 'code'), ('page', 'ports')):
+        if told.get(option) and carrier not in config.carriers and \
+                agreed('[server] carriers lacks %s. Add it?' % carrier):
+            entries.append(('carriers', ','.join(config.carriers + (carrier,))))
+    return {'server': entries} if entries else {}
+
+# An option for a first config, and what changes the same in one that is there.
+INSTEAD = (('hide', 'hide SERVICES'), ('host', 'set server host=HOST'),
+           ('trust', 'set server trust=INTERFACES'), ('client', 'add NAME'))
+
+def refuse_idle(args, config):
+    """KnockError if an option for a first config says other than the one there."""
+    told = vars(args)
+    for option, advice in INSTEAD:
+        text = told.get(option)
+        if option == 'client':
+            idle = text and config.clients and text not in config.clients
+        else:
+            idle = text and SERVER_KEYS[option].read(text) != getattr(config, option)
+        if idle:
+            raise KnockError('--%s has no effect, for %s is there already; type: '
+                             'knockd.py %s' % (option, config.path, advice), 2)
+
+PRIVATE = 'an address that is not known outside this network'
+
+def own_address():
+    """(the address that this box uses towards the world, what is wrong with it or None).
+    Connecting UDP sends nothing; the addresses are RFC 5737's and RFC 3849's."""
+    found = socket.gethostname()
+    flaw = 'only a name, for this box has no way to the world yet'
+    # Of both, IPv4 counts: more clients have it.
+    for family, far in ((socket.AF_INET6, '2001:db8::1'), (socket.AF_INET, '192.0.2.1')):
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError), sock:
+            sock.connect((far, 9))
+            found, flaw = sock.getsockname()[0], None
+    address = address_of(found)
+    if address is None:
+        return found, flaw
+    if not address.is_global:
+        return found, PRIVATE
+    if address.version == 6:
+        flaw = 'an IPv6 address, which clients that have only IPv4 cannot reach'
+    return found, flaw
+
+def address_of(text):
+    """An ip_address; None if it is a name."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+def host_of(config):
+    """(what clients call this box, a doubt or None)"""
+    if not config.host:
+        return own_address()
+    address = address_of(config.host)
+    if address is not None and not address.is_global:
+        return config.host, PRIVATE
+    return config.host, None
+
+def client_line(config, client, via='udp'):
+    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
+    host = host_of(config)[0].replace('%', '%25')
+    if ':' in host:
+        host = '[%s]' % host
+    if config.port:
+        host += ':%d' % config.port
+    query = ['id=' + config.id]
+    if via != 'udp':
+        query.append('via=' + via)
+    if client.default:
+        query.append('open=' + format_services(client.default))
+    if client.once:
+        query.append('once=1')
+    secret = encode_secret(client.secret)
+    return 'knock://%s:%s@%s?%s' % (client.name, secret, host, '&'.join(query))
+
+def phone_line(config, client):
+    """What the phone of a client with codes gets (Google Authenticator's Key Uri)."""
+    secret = encode_secret(client.keys['code'][:20])
+    return ('otpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8'
+            '&period=30' % (client.name, config.host or config.id, secret))
+
+def print_line(config, client, via=None, picture=False):
+    """A client's lines, on standard output; what is doubtful about them, beside it."""
+    if via is None:
+        via = client.carriers[0]
+        if 'udp' in client.carriers:
+            via = 'udp'
+    lines = [client_line(config, client, via)]
+    if client.code:
+        lines.append(phone_line(config, client))
+    for line in lines:
+        print(line, flush=True)
+        if picture:
+            # By its input: every user can read an argument list.
+            print(run(['qrencode', '-t', 'ANSIUTF8'], line))
+    host, doubt = host_of(config)
+    if doubt:
+        note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
+             % (host, doubt))
+    wanted = client.carriers + ('code',) * client.code
+    lacking = tuple(name for name in wanted if name not in config.carriers)
+    if lacking:
+        note('%s opens nothing by %s until [server] carriers has it; type: knockd.py set '
+             'server carriers=%s' % (client.name, ' and '.join(lacking),
+                                     ','.join(config.carriers + lacking)))
+
+def note(text):
+    print('note: ' + printable(text), file=sys.stderr, flush=True)
+
+def agreed(question):
+    """Asks whoever sits at the terminal; no if nobody does."""
+    if not os.isatty(0):
+        return False
+    print(question + ' [y/N] ', end='', file=sys.stderr, flush=True)
+    return os.read(0, 100).strip().lower() in (b'y', b'yes')
+
+def edit_config(path, plan):
+    """Writes the config as plan(config) says: {section: its new entries, or None: it
+    goes}. Only what it says changes. Under a lock, and from a file read there, so that of
+    two edits side by side none is lost. Returns the new Config; KnockError."""
+    with locked(path):
+        # Read here: of before the lock it would bring back what another edit took out.
+        config, text = read_config(path), read_file(path)
+        expected = ini_sections(text, path)
+        for section, entries in plan(config).items():
+            if entries == []:
+                continue
+            text = edited(text, section, entries or ())
+            known = expected.pop(section, {})
+            if entries is not None:
+                known.update(entries)
+                expected[section] = {key: value for key, value in known.items()
+                                     if value is not None}
+        write_edited(config, text, expected)
+    return taken(path)
+
+def write_edited(config, text, expected):
+    """Puts the text in the config's place if it is good and says just what it shall."""
+    parse_config(text, config.path)
+    if dict(ini_sections(text, config.path)) != dict(expected):
+        raise KnockError('%s cannot be changed safely; edit it by hand' % config.path)
+    replace_file(os.path.realpath(config.path), text.encode('utf-8', 'surrogateescape'))
+
+def taken(path):
+    """The new Config; says so if the daemon did not take it."""
+    report = ask_daemon(path, b'reload')
+    problem = (report.get('config') or {}).get('problem')
+    if problem:
+        note('the daemon goes on with the config of before: ' + problem)
+    if report.get('quarantine_until'):
+        note('the ledger was lost; no knock counts before %s UTC'
+             % format_time(report['quarantine_until']))
+    return read_config(path)
+
+def find_client(config, name):
+    if name not in config.clients:
+        raise KnockError('there is no client %r; there are: %s' % (
+            name, ', '.join(config.clients) or 'none'))
+    return config.clients[name]
+
+def command_run(args):
+    first_config(args, args.client, args.hide, Placing(args))
+    go_small(args)
+    run_daemon(args.config, args.verbose)
+
+def run_daemon(path, verbose):
+    """Until it is told to stop. KnockError if it cannot begin."""
+    name_process()
+    config, problem = config_to_run(path)
+    for warning in preflight(config):
+        log('check: ' + warning, WARNING)
+    Daemon(config, problem, verbose).loop(signal_pipe())
+
+def command_check(args):
+    """Exit 2 with errors; --strict makes an error of every warning."""
+    config = read_config(args.config)
+    warned = preflight(config)
+    for warning in warned:
+        print('warning: ' + printable(warning))
+    try_rules(config)
+    if warned and args.strict:
+        raise KnockError('%d warnings' % len(warned), 2)
+    print('configuration OK')
+
+def command_rules(args):
+    for argv, text in rules_of(read_config(args.config)):
+        if argv != NFT_COMMAND:
+            print('# ' + ' '.join(argv))
+        print(text, end='')
+
+def command_add(args):
+    """With a secret that is told, a client that is there already is no error."""
+    told, known = args.secret is not None, []
+    args.secret = given_secret(args.secret)
+    if not os.path.exists(args.config):
+        first_config(args, args.name, args.allow, Placing(args))
+        return
+
+    def plan(config):
+        known.extend(config.clients)
+        if args.name not in known:
+            return new_client(args, config, Placing(args))
+        there = section_of(config, args.name)
+        there['secret'] = encode_secret(config.clients[args.name].secret)
+        if told and dict(client_entries(args)).items() <= there.items():
+            return {}
+        raise KnockError('there is a client %s already; change it with: knockd.py set, '
+                         'rekey or remove' % args.name)
+    config = edit_config(args.config, plan)
+    if args.name in known:
+        print('unchanged')
+    else:
+        print_line(config, config.clients[args.name])
+
+def section_of(config, name):
+    """The texts of a client's section: {key: text}."""
+    find_client(config, name)
+    return ini_sections(read_file(config.path), config.path)['client ' + name]
+
+def command_set(args):
+    """NAME is a client, or `server` where no client is called so; an empty value takes a
+    key out."""
+    entries = []
+    for pair in args.pairs:
+        key, equals, value = pair.partition('=')
+        if not equals or key.strip() in SECRETS:
+            raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py '
+                             'rekey NAME' % key, 2)
+        entries.append((key.strip(), value.strip() or None))
+
+    def plan(config):
+        if args.name == 'server' and args.name not in config.clients:
+            return {'server': entries}
+        find_client(config, args.name)
+        return {'client ' + args.name: entries}
+    edit_config(args.config, plan)
+    print('set %s: %s' % (args.name, ', '.join(args.pairs)))
+
+def command_rename(args):
+    """Key, ledger and line stay: a name is a word for people."""
+    path = args.config
+    with locked(path):
+        config, text = read_config(path), read_file(path)
+        find_client(config, args.name)
+        if args.new in config.clients:
+            raise KnockError('there is a client %s already' % args.new)
+        header = re.compile(r'(?m)^\[client %s\]' % re.escape(args.name))
+        expected = ini_sections(text, path)
+        expected['client ' + args.new] = expected.pop('client ' + args.name)
+        write_edited(config, header.sub('[client %s]' % args.new, text), expected)
+    taken(path)
+    print('renamed; the line of before still works')
+
+def command_rekey(args):
+    """The old secret is good until the new one is first used, a week at most."""
+    secret, until = given_secret(None), moment().wall + REKEY_TIME
+
+    def plan(config):
+        old = encode_secret(find_client(config, args.name).secret)
+        # A sheet is printed from a key: the new one needs another.
+        return {'client ' + args.name: [
+            ('secret', secret), ('old_secret', old), ('old_until', format_time(until)),
+            ('paper', None)]}
+    config = edit_config(args.config, plan)
+    print_line(config, config.clients[args.name])
+    note('the old line is good until this one is first used, or until %s UTC'
+         % format_time(until))
+
+def command_hide(args):
+    def plan(config):
+        # Each once, in this order.
+        services = parse_services('%s,%s' % (format_services(config.hide), args.services))
+        return {'server': [('hide', format_services(services))]}
+    config = edit_config(args.config, plan)
+    print('hidden: ' + format_services(config.hide))
+    open_to = [name for name, client in config.clients.items()
+               if client.allow == config.hide]
+    if open_to:
+        print('clients without a list of their own may open all of it: %s'
+              % ', '.join(open_to))
+
+def command_unhide(args):
+    """Takes services out of [server] hide, and out of the clients' lists."""
+    services = parse_services(args.services)
+
+    def plan(config):
+        for service in services:
+            if service not in config.hide:
+                raise KnockError('%s is not one of hide: %s' % (
+                    format_service(service), format_services(config.hide)))
+        left = [service for service in config.hide if service not in services]
+        changes = {'server': [('hide', format_services(left))]}
+        for name in config.clients:
+            changes['client ' + name] = narrowed(section_of(config, name), left)
+        return changes
+    config = edit_config(args.config, plan)
+    print('hidden: ' + (format_services(config.hide) or 'nothing'))
+
+def narrowed(section, left):
+    """A client's lists, without what is no longer hidden, as entries."""
+    entries = []
+    for key in ('allow', 'default'):
+        if key in section:
+            kept = [service for service in parse_services(section[key])
+                    if covered(service, left)]
+            entries.append((key, format_services(kept)))
+    return entries
+
+def command_remove(args):
+    def plan(config):
+        find_client(config, args.name)
+        return {'client ' + args.name: None}
+    edit_config(args.config, plan)
     print('removed %s' % args.name)
 
-# --- selftest: what the daemon needs, tried in namespaces that are thrown away --------------------
-HOOK = 'chain a { type filter hook prerouting priority -149; %s; }'
-FEATURES = (    # of a firewall: what it is, what tries it, what it needs
-    ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }', 'nf_tables'),
-    ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }', 'Linux 5.6'),
-    ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }', 'a newer Linux and nft'),
-    ('nft: payload rewriting', HOOK % 'tcp dport set 61022', 'a newer Linux and nft'),
-    ('nft: fib', HOOK % 'fib daddr type local accept', 'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
-    ('nft: reject in prerouting', HOOK % 'reject', 'Linux 5.9'),
-    ('iptables: ipset', 'ipset create a hash:net,port timeout 9', 'ip_set'),
-    ('iptables: recent', 'iptables -w -A INPUT -m recent --rcheck --seconds 9', 'xt_recent'),
-    ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1', 'xt_mark'),
-    ('iptables: redirect', 'iptables -w -t nat -A PREROUTING -p tcp -j REDIRECT', 'xt_REDIRECT'))
+def command_show(args):
+    config = read_config(args.config)
+    print_line(config, find_client(config, args.name), args.via, args.qr)
 
-def command_selftest(args, _):
-    """What it does in namespaces of its own ends with it, and it starts nothing that lives on."""
-    alone, flaws = os.environ.get('KNOCKD_LEFT') not in (None, os.readlink('/proc/self/ns/net')), 0
-    config = read_config(args.config) if os.path.exists(args.config) else parse_config(
-        '[server]\nid = none\nhide = tcp/22', os.path.abspath(args.config))._replace(path=__file__)
-    for what, needs, attempt, *arguments in attempts(config, alone):
+def command_paper(args):
+    """A new sheet; its number is this second, so a ledger that was lost since makes it
+    void."""
+    if not 0 < args.number < 1000:
+        raise KnockError('a sheet has 1 to 999 lines', 2)
+    sheets = []
+
+    def plan(config):
+        client = find_client(config, args.name)
+        sheets.append(next_sheet(config, client))
+        paper = '%d:%d' % (sheets[0], args.number)
+        return {'client ' + args.name: [('paper', paper)]}
+    config = edit_config(args.config, plan)
+    print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in '
+          'this order,\nwithin 20 s, each line once, from the top; a line voids those '
+          'above it.' % (args.name, host_of(config)[0], sheets[0]))
+    keys = config.clients[args.name].keys
+    for number in range(1, args.number + 1):
+        ports = paper_ports(keys, sheets[0], number)
+        # A hidden port counts for no sequence.
+        if not any(covered(Service(TCP, port, port), config.hide) for port in ports):
+            print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
+
+def next_sheet(config, client):
+    """A number above every one of before, and above the floor of the ledger."""
+    before = client.paper[0] if client.paper else 0
+    floor = known_ledger(config).floor // 1000
+    return max(int(time.time()), floor + 1, before + 1)
+
+# --- the box: what check, selftest, status and run find wrong, and agree about ----------
+FEATURES = (    # of a firewall: what it is, what tries it, what it needs
+    ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }',
+     'nf_tables (OpenWrt: kmod-nft-core)'),
+    ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }',
+     'Linux 5.6'),
+    ('nft: connections', 'chain a { ct state established return; }',
+     'nft_ct (OpenWrt: kmod-nft-core)'),
+    ('nft: payload rewriting', 'chain a { tcp dport set 61022; }', 'a newer nft'),
+    ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }',
+     'Linux 5.7, for once = yes'),
+    ('nft: fib', 'chain a { type nat hook prerouting priority -199; '
+     'fib daddr type != unicast return; }', 'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
+    ('nft: NAT', 'chain a { type nat hook prerouting priority -199; '
+     'tcp dport 22 dnat to :22; }', 'nft_nat and Linux 5.2 (OpenWrt: kmod-nft-nat)'),
+    ('nft: reject', 'chain a { type filter hook input priority 40; '
+     'reject with icmpx type port-unreachable; }',
+     'nft_reject_inet (OpenWrt: kmod-nft-core)'),
+    ('iptables: ipset', 'ipset create a hash:net,port timeout 9',
+     'ip_set (OpenWrt: kmod-ipt-ipset)'),
+    ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
+     'xt_mark (OpenWrt: kmod-ipt-core)'),
+    ('iptables: NAT', 'iptables -w -t nat -A PREROUTING -p tcp -j DNAT --to-destination '
+     ':1024', 'xt_nat (OpenWrt: kmod-ipt-nat)'))
+NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
+NFT_FEATURE = 'table inet a { %s\n}\n'
+
+def preflight(config):
+    """Warnings, a line each; KnockError with all that would keep the daemon from running.
+    check, selftest, status and run ask this, so they agree."""
+    check_programs(config)
+    found = [complaint_line(config.path, complaint)
+             for complaint in warnings(config, box_facts(config))]
+    # Nobody else may list the rules.
+    if os.geteuid() == 0:
+        found += firewall_warnings(config)
+    return found
+
+def firewall_warnings(config):
+    """The same for the tool, and for what other rules do to ours."""
+    tool, flaw = choose_tool(config)
+    where, found = config.path + ': [server] ', []
+    if flaw:
+        found.append('%sfirewall: by iptables, for %s' % (where, flaw))
+    if config.hide:
+        for chain in see_box(tool, config).unreachable:
+            found.append('%saccept_in: what a knock opens is dropped all the same by chain '
+                         '%s %s %s, which takes no rule of ours'
+                         % (where, chain.family, chain.table, chain.name))
+    return found
+
+def box_facts(config):
+    """What warnings() must know of this box."""
+    programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
+    interfaces = [name for _, name in socket.if_nameindex()]
+    folder = os.path.dirname(config.ledger)
+    return Facts(moment().wall, interfaces, programs, chains_of_box(),
+                 os.path.isdir(folder))
+
+def chains_of_box():
+    """{(family, table, chain)} as nft lists them; None if it does not."""
+    try:
+        listing = json.loads(run(['nft', '-j', 'list', 'chains']))
+    except (KnockError, ValueError):
+        return None
+    found = set()
+    for entry in listing['nftables']:
+        chain = entry.get('chain')
+        if chain:
+            found.add((chain['family'], chain['table'], chain['name']))
+    return found
+
+def rules_of(config):
+    """[(argument list, its input)]: what would be applied now. The daemon takes other
+    decoys, by chance, unless its rules are loaded."""
+    tool, _ = choose_tool(config)
+    seen = see_box(tool, config)
+    hidden, free = decoy_ports(config, seen)
+    decoys = dict(zip(hidden, free))
+    decoys.update(seen.decoys)
+    return tool.whole(config, seen, decoys, (), moment().mono)
+
+def try_rules(config):
+    """KnockError if this kernel refuses the rules, with what it lacks."""
+    if os.geteuid():
+        note('without root the rules are not tried on this kernel')
+        return
+    for argv, text in rules_of(config):
+        if argv != NFT_COMMAND:
+            continue
         try:
-            flaw = attempt(*arguments)
+            run(NFT_TRY, text)
+        except KnockError as error:
+            raise KnockError('%s%s' % (error, missing_feature()), 2)
+
+def missing_feature():
+    """What a kernel lacks that refuses our rules, as the end of a sentence."""
+    for what, how, needs in FEATURES:
+        if not what.startswith('nft'):
+            continue
+        try:
+            run(NFT_TRY, NFT_FEATURE % how)
+        except KnockError:
+            return '; this is missing: %s, which needs %s' % (what, needs)
+    return ''
+
+# --- selftest: what the daemon needs, tried in namespaces that are thrown away ----------
+# In the environment: the network namespace that selftest came from.
+LEFT = 'KNOCKD_LEFT'
+
+def command_selftest(args):
+    """What it does in namespaces of its own ends with it, and it starts nothing that
+    lives on."""
+    config = parse_config('[server]\nid = none\nhide = tcp/22', '/etc/knockd/knockd.ini')
+    if os.path.exists(args.config):
+        config = read_config(args.config)
+    flaws = 0
+    for what, needs, attempt, *arguments in attempts(args, config):
+        try:
+            said = attempt(*arguments) or 'ok'
         except (KnockError, OSError, ValueError, LookupError) as error:
-            flaw = '%s%s' % (error, needs and '; it needs ' + needs)
-        flaws += bool(flaw)
-        print('%-28s %s' % (what, printable('; '.join((flaw or 'ok').splitlines()))), flush=True)
+            said = str(error)
+            if needs:
+                said += '; it needs ' + needs
+            flaws += 1
+        said = '; '.join(said.splitlines())
+        print('%-28s %s' % (what, printable(said)), flush=True)
     if flaws:
         raise KnockError('%d of these must be mended' % flaws)
 
-def attempts(config, alone):
-    """(what, its needs, a function that raises or returns what is wrong, its arguments)"""
-    yield 'namespaces', 'root; without them no firewall and no knock is tried', isolate, alone
-    yield 'kernel filter', '', Capture(1).load, [b'12345678'], lambda version, tokens: (
-        datagram_filter(version, CARRIERS, None, tokens))
-    yield 'config and ssh-keygen', '', check_programs, config
-    yield 'ledger', '', ledger_doubt, os.path.realpath(config.ledger)
-    yield 'clock', '', clock_doubt, config, known_ledger(config), moment().wall
-    tool = 'iptables' if config.firewall == 'iptables' or not find_program('nft') else 'nft'
-    needless = 'iptables: ' + ('recent' if find_program('ipset') else 'ipset')
-    for what, how, needs in FEATURES if alone else ():
-        if what.startswith(tool) and what != needless:
-            yield (what, needs, run) + ((how.split(),) if tool == 'iptables' else (
-                ['nft', '-f', '-'], 'table inet a { %s\n}\ndelete table inet a\n' % how))
-    yield from [('a real knock', '', knock_doubt, config)] * alone
+def attempts(args, config):
+    """(what, its needs, a function that raises or returns a remark, its arguments)"""
+    came_from = os.environ.get(LEFT)
+    # It began in another one: here nobody else is.
+    alone = came_from not in (None, os.readlink('/proc/self/ns/net'))
+    needs = 'root and unshare; without them no knock is tried'
+    yield ('namespaces', needs, isolate, alone)
+    yield ('kernel filter', '', try_filter)
+    if os.path.exists(args.config):
+        yield ('config', '', config_remarks, config)
+        yield ('ledger', '', ledger_remarks, os.path.realpath(config.ledger))
+        yield ('clock', '', clock_remarks, config)
+    tool = 'nft'
+    if config.firewall == 'iptables' or not find_program('nft'):
+        tool = 'iptables'
+    for what, how, needs in FEATURES:
+        if not what.startswith(tool):
+            continue
+        if tool == 'nft':
+            yield (what, needs, run, NFT_TRY, NFT_FEATURE % how)
+        elif alone:
+            yield (what, needs, run, how.split())
+    if alone:
+        yield ('a real knock', '', try_knock, config)
+
+def try_filter():
+    Capture(1).load([b'12345678'], lambda version, tags: datagram_filter(
+        version, CARRIERS, None, tags))
+
+def config_remarks(config):
+    warned = preflight(config)
+    return 'ok, but: ' + '; '.join(warned) if warned else ''
+
+def clock_remarks(config):
+    doubt = clock_doubt(config, known_ledger(config), moment().wall)
+    if doubt:
+        raise KnockError(doubt)
 
 def isolate(alone):
-    """Begins again, in this process, with a network and mounts of its own; there it covers /run."""
-    unshare = [] if alone else ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
-    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', '/run'])
+    """Begins again, in this process, with a network and mounts of its own; there it
+    covers the runtime folder."""
+    unshare = []
     if not alone:
-        os.stat(__file__)       # which a script out of a pipe has not
-        os.environ['KNOCKD_LEFT'] = os.readlink('/proc/self/ns/net')
-        os.execv(find_program('unshare'), unshare + [sys.executable, __file__] + sys.argv[1:])
+        unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
+    place = os.path.dirname(runtime_folder())
+    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', place])
+    script = own_path()
+    if alone:
+        return
+    if script is None:
+        raise KnockError('a script out of a pipe cannot begin again; save it first')
+    # The copy that begins again must know that it is alone.
+    os.environ[LEFT] = os.readlink('/proc/self/ns/net')
+    os.execv(find_program('unshare'), unshare + [sys.executable, script] + sys.argv[1:])
 
-def ledger_doubt(path):
-    """Looks at its file system, of those mounted above it the last, and touches nothing."""
-    mounts = [line.split()[1:4] for line in read_file('/proc/mounts').splitlines()]
-    place, kind, mode = [each for each in mounts if path.startswith(each[0].rstrip('/') + '/')][-1]
-    flaw = 'in memory' if kind in ('tmpfs', 'ramfs') else 'read-only' if mode[:2] == 'ro' else \
-        'full' if os.statvfs(place).f_bavail < 33 else None
-    return flaw and '%s is %s; write for example: ledger = /etc/knockd/ledger.json' % (place, flaw)
+def ledger_remarks(path):
+    """Looks at its file system, of those mounted above it the last, and touches
+    nothing."""
+    for line in read_file('/proc/mounts').splitlines():
+        words = line.split()
+        if path.startswith(words[1].rstrip('/') + '/'):
+            _, place, kind, mode = words[:4]
+    flaw = None
+    if kind in ('tmpfs', 'ramfs'):
+        flaw = 'in memory'
+    elif 'ro' in mode.split(','):
+        flaw = 'read-only'
+    elif os.statvfs(place).f_bavail < 33:
+        flaw = 'full'
+    if flaw:
+        raise KnockError('%s is %s; write for example: ledger = /etc/knockd/ledger.json'
+                         % (place, flaw))
 
-def knock_doubt(config):
-    """A daemon in this process, and a datagram to it over lo (DESIGN 3.2)."""
-    trial = parse_config(
-        '[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\nsecret = %s'
-        % (config.firewall, config.answer, encode_secret(os.urandom(32))), '/run/selftest.ini')
-    replace_file(trial.ledger, Ledger(trial.id).text().encode('ascii'))
-    keys, daemon, nonce = trial.clients['me'].keys, Daemon(trial), os.urandom(NONCE_SIZE)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, \
-            contextlib.redirect_stderr(io.StringIO()) as said:
-        fcntl.ioctl(sock, 0x8914, struct.pack('@16sh14x', b'lo', 1))    # SIOCSIFFLAGS, IFF_UP
-        daemon.start()
-        now, waiting = moment().wall, daemon.datagrams.taps[0][1]
-        body = tag_at(keys, step_of(now)) + nonce + bytes(map(
-            operator.xor, PLAIN.pack(PLAIN_VERSION, 1, now, bytes(16), 0),
-            keystream(keys['enc'], nonce, PLAIN.size)))
-        sock.sendto(body + hmac_sha256(keys['mac'], body)[:MAC_SIZE], ('127.0.0.1', 40000))
-        select.select([waiting], (), (), 5)
-        daemon.read(4, waiting, daemon.hear_datagram)
-    return '' if daemon.open else 'opened nothing; the daemon says: ' + said.getvalue()
+def try_knock(config):
+    """A daemon in a thread of this process, and a datagram to it over lo."""
+    path = os.path.dirname(runtime_folder()) + '/selftest.ini'
+    text = ('[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\n'
+            'secret = %s\n' % (config.firewall, config.answer, given_secret(None)))
+    trial = parse_config(text, path)
+    replace_file(path, text.encode('ascii'))
+    replace_file(trial.ledger, Ledger(trial.id).state_line().encode('ascii'))
+    reader, writer = os.pipe()
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        thread = threading.Thread(target=run_trial, args=(trial, reader), daemon=True)
+        thread.start()
+        path = status_path(trial)
+        if patient(lambda: asked(path, b'status') or not thread.is_alive()):
+            send_trial_knock(trial.clients['me'].keys)
+            patient(lambda: 'open me ' in said.getvalue() or not thread.is_alive())
+        os.write(writer, bytes([signal.SIGTERM]))
+        thread.join(5)
+    opened = re.search('open me .*ms', said.getvalue())
+    if not opened:
+        raise KnockError('opened nothing; the daemon says: ' + said.getvalue())
 
-# --- installer: the same on each init system, and out again --------------------------------------
-SCRIPT, PYTHON = '/usr/local/sbin/knockd.py', find_program('python3') or sys.executable
-RUN = '%s -I %s run' % (PYTHON, SCRIPT)       # whatever PYTHON* says
-# STATE stands for the ledger's folder. Each runs the guard first, and the daemon again for ever.
-SANDBOX = '''
-    Type=notify WatchdogSec=90 Restart=always RestartSec=1 RuntimeDirectory=knockd UMask=0077
-    ReadWritePaths=STATE+-/run/xtables.lock CapabilityBoundingSet=CAP_NET_ADMIN+CAP_NET_RAW
-    RestrictAddressFamilies=AF_UNIX+AF_INET+AF_INET6+AF_NETLINK+AF_PACKET ProtectSystem=strict
-    NoNewPrivileges=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes ProtectClock=yes
-    ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes LockPersonality=yes
-    ProtectControlGroups=yes RestrictNamespaces=yes RestrictSUIDSGID=yes
-    MemoryDenyWriteExecute=yes SystemCallArchitectures=native
-    SystemCallFilter=@system-service'''         # a line each, + is a space
+def run_trial(config, signals):
+    try:
+        Daemon(config).loop(signals)
+    except (KnockError, OSError) as error:
+        log(str(error))
+
+def patient(condition, seconds=5):
+    """Asks until the condition holds or the time is over; what it was last."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.05)
+
+def send_trial_knock(keys):
+    """A datagram as knock.py makes it, for the client's default."""
+    now, nonce = moment().wall, os.urandom(NONCE_SIZE)
+    plain = PLAIN.pack(PLAIN_VERSION, 1, now, bytes(16), 0)
+    sealed = bytes(map(operator.xor, plain, keystream(keys['enc'], nonce, PLAIN.size)))
+    body = tag_at(keys, step_of(now)) + nonce + sealed
+    mac = hmac_sha256(keys['mac'], body)[:MAC_SIZE]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        # SIOCSIFFLAGS of linux/sockios.h; IFF_UP.
+        fcntl.ioctl(sock, 0x8914, struct.pack('@16sh14x', b'lo', 1))
+        sock.sendto(body + mac, ('127.0.0.1', 40000))
+
+# --- installer: the same on each init system, and out again -----------------------------
+SCRIPT = '/usr/local/sbin/knockd.py'
+OPENWRT_SCRIPT = '/usr/sbin/knockd.py'      # where PATH looks there
+PYTHON = find_program('python3') or sys.executable
+RUN = '%s -I %s run' % (PYTHON, SCRIPT)     # whatever PYTHON* says
+READY_TIME = 20                 # seconds until a service must be ready
+# STATE stands for the ledger's folder. Each runs the guard first, and the daemon again
+# for ever.
 SYSTEMD = '''[Unit]
 Description=Hides services until an authentic knock arrives
 DefaultDependencies=no
@@ -2711,23 +6630,75 @@ Wants=network-pre.target
 StartLimitIntervalSec=0
 [Service]
 # iptables locks a file that it could not make in a read-only /run
-ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null && touch /run/xtables.lock'
+ExecStartPre=-+/bin/sh -c 'command -v iptables >/dev/null || exit 0; >>/run/xtables.lock'
 ExecStartPre=-/bin/sh STATE/guard
-ExecStart=%s%s
+ExecStart=PYTHON -I SCRIPT run
+ExecReload=/bin/sh -c 'kill -HUP $MAINPID'
+SyslogIdentifier=knockd
+Type=notify
+WatchdogSec=90
+Restart=always
+RestartSec=1
+RuntimeDirectory=knockd
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
+UMask=0077
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET
+ProtectSystem=strict
+ReadWritePaths=STATE -/run/xtables.lock
+ProtectKernelTunables=yes
+# A reset carries the mark of its question only if these say so
+ReadWritePaths=-/proc/sys/net/ipv4/fwmark_reflect -/proc/sys/net/ipv6/fwmark_reflect
+NoNewPrivileges=yes
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectClock=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+LockPersonality=yes
+ProtectControlGroups=yes
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
 [Install]
 WantedBy=multi-user.target
-''' % (RUN, re.sub(r'\s+', '\n', SANDBOX).replace('+', ' '))
+'''
 PROCD = '''#!/bin/sh /etc/rc.common
-USE_PROCD=1 START=18
+# Hides services until an authentic knock arrives.
+
+START=18
+USE_PROCD=1
+
 start_service() {
+	# The rules need no Python: after an upgrade that took it the ports are hidden, too.
 	sh STATE/guard
+	# procd calls the log's lines as it calls the program.
+	mkdir -p /var/run/knockd
+	chmod 700 /var/run/knockd
+	ln -sf PYTHON /var/run/knockd/knockd
 	procd_open_instance
-	procd_set_param command %s
+	procd_set_param command /var/run/knockd/knockd -I SCRIPT run
 	procd_set_param respawn 3600 5 0
+	procd_set_param stdout 1
 	procd_set_param stderr 1
 	procd_close_instance
 }
-''' % RUN
+
+reload_service() {
+	procd_send_signal knockd
+}
+'''
+# What sysupgrade keeps; this list itself, too, or the next upgrade would keep nothing.
+KEEP = '''/etc/knockd/
+/etc/init.d/knockd
+/etc/rc.d/S18knockd
+/lib/upgrade/keep.d/knockd
+SCRIPT
+'''
 OPENRC = '''#!/sbin/openrc-run
 supervisor=supervise-daemon respawn_max=0 respawn_delay=1
 command=%s command_args="-I %s run"
@@ -2758,161 +6729,429 @@ sh STATE/guard
 setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
-SERVICES = [    # what tells the init system; the service's files; how it starts, how it ends
-    ('/run/systemd/system', {'/etc/systemd/system/knockd.service': SYSTEMD},
-     ['systemctl daemon-reload', 'systemctl enable knockd', 'systemctl restart knockd'],
-     ['systemctl disable --now knockd']),
-    ('/sbin/procd', {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd':
-                     '/etc/knockd/\n/etc/init.d/knockd\n%s\n' % SCRIPT},
-     ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-     ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable']),
-    ('/run/openrc', {'/etc/init.d/knockd': OPENRC},
-     ['rc-update add knockd boot', 'rc-service knockd restart'],
-     ['rc-service knockd stop', 'rc-update delete knockd boot'])]
-SERVICES += [(folder + ' /usr/bin/runsvdir', RUNIT, [
-    'ln -sfn /etc/sv/knockd %s/knockd' % folder,
-    'sh -c "sv restart /etc/sv/knockd || true"'],       # the first time, runsvdir starts it
-    ['rm %s/knockd' % folder, 'sv shutdown /etc/sv/knockd',
-     'rm -rf /etc/sv/knockd /var/log/knockd'])
-    for folder in ('/var/service', '/etc/service')]     # of Void, of Debian
-SERVICES += [('/etc/inittab /usr/sbin/update-rc.d', {'/etc/init.d/knockd': SYSV},
-              ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-              ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'])]
+# evidence: paths that tell it; script, state: where those go; files: {path: text};
+# starts, ends: commands; log: what shows the daemon's last lines.
+InitSystem = collections.namedtuple(
+    'InitSystem', 'name evidence script state files starts ends log')
 
-def init_system(args):
-    for service in SERVICES:
-        if all(os.path.exists(args.root + path) for path in service[0].split()):
-            return service
-    raise KnockError('no init system that is known here; let yours run: ' + RUN)
+def runit_in(folder):
+    """Runit, whose services are links in this folder."""
+    link = folder + '/knockd'
+    # The first time, runsvdir starts it.
+    starts = ['ln -sfn /etc/sv/knockd ' + link, 'sv restart /etc/sv/knockd || true']
+    ends = ['rm ' + link, 'sv shutdown /etc/sv/knockd',
+            'rm -rf /etc/sv/knockd /var/log/knockd']
+    return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib', RUNIT,
+                      starts, ends, 'tail -n 5 /var/log/knockd/current')
 
-def carry_out(args, line):
-    print('$ ' + line, flush=True)
-    if not (args.dry_run or args.root):
-        run(command(line), seconds=600)
+SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
+INIT_SYSTEMS = [
+    InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',
+               {'/etc/systemd/system/knockd.service': SYSTEMD},
+               ['systemctl daemon-reload', 'systemctl enable knockd',
+                'systemctl restart knockd'],
+               ['systemctl disable --now knockd'],
+               'journalctl -q -u knockd -n 5 -o cat --no-pager'),
+    # OpenWrt's /var is in memory.
+    InitSystem('procd', ['/sbin/procd'], OPENWRT_SCRIPT, '/etc',
+               {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd': KEEP},
+               ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
+               ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
+               'logread -e knockd | tail -n 5'),
+    InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib',
+               {'/etc/init.d/knockd': OPENRC},
+               ['rc-update add knockd boot', 'rc-service knockd restart'],
+               ['rc-service knockd stop', 'rc-update delete knockd boot'], SYSLOG),
+    # Of Void, of Debian.
+    runit_in('/var/service'), runit_in('/etc/service'),
+    InitSystem('SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
+               {'/etc/init.d/knockd': SYSV},
+               ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
+               ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG)]
+# Where keys and ledger are, unless told elsewhere.
+KEYS = '/etc/knockd', '/var/lib/knockd'
+# Beside the ledger, and worth nothing without us.
+CACHES = 'guard', 'probation', 'sysctls', GOOD_NAME, 'ledger.json.lock'
 
-def fetched(url):
-    """This script out of a pipe, which Python has read to its end before it begins: fetched once
-    more, and taken only if its text compiles to the very code that runs."""
-    fetch = [argv for argv in (['curl', '-fsSL'], ['wget', '-qO-']) if find_program(argv[0])]
-    if not (url and fetch):
-        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL where curl '
-                         'gets it, or save it first: curl -fsSO URL && python3 knockd.py install')
+def init_system(root):
+    """The InitSystem of this box; None if it is not known here."""
+    for system in INIT_SYSTEMS:
+        if all(os.path.exists(root + path) for path in system.evidence):
+            return system
+    return None
+
+def is_this_script(text):
+    """Does this text compile to the very code that runs?"""
     import traceback
-    text = run(fetch[0] + [url], seconds=60)
-    ours = list(traceback.walk_stack(None))[-1][0].f_code       # of the module: the whole script
-    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        if text.startswith('#!/usr/bin/env python3\n') and compile(text, '-', 'exec') == ours:
-            return text
-    raise KnockError('%s is not the script that runs here; save it first' % url)
+    ours = list(traceback.walk_stack(None))[-1][0].f_code       # of the module
+    if not text.startswith('#!/usr/bin/env python3\n'):
+        return False
+    try:
+        return compile(text, ours.co_filename, 'exec') == ours
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
 
-def command_install(args, _):
+def own_text(url):
+    """This script. Out of a pipe, which Python has read to its end before it begins, it
+    is fetched once more. KnockError."""
+    path = own_path()
+    if path:
+        return read_file(path)
+    if os.path.isfile('/dev/stdin') and is_this_script(read_file('/dev/stdin')):
+        return read_file('/dev/stdin')
+    fetch = None
+    for argv in (['wget', '-qO-'], ['curl', '-fsSL']):
+        if find_program(argv[0]):
+            fetch = argv
+    if not (url and fetch):
+        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL '
+                         'where curl gets it, or save it first: curl -fsSO URL && '
+                         'python3 knockd.py install')
+    text = run(fetch + [url], seconds=60)
+    if not is_this_script(text):
+        raise KnockError('%s is not the script that runs here; save it first' % url)
+    return text
+
+def command_install(args):
     """What is there stays: a second time renews script and service."""
-    system, files, starts, _ = init_system(args)
-    source = read_file(__file__ if os.path.exists(__file__) else '/dev/stdin') or fetched(args.url)
+    system, place = init_system(args.root), Placing(args)
+    if system is None:
+        raise KnockError('no init system that is known here; let yours run: ' + RUN)
+    # Before anything is written: a script out of a pipe may have no text.
+    text = own_text(args.url)
+    # Ctrl-C takes back what was begun, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    upgrade = any(os.path.exists(args.root + path) for path in system.files)
+    try:
+        config = place_all(args, system, place, text)
+        if args.root or args.dry_run:
+            begin_service(system, place)
+            return
+        if not upgrade:
+            end_first_try(config)
+        report = started(args, system, place, config)
+    except (KnockError, OSError, KeyboardInterrupt):
+        take_all_back(system, place, upgrade)
+        raise
+    tell_what_runs(system, config, report)
+
+def place_all(args, system, place, text):
+    """Writes what `install` writes. KnockError, OSError."""
     if not (args.root or find_program('nft') or find_program('iptables')):
-        carry_out(args, package_command('nft'))
-    put(args, SCRIPT, source, 0o755)
-    state = '/etc' if system == '/sbin/procd' else '/var/lib'   # OpenWrt's /var is in memory
-    config = first_config(args, args.client, args.hide, ('ledger', state + '/knockd/ledger.json'))
-    guard = beside(config, 'guard')
-    if not os.path.exists(args.root + guard) or probation_left(args.root + guard) is not None:
-        put(args, guard, PROBATION % (args.probation * 1000, moment().mono) if args.probation
-            else PASSED)
-    for path, text in files.items():
-        put(args, path, text.replace('STATE', os.path.dirname(guard)),
-            0o755 if text.startswith('#!') else 0o644)
-    for line in starts:
-        carry_out(args, line)
+        place.carry_out(package_command('nft'))
+    entries = [('ledger', system.state + '/knockd/ledger.json')]
+    config = first_config(args, args.client, args.hide, place, entries)
+    if not (args.root or args.dry_run):
+        for warning in preflight(config):
+            note(warning)
+        try_rules(config)
+    place.put(system.script, text, 0o755)
+    if system.script != SCRIPT:
+        # Version 0.1 put it there.
+        remove(args, SCRIPT)
+    begin_probation(config, place, args.probation)
+    words = {'STATE': os.path.dirname(config.ledger), 'PYTHON': PYTHON,
+             'SCRIPT': system.script}
+    for path, content in system.files.items():
+        for word, meant in words.items():
+            content = content.replace(word, meant)
+        place.put(path, content, 0o755 if content.startswith('#!') else 0o644)
+    return config
 
-def command_uninstall(args, config):
-    """Leaves nothing of ours, neither files nor rules."""
-    _, files, _, ends = init_system(args)
-    config = config._replace(hide=(), accept_in=())
-    rules = command_rules, args, config
-    steps = [(carry_out, args, line) for line in ends + [' '.join(
-        ['rm -rf /etc/knockd /run/knockd /var/lib/knockd', SCRIPT] + list(files))]]
-    steps.insert(-1, rules if args.dry_run or args.root else (make_firewall(config).load,))
-    for step, *arguments in steps:      # what fails does not keep the rest
+def begin_probation(config, place, seconds):
+    """A new installation hides for so long, unless somebody knocks; one that passed
+    stays. Version 0.1 noted it in the guard."""
+    path, guard = beside(config, 'probation'), beside(config, 'guard')
+    with contextlib.suppress(FileNotFoundError):
+        if json.loads(read_file(place.root + path))['state'] == PASSED:
+            return
+    old = content_of(place.root + guard)[0]
+    passed = old is not None and b'on probation' not in old.partition(b'\n')[0]
+    if passed or not seconds:
+        place.put(path, probation_text(PASSED))
+        return
+    place.put(path, probation_text(ON_TRIAL, seconds * 1000))
+    place.put(guard, TRIAL_GUARD)
+
+def begin_service(system, place, quiet=False):
+    for line in system.starts:
+        place.carry_out(line, quiet)
+
+def holder(path):
+    """The process id of the daemon that holds this ledger; None if there is none."""
+    try:
+        with open(path + '.lock') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return int(read_file(path + '.lock'))
+    return None
+
+def end_first_try(config):
+    """A `run` at a terminal holds the ledger that the service needs. What it hid stays
+    hidden until the service takes over."""
+    path = os.path.realpath(config.ledger)
+    # Two daemons cannot spend from one ledger.
+    pid = holder(path)
+    if pid is None:
+        return
+    note('the first try (process %d) ends, the service takes over' % pid)
+    os.kill(pid, signal.SIGTERM)
+    if not patient(lambda: holder(path) is None, 10):
+        raise KnockError('process %d does not end; end it and type this again' % pid)
+
+def started(args, system, place, config):
+    """The report of the service, which is ready; KnockError with its log if it is not."""
+    # The daemon of before may still answer.
+    began = moment().wall
+    try:
+        begin_service(system, place)
+        report = patient(lambda: fresh_report(args.config, began), READY_TIME)
+        if not report:
+            raise KnockError('the service is not ready after %d s' % READY_TIME)
+    except KnockError as error:
+        lines = [str(error), 'its log ends:']
+        with contextlib.suppress(KnockError):
+            lines += run(['sh', '-c', system.log]).splitlines()[-5:]
+        raise KnockError('\n'.join(lines))
+    return report
+
+def fresh_report(path, began):
+    """The report of a daemon that did not run before; None so far."""
+    report = ask_daemon(path, b'status')
+    if not report or report['since'] < began:
+        return None
+    return report
+
+def take_all_back(system, place, upgrade):
+    """After a failure: as it was before."""
+    # What was refused before anything was written needs no word.
+    if not place.before:
+        return
+    note('taken back: what was written is as it was before')
+    if not upgrade:
+        stop_service(system, place)
+    with contextlib.suppress(OSError):
+        place.take_back()
+    if upgrade:
+        with contextlib.suppress(KnockError):
+            begin_service(system, place, quiet=True)
+
+def stop_service(system, place):
+    """All of its commands, whatever one of them says; those that failed."""
+    failed = []
+    for line in system.ends:
         try:
-            step(*arguments)
+            place.carry_out(line, quiet=True)
         except KnockError as error:
-            print(error)
+            failed.append(str(error))
+    return failed
 
-# --- command line --------------------------------------------------------------------------------
-FIRST = [('--hide', dict(metavar='SERVICES', help='for a first config: what to hide, as tcp/22')),
-         ('--client', dict(metavar='NAME', help='for a first config: the first client')),
-         ('--host', dict(metavar='HOST', help='for a first config: what clients call this box'))]
-PLACE = [('--dry-run', dict(action='store_true', help='only show every file and command')),
-         ('--root', dict(metavar='FOLDER', default='', help='into this tree; start nothing'))]
-CLIENT_NAME = ('name', dict(metavar='NAME'))
-COMMANDS = (    # name, function, what it does, its arguments
-    ('install', command_install, 'copy the script, make config and service, start', FIRST + PLACE +
-     [('--probation', dict(metavar='TIME', type=parse_seconds, default='10m',
-                           help='how long it hides if nobody knocks: %(default)s; 0: ever')),
-      ('--url', dict(metavar='URL', help='where a script out of a pipe comes from'))]),
-    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE),
+ON_PROBATION = """It is on probation: without a knock from outside within %s it lets go
+again, so that nobody is locked out. Keep this session, and knock from another computer
+that has knock.py:"""
+WHAT_NOW = """    python3 knock.py 'LINE' -- ssh root@%s
+LINE is what `knockd.py show %s` prints. `knockd.py status` tells what happens,
+`knockd.py watch` why a knock does not open, `knockd.py uninstall` takes all away."""
+LAN_TOO = """These ports are hidden from the LAN, too. To leave them open there:
+    knockd.py set server trust=br-lan"""
+
+def tell_what_runs(system, config, report):
+    """The end of `install`: what runs, what the probation is, what to type now."""
+    left = report['probation_left']
+    print('\nknockd %s runs as a service of %s and hides %s.'
+          % (__version__, system.name, format_services(config.hide) or 'nothing'))
+    if left is None:
+        print('Another computer that has knock.py gets in with:')
+    else:
+        print(ON_PROBATION % duration(left))
+    print(WHAT_NOW % (host_of(config)[0], next(iter(config.clients), 'NAME')))
+    if system.name == 'procd' and not config.trust:
+        print(LAN_TOO)
+
+def command_uninstall(args):
+    """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
+    Works whatever the config says."""
+    system, place = init_system(args.root), Placing(args)
+    folders = list(KEYS)
+    with contextlib.suppress(KnockError):
+        config = read_config(args.root + os.path.abspath(args.config))
+        folders.append(os.path.dirname(config.ledger))
+    folders = [folder for folder in dict.fromkeys(folders)
+               if os.path.isdir(args.root + folder)]
+    question = 'Delete the keys in %s too?' % ' and '.join(folders)
+    with_keys = args.yes or bool(folders) and agreed(question)
+    failed = stop_service(system, place) if system else []
+    if not (args.root or args.dry_run):
+        failed += take_rules_away(folders)
+    paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
+    for each in INIT_SYSTEMS:
+        paths += each.files
+    for folder in folders:
+        paths += [os.path.join(folder, name) for name in CACHES]
+    if with_keys:
+        paths += folders
+    for path in paths:
+        remove(args, path)
+    if system and system.name == 'systemd':
+        place.carry_out('systemctl daemon-reload', quiet=True)
+    for line in failed:
+        note(line)
+    kept = ''
+    if folders and not with_keys:
+        kept = '; the keys stay in ' + ' and '.join(folders)
+    print('knockd is uninstalled' + kept)
+
+def remove(args, path):
+    """A file or a folder, if it is there."""
+    import shutil
+    path = args.root + path
+    if not os.path.lexists(path):
+        return
+    if args.dry_run:
+        print('remove ' + path)
+    elif os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+def take_rules_away(folders):
+    """The rules of every firewall tool that is there, and what the kernel was told; what
+    failed."""
+    failed = []
+    # Its whole ruleset is none, accept rules included.
+    nobody = parse_config('[server]\nid = none\nhide =\n', '/etc/knockd/knockd.ini')
+    for tool in (NFT, IPTABLES):
+        if not find_program(tool.name):
+            continue
+        try:
+            seen = see_box(tool, nobody)
+            # iptables would make its empty tables.
+            if seen.ours or seen.accepts.surplus:
+                for argv, text in tool.whole(nobody, seen, {}, (), 0):
+                    run(argv, text)
+        except KnockError as error:
+            failed.append(str(error))
+    for folder in folders:
+        restore_marks(folder + '/sysctls')
+    return failed
+
+# --- command line -----------------------------------------------------------------------
+# Options: names; what stands for the value, None if it takes none; help; more for
+# argparse.
+FIRST = [
+    ('--hide', 'SERVICES', 'for a first config: what to hide, as tcp/22'),
+    ('--client', 'NAME', 'for a first config: the first client'),
+    ('--host', 'HOST', 'for a first config: what clients call this box'),
+    ('--trust', 'INTERFACES', 'for a first config: where nothing is hidden, as br-lan')]
+PLACE = [
+    ('--dry-run', None, 'only list every file and command'),
+    ('--root', 'FOLDER', 'in this tree; start nothing', {'default': ''})]
+CLIENT_NAME = ('name', 'NAME', None)
+SERVICES = ('services', 'SERVICES', 'as tcp/22,udp/51820')
+JSON = ('--json', None, 'for programs')
+COMMANDS = (    # name, function, what it does, its options
+    ('install', command_install, 'copy the script, make config and service, start',
+     FIRST + PLACE + [
+         ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
+          {'type': parse_seconds, 'default': '10m'}),
+         ('--url', 'URL', 'where a script out of a pipe comes from')]),
+    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
+        ('--yes', None, 'delete the keys without asking')]),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
-        ('-v --verbose', dict(action='store_true', help='say more'))]),
-    ('check', command_check, 'read the config and say all that is wrong with it', []),
+        ('-v --verbose', None, 'say more')]),
+    ('check', command_check, 'read the config and say all that is wrong with it', [
+        ('--strict', None, 'a warning is an error')]),
     ('rules', command_rules, 'print exactly what would be given to nft', []),
-    ('selftest', command_selftest, 'try on this box what the daemon needs, down to a knock', []),
+    ('selftest', command_selftest, 'try what the daemon needs, down to a knock', []),
     ('add', command_add, 'make a client and print its knock:// line', [
-        CLIENT_NAME,
-        ('--allow', dict(metavar='SERVICES', help='what it may open; without it, all')),
-        ('--default', dict(metavar='SERVICES', help='what a knock opens that names nothing')),
-        ('--expires', dict(metavar='DATE', help='2027-01-31, to the end of that day (UTC)')),
-        ('--code', dict(action='store_const', const='yes', help='may knock by hand, with a phone')),
-        ('--ssh-key', dict(metavar='FILE', type=read_file, help='public key that must sign it')),
-        ('--may-run', dict(metavar='ACTIONS', help='the actions that it may run')),
-        ('--for', dict(dest='open_for', metavar='TIME', help='how long: 30s, 5m'))] + FIRST[2:]),
+        CLIENT_NAME, FIRST[2],
+        ('--allow', 'SERVICES', 'what it may open; without it, all'),
+        ('--default', 'SERVICES', 'what a knock opens that names nothing'),
+        ('--expires', 'DATE', '2027-01-31, to the end of that day (UTC)'),
+        ('--code', None, 'may knock by hand, with a phone',
+         {'action': 'store_const', 'const': 'yes'}),
+        ('--page', None, 'for a web page: by ports alone, 30 s'),
+        ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
+        ('--may-run', 'ACTIONS', 'the actions that it may run'),
+        ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
+        ('--secret', '-', 'its secret comes by standard input')]),
+    ('set', command_set, "change a client's section, or [server]", [
+        ('name', 'NAME', 'a client, or server'),
+        ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
+    ('rename', command_rename, 'call a client otherwise', [
+        CLIENT_NAME, ('new', 'NEW', None)]),
+    ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
+        CLIENT_NAME]),
+    ('hide', command_hide, 'hide more services', [SERVICES]),
+    ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [
-        CLIENT_NAME, ('--via', dict(choices=CARRIERS, default='udp', help='how it shall knock')),
-        ('--qr', dict(action='store_true', help='as a picture, too, if qrencode is there'))]),
-    ('paper', command_paper, 'print one-time sequences for the wallet; voids the sheet before', [
-        CLIENT_NAME, ('-n', dict(dest='number', metavar='N', type=int, default=10, help='10'))]),
-    ('list', command_list, 'all clients, and when each last knocked', []),
-    ('status', command_status, 'is it alive, what is open, who knocked, what was refused', [
-        ('--json', dict(action='store_true', help='for programs'))]),
+        CLIENT_NAME, ('--via', 'CARRIER', 'how it shall knock', {'choices': CARRIERS}),
+        ('--qr', None, 'as a picture, too, if qrencode is there')]),
+    ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
+        CLIENT_NAME, ('-n', 'N', '10', {'dest': 'number', 'type': int, 'default': 10})]),
+    ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
+    ('status', command_status, 'is all hidden, what is open, who knocked, who not', [
+        JSON, ('--metrics', None, 'for Prometheus')]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
 def command_line():
-    import argparse                     # the daemon does without: go_lean()
-    parser = argparse.ArgumentParser(
+    """The parser of argparse, whose errors are ours: one sentence."""
+    import argparse                     # the daemon does without: go_small()
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise KnockError('%s; see: %s --help' % (message, self.prog), 2)
+
+    parser = Parser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--config', metavar='FILE', help='default: %(default)s',
-                        default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
+    default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
+    parser.add_argument('--config', metavar='FILE', default=default,
+                        help='default: %(default)s')
     parser.add_argument('--version', action='version', version='knockd.py ' + __version__)
     parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
-    commands.required = True        # an argument of add_subparsers() since 3.7
+    # An argument of add_subparsers() only since 3.7.
+    commands.required = True
     for name, function, description, options in COMMANDS:
         command = commands.add_parser(name, help=description, description=description)
         command.set_defaults(function=function)
-        for names, settings in options:
+        for names, value, text, *more in options:
+            settings = dict(*more, help=text)
+            if value is None:
+                settings.setdefault('action', 'store_true')
+            else:
+                settings['metavar'] = value
             command.add_argument(*names.split(), **settings)
     return parser
 
 def main(argv=None):
     try:
-        lean = globals().get('lean')    # go_lean() left it to us
-        args = types.SimpleNamespace(**dict(lean, function=command_run)) if lean else \
-            command_line().parse_args(argv)
-        first = args.function in (command_run, command_add, command_install, command_selftest)
-        args.function(args, None if first else read_config(args.config))
+        small = small_arguments(sys.argv[1:])
+        if small:
+            run_daemon(*small)
+            return 0
+        args = command_line().parse_args(argv)
+        return args.function(args) or 0
     except KnockError as error:
         for line in str(error).splitlines():
             print('knockd: ' + printable(line), file=sys.stderr)
         return error.status
-    except BrokenPipeError:             # whoever read our output has gone
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would try to write the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror), file=sys.stderr)
+        print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
+              file=sys.stderr)
         return 1
-    return 0
+    except KeyboardInterrupt:
+        return 1
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGINT, signal.SIG_DFL)        # Ctrl-C ends all without a traceback
+    # Ctrl-C ends all without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(main())

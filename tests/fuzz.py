@@ -83,7 +83,7 @@ def segments(client):
     ports = knockd.step_ports(client.keys, step) + knock.code_ports(
         knockd.code_at(client.keys, step)) + knockd.paper_ports(client.keys, 1700000000, 1)
     options = struct.pack('>BBHBB', 2, 4, 1460, 4, 2) + b'\1\1'
-    return [syn(22, knockd.syn_token(client.keys, step))] + \
+    return [syn(22, knockd.syn_badge(client.keys, step))] + \
         [syn(port, options=options * (port & 1)) for port in ports]
 
 
@@ -224,7 +224,7 @@ class Target:
         self.daemon.file = self.daemon.firewall = Untouchable()
         state = self.daemon.state
         self.tags = {int.from_bytes(tag[:4], 'big') for tag in state.tags}
-        self.syns = {int.from_bytes(token[:4], 'big') for token in state.syns}
+        self.syns = {int.from_bytes(token[:4], 'big') for token in state.badges}
         self.kernels = {}
         for version in (4, 6):
             self.kernels[version] = (
@@ -238,7 +238,7 @@ class Target:
         for client in self.config.clients.values():
             for data in datagrams(client):
                 ledger.record(client.fingerprint, data[8:24].hex(), NOW - 500, 60000)
-            for step in [tokens.step for tokens in knockd.valid_tokens(self.config, NOW)]:
+            for step in [made.step for made in knockd.valid_steps(self.config, NOW)]:
                 for carrier in ('syn', 'ports', 'code'):
                     ledger.record(client.fingerprint, '%s:%d' % (carrier, step),
                                   step * knockd.STEP, 60000)
@@ -252,7 +252,7 @@ class Target:
         known = packet is not None and int.from_bytes(packet.payload[:4], 'big') in self.tags
         segment = knockd.parse_syn(version, frame)
         follows = segment is not None and (
-            segment.port >= 1024 or int.from_bytes(segment.token[:4], 'big') in self.syns)
+            segment.port >= 1024 or int.from_bytes(segment.badge[:4], 'big') in self.syns)
         datagram_kernel, syn_kernel = self.kernels[version]
         datagram_kernel.ask(frame, known, interpret)
         syn_kernel.ask(frame, follows, interpret)

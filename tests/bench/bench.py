@@ -147,7 +147,7 @@ class Daemon(network.Daemon):
         for number, secret in enumerate(self.secrets.values()):
             ledger.record(knockd.fingerprint(knockd.derive_keys(secret, self.server_id)),
                           '%032x' % number, int(time.time() * 1000), 60000)
-        knockd.replace_file(self.ledger, ledger.text().encode())
+        knockd.replace_file(self.ledger, ledger.state_line().encode())
 
     def send(self, client, source, number):
         """The same knock from a socket of ours; returns when it left."""
@@ -347,7 +347,7 @@ def save_times(daemon, number):
     for _ in range(number):
         time.sleep(0.5)
         began = time.monotonic()
-        knockd.write_file(daemon.ledger + '.bench', data)
+        knockd.replace_file(daemon.ledger + '.bench', data)
         samples.append((time.monotonic() - began) * 1000)
     os.unlink(daemon.ledger + '.bench')
     return samples
@@ -783,7 +783,7 @@ def size_after(number, clients=100, pause=100):
     for index in range(number):
         known.record(keys[index % clients], os.urandom(16).hex(), 1800000000000 + index * pause,
                      60000)
-    return len(known.text())
+    return len(known.state_line())
 
 
 def fwknopd_ledger(bench, number):

@@ -3,7 +3,7 @@
 Times what the daemon does when a step begins, COUNT times in a row with its clock set forward, so
 that nobody waits half a minute for each: new tokens and the kernel's filters with them, and
 forgetting as many openings as that, expired. Prints a JSON list of milliseconds of processor time
-for each of the two, and, for each step, of every slice of its tokens that is derived before.
+for each of the two, and, for each step, of its credentials, which are derived before.
 """
 
 import ipaddress
@@ -26,7 +26,7 @@ def lap(work, *arguments):
 def expired(count, now):
     """Openings of that many addresses."""
     sources = [ipaddress.ip_network('10.8.%d.%d' % divmod(number, 256)) for number in range(count)]
-    openings = [knockd.Opening('m0', source, 6, 22, False, now.mono - 1000) for source in sources]
+    openings = [knockd.PortOpening('m0', source, 6, 22, False, now.mono - 1000) for source in sources]
     return {opening[1:5]: opening for opening in openings}
 
 
@@ -38,9 +38,7 @@ def main():
     daemon.turn(now)
     turns, forgets, slices = [], [], []
     for _ in range(count):
-        slices.append([])
-        while daemon.tokens[-1].waiting:
-            slices[-1].append(lap(daemon.tokens[-1].derive, knockd.SLICE))
+        slices.append([lap(daemon.prepare)])
         now = now._replace(wall=now.wall + knockd.STEP, mono=now.mono + knockd.STEP)
         turns.append(lap(daemon.turn, now))
         daemon.firewall.openings, daemon.next_end = expired(openings, now), 0

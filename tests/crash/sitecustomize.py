@@ -3,13 +3,12 @@
 With this folder on PYTHONPATH every Python imports this file when it starts. $KNOCK_FAULTS names
 a folder: in its file `trace` every call that changes something leaves its name; its file `plan`,
 "TOKEN NAME NUMBER FAULT", is heeded by the call of that name and number since the plan was made,
-which first renames it to `fired` (a NUMBER 0 is every call, and stays). FAULT is an errno's name,
+which first renames it to `fired` (a NUMBER 0 is every call, and stays; NAME may be two, a|b). FAULT is an errno's name,
 kill-before, kill-after, and for a command refused (it ends with 1 and has done nothing), told
 (it has done its work, and ends with 1), stuck (it never ends) or late (done, but never ends).
 A command that is started before there is work for it is told of twice, with -spare when it starts.
 """
 
-import builtins
 import errno
 import os
 import signal
@@ -20,8 +19,9 @@ import sys
 
 FOLDER = os.environ.get('KNOCK_FAULTS', '')
 HANG = 3.5                      # seconds; the daemon itself would wait for ten
-real = {name: getattr(os, name) for name in ('open', 'fsync', 'rename', 'unlink')}
-real_open, real_popen = builtins.open, subprocess.Popen
+real = {name: getattr(os, name) for name in (
+    'open', 'pwrite', 'fsync', 'fdatasync', 'posix_fallocate', 'rename', 'unlink')}
+real_popen = subprocess.Popen
 real_socket = socket.socket.__base__        # written in C, so it cannot be changed itself
 counted = {}                    # (token, name): calls so far
 
@@ -29,7 +29,7 @@ counted = {}                    # (token, name): calls so far
 def plan():
     """[token, name, number, fault] or None."""
     try:
-        with real_open(FOLDER + '/plan') as file:
+        with open(FOLDER + '/plan') as file:
             words = file.read().split()
     except OSError:
         return None
@@ -47,7 +47,7 @@ def due(name):
     if name != 'recvfrom':
         leave(name)
     words = plan()
-    if words is None or words[1] != name:
+    if words is None or name not in words[1].split('|'):
         return None
     place = words[0], name
     counted[place] = counted.get(place, 0) + 1
@@ -76,25 +76,6 @@ def with_fault(name, call):
     finally:
         if fault == 'kill-after':
             die()
-
-
-class File:
-    """A file whose write() and flush() may fail."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def write(self, data):
-        return with_fault('write', lambda: self.file.write(data))
-
-    def flush(self):
-        return self.file.flush()
 
 
 class Popen(real_popen):
@@ -150,9 +131,16 @@ def opened(path, flags, *arguments, **keywords):
     return with_fault('create', lambda: real['open'](path, flags, *arguments, **keywords))
 
 
-def file_of(file, mode='r', *arguments, **keywords):
-    made = real_open(file, mode, *arguments, **keywords)
-    return File(made) if isinstance(file, int) and mode == 'wb' else made
+def written(descriptor, data, offset):
+    return with_fault('write', lambda: real['pwrite'](descriptor, data, offset))
+
+
+def datasynced(descriptor):
+    return with_fault('fdatasync', lambda: real['fdatasync'](descriptor))
+
+
+def reserved(descriptor, offset, size):
+    return with_fault('reserve', lambda: real['posix_fallocate'](descriptor, offset, size))
 
 
 def renamed(source, target):
@@ -175,5 +163,6 @@ def unlinked(path):
 
 if FOLDER:
     os.open, os.fsync, os.rename, os.unlink = opened, fsync, renamed, unlinked
-    builtins.open, subprocess.Popen = file_of, Popen
+    os.pwrite, os.fdatasync, os.posix_fallocate = written, datasynced, reserved
+    subprocess.Popen = Popen
     socket.socket.recvfrom, socket.socket.recv = received, received_unnamed

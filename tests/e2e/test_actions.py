@@ -119,17 +119,21 @@ def test_a_replayed_run_runs_nothing(wire, house, address):
 
 @pytest.fixture
 def told(monkeypatch):
-    """What perform() logs, with a limit of half a second."""
+    """What Hooks log, with a limit of half a second."""
     lines = []
     monkeypatch.setattr(knockd, 'ACTION_SECONDS', 0.5)
     monkeypatch.setattr(knockd, 'log', lambda text, level=6: lines.append(text))
     return lines
 
 
+def facts(client):
+    return knockd.facts_of(client, '192.0.2.1', (), 0)
+
+
 def test_an_action_ends_at_its_limit_with_all_it_started(told, tmp_path):
-    assert knockd.ACTION_SECONDS == 0.5
     late = str(tmp_path / 'late')
-    knockd.perform('slow', ['/bin/sh', '-c', 'sleep 1; touch %s & sleep 60' % late], ())
+    knockd.Hooks().run('slow', ['/bin/sh', '-c', 'sleep 1; touch %s & sleep 60' % late],
+                       facts('anna'), True)
     assert until(lambda: told, 5) and 'took longer than' in told[0]
     assert not until(lambda: os.path.exists(late), 1)
 
@@ -138,20 +142,25 @@ def test_an_action_that_leaves_a_service_behind_does_not_hold_its_place(told):
     """`run = /etc/init.d/x start`: the service keeps the output open, the action is over."""
     left = "import os, time\nif os.fork() == 0:\n os.setsid()\n time.sleep(4)\n os._exit(0)\n" \
         "print('started')"
-    before = knockd.threading.active_count()
-    knockd.perform('service', [sys.executable, '-c', left], ())
-    assert until(lambda: knockd.threading.active_count() <= before, 3), told
+    hooks = knockd.Hooks()
+    hooks.run('service', [sys.executable, '-c', left], facts('anna'), True)
+    assert until(lambda: not hooks.running, 3), told
 
 
 def test_the_limit_is_thirty_seconds():
     assert knockd.ACTION_SECONDS == 30
 
 
-def test_the_sixteenth_action_at_once_is_the_last(told, tmp_path):
-    for number in range(20):
-        knockd.perform('many', ['/bin/sh', '-c', 'touch %s; sleep 0.3' % (tmp_path / str(number))],
-                       ())
-    assert until(lambda: knockd.threading.active_count() == 1, 5)
-    assert 10 <= len(os.listdir(str(tmp_path))) <= 16
-    assert told.count('action many: not run, for 16 others do') == 20 - len(
-        os.listdir(str(tmp_path)))
+def test_each_client_has_slots_of_his_own_and_others_for_what_he_opens(told, tmp_path):
+    hooks = knockd.Hooks()
+    for client, action, number in (('bert', True, 20), ('bert', False, 20), ('anna', False, 3)):
+        for count in range(number):
+            name = '%s-%s-%d' % (client, action, count)
+            hooks.run('many', ['/bin/sh', '-c', 'touch %s; sleep 0.3' % (tmp_path / name)],
+                      facts(client), action)
+    assert until(lambda: not hooks.running, 5)
+    ran = [name.rpartition('-')[0] for name in os.listdir(str(tmp_path))]
+    assert ran.count('anna-False') == 3
+    for kind in ('bert-True', 'bert-False'):
+        assert 6 <= ran.count(kind) <= 8
+    assert told.count('action many: not run, for 8 others of bert do') == 43 - len(ran)

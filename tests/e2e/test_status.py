@@ -74,13 +74,14 @@ def test_status_tells_what_is_open_who_knocked_and_what_was_refused(wire, daemon
     knockd.says('refused bert')
     said = knockd.do('status')
     assert said.code == 0, said.err
-    assert re.match('alive; clock: plausible\n', said.out)
-    assert re.search(r'^anna +10\.9\.0\.2 +tcp/2222 +closes in (60|5\d) s$', said.out, re.M)
-    assert re.search(r'^anna +tcp/2222 +never +\d s ago from 10\.9\.0\.2$', said.out, re.M)
-    assert re.search(r'^bert +tcp/2222 +never +never$', said.out, re.M)
-    assert re.search(r'^refused bert not +1$', said.out, re.M)
+    assert re.match(r'hidden: tcp/2222, tcp/2229, udp/5182; knockd \S+, since 20\d\d-\d\d-\d\d '
+                    r'\d\d:\d\d UTC\n', said.out)
+    assert re.search(r'^anna +10\.9\.0\.2 +tcp/2222 +(60|5\d) s$', said.out, re.M)
+    assert re.search(r'^anna +tcp/2222 .* \d s ago from 10\.9\.0\.2$', said.out, re.M)
+    assert re.search(r'^bert +tcp/2222 .* never$', said.out, re.M)
+    assert re.search(r'^bert +10\.9\.0\.2 +1 +\d s ago +not allowed tcp/25$', said.out, re.M)
     listed = knockd.do('list').out.splitlines()
-    assert re.match('CLIENT +ALLOW +EXPIRES +LAST KNOCK$', listed[0])
+    assert re.match('CLIENT +ALLOW +CODE +PAPER +KEY +EXPIRES +LAST KNOCK$', listed[0])
     assert len({line.index('tcp/') for line in listed[1:]}) == 1, 'the columns line up'
 
 
@@ -89,9 +90,11 @@ def test_status_for_programs_is_json(wire, daemon):
     open_for(wire, knockd, 'anna', 60)
     told = json.loads(knockd.do('status', '--json').out)
     assert told['alive'] is True and told['clock'] is None and 'anna' in told['clients']
-    client, source, services, seconds = told['openings'][0]
-    assert (client, source, services) == ('anna', '10.9.0.2', 'tcp/2222') and 50 < seconds <= 60
-    assert told['knocks']['anna'][1] == '10.9.0.2' and told['counts']['open'] == 1
+    opening, = told['openings']
+    assert 50 < opening.pop('seconds_left') <= 60
+    assert opening == {'client': 'anna', 'source': '10.9.0.2/32', 'services': ['tcp/2222']}
+    assert told['clients']['anna']['source'] == '10.9.0.2' and told['counts']['open'] == 1
+    assert told['problem'] is None and told['warnings'] == []
 
 
 def test_status_counts_junk(wire, daemon):
@@ -107,12 +110,43 @@ def test_the_last_knock_outlives_the_daemon(wire, daemon):
     open_for(wire, knockd, 'anna', 60)
     knockd.kill()
     said = knockd.do('status')
-    assert said.code == 1 and said.err.startswith('knockd: no daemon answers at /run/knockd/')
-    assert json.loads(knockd.do('status', '--json').out) == {
-        'alive': False, 'clients': ['fence', 'anna']}
-    assert re.search(r'^anna .* \d+ s ago from unknown$', knockd.do('list').out, re.M)
+    assert said.code == 1 and said.out.startswith('no daemon answers in /run/knockd: ')
+    told = json.loads(knockd.do('status', '--json').out)
+    assert told['alive'] is False and list(told['clients']) == ['fence', 'anna']
+    assert re.search(r'^anna .* \d+ s ago$', knockd.do('list').out, re.M)
     knockd.start()
     assert knockd.do('status').code == 0, 'the socket that the dead daemon left is replaced'
+
+
+def test_an_edit_of_a_config_that_the_daemon_does_not_take_is_told(wire, daemon):
+    knockd = daemon(anna='')
+    with open(knockd.config) as file:
+        text = file.read()
+    with open(knockd.config, 'w') as file:
+        file.write(text.replace('id = ' + knockd.server_id, 'id = other'))
+    done = knockd.do('add', 'bert')
+    assert done.code == 0 and 'note: the daemon goes on with the config of before' in done.err
+
+
+def test_status_agrees_with_check_selftest_and_run(wire, daemon):
+    knockd = daemon(anna='expires = 2020-01-01')
+    warning = '%s: [client anna] expires: over since 2020-01-02 00:00 UTC' % knockd.config
+    knockd.says('check: ' + warning)
+    assert warning in knockd.do('check').out and warning in knockd.do('status').out
+    assert [line for line in json.loads(knockd.do('status', '--json').out)['warnings']
+            if warning in line]
+    assert 'ok, but: ' + warning in knockd.do('selftest').out
+    assert knockd.do('check', '--strict').code == 2
+
+
+def test_ps_calls_the_daemon_by_its_name(wire, daemon):
+    knockd = daemon(anna='')
+    with open('/proc/%d/comm' % knockd.process.pid) as name:
+        assert name.read() == 'knockd\n'
+    with open('/proc/%d/cmdline' % knockd.process.pid) as line:
+        words = line.read().split('\0')
+    assert re.match(r'/run/knockd/knockd-\w+\.pyc$', words[-5])
+    assert words[-4:] == ['--config', knockd.config, 'run', '']
 
 
 def test_the_socket_is_closed_to_others(wire, daemon):

@@ -3,12 +3,14 @@
 The ledger is a real file; sockets and firewall are played. Every knock is a frame.
 """
 
+import functools
 import os
 import random
 import struct
 
 import knock
 import knockd
+import played
 
 YEAR_2001, RIGHT = 1000000000000, 1800000012345         # milliseconds
 SECRET = bytes(range(32))
@@ -25,49 +27,21 @@ paper = 1700000000:99
 '''
 
 
-class Deaf:
-    """Plays the sockets."""
-
-    def load(self, tokens, program):
-        self.tokens = tokens
-
-    def drops(self):
-        return 0
-
-
-class Doors:
-    """Plays the firewall; remembers what was opened."""
-    name = 'played'
-
-    def __init__(self):
-        self.opened, self.openings = [], {}
-        self.box = knockd.Box({}, None, None, True)
-
-    def open(self, openings, now):
-        self.opened.append(openings[0].source.network_address)
-
-    def mend(self):
-        pass
-
-    def outdated(self):
-        return False
-
-
 class Box:
     """A daemon and its clocks."""
 
     def __init__(self, folder, patch, wall=YEAR_2001):
-        self.wall, self.mono, self.lines = wall, 5000, []
+        self.wall, self.mono, self.lines, self.patch = wall, 5000, [], patch
         patch.setattr(knockd, 'moment', self.moment)
         patch.setattr(knockd, 'log', lambda text, level=6: self.lines.append(text))
-        patch.setattr(knockd, 'is_own', lambda address, interface: True)
+        patch.setattr(knockd, 'is_own', functools.lru_cache(1)(lambda address, interface: True))
         path = str(folder / 'knockd.ini')
         self.config = knockd.parse_config(CONFIG % (
             folder / 'ledger.json', knockd.encode_secret(SECRET)), path)
         with open(path, 'w') as out:
             out.write('written in the year in which this test runs')
         self.keys = self.config.clients['anna'].keys
-        knockd.LedgerFile(self.config.ledger).save(knockd.Ledger('box'))
+        knockd.LedgerFile(self.config.ledger).rewrite(knockd.Ledger('box'))
         self.start()
 
     def moment(self):
@@ -75,16 +49,17 @@ class Box:
 
     def start(self):
         """A life of the daemon, up to where it would wait."""
-        self.daemon = knockd.Daemon(self.config)
-        self.daemon.datagrams, self.daemon.syns = Deaf(), Deaf()
-        self.daemon.firewall = self.doors = Doors()
-        ledger, _ = knockd.open_ledger(self.daemon.file, self.config, self.moment())
-        self.daemon.state = knockd.State(self.config, ledger)
-        self.daemon.stamp = knockd.config_stamp(self.config.path)
-        self.daemon.turn(self.moment())
+        self.keeper = played.Keeper()
+        file = knockd.LedgerFile(self.config.ledger)
+        ledger, _ = knockd.open_ledger(file, self.config, self.moment())
+        state = knockd.State(self.config, ledger)
+        self.daemon = played.furnished(self.patch, self.config, state, self.moment(), self.keeper)
+        self.daemon.file = file
+        self.opened = []
 
     def sleep(self):
         """To where the daemon would wake up by itself; at most a step."""
+        self.daemon.use_leisure()
         patience = self.daemon.patience(self.moment())
         assert 0 < patience <= knockd.STEP + 1
         self.wall, self.mono = self.wall + patience, self.mono + patience
@@ -92,7 +67,7 @@ class Box:
 
     def hear(self, frames, wait=20):
         """How many doors these frames open."""
-        before = len(self.doors.opened)
+        before = len(self.opened)
         for protocol, body in frames:
             self.mono += wait
             self.wall += wait
@@ -100,7 +75,10 @@ class Box:
                                 CLIENT, BOX) + body
             hear = self.daemon.hear_syn if protocol == 6 else self.daemon.hear_datagram
             hear(4, frame, 'eth0')
-        return len(self.doors.opened) - before
+            honoured = len(self.daemon.doors.orders)
+            self.daemon.settle_all(self.moment())
+            self.opened += ['192.0.2.7'] * honoured
+        return len(self.opened) - before
 
     def says(self, text):
         return sum(text in line for line in self.lines)
@@ -114,7 +92,7 @@ def knock_by(box, via, time):
     """[(protocol, segment)] of a knock made at that time."""
     keys, step = box.keys, time // knockd.STEP
     if via == 'syn':
-        return [syn(22, knockd.syn_token(keys, step))]
+        return [syn(22, knockd.syn_badge(keys, step))]
     if via in ('ports', 'code'):
         ports = knockd.step_ports(keys, step) if via == 'ports' else \
             knock.code_ports(knockd.code_at(keys, step))

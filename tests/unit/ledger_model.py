@@ -1,4 +1,5 @@
-"""A world in which the daemon's own loop runs: clock, disk and kernel are played, chance decides.
+"""A world in which the daemon's own loop runs: clock and kernel are played, the disk fails, and
+chance decides when.
 
 World.walk() runs knockd.Daemon.loop() again and again. Between two wake-ups the played poll() does
 one random thing: a fresh knock, a replay, the clock going anywhere, a crash, a full disk, another
@@ -10,10 +11,13 @@ before the ledger was lost that means: whenever a quarantine was set since, and 
 the clock showed an earlier time, or the window was shorter, than when it was honoured.
 """
 import collections
+import errno
 import os
 import random
+import shutil
 import signal
 import struct
+import tempfile
 
 import knockd
 from knock import encode_plain, seal
@@ -25,6 +29,7 @@ EMPTY = '{"knockd": 1, "id": "home", "floor": 0, "keys": {}}'
 MARGIN = 2000                   # DESIGN 4: the quarantine ends at now + w + 2 s
 ADDRESSES = (bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]))
 MIDDLE = 1700000000000
+CRASHES = ('before the write', 'in the write', 'after the rename', 'after the write')
 SOCKETS = (10 ** 6, 10 ** 6 + 1)        # no descriptor of ours is that high: for SYNs, datagrams
 
 # payload: the datagram, or the ten bytes of a SYN; slack: a SYN names no more than its step
@@ -134,7 +139,7 @@ class World:
         self.chance, self.flaw, self.model = random.Random(seed), flaw, Model()
         self.wall = self.truth = MIDDLE + self.chance.randrange(10 ** 6)
         self.mono = 10 ** 6
-        self.text, self.full, self.crash = None, False, None
+        self.full, self.crash, self.fault, self.damaged = False, None, False, False
         self.names, self.window, self.edition = ['anna', 'bert', 'carl'], 60000, 0
         self.sent, self.by_payload, self.frames, self.waiting = [], {}, [], None
         self.opened, self.events, self.reading = set(), 0, None
@@ -146,14 +151,25 @@ class World:
                 ('read_config', lambda path: self.config()), ('select', Select(self)),
                 ('config_stamp', lambda path: (0, self.edition)), ('is_own', lambda *_: True),
                 ('ruleset_events', Quiet), ('status_socket', lambda config: Quiet()),
-                ('LedgerFile', lambda path: File(self)),
+                ('JOURNAL_ROOM', 400), ('JOURNAL_LINES', 6),
                 ('make_firewall', lambda *_: Firewall(self)),
                 ('Capture', lambda limit: Sockets(self, SOCKETS[limit > 1]))):
             patch.setattr(knockd, name, played)
+        self.disk = Disk(self, patch)
 
     def close(self):
         os.close(self.reader)
         os.close(self.writer)
+        shutil.rmtree(self.disk.folder)
+
+    @property
+    def text(self):
+        return self.disk.get()
+
+    @text.setter
+    def text(self, text):
+        self.damaged = True
+        self.disk.put(text)
 
     def log(self, text, level=6):
         if text.startswith('internal error'):
@@ -163,7 +179,7 @@ class World:
         """The Config of now; clients go by other names or are missing, their secrets stay."""
         lines = ['[server]', 'id = home', 'hide = tcp/22', 'window = %d' % (self.window // 1000),
                  'carriers = udp, syn',
-                 'ledger = /played/ledger.json']
+                 'ledger = ' + self.disk.path]
         for name, secret in zip(self.names, SECRETS):
             if name:
                 lines += ['[client %s]' % name, 'secret = ' + knockd.encode_secret(secret)]
@@ -179,18 +195,25 @@ class World:
         """So many lives of the daemon, each with up to so many things happening to it."""
         self.text = EMPTY
         for _ in range(runs):
+            if self.chance.random() < 0.2:
+                self.crash = self.chance.choice(CRASHES)
             self.live(lambda world: world.chance.choice(world.HAPPENINGS)(world), events)
             self.between_runs()
 
     def live(self, happen, events):
         """One life of the daemon, which ends by kill -9 if not before."""
-        self.happen, self.events, self.crash, self.waiting = happen, events, None, None
-        self.model.started(self.is_sound(), self.wall, self.window)
+        self.happen, self.events, self.waiting, self.fault = happen, events, None, False
+        sound = self.is_sound()
+        if not sound and not self.damaged:
+            raise Broken('a crash has cost the ledger: %r' % self.text)
+        self.damaged = not sound
+        self.model.started(sound, self.wall, self.window)
         try:
             knockd.Daemon(self.config()).loop(self.reader)
         except Crash:
             pass
-        self.frames = []
+        self.frames, self.crash = [], None
+        self.disk.end_of_a_process()
 
     def live_through(self, *script):
         """One life in which these things happen one after the other, and nothing by chance."""
@@ -206,6 +229,8 @@ class World:
 
     def between_runs(self):
         chance = self.chance
+        if chance.random() < 0.5:
+            self.disk.power_cut()
         self.tick(chance.choice((0, 0, 100, 1000, 1000, 5000, 60000, 700000)))
         if chance.random() < 0.4:
             self.change_config()
@@ -262,7 +287,7 @@ class World:
         """A datagram or a SYN of this client."""
         chance, step = self.chance, time // 30000
         if chance.random() < 0.15:
-            return Sent(owner, step * 30000, knockd.syn_token(KEYS[owner], step), 30000)
+            return Sent(owner, step * 30000, knockd.syn_badge(KEYS[owner], step), 30000)
         request = knockd.Request(chance.choice(('open', 'open', 'close')), time, None, 0, (), None,
                                  None, None)
         return Sent(owner, time, seal(
@@ -316,7 +341,7 @@ class World:
 
     def arm(self):
         """The next write, and what it was for, will not be seen to its end."""
-        self.crash = self.chance.choice(('before the write', 'after the write'))
+        self.crash = self.chance.choice(CRASHES)
         return self.knock() if self.chance.random() < 0.5 else self.replay()
 
     def kill(self):
@@ -342,29 +367,28 @@ class World:
     def fill(self):
         self.full = not self.full
 
+    def fail(self):
+        """The next sync of the journal fails, which costs nobody his knock."""
+        self.fault = True
+
     def lose(self):
-        """Gone, cut short, damaged, or another server's."""
-        text = self.text or ''
-        self.text = self.chance.choice((
-            None, '', text[:self.chance.randrange(len(text) + 1)][:-1], '\0' * len(text), '[]',
-            text.replace('"home"', '"work"')))
+        """Gone, cut short, damaged, or another server's; now and then in the file that is open."""
+        text, chance = self.text or '', self.chance
+        first = text.find('\n') + 1
+        lines = text[:text.rfind('\n') + 1].splitlines(True)
+        middle = chance.randrange(max(1, len(lines) - 1))
+        broken = [line if number != middle else chance.choice((line[1:], '\0' * len(line), '\n'))
+                  for number, line in enumerate(lines)]
+        self.damaged = True
+        self.disk.put(chance.choice((
+            None, '', text[:chance.randrange(first + 1)][:-1], '\0' * len(text), '[]',
+            text.replace('"home"', '"work"'), ''.join(broken), ''.join(broken))),
+            in_place=chance.random() < 0.3)
 
     HAPPENINGS = (knock,) * 12 + (replay,) * 12 + (step,) * 3 + (rest,) * 2 + (
-        arm, kill, reload, fill, lose)
+        arm, kill, reload, fill, fail, lose)
 
     # --- what the daemon does
-    def save(self, ledger):
-        """The played disk."""
-        if self.crash == 'before the write':
-            raise Crash()
-        if self.full:
-            raise OSError(28, 'No space left on device')
-        if self.flaw != 'written later':
-            self.text = ledger.text()
-        self.model.written()
-        if self.crash == 'after the write':
-            raise Crash()
-
     def honour(self):
         """The firewall was told; about the knock that is being read."""
         sent = self.by_payload[self.reading]
@@ -388,20 +412,128 @@ class Select:
         pass
 
 
-class File(Quiet):
-    """Plays knockd.LedgerFile."""
-    path = '/played/ledger.json'
+class Disk:
+    """A folder on a disk that fails when it is told to, and that a power cut leaves as it may.
 
-    def __init__(self, world):
-        self.world = world
+    What was written and not synced is not there after a power cut, or only its beginning, or only
+    its end, for which zero bytes stand before; a rename is undone unless the folder was synced."""
+    real = {name: getattr(os, name)
+            for name in ('pwrite', 'fsync', 'fdatasync', 'rename', 'posix_fallocate')}
 
-    def load(self, server_id):
-        if self.world.text is None:
-            raise FileNotFoundError(2, 'No such file or directory')
-        return knockd.parse_ledger(self.world.text, server_id)
+    def __init__(self, world, patch):
+        self.world, self.chance = world, world.chance
+        shared = '/dev/shm'
+        self.folder = tempfile.mkdtemp(dir=shared if os.access(shared, os.W_OK) else None)
+        self.path = os.path.join(self.folder, 'ledger.json')
+        self.reserves = self.chance.random() < 0.7
+        self.unsynced, self.undo, self.file = [], (), None
+        patch.setattr(knockd, 'LedgerFile', self.open)
+        for name in self.real:
+            patch.setattr(os, name, getattr(self, name))
 
-    def save(self, ledger):
-        self.world.save(ledger)
+    def open(self, path, make=knockd.LedgerFile):
+        self.file = make(path)
+        return self.file
+
+    def end_of_a_process(self):
+        """Descriptors and lock are gone with it."""
+        for descriptor in (self.file.lock, self.file.journal):
+            if descriptor is not None:
+                os.close(descriptor)
+        for name in os.listdir(self.folder):
+            if name.endswith('.new'):
+                os.unlink(os.path.join(self.folder, name))
+
+    def get(self):
+        if not os.path.exists(self.path):
+            return None
+        with open(self.path, encoding='latin-1', newline='') as file:
+            return file.read()
+
+    def put(self, text, in_place=False):
+        if not in_place and os.path.exists(self.path):
+            os.unlink(self.path)
+        if text is not None:
+            with open(self.path, 'w', encoding='latin-1', newline='') as file:
+                file.write(text)
+            os.chmod(self.path, 0o600)
+
+    def power_cut(self):
+        """Every block of what was not synced is on disk or not."""
+        if self.undo and self.chance.random() < 0.5:
+            self.put(*self.undo)
+            self.world.damaged = True       # perhaps
+            self.undo = ()
+        for inode, offset, data in self.unsynced:
+            if os.path.exists(self.path) and os.stat(self.path).st_ino == inode:
+                with open(self.path, 'r+b') as file:
+                    self.real['pwrite'](file.fileno(), self.torn(data), offset)
+        self.unsynced, self.undo = [], ()
+
+    def torn(self, data):
+        cut = self.chance.randrange(len(data) + 1)
+        return self.chance.choice((bytes(len(data)), data[:cut] + bytes(len(data) - cut),
+                                   bytes(cut) + data[cut:]))
+
+    # --- what the daemon calls
+    def pwrite(self, descriptor, data, offset):
+        world, status = self.world, os.fstat(descriptor)
+        name = os.readlink('/proc/self/fd/%d' % descriptor)
+        if not name.startswith(self.path) or name.endswith('.lock'):
+            return self.real['pwrite'](descriptor, data, offset)
+        if world.crash == 'before the write':
+            raise Crash()
+        if world.full and offset + len(data) > status.st_size:
+            fits = data[:max(0, status.st_size - offset)]
+            if not fits or self.chance.random() < 0.5:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            data = fits
+        if world.flaw == 'written later' and offset:
+            return len(data)
+        self.unsynced.append((status.st_ino, offset, data))
+        written = self.real['pwrite'](descriptor, data, offset)
+        if world.crash == 'in the write':
+            raise Crash()
+        return written
+
+    def synced(self, descriptor):
+        inode = os.fstat(descriptor).st_ino
+        self.unsynced = [each for each in self.unsynced if each[0] != inode]
+
+    def fdatasync(self, descriptor):
+        if self.world.fault:
+            self.world.fault = False
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.real['fdatasync'](descriptor)
+        if self.world.flaw != 'never synced':
+            self.synced(descriptor)
+        self.on_disk()
+
+    def fsync(self, descriptor):
+        self.real['fsync'](descriptor)
+        if os.readlink('/proc/self/fd/%d' % descriptor) != self.folder:
+            self.synced(descriptor)
+        elif self.world.flaw != 'folder not synced':
+            self.undo = ()
+            self.on_disk()
+
+    def on_disk(self):
+        self.world.model.written()
+        if self.world.crash == 'after the write':
+            raise Crash()
+
+    def rename(self, source, target):
+        if target == self.path:
+            self.undo = self.undo or (self.get(),)
+        self.real['rename'](source, target)
+        if target == self.path and self.world.crash == 'after the rename':
+            raise Crash()
+
+    def posix_fallocate(self, descriptor, offset, size):
+        if self.world.full or not self.reserves:
+            number = errno.ENOSPC if self.world.full else errno.EOPNOTSUPP
+            raise OSError(number, os.strerror(number))
+        self.real['posix_fallocate'](descriptor, offset, size)
 
 
 class Sockets(Quiet):

@@ -1,5 +1,6 @@
 """install: what it would do on each init system, as a tree and as golden files."""
 import http.server
+import json
 import os
 import re
 import shutil
@@ -25,8 +26,12 @@ SERVICE = {'systemd': ['etc/systemd/system/knockd.service'], 'procd': ['etc/init
 SERVICE['void'] = SERVICE['runit']
 START = {'systemd': 'systemctl restart knockd', 'procd': '/etc/init.d/knockd restart',
          'openrc': 'rc-service knockd restart', 'sysv': '/etc/init.d/knockd restart',
-         'runit': 'sh -c "sv restart /etc/sv/knockd || true"'}
+         'runit': 'sv restart /etc/sv/knockd || true'}
 START['void'] = START['runit']
+SCRIPT = dict.fromkeys(EVIDENCE, '/usr/local/sbin/knockd.py')
+SCRIPT['procd'] = '/usr/sbin/knockd.py'         # /usr/local/sbin is not in OpenWrt's PATH
+STATE = dict.fromkeys(EVIDENCE, 'var/lib')      # where the ledger is kept
+STATE['procd'] = 'etc'                          # OpenWrt's /var is in memory
 ENDS = {    # in this order, before the files go
     'systemd': ['systemctl disable --now knockd'],
     'procd': ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
@@ -41,7 +46,8 @@ ENDS = {    # in this order, before the files go
 def knockd(*arguments, **options):
     process = subprocess.Popen((sys.executable,) + (options.get('script', KNOCKD),) + arguments,
                                stdin=options.get('stdin', subprocess.DEVNULL),
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/')
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/',
+                               pass_fds=options.get('pass_fds', ()))
     out, err = process.communicate()
     return process.returncode, out.decode(), err.decode()
 
@@ -57,7 +63,7 @@ def plain(text):
     """What chance and this box made is replaced by a word."""
     for pattern, word in (('[A-Z2-7]{52}', 'SECRET'), (r'\b[0-9a-f]{16}\b', 'ID'),
                           (r'\d+ ms after the boot', 'UPTIME'),
-                          (r'/\S+/python\S* ((?:command_args=")?-I)', r'PYTHON \1')):
+                          (r'/\S+/python\S* ((?:command_args=")?-I|/var/run)', r'PYTHON \1')):
         text = re.sub(pattern, word, text)
     return text
 
@@ -71,7 +77,8 @@ def files_of(tree):
             path = os.path.join(folder, name)
             with open(path) as file:
                 found[path[len(tree):]] = oct(os.stat(path).st_mode & 0o777), plain(file.read())
-    assert found.pop('/usr/local/sbin/knockd.py')[0] == '0o755'
+    script, = [path for path in found if path.endswith('sbin/knockd.py')]
+    assert found.pop(script)[0] == '0o755'
     return ''.join('--- %s %s\n%s' % (path, mode, text) for path, (mode, text) in found.items())
 
 
@@ -87,7 +94,7 @@ def test_a_tree_is_as_its_golden_file_says(system, tmp_path):
             file.write(files_of(tree))
     with open(golden) as file:
         assert files_of(tree) == file.read()
-    with open(tree + '/usr/local/sbin/knockd.py') as copy, open(KNOCKD) as script:
+    with open(tree + SCRIPT[system]) as copy, open(KNOCKD) as script:
         assert copy.read() == script.read()
 
 
@@ -97,38 +104,91 @@ def test_a_second_installation_keeps_config_and_ledger(system, tmp_path):
     knockd('install', '--root', tree, *FIRST)
     with open(tree + '/etc/knockd/knockd.ini') as file:
         before = file.read()
-    code, out, _ = knockd('install', '--root', tree, '--hide', 'tcp/80', '--client', 'other')
-    assert code == 0 and 'knock://' not in out
+    code, out, err = knockd('install', '--root', tree, *FIRST)
+    assert (code, err) == (0, '') and 'knock://' not in out
     with open(tree + '/etc/knockd/knockd.ini') as file:
         assert file.read() == before
 
 
+@pytest.mark.parametrize('told,advice', [
+    (('--hide', 'tcp/80'), 'knockd.py hide SERVICES'),
+    (('--host', 'other.example'), 'knockd.py set server host=HOST'),
+    (('--trust', 'br-lan'), 'knockd.py set server trust=INTERFACES'),
+    (('--client', 'other'), 'knockd.py add NAME')], ids=lambda told: told[0])
+def test_an_option_that_would_have_no_effect_is_an_error_that_says_what_to_type(
+        told, advice, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    knockd('install', '--root', tree, *FIRST)
+    before = files_of(tree)
+    code, out, err = knockd('install', '--root', tree, *told)
+    assert (code, out) == (2, '') and re.match(
+        'knockd: %s has no effect, for [^\n]*knockd.ini is there already; type: %s\n$'
+        % (told[0], re.escape(advice)), err)
+    assert files_of(tree) == before
+
+
 @pytest.mark.parametrize('system', sorted(EVIDENCE))
-def test_a_dry_run_shows_every_file_in_full_and_writes_none(system, tmp_path):
+def test_a_dry_run_lists_files_and_commands_and_writes_none(system, tmp_path):
     dry, wet = tree_of(tmp_path / 'dry', system), tree_of(tmp_path / 'wet', system)
-    code, out, _ = knockd('install', '--root', dry, '--dry-run', *FIRST)
-    assert code == 0 and not os.path.exists(dry + '/etc/knockd')
-    assert not os.path.exists(dry + '/usr/local') and not os.path.exists(dry + '/etc/init.d')
-    assert not os.path.exists(dry + '/etc/sv') and not os.path.exists(dry + '/etc/systemd')
+    code, out, err = knockd('install', '--root', dry, '--dry-run', *FIRST)
+    assert (code, err) == (0, '')
+    assert [name for _, _, names in os.walk(dry) for name in names] == []
     knockd('install', '--root', wet, *FIRST)
-    shown = plain(out)
-    for path, mode, text in re.findall(r'--- (\S+) 0o(\d+)\n(.*?)(?=^--- |\Z)', files_of(wet),
-                                       re.M | re.S):
-        assert '--- %s, mode %s\n%s' % (path, mode, text) in shown
-    with open(KNOCKD) as script:
-        assert script.read() in out
+    listed = dict(re.findall(r'^write (\S+) \(mode (\d+)\)$', out, re.M))
+    found = dict(re.findall(r'^--- (\S+) 0o(\d+)$', files_of(wet), re.M))
+    assert listed == dict(found, **{SCRIPT[system]: '755'})
     assert re.findall(r'^\$ (.*)', out, re.M)[-1] == START[system]
+    assert len(out.splitlines()) < 20 and not re.search('[A-Z2-7]{52}', out)
 
 
 @pytest.mark.parametrize('system', sorted(EVIDENCE))
 def test_uninstall_stops_the_service_before_it_takes_its_files(system, tmp_path):
     tree = tree_of(tmp_path, system)
     knockd('install', '--root', tree, *FIRST)
-    code, out, _ = knockd('--config', tree + '/etc/knockd/knockd.ini', 'uninstall', '--root', tree)
-    *ends, last = re.findall(r'^\$ (.*)', out, re.M)
-    assert (code, ends) == (0, ENDS[system])
-    assert last.split()[:2] == ['rm', '-rf'] and set(last.split()[2:]) >= {
-        '/' + path for path in SERVICE[system]}
+    code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree,
+                            '--dry-run')
+    assert (code, err) == (0, '')
+    assert re.findall(r'^\$ (.*)', out, re.M)[:len(ENDS[system])] == ENDS[system]
+    code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree)
+    assert (code, err) == (0, '')
+    assert out.splitlines()[-1].startswith('knockd is uninstalled; the keys stay in ')
+    keys = ['etc/knockd/knockd.ini', STATE[system] + '/knockd/ledger.json']
+    assert sorted(left_in(tree)) == sorted(keys)
+    code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree,
+                            '--yes')
+    assert (code, err, left_in(tree)) == (0, '', [])
+
+
+def left_in(tree):
+    """Every file, by its path in the tree."""
+    return [os.path.relpath(os.path.join(folder, name), tree)
+            for folder, _, names in os.walk(tree) for name in names]
+
+
+@pytest.mark.parametrize('text', [None, '', 'nonsense', '[server]\nhide = tcp/0\n'],
+                         ids=['missing', 'empty', 'no INI', 'wrong'])
+def test_uninstall_works_whatever_the_config_says(text, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    knockd('install', '--root', tree, *FIRST)
+    config = tree + '/etc/knockd/knockd.ini'
+    os.unlink(config)
+    if text is not None:
+        with open(config, 'w') as file:
+            file.write(text)
+    code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree,
+                            '--yes')
+    assert (code, err, left_in(tree)) == (0, '', [])
+    assert len(out.splitlines()) < 5
+
+
+def test_a_dry_run_of_uninstall_lists_and_takes_nothing(tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    knockd('install', '--root', tree, *FIRST)
+    before = files_of(tree)
+    code, out, _ = knockd('uninstall', '--root', tree, '--dry-run', '--yes')
+    assert code == 0 and files_of(tree) == before
+    assert 'remove %s/etc/systemd/system/knockd.service\n' % tree in out
+    assert 'remove %s/etc/knockd\n' % tree in out
 
 
 def test_a_link_of_runits_folder_is_never_taken_for_the_service(tmp_path):
@@ -152,8 +212,33 @@ def test_on_openwrt_the_ledger_is_not_in_memory_and_outlives_an_upgrade(tmp_path
     assert os.path.exists(tree + '/etc/knockd/ledger.json')
     assert not os.path.exists(tree + '/var')
     with open(tree + '/lib/upgrade/keep.d/knockd') as file:
-        assert file.read().splitlines() == ['/etc/knockd/', '/etc/init.d/knockd',
-                                            '/usr/local/sbin/knockd.py']
+        kept = file.read().split()
+    # Itself, too, or the second upgrade would lose keys and ledger; and that it is enabled.
+    assert kept == ['/etc/knockd/', '/etc/init.d/knockd', '/etc/rc.d/S18knockd',
+                    '/lib/upgrade/keep.d/knockd', '/usr/sbin/knockd.py']
+
+
+def test_on_openwrt_the_script_says_what_rc_common_and_luci_read_in_lines(tmp_path):
+    tree = tree_of(tmp_path, 'procd')
+    knockd('install', '--root', tree, *FIRST)
+    with open(tree + '/etc/init.d/knockd') as file:
+        lines = file.read().splitlines()
+    assert lines[0] == '#!/bin/sh /etc/rc.common'
+    assert {'USE_PROCD=1', 'START=18'} <= set(lines)
+    command, = [line for line in lines if 'procd_set_param command' in line]
+    assert os.path.basename(command.split()[2]) == 'knockd', 'so procd calls the log lines'
+    guard = lines.index('\tsh /etc/knockd/guard')
+    assert guard < lines.index(command), 'before anything that needs Python'
+
+
+def test_after_an_upgrade_on_openwrt_the_script_of_0_1_is_gone(tmp_path):
+    tree = tree_of(tmp_path, 'procd')
+    os.makedirs(tree + '/usr/local/sbin')
+    with open(tree + '/usr/local/sbin/knockd.py', 'w') as file:
+        file.write('# version 0.1')
+    knockd('install', '--root', tree, *FIRST)
+    assert not os.path.exists(tree + '/usr/local/sbin/knockd.py')
+    assert os.path.exists(tree + '/usr/sbin/knockd.py')
 
 
 def test_an_unknown_init_system_is_told_what_to_run(tmp_path):
@@ -171,6 +256,40 @@ def test_a_script_on_standard_input_installs_itself(tmp_path):
     assert (code, err) == (0, '')
     with open(tree + '/usr/local/sbin/knockd.py') as copy, open(KNOCKD) as script:
         assert copy.read() == script.read()
+
+
+@pytest.mark.parametrize('how', ['pipe', 'file', 'fd'])
+def test_a_file_called_stdin_in_the_current_folder_is_nothing_to_us(how, tmp_path):
+    tree, trap = tree_of(tmp_path / 'tree', 'systemd'), tmp_path / 'trap'
+    trap.mkdir()
+    for name in ('<stdin>', '<string>', 'knockd.py'):
+        (trap / name).write_text('#!/usr/bin/env python3\nprint("trapped")\n')
+    command = {'pipe': 'cat %s | %s - "$@"', 'file': '<%s %s - "$@"',
+               'fd': '%s %s /dev/fd/3 "$@"'}[how]
+    command = command % ((KNOCKD, sys.executable) if how != 'fd' else ('', sys.executable))
+    if how == 'fd':
+        command = 'exec 3<%s; %s' % (KNOCKD, command)
+    process = subprocess.Popen(
+        ['sh', '-c', command, 'sh', 'install', '--root', tree] + list(FIRST),
+        cwd=str(trap), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate()
+    assert b'trapped' not in out + err
+    installed = tree + '/usr/local/sbin/knockd.py'
+    if process.returncode:
+        assert b'pipe' in err and not os.path.exists(installed)
+    else:
+        with open(installed, 'rb') as copy:
+            assert copy.read() == script_bytes()
+
+
+def test_another_file_on_standard_input_is_not_taken_for_the_script(tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as script, \
+            open(__file__) as other:
+        fd = script.stdout.fileno()
+        code, _, err = knockd('install', '--root', tree, *FIRST, script='/dev/fd/%d' % fd,
+                              stdin=other, pass_fds=[fd])
+    assert code == 1 and ' pipe ' in err and not os.path.exists(tree + '/usr')
 
 
 def test_a_script_out_of_a_pipe_says_that_it_must_be_saved_first(tmp_path):
@@ -306,28 +425,46 @@ def test_the_ledger_of_a_first_try_stays_where_the_sandbox_may_write(tmp_path):
     with open(os.path.join(tree, SERVICE['systemd'][0])) as file:
         text = file.read()
     assert 'ReadWritePaths=/etc/knockd -/run/xtables.lock\n' in text
+    assert 'SyslogIdentifier=knockd\n' in text
     assert 'ExecStartPre=-/bin/sh /etc/knockd/guard\n' in text
 
 
-NOT_YET = '# not yet made\n'
-
-
-@pytest.mark.parametrize('more,left', [((), '600000'), (('--probation', '90'), '90000'),
-                                       (('--probation', '0'), '')])
+@pytest.mark.parametrize('more,left', [((), 600000), (('--probation', '90'), 90000)])
 def test_a_new_installation_is_on_probation(more, left, tmp_path):
     tree = tree_of(tmp_path, 'systemd')
     assert knockd('install', '--root', tree, *FIRST + more)[0] == 0
-    path = tree + '/var/lib/knockd/guard'
+    path = tree + '/var/lib/knockd/probation'
+    assert told_in(path) == {'state': 'on trial', 'left': left, 'mono': 0, 'boot': ''}
+    with open(tree + '/var/lib/knockd/guard') as file:
+        assert file.read() == '# Hides nothing: on probation.\n', 'who is locked out boots'
+    assert knockd('install', '--root', tree, '--probation', '70')[0] == 0
+    assert told_in(path)['left'] == 70000, 'it begins again'
+    passed = '{"state": "passed", "left": 0, "mono": 0, "boot": ""}\n'
+    with open(path, 'w') as file:
+        file.write(passed)
+    knockd('install', '--root', tree)
     with open(path) as file:
-        text = file.read()
-    assert re.match('# on probation: %s ms left' % left, text) if left else text == NOT_YET
-    if left:
-        assert knockd('install', '--root', tree, '--probation', '70')[0] == 0
-        with open(path) as file:
-            assert file.read().startswith('# on probation: 70000 ms'), 'it begins again'
-        for passed in (NOT_YET, '# For a boot\nnft list ruleset\n'):     # as the daemon does
-            with open(path, 'w') as file:
-                file.write(passed)
-            knockd('install', '--root', tree)
-            with open(path) as file:
-                assert file.read() == passed, 'once passed, it is over'
+        assert file.read() == passed, 'once passed, it is over'
+
+
+def told_in(path):
+    with open(path) as file:
+        return json.load(file)
+
+
+def test_without_a_probation_it_hides_for_good(tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    assert knockd('install', '--root', tree, '--probation', '0', *FIRST)[0] == 0
+    assert told_in(tree + '/var/lib/knockd/probation')['state'] == 'passed'
+
+
+@pytest.mark.parametrize('guard,state', [
+    ('# on probation: 1 ms left, 2 ms after the boot\n', 'on trial'),
+    ('# not yet made\n', 'passed'), ('# For a boot\nnft list ruleset\n', 'passed')])
+def test_the_probation_that_0_1_noted_in_its_guard_is_respected(guard, state, tmp_path):
+    tree = tree_of(tmp_path, 'systemd')
+    os.makedirs(tree + '/var/lib/knockd', 0o700)
+    with open(tree + '/var/lib/knockd/guard', 'w') as file:
+        file.write(guard)
+    assert knockd('install', '--root', tree, *FIRST)[0] == 0
+    assert told_in(tree + '/var/lib/knockd/probation')['state'] == state

@@ -1,91 +1,16 @@
-"""The order of judgement (DESIGN 3.8), the edges of each check, budgets, copies, sources."""
+"""The order of judgement, the edges of each check, budgets, copies, sources."""
 import ipaddress
 
-import pytest
-
 import knockd
-from knock import encode_plain, seal
-
-SECRETS = {name: knockd.encode_secret(bytes([number + 1]) * 32)
-           for number, name in enumerate(('anna', 'bert', 'careful', 'trusted', 'short'))}
-SERVER = '''[server]
-id = home
-hide = tcp/22, tcp/25, udp/51820
-ledger = /nowhere/ledger.json
-'''
-CLIENTS = '''
-[client anna]
-secret = %(anna)s
-allow = tcp/22, udp/51820
-default = tcp/22
-[client bert]
-secret = %(bert)s
-expires = 2023-11-14 22:13
-[client careful]
-secret = %(careful)s
-require_source = yes
-[client trusted]
-secret = %(trusted)s
-any_source = yes
-[client short]
-secret = %(short)s
-default =
-open_for = 2h
-''' % SECRETS
-WALL = 1700000025000            # 2023-11-14 22:13:45 UTC, the middle of step 56666667
-STEP = 56666667
-HERE, ELSEWHERE = ipaddress.ip_address('203.0.113.5'), ipaddress.ip_address('203.0.113.6')
-SSH, MAIL, VPN = knockd.Service(6, 22, 22), knockd.Service(6, 25, 25), knockd.Service(17, 51820,
-                                                                                    51820)
-
-
-def at(wall=WALL, mono=5000000):
-    return knockd.Moment(wall, mono)
-
-
-def valid_tags(config, wall, known=()):
-    """As the daemon has them: {tag: (client, step)} of every loaded step."""
-    return {tag: owner for tokens in knockd.valid_tokens(config, wall, known)[:-1]
-            for tag, owner in tokens.tags.items()}
-
-
-CONFIG = knockd.parse_config(SERVER + CLIENTS, '/nowhere/knockd.ini')
-TAGS = valid_tags(CONFIG, WALL)
+import pytest
+from knock import encode_plain
+from knocks import (CLIENTS, CONFIG, ELSEWHERE, HERE, MAIL, SERVER, SSH, STEP, VPN, WALL, Nonces,
+                    at, fresh_state, knock, said, valid_tags)
 
 
 @pytest.fixture
 def state():
-    made = knockd.State(CONFIG, knockd.Ledger('home'))
-    made.tags = dict(TAGS)
-    return made
-
-
-class Nonces:
-    """A fresh nonce a call."""
-    count = 0
-
-
-def knock(state, name='anna', op='open', time=WALL, step=None, source=None, seconds=0, services=(),
-          action=None, sender=HERE, plain=None, carrier='udp', key=None):
-    """The Packet of a knock; every part can be made wrong."""
-    Nonces.count += 1
-    request = knockd.Request(op, time, source and ipaddress.ip_address(source), seconds,
-                             tuple(services), action, None, None)
-    plain = encode_plain(request) if plain is None else plain
-    keys = state.config.clients[name].keys if key is None else key
-    sealed = seal(keys, Nonces.count.to_bytes(16, 'big'), plain,
-                         time // 30000 if step is None else step)
-    return knockd.Packet(carrier, sender, sealed)
-
-
-def said(state, packet, now=None):
-    """(verdict, reason) of the judge, and the ledger told as the daemon does."""
-    decision = knockd.judge(packet, now or at(), state)
-    if decision.verdict in ('open', 'close'):
-        request = decision.knock.request
-        state.ledger.record(decision.knock.client.fingerprint, decision.knock.knock_id,
-                            request.time, state.config.window)
-    return decision.verdict, decision.reason
+    return fresh_state()
 
 
 # --- what is honoured ---------------------------------------------------------------------------
@@ -101,6 +26,14 @@ def test_a_good_knock_opens_the_default_for_where_it_comes_from(state):
 def test_a_knock_opens_what_it_names_for_as_long_as_it_says(state):
     granted = knockd.judge(knock(state, services=[SSH, VPN], seconds=7), at(), state).knock
     assert (granted.services, granted.seconds) == ((SSH, VPN), 7)
+
+
+@pytest.mark.parametrize('carrier', ['udp', 'icmp'])
+def test_a_datagram_is_judged_as_one_by_whichever_carrier_it_comes(state, carrier):
+    decision = knockd.judge(knock(state, carrier=carrier), at(), state)
+    assert (decision.verdict, decision.knock.carrier) == ('open', carrier)
+    early = knock(state, carrier=carrier, time=WALL - 60001)
+    assert said(state, early) == ('refused', 'clock -60s')
 
 
 def test_a_close_without_ports_names_none(state):
@@ -149,31 +82,80 @@ def test_the_tag_of_one_client_and_the_mac_of_another_is_junk(state):
 
 
 def test_a_malformed_knock_is_refused_by_name_and_asks_nothing_else(state, monkeypatch):
-    monkeypatch.setattr(knockd, 'stamp_flaw', forbidden)
     monkeypatch.setattr(state.ledger, 'refusal', forbidden)
-    plain = encode_plain(knockd.Request('open', WALL, None, 0, (), None, None, None))
-    verdict, reason = said(state, knock(state, plain=b'\2' + plain[1:]))
-    assert verdict == 'refused' and reason.startswith('malformed: ')
+    plain = encode_plain(knockd.Request('open', WALL - 60001, None, 0, (), None, None, None))
+    decision = knockd.judge(knock(state, 'bert', plain=b'\2' + plain[1:]), at(), state)
+    assert (decision.verdict, decision.kind) == ('refused', 'malformed')
+    assert decision.reason.startswith('malformed: ')
+    assert (decision.knock.client.name, decision.knock.source) == ('bert', HERE)
 
 
-FLAWS = [           # in the order of DESIGN 3.8: what makes it so, the reason
+# In the order of judgement: kind, what makes a knock so, the reason that is told.
+FLAWS = [
     ('clock', dict(time=WALL - 60001), 'clock -60s'),
     ('expired', dict(name='bert'), 'expired'),
     ('source', dict(source='203.0.113.99'), 'source 203.0.113.99'),
     ('scope', dict(services=[knockd.Service(6, 80, 80)]), 'not allowed tcp/80'),
-]
+    ('size', 'full', 'too much at a time: more than 64 port ranges'),
+    ('signature', 'ssh key', 'no signature'),
+    ('replay', 'spent', 'replay'),
+    ('pace', 'hasty', 'too fast')]
+PAIRS = [(first, second) for first in range(len(FLAWS)) for second in range(first, len(FLAWS))]
 
 
-@pytest.mark.parametrize('number', range(len(FLAWS)), ids=[flaw[0] for flaw in FLAWS])
-def test_the_first_flaw_in_the_order_is_the_one_told(state, number):
-    wrong = {}
-    for _, settings, _ in FLAWS[number:]:
-        wrong.update(settings)
+@pytest.mark.parametrize('first,second', PAIRS, ids=['%s %s' % (FLAWS[a][0], FLAWS[b][0])
+                                                     for a, b in PAIRS])
+def test_a_knock_with_two_flaws_is_refused_for_the_earlier(state, first, second):
+    wrong, world = {}, set()
+    for _, makes, _ in (FLAWS[second], FLAWS[first]):
+        if isinstance(makes, dict):
+            wrong.update(makes)
+        else:
+            world.add(makes)
+    name = wrong.get('name', 'anna')
+    if 'ssh key' in world:
+        client = state.config.clients[name]._replace(ssh_key='ssh-ed25519 AAAA')
+        state.config = state.config._replace(clients=dict(state.config.clients, **{name: client}))
+        state.tags = valid_tags(state.config, WALL)
+    client = state.config.clients[name]
     packet = knock(state, **wrong)
-    fingerprint = state.config.clients[wrong.get('name', 'anna')].fingerprint
-    nonce = packet.payload[8:24].hex()
-    state.ledger.record(fingerprint, nonce, wrong.get('time', WALL), 60000)     # a replay as well
-    assert said(state, packet) == ('refused', FLAWS[number][2])
+    if 'full' in world:
+        state.openings = held(client, 65)
+    if 'spent' in world:
+        nonce = packet.payload[8:24].hex()
+        state.ledger.record(client.fingerprint, nonce, wrong.get('time', WALL), 60000)
+    if 'hasty' in world:
+        for _ in range(5):
+            state.knocks.spend(client.fingerprint, 5000)
+    kind, _, reason = FLAWS[first]
+    decision = knockd.judge(packet, at(), state)
+    assert (decision.verdict, decision.kind, decision.reason) == ('refused', kind, reason)
+    assert decision.knock.client == client
+
+
+def held(client, count, expires=9000000, source='203.0.113.5/32'):
+    """So many single ports that a client has open, no two of them neighbours."""
+    network = ipaddress.ip_network(source)
+    openings = {}
+    for number in range(count):
+        service = knockd.Service(6, 1000 + 2 * number, 1000 + 2 * number)
+        openings[client.fingerprint, network, service] = knockd.Opening(
+            client.fingerprint, client.name, network, service, False, expires)
+    return openings
+
+
+@pytest.mark.parametrize('paper,ledger,kind', [
+    ((1700000000, 1), knockd.Ledger('home', 1700000000000), 'void'),
+    (None, knockd.Ledger('home', WALL), 'quarantine')])
+def test_after_a_lost_ledger_the_kind_and_the_whole_reason_are_told(state, paper, ledger, kind):
+    state.ledger = ledger
+    client = state.config.clients['anna']
+    packet = knock(state)
+    if paper:
+        packet = knockd.Packet('paper', HERE, knockd.Credential(client, 'paper', 0, paper, ()))
+    decision = knockd.judge(packet, at(), state)
+    assert (decision.verdict, decision.kind) == ('refused', kind)
+    assert decision.reason == ledger.refusal(client.fingerprint, 'x', WALL, paper)
 
 
 def test_a_replay_within_the_window_is_called_a_replay(state):
@@ -259,34 +241,36 @@ def test_the_tags_of_the_window_and_of_the_step_after_it_are_known(state):
 
 @pytest.mark.parametrize('later', [-60000, -30000, 0, 1, 30000, 60000, 10 ** 9])
 def test_tags_made_from_those_of_the_last_time_are_those_made_afresh(later):
-    """Time goes by, stands still, or is set; the step to come is derived, or half derived."""
-    for count in (0, 1, None):
-        known = knockd.valid_tokens(CONFIG, WALL)
-        known[-1].derive(count)
-        assert valid_tags(CONFIG, WALL + later, known) == valid_tags(CONFIG, WALL + later)
+    """Time goes by, stands still, or is set; the step to come was made ahead, or was not."""
+    known = knockd.valid_steps(CONFIG, WALL)
+    ahead = known + [knockd.StepCredentials(CONFIG, known[-1].step + 1)]
+    for made in (known, ahead):
+        assert valid_tags(CONFIG, WALL + later, made) == valid_tags(CONFIG, WALL + later)
 
 
-def test_what_is_derived_in_slices_is_what_is_derived_at_once():
-    config = CONFIG._replace(carriers=('udp', 'syn', 'ports'))
-    sliced, whole = knockd.StepTokens(config, STEP), knockd.StepTokens(config, STEP)
-    whole.derive()
-    rounds = 0
-    while sliced.waiting:
-        sliced.derive(2)
-        rounds += 1
-    assert rounds == (len(config.clients) + 1) // 2 > 1
-    assert (sliced.tags, sliced.syns, sliced.sequences) == (whole.tags, whole.syns, whole.sequences)
-    assert len(whole.tags) == len(whole.syns) == len(config.clients)
-    assert sum(map(len, whole.sequences.values())) == len(config.clients)
+def test_a_step_that_was_made_ahead_is_not_made_at_the_tick(monkeypatch):
+    known = knockd.valid_steps(CONFIG, WALL)
+    known.append(knockd.StepCredentials(CONFIG, known[-1].step + 1))
+    monkeypatch.setattr(knockd, 'StepCredentials', forbidden)
+    later = knockd.valid_steps(CONFIG, WALL + 30000, known)
+    assert [made.step for made in later] == list(range(STEP - 1, STEP + 5))
 
 
-def test_a_step_that_is_known_is_not_derived_again():
-    """Tokens of a sequence that somebody has begun are told by being the same object."""
-    known = knockd.valid_tokens(CONFIG, WALL)
-    known[-1].derive()
-    later = knockd.valid_tokens(CONFIG, WALL + 30000, known)
-    assert [each is then for each, then in zip(later, known[1:])] == [True] * (len(known) - 1)
-    assert later[-1].step == known[-1].step + 1 and not later[-1].tags
+@pytest.mark.parametrize('carriers', [(), ('syn',), ('ports',), ('syn', 'ports')])
+def test_a_step_holds_what_each_client_may_send_in_it(carriers):
+    made = knockd.StepCredentials(CONFIG._replace(carriers=('udp',) + carriers), STEP)
+    for name, client in CONFIG.clients.items():
+        assert made.tags[knockd.tag_at(client.keys, STEP)] == (client, STEP)
+        if 'syn' in carriers:
+            expected = knockd.Credential(client, 'syn', STEP, None, ())
+            assert made.badges[knockd.syn_badge(client.keys, STEP)] == expected
+        if 'ports' in carriers:
+            ports = knockd.step_ports(client.keys, STEP)
+            expected = knockd.Credential(client, 'ports', STEP, None, ports)
+            assert expected in made.sequences[ports[0]]
+    assert len(made.tags) == 5
+    assert len(made.badges) == (5 if 'syn' in carriers else 0)
+    assert sum(map(len, made.sequences.values())) == (5 if 'ports' in carriers else 0)
 
 
 @pytest.mark.parametrize('wall', [0, 1, 29999, 59999, 60000, 60001])
@@ -325,13 +309,100 @@ def test_a_client_without_allow_may_open_all_that_is_hidden(state):
 
 
 def test_a_client_without_default_must_say_what_to_open(state):
-    assert said(state, knock(state, 'short'))[0] == 'refused'
+    assert said(state, knock(state, 'short')) == ('refused', 'not allowed anything')
     assert said(state, knock(state, 'short', services=[SSH])) == ('open', None)
 
 
-def test_running_an_action_is_refused(state):
+def test_an_action_must_be_the_clients(state):
     assert said(state, knock(state, op='run', action='reboot')) == (
         'refused', 'not allowed action reboot')
+    clients = dict(state.config.clients)
+    clients['anna'] = clients['anna']._replace(may_run=('reboot',))
+    state.config = state.config._replace(clients=clients)
+    state.tags = valid_tags(state.config, WALL)
+    assert said(state, knock(state, op='run', action='reboot')) == ('run', None)
+    assert said(state, knock(state, op='run', action='halt')) == (
+        'refused', 'not allowed action halt')
+
+
+def test_neighbours_that_are_allowed_one_by_one_are_allowed_as_a_range(state):
+    client = state.config.clients['anna']._replace(
+        allow=(knockd.Service(6, 22, 22), knockd.Service(6, 23, 23)))
+    state.config = state.config._replace(clients={'anna': client})
+    state.tags = valid_tags(state.config, WALL)
+    both = knockd.Service(6, 22, 23)
+    assert said(state, knock(state, services=[both])) == ('open', None)
+    assert said(state, knock(state, services=[knockd.Service(6, 21, 22)]))[0] == 'refused'
+
+
+# --- how much at a time -------------------------------------------------------------------------
+def roomy(state, low=1000, high=2000):
+    """anna may have these ports as well."""
+    client = state.config.clients['anna']
+    client = client._replace(allow=client.allow + (knockd.Service(6, low, high),))
+    state.config = state.config._replace(clients=dict(state.config.clients, anna=client))
+    state.tags = valid_tags(state.config, WALL)
+    return client
+
+
+@pytest.mark.parametrize('count,verdict', [(63, 'open'), (64, 'refused')])
+def test_sixty_four_port_ranges_are_all_that_a_client_has_open_at_a_time(state, count, verdict):
+    state.openings = held(roomy(state), count)
+    assert said(state, knock(state))[0] == verdict
+
+
+def test_what_is_open_already_can_be_knocked_for_again(state):
+    client = roomy(state)
+    state.openings = held(client, 64)
+    assert said(state, knock(state, services=[knockd.Service(6, 1000, 1000)])) == ('open', None)
+
+
+def test_what_is_over_and_what_others_have_does_not_count(state):
+    state.openings = held(roomy(state), 64, expires=5000000)
+    state.openings.update(held(state.config.clients['trusted'], 64))
+    assert said(state, knock(state)) == ('open', None)
+
+
+def test_a_range_is_one_however_many_ports_it_has(state):
+    roomy(state, 1000, 65535)
+    assert said(state, knock(state, services=[knockd.Service(6, 1000, 65535)])) == ('open', None)
+
+
+def test_ports_that_touch_are_one_range(state):
+    roomy(state)
+    ports = [knockd.Service(6, port, port) for port in range(1000, 1100)]
+    assert said(state, knock(state, services=ports)) == ('open', None)
+    apart = [knockd.Service(6, port, port) for port in range(1000, 1130, 2)]
+    assert said(state, knock(state, services=apart)) == (
+        'refused', 'too much at a time: more than 64 port ranges')
+
+
+def test_what_would_leave_too_many_parts_cannot_be_closed_in_part_but_whole(state):
+    client = roomy(state, 1000, 3000)
+    state.openings = dict(held(client, 63))
+    wide = knockd.Service(6, 2000, 3000)
+    network = ipaddress.ip_network('203.0.113.5/32')
+    state.openings[client.fingerprint, network, wide] = knockd.Opening(
+        client.fingerprint, 'anna', network, wide, False, 9000000)
+    part = knockd.Service(6, 2500, 2500)
+    assert said(state, knock(state, op='close', services=[part]))[0] == 'refused'
+    assert said(state, knock(state, op='close', services=[wide])) == ('close', None)
+    assert said(state, knock(state, op='close')) == ('close', None)
+
+
+# --- a new secret -------------------------------------------------------------------------------
+def test_the_old_secret_counts_until_the_new_one_is_used(state):
+    old = state.config.clients['anna']
+    keys = knockd.derive_keys(b'n' * 32, 'home')
+    new = old._replace(keys=keys, fingerprint=knockd.fingerprint(keys), old=old)
+    state.config = state.config._replace(clients=dict(state.config.clients, anna=new))
+    state.tags = valid_tags(state.config, WALL)
+    decision = knockd.judge(knock(state, key=old.keys), at(), state)
+    assert (decision.verdict, decision.knock.client.fingerprint) == ('open', old.fingerprint)
+    assert said(state, knock(state, key=new.keys)) == ('open', None)
+    decision = knockd.judge(knock(state, key=old.keys), at(), state)
+    assert (decision.verdict, decision.kind) == ('refused', 'expired')
+    assert decision.reason == 'expired: a newer secret of this client is in use'
 
 
 # --- source -------------------------------------------------------------------------------------
@@ -427,95 +498,35 @@ def test_a_budget_remembers_one_second_only():
     assert budget.spend('a', 3) and len(budget.used) == 1
 
 
-# --- the daemon's part: what it does with a decision --------------------------------------------
-class Recorder:
-    """Stands in for ledger file and firewall: writes down who was called, and can fail."""
-
-    def __init__(self):
-        self.calls, self.fails, self.openings = [], (), {}
-        self.path = '/nowhere/ledger.json'
-
-    def save(self, ledger):
-        self.calls.append('save')
-        if 'save' in self.fails:
-            raise OSError(28, 'No space left on device')
-
-    def open(self, openings, now):
-        self.calls.append('open %s' % ' '.join('%s/%d' % (opening.source, opening.port)
-                                               for opening in openings))
-        if 'open' in self.fails:
-            raise knockd.KnockError('nft failed')
-
-    def close(self, openings):
-        self.calls.append('close')
-
-    def chosen(self, knock):
-        return []
+def test_a_budget_counts_what_comes_besides():
+    budget = knockd.Budget(10)
+    assert budget.spend('syn', 1, 9) is True
+    assert budget.spend('syn', 1) is False
+    assert budget.spend('other', 1, 10) is False
 
 
-@pytest.fixture
-def daemon(state, monkeypatch):
-    lines = []
-    monkeypatch.setattr(knockd, 'log', lambda text, level=6: lines.append(text))
-    monkeypatch.setattr(knockd, 'moment', at)
-    made = knockd.Daemon(state.config)
-    made.state, made.lines = state, lines
-    made.file = made.firewall = Recorder()
-    made.listened = []
-    monkeypatch.setattr(made, 'listen', lambda: made.listened.append(set(made.muted)))
-    return made
+# --- copies -------------------------------------------------------------------------------------
+def accepted(state, packet, mono=0):
+    """The packet is honoured, as the daemon does it."""
+    knock = knockd.judge(packet, at(mono=mono), state).knock
+    state.ledger.record(knock.client.fingerprint, knock.knock_id, knock.request.time, 60000)
+    state.copies.remember(knock, packet.source, mono)
 
 
-def test_the_ledger_is_on_disk_before_the_firewall_opens(daemon, state):
-    daemon.handle(knock(state), at())
-    assert daemon.file.calls == ['save', 'open 203.0.113.5/32/22']
-    assert len(daemon.lines) == 1
-    assert daemon.lines[0].startswith('open anna 203.0.113.5 tcp/22 30s udp skew +0.0s ')
-
-
-def test_what_cannot_be_written_opens_nothing_and_is_spent(daemon, state):
-    daemon.file.fails = ('save',)
+@pytest.mark.parametrize('later,sender,verdict', [
+    (0, HERE, 'copy'), (2000, HERE, 'copy'), (2001, HERE, 'refused'), (1, ELSEWHERE, 'refused')])
+def test_the_networks_duplicate_of_what_was_accepted_is_a_copy(state, later, sender, verdict):
     packet = knock(state)
-    daemon.handle(packet, at())
-    assert daemon.file.calls == ['save']
-    assert len(daemon.lines) == 1 and 'No space left on device' in daemon.lines[0]
-    daemon.file.fails = ()
-    daemon.handle(packet, at(mono=5003000))
-    assert daemon.file.calls == ['save'] and daemon.lines[1].endswith(' replay')
+    accepted(state, packet)
+    decision = knockd.judge(packet._replace(source=sender), at(mono=later), state)
+    assert decision.verdict == verdict
+    assert decision.kind == (None if verdict == 'copy' else 'replay')
 
 
-def test_a_firewall_that_fails_is_told_and_the_knock_stays_spent(daemon, state):
-    daemon.file.fails = ('open',)
+def test_a_copy_that_is_wrong_in_another_way_is_refused(state):
     packet = knock(state)
-    daemon.handle(packet, at())
-    assert len(daemon.lines) == 1 and 'nft failed' in daemon.lines[0]
-    assert state.ledger.refusal(state.config.clients['anna'].fingerprint,
-                                packet.payload[8:24].hex(), WALL) == 'replay'
-
-
-def test_an_opening_that_failed_is_forgotten_or_it_would_fail_with_every_load(daemon, state):
-    def half(openings, now):
-        daemon.firewall.openings.update((opening[1:5], opening) for opening in openings)
-        raise knockd.KnockError('nft failed')
-    daemon.firewall.open = half
-    daemon.handle(knock(state), at())
-    assert daemon.firewall.openings == {} and 'nft failed' in daemon.lines[0]
-
-
-def test_a_copy_is_silent_for_two_seconds(daemon, state):
-    packet = knock(state)
-    for mono in (0, 0, 1, 2000):
-        daemon.handle(packet, at(mono=mono))
-    assert daemon.file.calls == ['save', 'open 203.0.113.5/32/22'] and len(daemon.lines) == 1
-    daemon.handle(packet, at(mono=2001))
-    assert daemon.lines[1:] == ['refused anna 203.0.113.5 replay']
-
-
-def test_a_copy_from_another_source_is_no_copy(daemon, state):
-    packet = knock(state)
-    for sender in (HERE, ELSEWHERE):
-        daemon.handle(packet._replace(source=sender), at())
-    assert daemon.lines[1:] == ['refused anna 203.0.113.6 replay']
+    accepted(state, packet)
+    assert knockd.judge(packet, at(WALL + 60001, 1000), state).kind == 'clock'
 
 
 def test_a_copy_of_what_was_refused_is_refused_again(state):
@@ -523,53 +534,26 @@ def test_a_copy_of_what_was_refused_is_refused_again(state):
     assert [said(state, packet) for _ in range(2)] == [('refused', 'not allowed tcp/25')] * 2
 
 
-def test_copies_of_two_clients_are_told_apart(daemon, state):
-    """The id of a SYN is its step alone, the same for everybody."""
-    tokens = [knockd.Token(state.config.clients[name], 'syn', STEP, None, ())
-              for name in ('anna', 'trusted')]
-    for _ in range(2):
-        for token, sender in zip(tokens, (HERE, ELSEWHERE)):
-            daemon.handle(knockd.Packet('syn', sender, token), at())
-    assert len(daemon.file.calls) == 4 and len(daemon.lines) == 2, daemon.lines
+def test_what_copies_are_known_by_is_forgotten_after_two_seconds(state):
+    """Or a year of knocks would fill memory."""
+    for number in range(1000):
+        accepted(state, knock(state, time=WALL + number), number * 1000)
+    assert len(state.copies.honoured) == 3
 
 
-def test_the_copy_of_a_knock_for_another_source_is_silent_too(daemon, state):
-    packet = knock(state, 'trusted', source='203.0.113.99', services=[SSH])
-    for _ in range(2):
-        daemon.handle(packet, at())
-    assert daemon.file.calls == ['save', 'open 203.0.113.99/32/22']
-    assert len(daemon.lines) == 1, daemon.lines
+@pytest.mark.parametrize('carrier,paper,knock_id', [
+    ('syn', None, 'syn:56666667'), ('ports', None, 'ports:56666667'),
+    ('code', None, 'code:56666667'), ('paper', (1700000000, 7), 'paper:(1700000000, 7)')])
+def test_what_has_no_room_for_a_request_asks_for_the_default_and_is_spent_by_its_step(
+        state, carrier, paper, knock_id):
+    client = state.config.clients['anna']
+    credential = knockd.Credential(client, carrier, STEP, paper, ())
+    decision = knockd.judge(knockd.Packet(carrier, HERE, credential), at(), state)
+    granted = decision.knock
+    assert (decision.verdict, granted.knock_id, granted.services) == ('open', knock_id, (SSH,))
+    assert (granted.request.time, granted.paper, granted.seconds) == (STEP * 30000, paper, 30)
 
 
-def test_the_same_refusal_is_logged_once_a_minute_and_counted(daemon, state):
-    for mono in (0, 1000, 59999):
-        daemon.handle(knock(state, services=[MAIL]), at(mono=mono))
-    daemon.handle(knock(state, op='run', action='reboot'), at(mono=59999))
-    assert daemon.lines == ['refused anna 203.0.113.5 not allowed tcp/25']
-    daemon.handle(knock(state, 'careful'), at(mono=59999))
-    daemon.handle(knock(state, services=[MAIL]), at(mono=60000))
-    assert daemon.lines[1:] == ['refused careful 203.0.113.5 no source named',
-                                'refused anna 203.0.113.5 not allowed tcp/25 (3 more before)']
-
-
-def test_a_tag_over_its_budget_leaves_the_filter_once_until_the_next_second(daemon, state):
-    packet = knock(state)
-    forged = packet._replace(payload=packet.payload[:-1] + b'x')
-    for _ in range(1000):
-        daemon.handle(forged, at())
-    assert daemon.listened == [{packet.payload[:8]}], 'queued frames must not recompile it each'
-    assert daemon.unmute == 5001000
-    daemon.offset, daemon.steps = WALL - 5000000, knockd.window_steps(WALL, 60000)
-    daemon.watch(at(WALL + 999, 5000999))
-    assert len(daemon.listened) == 1
-    daemon.watch(at(WALL + 1000, 5001000))
-    assert daemon.listened[1:] == [set()]
-
-
-def test_junk_is_neither_logged_nor_written(daemon, state):
-    packet = knock(state)
-    for place in range(len(packet.payload)):
-        forged = bytearray(packet.payload)
-        forged[place] ^= 0x80
-        daemon.handle(packet._replace(payload=bytes(forged)), at(mono=place * 1000))
-    assert daemon.file.calls == [] and daemon.lines == []
+def test_the_budgets_are_those_that_the_readme_names():
+    assert (knockd.SYNS_A_SECOND, knockd.MACS_A_SECOND, knockd.KNOCKS_A_SECOND,
+            knockd.SIGNATURES_A_SECOND) == (20000, 200, 5, 2)

@@ -1,6 +1,6 @@
-"""The ledger (DESIGN 4): what is refused, what is forgotten, what a damaged one may cost.
+"""The ledger: what is refused, what is forgotten, what a damaged one may cost.
 
-Each mistake that section 4 says was made by others, or found by its model, is a test of its own.
+Each mistake that DESIGN 4 says was made by others, or found by its model, is a test of its own.
 The random lives of the whole daemon are in test_ledger_model.py.
 """
 import json
@@ -47,7 +47,7 @@ def full():
 
 def reread(ledger):
     """What another process finds on disk."""
-    return knockd.parse_ledger(ledger.text(), 'home')
+    return knockd.parse_ledger(ledger.state_line(), 'home')
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -67,11 +67,11 @@ def test_a_spent_knock_is_a_replay_and_another_is_not():
 
 def test_asking_spends_nothing():
     ledger = spent(('aa', NOW))
-    before = ledger.text()
+    before = ledger.state_line()
     for knock_id in ('aa', 'bb'):
         ledger.refusal(KEY, knock_id, NOW)
         ledger.refusal(OTHER, knock_id, NOW)
-    assert ledger.text() == before
+    assert ledger.state_line() == before
 
 
 def test_what_is_before_the_floor_of_its_key_is_refused_to_the_millisecond():
@@ -113,7 +113,7 @@ def test_a_quarantine_keeps_what_was_honoured_since_the_first():
 def test_ids_are_forgotten_below_the_floor_only(window):
     reach = 2 * window + 60000
     ledger = spent(('old', NOW - reach - 1), ('edge', NOW - reach), ('new', NOW), window=window)
-    known = json.loads(ledger.text())['keys'][KEY]
+    known = json.loads(ledger.state_line())['keys'][KEY]
     assert known['floor'] == NOW - reach
     assert known['spent'] == {'edge': NOW - reach, 'new': NOW}
     assert ledger.refusal(KEY, 'old', NOW - reach - 1) == 'replay'
@@ -121,9 +121,9 @@ def test_ids_are_forgotten_below_the_floor_only(window):
 
 def test_more_than_a_thousand_ids_raise_the_floor_to_the_oldest():
     ledger = full()
-    assert len(json.loads(ledger.text())['keys'][KEY]['spent']) == 1000
+    assert len(json.loads(ledger.state_line())['keys'][KEY]['spent']) == 1000
     ledger.record(KEY, 'more', NOW + 1000, WINDOW)
-    known = json.loads(ledger.text())['keys'][KEY]
+    known = json.loads(ledger.state_line())['keys'][KEY]
     assert len(known['spent']) == 1000 and known['floor'] > NOW
     for number in range(1000):
         assert ledger.refusal(KEY, '%032x' % number, NOW + number) == 'replay'
@@ -131,7 +131,7 @@ def test_more_than_a_thousand_ids_raise_the_floor_to_the_oldest():
 
 
 def test_a_thousand_ids_of_one_millisecond_are_refused_when_forgotten():
-    text = re.sub('": %d[0-9]{3}' % (NOW // 1000), '": %d' % NOW, full().text())
+    text = re.sub('": %d[0-9]{3}' % (NOW // 1000), '": %d' % NOW, full().state_line())
     ledger = knockd.parse_ledger(text, 'home')
     ledger.record(KEY, 'more', NOW, WINDOW)
     assert len(ledger.keys[KEY]['spent']) <= 1000
@@ -146,7 +146,7 @@ def test_the_file_stays_small():
     for number in range(2000, 2300):
         ledger.record(KEY, '%032x' % number, NOW + chance.randint(-600000, 600000), 600000)
         assert len(ledger.keys[KEY]['spent']) <= 1000
-    assert len(ledger.text()) < 60000
+    assert len(ledger.state_line()) < 60000
 
 
 def test_an_idle_ledger_does_not_grow():
@@ -154,7 +154,7 @@ def test_an_idle_ledger_does_not_grow():
     for number in range(3000):
         ledger.record(KEY, '%032x' % number, NOW + number * 5000, WINDOW)
     assert len(ledger.keys[KEY]['spent']) == 37         # 180 s at one in 5 s, both ends
-    assert len(ledger.text()) < 3000
+    assert len(ledger.state_line()) < 3000
 
 
 def test_whatever_is_recorded_is_refused_ever_after():
@@ -285,7 +285,7 @@ def lines(monkeypatch):
 
 
 @pytest.mark.parametrize('damage', [None, b'', b'{', b'[]', b'\xff\xfe', b'\0' * 500,
-                                    knockd.Ledger('office').text().encode()],
+                                    knockd.Ledger('office').state_line().encode()],
                          ids=['missing', 'empty', 'cut', 'list', 'not ASCII', 'zeros', 'foreign'])
 def test_a_quarantine_is_on_disk_at_once_and_outlives_the_process(
         tmp_path, ledger_file, lines, damage):
@@ -299,7 +299,7 @@ def test_a_quarantine_is_on_disk_at_once_and_outlives_the_process(
     assert ledger.refusal(KEY, 'aa', NOW + 62001) is None
     assert ledger_file.load('home').refusal(KEY, 'aa', NOW + 62000) is not None
     ledger.record(KEY, 'bb', NOW + 62001, WINDOW)
-    ledger_file.save(ledger)
+    ledger_file.rewrite(ledger)
     assert ledger_file.load('home').refusal(OTHER, 'aa', NOW + 62000) is not None
     assert len(lines) == 1 and lines[0].startswith('quarantine: ledger ')
     assert '2023-11-14 22:14:2' in lines[0], 'NOW is 22:13:20, plus 62 s'
@@ -307,7 +307,7 @@ def test_a_quarantine_is_on_disk_at_once_and_outlives_the_process(
 
 def test_a_sound_ledger_is_no_reason_for_a_quarantine(tmp_path, ledger_file, lines):
     config = knockd.read_config(write_config(tmp_path, ('anna', SECRET)))
-    ledger_file.save(spent(('aa', NOW)))
+    ledger_file.rewrite(spent(('aa', NOW)))
     ledger = knockd.open_ledger(ledger_file, config, knockd.Moment(NOW, 0))[0]
     assert ledger.refusal(KEY, 'aa', NOW) == 'replay'
     assert ledger.refusal(KEY, 'bb', NOW) is None and lines == []
@@ -316,9 +316,9 @@ def test_a_sound_ledger_is_no_reason_for_a_quarantine(tmp_path, ledger_file, lin
 
 def test_a_ledger_that_cannot_be_written_is_no_reason_to_stop(
         tmp_path, ledger_file, lines, monkeypatch):
-    def refuse(path, data):
+    def refuse(source, target):
         raise OSError(30, 'Read-only file system')
-    monkeypatch.setattr(knockd, 'replace_file', refuse)
+    monkeypatch.setattr(os, 'rename', refuse)
     config = knockd.read_config(write_config(tmp_path, ('anna', SECRET)))
     ledger = knockd.open_ledger(ledger_file, config, knockd.Moment(NOW, 0))[0]
     assert ledger.refusal(KEY, 'aa', NOW) is not None
@@ -354,13 +354,98 @@ def test_the_very_first_add_makes_an_empty_ledger_for_a_new_id(tmp_path, capsys)
     assert len(config.id) == 16 and config.id != 'home'
 
 
+# --- lines behind the state ---------------------------------------------------------------------
+def journal(count):
+    """(The text of a journal with so many knocks of KEY, where its last line begins.)"""
+    ledger = knockd.Ledger('home')
+    lines = [ledger.state_line()]
+    lines += [ledger.record(KEY, '%032x' % number, NOW + number, WINDOW)
+              for number in range(count)]
+    return ''.join(lines), len(''.join(lines[:-1]))
+
+
+def test_lines_are_what_was_honoured():
+    text, _ = journal(3)
+    assert text.splitlines()[1] == '{"key": "00112233445566aa", ' \
+        '"spent": "00000000000000000000000000000000", "time": 1700000000000}'
+    for room in ('', '\0', '\0' * 65536):
+        ledger = knockd.parse_ledger(text + room, 'home')
+        assert [ledger.refusal(KEY, '%032x' % number, NOW + number) for number in range(4)] == [
+            'replay', 'replay', 'replay', None]
+
+
+def test_a_last_line_cut_off_at_any_byte_was_never_honoured_and_costs_nothing_else():
+    """Its end is missing, or, as blocks reach the disk in any order, its beginning."""
+    text, start = journal(3)
+    for size in range(len(text) - start):
+        beginning = text[:start + size]
+        end = text[:start] + '\0' * (len(text) - start - size) + text[len(text) - size:]
+        both = text[:start + size // 2] + '\0' * (len(text) - start - size // 2)
+        for torn in (beginning, end, both, beginning + '\0' * 99, end + '\0' * 99):
+            ledger = knockd.parse_ledger(torn, 'home')
+            assert ledger.keys[KEY]['spent'] == {'%032x' % 0: NOW, '%032x' % 1: NOW + 1}
+            assert knockd.journal_end(torn) == start
+
+
+def test_a_broken_line_before_the_last_is_a_lost_ledger():
+    text, _ = journal(4)
+    lines = text.splitlines(True)
+    for number, line in enumerate(lines[:-1]):
+        for broken in (line[1:], line[:-2] + '\n', '\n', '\0' * len(line), line[:-1] + '\0\n',
+                       '\0' + line, '\0' * 40 + line[40:], line[:40] + '\0' * (len(line) - 40),
+                       '\xff' + line, line + line[:9] + '\n'):
+            whole = lines[:number] + [broken] + lines[number + 1:]
+            with pytest.raises(knockd.KnockError):
+                knockd.parse_ledger(''.join(whole), 'home')
+
+
+def test_any_flipped_bit_of_a_journal_is_taken_or_refused_and_nothing_else():
+    text, _ = journal(2)
+    data = text.encode()
+    for place in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << bit
+            survives(flipped.decode('latin-1'))
+
+
+def test_whatever_is_recorded_is_refused_by_the_journal_that_was_written():
+    """Any times, any windows, any order; written anew at any moment, and read back."""
+    for seed in range(40):
+        chance, ledger, known = random.Random(seed), knockd.Ledger('home'), {}
+        text = ledger.state_line()
+        for number in range(40):
+            mark = chance.choice((KEY, OTHER))
+            time = NOW + chance.choice((0, chance.randint(-10 ** 6, 10 ** 6),
+                                        chance.randint(-10 ** 4, 10 ** 4)))
+            knock_id = chance.choice(('%x' % number, 'syn:%d' % (time // 30000)))
+            if ledger.refusal(mark, knock_id, time) is None:
+                assert (mark, knock_id, time) not in known
+                text += ledger.record(mark, knock_id, time, chance.choice((1000, 60000, 600000)))
+                known[mark, knock_id, time] = True
+            if chance.random() < 0.1:
+                ledger = knockd.parse_ledger(text, 'home')
+            if chance.random() < 0.1:
+                text = ledger.state_line()
+            for mark, knock_id, time in known:
+                assert knockd.parse_ledger(text, 'home').refusal(mark, knock_id, time) is not None
+
+
+def test_more_than_a_thousand_lines_of_a_key_are_refused_when_forgotten():
+    text, _ = journal(1200)
+    ledger = knockd.parse_ledger(text, 'home')
+    assert len(ledger.keys[KEY]['spent']) == 1000
+    for number in range(1200):
+        assert ledger.refusal(KEY, '%032x' % number, NOW + number) == 'replay'
+
+
 # --- the format ---------------------------------------------------------------------------------
 def test_the_format_is_the_one_of_the_design():
     ledger = spent(('aa', NOW), ('syn:56666666', 56666666 * 30000))
     ledger.record(OTHER, 'paper', 0, WINDOW, (SHEET, 7))
     ledger.quarantine(5, 10)
-    assert json.loads(ledger.text()) == {
-        'knockd': 1, 'id': 'home', 'floor': 2015, 'keys': {
+    assert json.loads(ledger.state_line()) == {
+        'knockd': 2, 'id': 'home', 'floor': 2015, 'keys': {
             KEY: {'floor': NOW - 180000, 'spent': {'aa': NOW, 'syn:56666666': 1699999980000},
                   'paper': [0, 0]},
             OTHER: {'floor': 0, 'spent': {}, 'paper': [SHEET, 7]}}}
@@ -388,14 +473,14 @@ def survives(text):
 
 
 def test_a_ledger_cut_anywhere_is_unreadable():
-    text = sample().text()
+    text = sample().state_line()
     assert survives(text)
     for end in range(len(text.rstrip())):
         assert not survives(text[:end])
 
 
 def test_any_flipped_bit_is_taken_or_refused_and_nothing_else():
-    data = sample().text().encode()
+    data = sample().state_line().encode()
     taken = 0
     for place in range(len(data)):
         for bit in range(8):
@@ -406,7 +491,7 @@ def test_any_flipped_bit_is_taken_or_refused_and_nothing_else():
 
 
 def test_random_bytes_put_anywhere_are_taken_or_refused():
-    chance, text = random.Random(4), sample().text()
+    chance, text = random.Random(4), sample().state_line()
     pieces = ['"', '{', '}', '[', ']', ',', ':', '-', '1e999', 'null', 'true', '\\u0000', '\n', '9',
               'NaN', '"floor"', '\x85']
     for _ in range(3000):
@@ -470,7 +555,7 @@ def test_huge_and_deep_texts_are_refused():
 
 
 def test_the_ledger_of_another_server_is_not_ours():
-    text = sample().text()
+    text = sample().state_line()
     with pytest.raises(knockd.KnockError):
         knockd.parse_ledger(text, 'office')
     with pytest.raises(knockd.KnockError):

@@ -94,6 +94,28 @@ def test_a_second_quarantine_outlives_the_process(world):
     assert world.counts['honoured'] == 1
 
 
+def test_no_line_is_appended_behind_a_quarantine_that_is_not_on_disk(world):
+    """The disk is full when the clock goes forward; the next knock on disk brings the floor."""
+    ahead = honour_once(world)
+    world.wall -= 30000
+
+    def set_right_on_a_full_disk(world):
+        world.full = True
+        world.set_clock(world.truth)
+
+    def knock_when_it_is_over(world):
+        world.full = False
+        world.tick(63000)
+        fresh = Sent(1, world.wall, knock.seal(KEYS[1], bytes(16), knock.encode_plain(
+            knockd.Request('open', world.wall, None, 0, (), None, None, None)),
+            world.wall // 30000), 0)
+        return world.deliver([fresh])
+    world.live_through(set_right_on_a_full_disk, knock_when_it_is_over)
+    assert world.counts['honoured'] == 2
+    world.live_through(lambda world: world.deliver([ahead]))
+    assert world.counts['honoured'] == 2
+
+
 def test_what_was_written_before_a_crash_is_spent(world):
     ahead = honour_once(world)
     world.text = EMPTY
@@ -122,6 +144,10 @@ def test_what_was_not_written_before_a_crash_is_not_honoured_either(world):
 
 
 # --- the walks find every mistake ---------------------------------------------------------------
+def entry(mark, knock_id, time):
+    return json.dumps({'key': mark, 'spent': knock_id, 'time': time}) + '\n'
+
+
 def floor_of_the_current_window(ledger, mark, knock_id, time, window, paper=None):
     """record() that computes the floor anew: it falls when the window grows."""
     key = ledger.keys.get(mark, {'spent': {}})
@@ -129,6 +155,7 @@ def floor_of_the_current_window(ledger, mark, knock_id, time, window, paper=None
     spent = {known: when for known, when in list(key['spent'].items()) + [(knock_id, time)]
              if when >= floor}
     ledger.keys[mark] = {'floor': max(0, floor), 'spent': spent, 'paper': [0, 0]}
+    return entry(mark, knock_id, time)
 
 
 def forgetting_by_age(ledger, mark, knock_id, time, window, paper=None):
@@ -136,11 +163,13 @@ def forgetting_by_age(ledger, mark, knock_id, time, window, paper=None):
     key = ledger.keys.get(mark, {'spent': {}})
     spent = {known: when for known, when in key['spent'].items() if when >= time - window}
     ledger.keys[mark] = {'floor': 0, 'spent': dict(spent, **{knock_id: time}), 'paper': [0, 0]}
+    return entry(mark, knock_id, time)
 
 
-def text_without_floor(ledger):
-    """text() of a quarantine that is kept in memory alone."""
-    return json.dumps({'knockd': 1, 'id': ledger.server_id, 'floor': 0, 'keys': ledger.keys})
+def state_without_floor(ledger):
+    """state_line() of a quarantine that is kept in memory alone."""
+    state = {'knockd': 2, 'id': ledger.server_id, 'floor': 0, 'keys': ledger.keys}
+    return json.dumps(state) + '\n'
 
 
 def without_key_floor(ledger, mark, knock_id, time, paper=None):
@@ -155,13 +184,39 @@ def without_file_floor(ledger, mark, knock_id, time, paper=None):
     return 'replay' if knock_id in key['spent'] or time < key['floor'] else None
 
 
+def overlooking_broken_lines(text, server_id, parse=knockd.parse_ledger):
+    """parse_ledger() that skips what it cannot read."""
+    first, *rest = text.split('\n')
+    sound = [first]
+    for line in rest:
+        try:
+            parse('\n'.join([first, line, '']), server_id)
+        except knockd.KnockError:
+            continue
+        sound.append(line)
+    return parse('\n'.join(sound + ['']), server_id)
+
+
+def saved_at_last(file, ledger, line, what, saved=knockd.saved):
+    """saved() that lets a knock pass whose line is not on disk."""
+    saved(file, ledger, line, what)
+    return True
+
+
+def end_of_the_last_line(text):
+    """journal_end() that takes the end of a torn line for a line."""
+    return text.rfind('\n') + 1
+
+
 MISTAKES = [
+    ('never synced', None, None),
+    ('folder not synced', None, None),
     ('entries by name', None, None),
     ('add makes a ledger', None, None),
     ('written later', None, None),
     ('floor of the current window', 'record', floor_of_the_current_window),
     ('ids forgotten by age', 'record', forgetting_by_age),
-    ('quarantine kept in memory alone', 'text', text_without_floor),
+    ('quarantine kept in memory alone', 'state_line', state_without_floor),
     ('no second quarantine', 'quarantine', lambda ledger, now, window: None),
     ('no look at the floor of the key', 'refusal', without_key_floor),
     ('no look at the floor of the file', 'refusal', without_file_floor),
@@ -175,6 +230,22 @@ def test_a_walk_finds(flaw, method, mistake, monkeypatch):
     with pytest.raises(Broken, match='^honoured twice'):
         for seed in range(20, 20 + 40):
             walk(seed, monkeypatch, flaw)
+
+
+def test_a_walk_finds_a_knock_that_passes_without_its_line_on_disk(monkeypatch):
+    monkeypatch.setattr(knockd, 'saved', saved_at_last)
+    with pytest.raises(Broken, match='^honoured twice'):
+        for seed in range(20, 20 + 40):
+            walk(seed, monkeypatch)
+
+
+@pytest.mark.parametrize('name,mistake', [
+    ('parse_ledger', overlooking_broken_lines), ('journal_end', end_of_the_last_line)])
+def test_a_walk_finds_a_torn_or_broken_line_that_is_taken_wrong(name, mistake, monkeypatch):
+    monkeypatch.setattr(knockd, name, mistake)
+    with pytest.raises(Broken, match='a crash has cost|^honoured twice'):
+        for seed in range(20, 20 + 400):
+            walk(seed, monkeypatch)
 
 
 def test_a_walk_finds_a_knock_that_should_have_been_honoured(monkeypatch):

@@ -1,6 +1,7 @@
-"""Sequences and codes (DESIGN 3.4, 3.5): touched ports and milliseconds in, tokens out."""
+"""Sequences and codes: touched ports and milliseconds in, credentials out."""
 
 import gc
+import ipaddress
 import random
 
 import pytest
@@ -14,19 +15,19 @@ STEP = 30000
 START = 7000 * STEP             # monotonic milliseconds, the beginning of a step of the carrier
 
 
-def token(name, ports, step=1):
-    return knockd.Token(name, 'ports', step, None, ports)
+def sequence(name, ports, step=1):
+    return knockd.Credential(name, 'ports', step, None, ports)
 
 
-def table(*tokens):
+def table(*credentials):
     """By their first ports."""
     found = {}
-    for each in tokens:
+    for each in credentials:
         found.setdefault(each.ports[0], []).append(each)
     return found
 
 
-ANNA, BERT = token('anna', SIX), token('bert', OTHER)
+ANNA, BERT = sequence('anna', SIX), sequence('bert', OTHER)
 
 
 @pytest.fixture
@@ -35,9 +36,8 @@ def sequences():
 
 
 def completed(sequences, source, port, now):
-    """The tokens that a port completes, whatever else touch() tells."""
-    told = sequences.touch(source, port, now)
-    return told[0] if isinstance(told, tuple) else told
+    """The credentials that a port completes."""
+    return sequences.touch(source, port, now).finished
 
 
 def touched(sequences, ports, source=HERE, begin=0, pause=100):
@@ -111,7 +111,7 @@ def test_a_second_client_gets_in_right_after_the_first(sequences):
 
 
 def test_two_clients_with_the_same_first_port_both_get_in():
-    other = token('carl', (SIX[0],) + OTHER[1:])
+    other = sequence('carl', (SIX[0],) + OTHER[1:])
     sequences = knockd.Sequences(table(ANNA, other))
     ports = SIX[:1] + tuple(port for pair in zip(SIX[1:], OTHER[1:]) for port in pair)
     assert touched(sequences, ports) == [ANNA, other]
@@ -131,7 +131,7 @@ def test_full_scans_never_add_up():
     """Ascending, descending and two random orders over the sequences of 100 clients."""
     numbers = random.Random(4)
     sequences = knockd.Sequences(table(*[
-        token('c%d' % client, tuple(numbers.sample(range(1024, 65536), 6)))
+        sequence('c%d' % client, tuple(numbers.sample(range(1024, 65536), 6)))
         for client in range(100)]))
     for number in range(4):
         order = list(range(1024, 65536))[::-1 if number else 1]
@@ -149,7 +149,7 @@ def test_a_hundred_thousand_sources_leave_memory_flat_and_a_real_sequence_works(
         if number in (9999, 99999):
             objects.append(len(gc.get_objects()))
     assert abs(objects[1] - objects[0]) < 200
-    assert sum(len(sources) for sources in sequences.sources) == 4096
+    assert len(sequences.beginners) + len(sequences.advanced) == 4096
     assert touched(sequences, SIX[2:], begin=1100) == [ANNA]
     assert touched(sequences, OTHER, THERE, begin=1100) == [BERT]
 
@@ -157,19 +157,89 @@ def test_a_hundred_thousand_sources_leave_memory_flat_and_a_real_sequence_works(
 def test_ports_that_begin_nothing_are_not_kept(sequences):
     for number in range(1000):
         completed(sequences, number, 50000, 0)
-    assert sum(len(sources) for sources in sequences.sources) == 0
+    assert len(sequences.beginners) + len(sequences.advanced) == 0
 
 
 def test_an_attempt_outlives_the_turn_of_a_step(sequences):
     assert touched(sequences, SIX[:3]) == []
-    sequences.tables[1:] = [table(token('anna', (9001, 9002, 9003, 9004, 9005, 9006), 2))]
+    sequences.tables[1:] = [table(sequence('anna', (9001, 9002, 9003, 9004, 9005, 9006), 2))]
     assert touched(sequences, SIX[3:], begin=300) == [ANNA]
 
 
+def test_what_goes_on_is_told_for_it_is_half_of_no_code(sequences):
+    """A first port may be half of a code; what follows it in its order is not."""
+    told = [sequences.touch(HERE, port, 0).goes_on for port in (
+        SIX[0], SIX[0], 50000, SIX[1], SIX[0], 50000, OTHER[0], SIX[2])]
+    assert told == [False, False, False, True, True, False, False, True]
+
+
+def test_ten_strikes_are_forgiven_and_copies_are_none(sequences):
+    ports = SIX[:2] + tuple(range(40000, 40010)) + SIX[:2] * 20 + SIX[2:]
+    assert touched(sequences, ports, pause=1) == [ANNA]
+
+
+def test_beginning_another_sequence_is_no_strike(sequences):
+    firsts = [sequence('c%d' % number, (20000 + number,) + OTHER[1:]) for number in range(30)]
+    sequences.tables.append(table(*firsts))
+    ports = SIX[:2] + tuple(range(20000, 20030)) + SIX[2:]
+    assert touched(sequences, ports, pause=10)[:1] == [ANNA]
+
+
+def test_those_who_came_further_and_stopped_keep_nobody_from_beginning(sequences):
+    """Nor does the memory of them grow."""
+    for number in range(4096):
+        touched(sequences, SIX[:2], number, 1000, 1)
+    assert touched(sequences, SIX, 'late', 21500) == [ANNA]
+    assert touched(sequences, SIX, 'later', 22500) == [ANNA]
+    assert len(sequences.beginners) + len(sequences.advanced) == 4096
+
+
+def test_those_who_are_under_way_are_not_forgotten_for_newcomers(sequences):
+    for number in range(4096):
+        touched(sequences, SIX[:2], number, 1000, 1)
+    touched(sequences, SIX[:1], 'new', 1100)
+    assert touched(sequences, SIX[2:], 0, 1100) == [ANNA]
+    assert touched(sequences, SIX[2:], 4095, 1100) == [ANNA]
+
+
+def test_a_source_with_one_port_goes_before_one_with_two(sequences):
+    touched(sequences, SIX[:2], 'two')
+    for number in range(4095):
+        touched(sequences, SIX[:1], number, 1000)
+    touched(sequences, OTHER[:1], 'last', 1001)
+    assert touched(sequences, SIX[1:], 0, 1100) == [], 'the eldest with one'
+    assert touched(sequences, SIX[2:], 'two', 1100) == [ANNA]
+    assert touched(sequences, OTHER[1:], 'last', 1100) == [BERT]
+
+
+def paper_config(**clients):
+    text = '[server]\nid = home\nhide = tcp/22\n'
+    for number, (name, sheet) in enumerate(clients.items()):
+        secret = knockd.encode_secret(bytes([number + 1]) * 32)
+        text += '[client %s]\nsecret = %s\n%s\n' % (name, secret, sheet)
+    return knockd.parse_config(text, '/nowhere/knockd.ini')
+
+
+def test_every_number_of_every_sheet_has_its_sequence():
+    config = paper_config(anna='paper = 1700000000:3', bert='', carl='paper = 1700000001:2')
+    found = [each for row in knockd.paper_sequences(config).values() for each in row]
+    expected = set()
+    for name, sheet, count in (('anna', 1700000000, 3), ('carl', 1700000001, 2)):
+        client = config.clients[name]
+        for number in range(1, count + 1):
+            ports = knockd.paper_ports(client.keys, sheet, number)
+            expected.add((name, 'paper', 0, (sheet, number), ports))
+    assert {(each.client.name,) + each[1:] for each in found} == expected
+    assert len(found) == 5
+    for first, row in knockd.paper_sequences(config).items():
+        assert {each.ports[0] for each in row} == {first}
+
+
 # --- codes ---------------------------------------------------------------------------------------
-CODE = knockd.Token('anna', 'code', 1, None, ())
+CODE = knockd.Credential('anna', 'code', 1, None, ())
 CODES = {'12345678': CODE}
 FIRST, SECOND = 11234, 25678
+WALL = 1700000010000            # the beginning of a step, of this clock as of the other
 
 
 @pytest.fixture
@@ -177,59 +247,122 @@ def codes():
     return knockd.Codes()
 
 
+def at(mono):
+    """The clocks: their steps begin together."""
+    return knockd.Moment(WALL + mono - START, mono)
+
+
 def tried(codes, now, first=19000, second=29000, source=THERE):
     """One try; None unless it is right."""
-    return codes.touch(source, first, now, CODES) or codes.touch(source, second, now, CODES)
+    return codes.touch(source, first, at(now), CODES) or codes.touch(source, second, at(now), CODES)
 
 
 def awake(codes, now):
-    """Does the right code, typed by somebody now, count? (Without telling that it succeeded.)"""
-    return tried(codes, now, FIRST, SECOND, 'probe') is CODE
+    """Does the right code, typed by somebody new, count?"""
+    return tried(codes, now, FIRST, SECOND, object()) is CODE
 
 
 def put_to_sleep(codes, now):
     for number in range(3):
+        assert awake(codes, now)
         tried(codes, now, 19000 + number)
+    assert not awake(codes, now)
+
+
+def slept(codes, now):
+    """For how many whole steps, besides the rest of the one in which it was spent."""
+    put_to_sleep(codes, now)
+    return next(step for step in range(1, 1000) if awake(codes, now + step * STEP)) - 1
 
 
 def test_two_ports_are_a_code(codes):
-    assert codes.touch(HERE, FIRST, START, CODES) is None
-    assert codes.touch(HERE, SECOND, START + 60000, CODES) is CODE
+    assert codes.touch(HERE, FIRST, at(START), CODES) is None
+    assert codes.touch(HERE, SECOND, at(START + 60000), CODES) is CODE
 
 
 def test_a_code_has_sixty_seconds(codes):
-    codes.touch(HERE, FIRST, START, CODES)
-    assert codes.touch(HERE, SECOND, START + 60001, CODES) is None
+    codes.touch(HERE, FIRST, at(START), CODES)
+    assert codes.touch(HERE, SECOND, at(START + 60001), CODES) is None
+    assert codes.wrong == 0, 'and is no try after them'
+
+
+@pytest.mark.parametrize('code', ('00000000', '99999999', '00009999', '99990000'))
+def test_every_digit_counts(codes, code):
+    first, second = 10000 + int(code[:4]), 20000 + int(code[4:])
+    assert codes.touch(HERE, first, at(START), {code: CODE}) is None
+    assert codes.touch(HERE, second, at(START), {code: CODE}) is CODE
 
 
 @pytest.mark.parametrize('ports', ((SECOND, FIRST), (FIRST, FIRST), (SECOND, SECOND)))
 def test_another_order_is_no_code(codes, ports):
-    assert [codes.touch(HERE, port, START, CODES) for port in ports] == [None, None]
+    assert [codes.touch(HERE, port, at(START), CODES) for port in ports] == [None, None]
 
 
 def test_a_new_first_port_replaces_the_old_one(codes):
-    codes.touch(HERE, FIRST, START, CODES)
-    codes.touch(HERE, FIRST + 1, START, CODES)
-    assert codes.touch(HERE, SECOND, START, CODES) is None
+    codes.touch(HERE, FIRST, at(START), CODES)
+    codes.touch(HERE, FIRST + 1, at(START), CODES)
+    assert codes.touch(HERE, SECOND, at(START), CODES) is None
+    assert tried(codes, START, FIRST, SECOND, HERE) is CODE
 
 
 def test_two_sources_make_no_code(codes):
-    codes.touch(HERE, FIRST, START, CODES)
-    assert codes.touch(THERE, SECOND, START, CODES) is None
+    codes.touch(HERE, FIRST, at(START), CODES)
+    assert codes.touch(THERE, SECOND, at(START), CODES) is None
 
 
 def test_ports_outside_do_not_count(codes):
-    codes.touch(HERE, FIRST, START, CODES)
+    codes.touch(HERE, FIRST, at(START), CODES)
     for port in (9999, 30000, 1, 65535):
-        assert codes.touch(HERE, port, START, CODES) is None
-    assert codes.touch(HERE, SECOND, START, CODES) is CODE
+        assert codes.touch(HERE, port, at(START), CODES) is None
+    assert codes.wrong == 0
+    assert codes.touch(HERE, SECOND, at(START), CODES) is CODE
 
 
-def test_copies_of_a_wrong_try_are_one_try(codes):
-    """A browser sends each SYN twice, and a dropping box gets it again after a second."""
-    for pause in range(10):
-        tried(codes, START + pause)
-    assert awake(codes, START + 100)
+# What is a try, and what is a copy.
+@pytest.mark.parametrize('times,tries', [
+    ((0, 250, 1000, 3000, 7000, 15000, 29999), 1),      # one step: a copy tells nothing new
+    ((25000, 26000, 28000, 32000), 1),                  # TCP sends again after 1, 3, 7 s
+    ((29999, 30000, 39998), 1),
+    ((29999, 39999), 2),                                # too late for a copy, and another step
+    ((0, 30000), 2),                                    # a repeat in another step is a try
+    ((20000, 30000), 2)])
+def test_a_repeat_is_a_try_in_another_step_and_a_copy_where_the_network_makes_it(
+        codes, times, tries):
+    for time in times:
+        tried(codes, START + time)
+    assert codes.wrong == tries
+
+
+def test_copies_of_the_second_port_alone_are_copies_too(codes):
+    for time in (0, 0, 1000, 3000):
+        codes.touch(HERE, 19000, at(START + time), CODES) if time == 0 else None
+        codes.touch(HERE, 29000, at(START + time), CODES)
+    assert codes.wrong == 1
+
+
+def test_what_is_not_counted_is_not_looked_at(codes):
+    """A copy behind the edge of a step would be a free guess at the new step's code."""
+    assert tried(codes, START + 29000) is None
+    copy = {'90009000': CODE}
+    assert codes.touch(THERE, 29000, at(START + 31000), copy) is None
+    assert codes.touch(THERE, 29000, at(START + 39000), copy) is CODE
+    assert codes.wrong == 1
+
+
+def test_another_pair_in_the_same_step_is_a_try(codes):
+    tried(codes, START, 19000, 29000)
+    tried(codes, START, 19000, 29001)
+    assert codes.wrong == 2
+    tried(codes, START, 19001, 29001)
+    assert not awake(codes, START)
+
+
+def test_the_same_wrong_code_step_after_step_puts_it_to_sleep(codes):
+    """0.1 let it go on for ever."""
+    for step in range(3):
+        assert awake(codes, START + step * STEP)
+        tried(codes, START + step * STEP)
+    assert not awake(codes, START + 3 * STEP)
 
 
 def test_the_third_wrong_try_puts_it_to_sleep_whoever_tried(codes):
@@ -240,6 +373,13 @@ def test_the_third_wrong_try_puts_it_to_sleep_whoever_tried(codes):
     assert not awake(codes, START)
 
 
+def test_right_codes_are_no_wrong_tries(codes):
+    for number in range(10):
+        assert tried(codes, START, FIRST, SECOND, number) is CODE
+    assert awake(codes, START)
+
+
+# How long it sleeps.
 def test_it_sleeps_for_a_whole_step_and_wakes(codes):
     put_to_sleep(codes, START + 10000)
     assert not awake(codes, START + 2 * STEP - 1)
@@ -248,50 +388,115 @@ def test_it_sleeps_for_a_whole_step_and_wakes(codes):
 
 def test_it_sleeps_twice_as_long_each_time_up_to_an_hour(codes):
     now, naps = START, []
-    for _ in range(12):
+    for _ in range(11):
+        naps.append(slept(codes, now))
+        now += (naps[-1] + 1) * STEP
+    # The second 64: an hour is over, and one doubling with it.
+    assert naps == [1, 2, 4, 8, 16, 32, 64, 64, 120, 120, 120]
+
+
+@pytest.mark.parametrize('later,nap', [(0, 8), (1, 4), (2, 2), (3, 1), (1000, 1)])
+def test_every_hour_takes_one_doubling_back(codes, later, nap):
+    """Counted from the first sleep on; below nothing there is nothing to save up."""
+    for number in range(3):
+        now = START + number * 10 * STEP
         put_to_sleep(codes, now)
-        slept = next(step for step in range(1, 1000) if awake(codes, now + step * STEP))
-        naps.append(slept - 1)          # besides the rest of the step in which it was spent
-        now += slept * STEP
-    assert naps == [1, 2, 4, 8, 16, 32, 64, 120, 120, 120, 120, 120]
+    assert slept(codes, START + later * 3600000 + 30 * STEP) == nap
 
 
-def test_an_hour_of_sleep_is_not_a_quiet_hour(codes):
-    """Otherwise the back-off would begin anew as soon as it has reached an hour."""
-    now = START
-    for nap in (1, 2, 4, 8, 16, 32, 64, 120):
-        put_to_sleep(codes, now)
-        now += (1 + nap) * STEP
-    put_to_sleep(codes, now)
-    assert not awake(codes, now + 100 * STEP)
-
-
-def test_six_quiet_hours_after_waking_shorten_the_next_sleep(codes):
+def test_a_doubling_is_taken_back_to_the_millisecond(codes):
     put_to_sleep(codes, START)
-    later = START + 2 * STEP + 6 * 3600000 + 1
-    put_to_sleep(codes, later)
-    assert awake(codes, later + 2 * STEP)
+    before, after = START + 3600000 - 1, START + 3600000
+    codes.forgiven_at, kept = START + 3600000, codes.forgiven_at
+    assert kept == after
+    assert slept(codes, before) == 2
+    assert slept(codes, codes.forgiven_at) == 1
 
 
-def test_a_success_forgives_all(codes):
-    now = START
-    for nap in (1, 2, 4):
-        put_to_sleep(codes, now)
-        now += (1 + nap) * STEP
+def test_a_success_takes_nothing_back(codes):
+    """Or every knock of every client would give a guesser 24 tries more."""
+    now, naps = START, []
+    for _ in range(4):
+        assert awake(codes, now)
+        naps.append(slept(codes, now))
+        now += (naps[-1] + 1) * STEP
+    assert naps == [1, 2, 4, 8]
+    tried(codes, now)
+    tried(codes, now, 19001)
     assert awake(codes, now)
-    codes.succeed()
-    put_to_sleep(codes, now)
-    assert awake(codes, now + 2 * STEP)
+    tried(codes, now, 19002)
+    assert not awake(codes, now)
 
 
 def test_what_was_typed_before_a_sleep_does_not_count_after_it(codes):
-    codes.touch(HERE, FIRST, START, CODES)
-    put_to_sleep(codes, START + 29000)
-    assert codes.touch(HERE, SECOND, START + 2 * STEP, CODES) is None
+    codes.touch(HERE, FIRST, at(START), CODES)
+    for number in range(3):
+        tried(codes, START + 29000, 19000 + number)
+    assert codes.touch(HERE, SECOND, at(START + 2 * STEP), CODES) is None
+    assert awake(codes, START + 2 * STEP)
+
+
+def test_what_is_typed_in_its_sleep_does_not_count(codes):
+    put_to_sleep(codes, START)
+    codes.touch(HERE, FIRST, at(START + STEP), CODES)
+    assert codes.touch(HERE, SECOND, at(START + 2 * STEP), CODES) is None
 
 
 def test_a_hundred_thousand_sources_leave_the_memory_of_codes_flat(codes):
     for number in range(100000):
-        codes.touch(number, 15000, START, CODES)
-    assert len(codes.held) <= 4096
+        codes.touch(number, 15000, at(START), CODES)
+        codes.touch('second %d' % number, 25000, at(START), CODES)
+    assert len(codes.typing) == 4096
+    assert codes.wrong == 0, 'a second port alone is no try'
     assert tried(codes, START, FIRST, SECOND, HERE) is CODE
+
+
+def test_the_source_that_typed_last_is_forgotten_last(codes):
+    codes.touch(HERE, 15000, at(START), CODES)
+    codes.touch(THERE, 15000, at(START), CODES)
+    codes.touch(HERE, FIRST, at(START), CODES)
+    for number in range(4095):
+        codes.touch(number, 15000, at(START), CODES)
+    assert codes.touch(THERE, SECOND, at(START), CODES) is None
+    assert codes.touch(HERE, SECOND, at(START), CODES) is CODE
+
+
+# Which codes are valid.
+def code_config(carriers='udp, code'):
+    text = '[server]\nid = home\nhide = tcp/22\ncarriers = %s\n' % carriers
+    for number, (name, code) in enumerate((('anna', 'yes'), ('bert', 'no'), ('carl', 'yes'))):
+        secret = knockd.encode_secret(bytes([number + 1]) * 32)
+        text += '[client %s]\nsecret = %s\ncode = %s\n' % (name, secret, code)
+    return knockd.parse_config(text, '/nowhere/knockd.ini')
+
+
+@pytest.mark.parametrize('wall,steps', [
+    (0, [0, 1, 2]), (30000, [0, 1, 2, 3]), (89999, [1, 2, 3, 4]), (90000, [2, 3, 4, 5])])
+def test_the_codes_around_a_step_are_known(wall, steps):
+    config = code_config()
+    found = knockd.valid_codes(config, wall)
+    expected = {}
+    for name in ('anna', 'carl'):
+        client = config.clients[name]
+        for step in steps:
+            code = knockd.code_at(client.keys, step)
+            expected[code] = knockd.Credential(client, 'code', step, None, ())
+    assert found == expected
+
+
+def test_without_the_carrier_no_code_is_valid():
+    assert knockd.valid_codes(code_config('udp, ports'), WALL) == {}
+
+
+@pytest.mark.parametrize('distance,verdict', [(-2, 'refused'), (-1, 'open'), (0, 'open'),
+                                              (1, 'open'), (2, 'refused')])
+def test_a_code_counts_in_its_step_and_those_beside_it(distance, verdict):
+    config = code_config()
+    state = knockd.State(config._replace(window=600000), knockd.Ledger('home'))
+    client = config.clients['anna']
+    step = knockd.step_of(WALL) + distance
+    credential = knockd.Credential(client, 'code', step, None, ())
+    packet = knockd.Packet('code', ipaddress.ip_address('203.0.113.5'), credential)
+    decision = knockd.judge(packet, knockd.Moment(WALL, 0), state)
+    assert decision.verdict == verdict
+    assert decision.kind == (None if verdict == 'open' else 'clock')

@@ -1,0 +1,175 @@
+"""One writer of the firewall: a slow, failing or stopped nft harms nobody but those it opens for."""
+
+import contextlib
+import os
+import re
+import time
+
+import pytest
+from network import HIDDEN, until
+
+pytestmark = pytest.mark.kernel
+# It does what the files in its folder say, then what it is called for.
+NFT = '''#!/bin/sh
+echo "$@" >> {0}/calls
+if [ -e {0}/slow ]; then sleep "$(cat {0}/slow)"; fi
+if [ -e {0}/stop ]; then kill -STOP $$; fi
+if [ -e {0}/fails ]; then echo 'no such thing today' >&2; exit 1; fi
+exec {1} "$@"
+'''
+INTERVALS = 60000
+
+
+class Nft:
+    """An nft that can be made slow, in front of the real one on the daemon's path."""
+
+    def __init__(self, wire, folder):
+        self.wire, self.folder = wire, str(folder)
+        self.real = wire.server.must('sh', '-c', 'command -v nft').strip()
+        with open(os.path.join(self.folder, 'nft'), 'w') as out:
+            out.write(NFT.format(self.folder, self.real))
+        os.chmod(os.path.join(self.folder, 'nft'), 0o755)
+
+    def set(self, name, text=''):
+        with open(os.path.join(self.folder, name), 'w') as out:
+            out.write(text)
+
+    def unset(self, name):
+        os.unlink(os.path.join(self.folder, name))
+
+    def changes(self):
+        """How many changes it was called for."""
+        with open(os.path.join(self.folder, 'calls')) as calls:
+            return calls.read().count('-f -')
+
+
+@pytest.fixture
+def nft(wire, tmp_path):
+    made = Nft(wire, tmp_path)
+    wire.server.must('mount', '--bind', made.folder, '/usr/local/sbin')
+    yield made
+    wire.clear()
+    wire.server.must('umount', '/usr/local/sbin')
+
+
+def ask(wire, knockd, *names):
+    for name in names:
+        wire.client.send(knockd.datagram(name), wire.server.addresses[0])
+
+
+def test_while_nft_is_slow_others_are_judged_at_once_and_the_delay_is_told(wire, nft, daemon):
+    knockd = daemon(anna='', bert='', carl='')
+    nft.set('slow', '3')
+    began = time.monotonic()
+    ask(wire, knockd, 'anna')
+    time.sleep(0.2)                             # nft is under way now
+    wire.stranger.send(knockd.datagram('bert', open='tcp/2229'), wire.server.addresses[0])
+    knockd.says('refused bert 10.9.0.3 not allowed tcp/2229')
+    assert time.monotonic() - began < 1, 'the loop does not wait for nft'
+    knockd.says('open anna 10.9.0.2 waits')
+    assert 1.9 < time.monotonic() - began < 2.9
+    nft.unset('slow')
+    line = knockd.says('open anna 10.9.0.2 tcp/2222 30s')
+    assert 2500 < int(re.search(r'(\d+)ms$', line).group(1)) < 4500, 'open is said when it is'
+    assert wire.client.connects(wire.server.addresses[0])
+
+
+def test_knocks_that_come_while_nft_runs_are_one_change(wire, nft, daemon):
+    clients = dict.fromkeys(['c%d' % number for number in range(12)], '')
+    knockd = daemon(**clients)
+    until(lambda: nft.changes(), 1)
+    nft.set('slow', '1')
+    before = nft.changes()
+    ask(wire, knockd, *clients)
+    for name in clients:
+        knockd.says('open %s ' % name)
+    assert nft.changes() - before <= 3
+
+
+def test_what_fails_is_told_and_tried_again(wire, nft, daemon):
+    knockd = daemon(anna='')
+    nft.set('fails')
+    ask(wire, knockd, 'anna')
+    assert 'no such thing today' in knockd.says('open anna 10.9.0.2 failed')
+    assert not wire.client.connects(wire.server.addresses[0])
+    nft.unset('fails')
+    knockd.says('open anna 10.9.0.2 tcp/2222 30s')
+    assert wire.client.connects(wire.server.addresses[0])
+    assert knockd.count('open anna 10.9.0.2 failed') == 1, 'told once'
+
+
+def test_a_stopped_nft_is_killed_and_others_are_heard_meanwhile(wire, nft, daemon):
+    knockd = daemon(anna='', bert='')
+    nft.set('stop')
+    ask(wire, knockd, 'anna')
+    knockd.says('open anna 10.9.0.2 waits')
+    ask(wire, knockd, 'bert')
+    knockd.says('open bert 10.9.0.2 waits')
+    nft.unset('stop')
+    assert until(lambda: knockd.count('open bert 10.9.0.2 tcp/2222'), 15), knockd.text()
+    assert knockd.count('open anna 10.9.0.2 tcp/2222') == 1
+    assert wire.client.connects(wire.server.addresses[0])
+
+
+def test_rules_that_went_away_are_back_when_nft_works_again(wire, nft, daemon):
+    knockd = daemon(anna='')
+    nft.set('fails')
+    wire.server.must(nft.real, 'flush', 'ruleset')
+    knockd.says('firewall: ')
+    nft.unset('fails')
+    assert until(lambda: not wire.stranger.connects(wire.server.addresses[0]), 3)
+
+
+def test_openings_alone_load_no_table(wire, nft, daemon):
+    """A loaded table is one in which packets under way are judged by two generations."""
+    knockd = daemon(anna='', bert='')
+    before = wire.server.must(nft.real, '-a', 'list', 'chain', 'inet', 'knockd', 'guard')
+    ask(wire, knockd, 'anna', 'bert')
+    wire.client.send(knockd.datagram('anna', op='close'), wire.server.addresses[0])
+    wire.client.send(knockd.datagram('bert', seconds=1), wire.server.addresses[0])
+    knockd.says('close anna')
+    time.sleep(1.5)                             # an expiry is one of the changes
+    assert wire.server.must(nft.real, '-a', 'list', 'chain', 'inet', 'knockd', 'guard') == before
+
+
+# --- huge sets of others --------------------------------------------------------------------------
+def block_much(wire):
+    """Somebody's blocklist, in parts: a user namespace's netlink takes no more at once."""
+    wire.server.nft('table inet blocked {\n set b { type ipv4_addr; flags interval\n }\n'
+                    ' chain c { type filter hook input priority -5\n  ip saddr @b drop\n }\n}\n')
+    ranges = []
+    for number in range(INTERVALS):
+        block = '%d.%d.%d.' % (20 + number // 15000, number // 60 % 250, number % 60 * 4)
+        ranges.append('%s1-%s2' % (block, block))
+    for first in range(0, INTERVALS, 1500):
+        wire.server.nft('table inet blocked {\n set b { type ipv4_addr; flags interval; '
+                        'elements = { %s }\n }\n}\n' % ', '.join(ranges[first:first + 1500]))
+
+
+@contextlib.contextmanager
+def restless(wire):
+    """Somebody changes a rule every 0.2 s."""
+    script = 'while :; do nft add rule inet blocked c counter; sleep 0.2; done'
+    with wire.server.start('sh', '-c', script):
+        yield
+
+
+def test_beside_a_huge_set_and_changing_rules_a_knock_opens_as_fast_as_nft_can(wire, daemon):
+    block_much(wire)
+    knockd = daemon(anna='', bert='')
+    began = time.monotonic()
+    wire.server.nft('add element inet blocked b { 9.9.9.9 }')
+    one_call = time.monotonic() - began
+    worst = []
+    with restless(wire):
+        for name in ('anna', 'bert') * 4:
+            before = knockd.count('open %s ' % name)
+            began = time.monotonic()
+            ask(wire, knockd, name)
+            assert until(lambda at=(name, before): knockd.count('open %s ' % at[0]) > at[1], 5)
+            worst.append(time.monotonic() - began)
+            time.sleep(0.7)
+    print('60,000 intervals, a rule changed every 0.2 s: one call of nft %d ms, knocks %s ms'
+          % (one_call * 1000, ' '.join('%d' % (each * 1000) for each in worst)))
+    assert max(worst) < 1.5 * max(one_call, 0.3), worst
+    assert wire.client.connects(wire.server.addresses[0], HIDDEN)

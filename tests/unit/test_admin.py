@@ -1,0 +1,394 @@
+"""Administration: edits of the config, and what list and status print. No kernel is needed."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import knockd
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+KNOCKD = os.path.join(TOP, 'knockd.py')
+SECRETS = [knockd.encode_secret(bytes(range(first, first + 32))) for first in range(1, 9)]
+TEXT = '''# The gate of the house.
+[server]
+id = gate
+hide = tcp/22, tcp/443
+host = gate.example
+
+# Anna's laptop
+[client anna]
+secret = %s
+allow = tcp/22
+
+[client bert]
+secret = %s
+''' % (SECRETS[0], SECRETS[1])
+
+
+@pytest.fixture
+def path(tmp_path):
+    made = tmp_path / 'knockd.ini'
+    made.write_text(TEXT)
+    made.chmod(0o600)
+    return str(made)
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def command(path, *arguments, **options):
+    """(exit code, standard output, standard error) of one process."""
+    process = subprocess.Popen(
+        [sys.executable, KNOCKD, '--config', path] + list(arguments), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate(options.get('stdin', '').encode())
+    return process.returncode, out.decode(), err.decode()
+
+
+def must(path, *arguments, **options):
+    """What it said, if it did what it was told."""
+    code, out, err = command(path, *arguments, **options)
+    assert code == 0, out + err
+    return out
+
+
+# --- edits --------------------------------------------------------------------------------------
+def test_of_twenty_edits_at_once_each_that_says_it_is_done_is_in_the_file(path):
+    for number in range(5):
+        must(path, 'add', 'old%d' % number)
+    edits = [('add', 'new%d' % number) for number in range(10)]
+    edits += [('remove', 'old%d' % number) for number in range(5)]
+    edits += [('set', 'anna', 'open_for=%ds' % number) for number in range(20, 23)]
+    edits += [('hide', 'udp/%d' % number) for number in (51820, 51821)]
+    codes = {}
+
+    def edit(arguments):
+        codes[arguments] = command(path, *arguments)[0]
+    threads = [threading.Thread(target=edit, args=(each,)) for each in edits]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done = [arguments for arguments in edits if codes[arguments] == 0]
+    config = knockd.read_config(path)
+    for arguments in done:
+        if arguments[0] == 'add':
+            assert arguments[1] in config.clients
+        elif arguments[0] == 'remove':
+            assert arguments[1] not in config.clients
+        elif arguments[0] == 'hide':
+            assert knockd.parse_service(arguments[1]) in config.hide
+    assert config.clients['anna'].open_for in (20000, 21000, 22000)
+    assert len(done) == 20, 'nobody waits too long for the lock'
+    assert os.listdir(os.path.dirname(path)) == ['knockd.ini'], 'and nothing is left behind'
+
+
+def test_set_changes_one_key_and_an_empty_value_takes_it_out(path):
+    must(path, 'set', 'anna', 'open_for=5m', 'once=yes')
+    assert read(path) == TEXT.replace(
+        'allow = tcp/22\n\n', 'allow = tcp/22\nopen_for = 5m\nonce = yes\n\n')
+    must(path, 'set', 'anna', 'open_for=', 'once=')
+    assert read(path) == TEXT
+    must(path, 'set', 'server', 'port=40000')
+    assert knockd.read_config(path).port == 40000
+
+
+@pytest.mark.parametrize('arguments,status,words', [
+    (('set', 'anna', 'once'), 2, 'is not KEY=VALUE'),
+    (('set', 'anna', 'secret=' + SECRETS[3]), 2, 'knockd.py rekey'),
+    (('set', 'anna', 'colour=red'), 2, 'unknown key'),
+    (('set', 'nobody', 'once=yes'), 1, "no client 'nobody'; there are: anna, bert"),
+    (('rename', 'anna', 'bert'), 1, 'there is a client bert already'),
+    (('rename', 'anna', 'a b'), 2, 'no name'),
+    (('rekey', 'nobody'), 1, 'there are: anna, bert'),
+    (('unhide', 'tcp/80'), 1, 'tcp/80 is not one of hide'),
+    (('hide', 'tcp/ssh'), 2, "'tcp/ssh' is not a service"),
+    (('add', 'carl', '--secret', SECRETS[3]), 2, 'standard input'),
+    (('nonsense',), 2, 'invalid choice'), ((), 2, 'required'), (('add',), 2, 'NAME')])
+def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(path, arguments, status, words):
+    code, out, err = command(path, *arguments)
+    assert (code, out, read(path)) == (status, '', TEXT)
+    assert words in err and err.startswith('knockd: ') and err.count('\n') == 1
+    assert 'Traceback' not in err and SECRETS[3] not in err
+
+
+def test_rename_keeps_key_place_and_comments(path):
+    must(path, 'rename', 'anna', 'annika')
+    assert read(path) == TEXT.replace('[client anna]', '[client annika]')
+
+
+def test_rekey_makes_a_new_secret_and_keeps_the_old_one_for_a_week(path):
+    must(path, 'set', 'anna', 'paper=1:9')
+    before = knockd.read_config(path).clients['anna']
+    line = must(path, 'rekey', 'anna').splitlines()[0]
+    client = knockd.read_config(path).clients['anna']
+    assert client.fingerprint != before.fingerprint and client.paper is None
+    assert knockd.encode_secret(client.secret) in line
+    assert (client.old.fingerprint, client.old.secret) == (before.fingerprint, before.secret)
+    week = time.time() * 1000 + 7 * 86400000
+    assert abs(client.old.expires - week) < 120000 and client.expires == knockd.NEVER
+    assert must(path, 'rekey', 'anna').splitlines()[0] != line
+
+
+def test_an_old_secret_that_somebody_has_is_refused(path):
+    with open(path, 'a') as file:
+        file.write('old_secret = %s\nold_until = 2030-01-01\n' % SECRETS[0])
+    code, _, err = command(path, 'list')
+    assert code == 2 and '[client bert] old_secret: the same as that of anna' in err
+
+
+def test_hide_says_whom_it_is_open_to(path):
+    said = must(path, 'hide', 'udp/51820,tcp/22')
+    assert said.splitlines() == ['hidden: tcp/22,tcp/443,udp/51820',
+                                 'clients without a list of their own may open all of it: bert']
+    assert knockd.format_services(knockd.read_config(path).clients['anna'].allow) == 'tcp/22'
+
+
+def test_unhide_takes_it_out_of_the_clients_lists_too(path):
+    assert must(path, 'unhide', 'tcp/22') == 'hidden: tcp/443\n'
+    config = knockd.read_config(path)
+    assert config.clients['anna'].allow == () and config.clients['bert'].allow == config.hide
+
+
+def test_a_secret_by_standard_input_is_added_once(path):
+    line = must(path, 'add', 'carl', '--allow', 'tcp/443', '--secret', '-',
+                stdin=SECRETS[2].lower() + '\n')
+    assert SECRETS[2] in line
+    before = read(path)
+    again = command(path, 'add', 'carl', '--allow', 'tcp/443', '--secret', '-', stdin=SECRETS[2])
+    assert again == (0, 'unchanged\n', '') and read(path) == before
+    for name, allow, secret in (('carl', 'tcp/443', SECRETS[3]), ('carl', 'tcp/22', SECRETS[2]),
+                                ('dora', 'tcp/443', SECRETS[2])):
+        code, out, _ = command(path, 'add', name, '--allow', allow, '--secret', '-', stdin=secret)
+        assert code and out == '' and read(path) == before
+    assert command(path, 'add', 'dora', '--secret', '-', stdin='A' * 52)[0] == 2
+
+
+def test_a_client_for_a_page_knocks_by_ports_alone(path):
+    line = must(path, 'add', 'phone', '--page')
+    client = knockd.read_config(path).clients['phone']
+    assert client.carriers == ('ports',) and client.open_for == 30000
+    assert '&via=ports&' in line
+
+
+@pytest.mark.parametrize('option,carrier', [('--code', 'code'), ('--page', 'ports')])
+def test_a_carrier_that_is_off_is_told_with_how_to_turn_it_on(path, option, carrier):
+    must(path, 'set', 'server', 'carriers=udp')
+    code, out, err = command(path, 'add', 'phone', option)
+    assert code == 0 and out.startswith('knock://phone:')
+    assert 'phone opens nothing by %s until' % carrier in err
+    advice = re.search(r'type: knockd.py (set server carriers=udp,%s)\n' % carrier, err).group(1)
+    must(path, *advice.split())
+    assert 'until' not in command(path, 'show', 'phone')[2]
+
+
+@pytest.mark.parametrize('host,doubt', [
+    ('gate.example', None), ('1.1.1.1', None), ('2606:4700::1111', None),
+    ('10.0.0.5', 'not known outside'), ('fd00::1', 'not known outside'),
+    ('100.64.0.1', 'not known outside'), ('169.254.1.1', 'not known outside')])
+def test_a_host_that_the_world_cannot_reach_is_told(path, host, doubt):
+    must(path, 'set', 'server', 'host=' + host)
+    _, out, err = command(path, 'show', 'anna')
+    assert host in out
+    assert (doubt is None and err == '') or (doubt in err and 'set server host=HOST' in err)
+
+
+def test_the_first_client_of_a_config_written_by_hand_gets_an_empty_ledger(tmp_path):
+    path = tmp_path / 'k.ini'
+    path.write_text('[server]\nid = x\nhide = tcp/22\nhost = gate.example\n')
+    path.chmod(0o600)
+    assert must(str(path), 'add', 'anna').startswith('knock://anna:')
+    with open(str(tmp_path / 'ledger.json')) as file:
+        assert json.loads(file.readline()) == {'knockd': 2, 'id': 'x', 'floor': 0, 'keys': {}}
+    os.unlink(str(tmp_path / 'ledger.json'))
+    must(str(path), 'add', 'bert')
+    assert not os.path.exists(str(tmp_path / 'ledger.json')), 'lost is not new'
+
+
+# --- check --------------------------------------------------------------------------------------
+def test_check_ends_with_0_and_warnings_and_strict_makes_them_errors(path):
+    must(path, 'set', 'anna', 'expires=2020-01-01')
+    code, out, err = command(path, 'check')
+    assert code == 0, err
+    assert re.search(r'warning: .*\[client anna\] expires: over since .*\n', out)
+    assert out.endswith('configuration OK\n')
+    code, out, err = command(path, 'check', '--strict')
+    assert code == 2 and 'configuration OK' not in out and 'warnings' in err
+    must(path, 'set', 'anna', 'expires=')
+
+
+# --- list and status ----------------------------------------------------------------------------
+def test_a_date_behind_2038_is_no_traceback(path):
+    must(path, 'set', 'anna', 'expires=2039-02-01')
+    assert '2039-02-02 00:00' in must(path, 'list')
+    assert json.loads(must(path, 'list', '--json'))['anna']['expires'] == 2180217600000
+
+
+def test_list_says_what_each_may_and_what_is_left(path):
+    must(path, 'set', 'anna', 'paper=1700000000:9', 'code=yes')
+    fingerprint = knockd.read_config(path).clients['anna'].fingerprint
+    ledger = knockd.Ledger('gate', 0, {})
+    ledger.record(fingerprint, '', 0, 60000, (1700000000, 3))
+    ledger.record(fingerprint, '00' * 16, 1700000000000, 60000)
+    with open(os.path.join(os.path.dirname(path), 'ledger.json'), 'w') as file:
+        file.write(ledger.state_line())
+    os.chmod(file.name, 0o600)
+    told = json.loads(must(path, 'list', '--json'))
+    assert list(told) == ['anna', 'bert']
+    assert told['anna'] == {
+        'allow': 'tcp/22', 'default': 'tcp/22', 'code': True, 'paper_left': 6,
+        'key': fingerprint, 'expires': None, 'last': 1700000000000, 'source': None,
+        'old_key_until': None}
+    head, anna, bert = must(path, 'list').splitlines()
+    assert head.split() == ['CLIENT', 'ALLOW', 'CODE', 'PAPER', 'KEY', 'EXPIRES', 'LAST', 'KNOCK']
+    assert re.match(r'anna +tcp/22 +yes +6 +%s +never +\d+ d ago$' % fingerprint, anna)
+    assert re.match(r'bert +tcp/22,tcp/443 +no +0 +\w{16} +never +never$', bert)
+
+
+REPORT = {
+    'version': '0.2.0', 'since': 1700000000000, 'hidden': ['tcp/22', 'tcp/443'], 'problem': None,
+    'quarantine_until': None, 'probation_left': None, 'clock': None,
+    'config': {'path': '', 'problem': None, 'last_good': False},
+    'clients': {'anna': {'last': 1700000001000, 'source': '203.0.113.5'}},
+    'openings': [{'client': 'anna', 'source': '203.0.113.5/32', 'services': ['tcp/22'],
+                  'seconds_left': 17}],
+    'refusals': [{'client': 'bert', 'source': '203.0.113.9', 'reason': 'not allowed "tcp/25"',
+                  'count': 3, 'last': 1700000002000}],
+    'counts': {'junk': 5, 'open': 1}, 'mended': 2}
+
+
+@pytest.fixture
+def answering(path, tmp_path, monkeypatch):
+    """A function that puts a daemon's report where status asks for it."""
+    monkeypatch.setattr(knockd, 'runtime_folder', lambda: str(tmp_path))
+    monkeypatch.setattr(knockd, 'preflight', lambda config: [])
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sock:
+        sock.bind(str(tmp_path / 'gate.sock'))
+
+        def answer(**changes):
+            report = dict(REPORT, **changes)
+            report['config'] = dict(report['config'], path=path)
+
+            def serve():
+                _, asker = sock.recvfrom(16)
+                sock.sendto(json.dumps(report).encode('ascii'), asker)
+            threading.Thread(target=serve, daemon=True).start()
+        yield answer
+
+
+def status(path, capsys, *options):
+    code = knockd.main(['--config', path, 'status'] + list(options))
+    return code, capsys.readouterr().out
+
+
+def test_the_first_line_of_status_says_that_all_is_hidden_by_whom_and_since_when(
+        path, capsys, answering):
+    answering()
+    code, out = status(path, capsys)
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == 'hidden: tcp/22, tcp/443; knockd 0.2.0, since 2023-11-14 22:13 UTC'
+    assert re.search(r'(?m)^anna .* d ago from 203\.0\.113\.5$', out)
+    assert re.search(r'(?m)^anna +203\.0\.113\.5 +tcp/22 +17 s$', out)
+    assert re.search(r'(?m)^bert +203\.0\.113\.9 +3 +\d+ d ago +not allowed "tcp/25"$', out)
+    assert lines[-1] == 'counted: 5 junk, 1 open'
+
+
+@pytest.mark.parametrize('changes,line', [
+    ({'problem': 'the probation lapsed'}, 'NOT HIDDEN: the probation lapsed'),
+    ({'problem': 'nft: \x1b[31m'}, 'NOT HIDDEN: nft: ?[31m')])
+def test_status_ends_with_1_if_what_should_be_hidden_is_not(
+        path, capsys, answering, changes, line):
+    answering(**changes)
+    code, out = status(path, capsys)
+    assert code == 1 and out.splitlines()[0] == line
+
+
+@pytest.mark.parametrize('changes,words', [
+    ({'quarantine_until': 4102444800000}, 'quarantine: the ledger was lost; .* 2100-01-01 00:00'),
+    ({'probation_left': 240}, 'probation: 4 min left for a first knock from outside'),
+    ({'clock': 'is before'}, 'clock: is before'),
+    ({'config': {'problem': 'x', 'last_good': True}}, 'config: the last good one rules')])
+def test_status_says_what_keeps_knocks_from_opening(path, capsys, answering, changes, words):
+    answering(**changes)
+    code, out = status(path, capsys)
+    assert code == 0 and re.match('  ' + words, out.splitlines()[1])
+
+
+def test_status_without_a_daemon_ends_with_1(path, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(knockd, 'runtime_folder', lambda: str(tmp_path))
+    monkeypatch.setattr(knockd, 'preflight', lambda config: [])
+    code, out = status(path, capsys)
+    assert code == 1 and out.startswith('no daemon answers in ' + str(tmp_path))
+    code, out = status(path, capsys, '--json')
+    assert code == 1 and json.loads(out)['alive'] is False
+    code, out = status(path, capsys, '--metrics')
+    assert code == 1 and '\nknockd_up 0\n' in out and '\nknockd_hidden 0\n' in out
+
+
+def test_status_finds_the_daemon_of_a_config_that_broke(path, capsys, answering):
+    with open(path, 'a') as file:
+        file.write('nonsense\n')
+    answering()
+    code, out = status(path, capsys)
+    assert code == 0 and out.startswith('hidden: tcp/22, tcp/443')
+    assert 'nonsense' in out
+
+
+def test_status_for_programs_names_its_fields(path, capsys, answering):
+    answering()
+    code, out = status(path, capsys, '--json')
+    told = json.loads(out)
+    assert code == 0 and told['alive'] is True and told['warnings'] == []
+    assert told['clients']['anna']['source'] == '203.0.113.5'
+    assert told['openings'] == REPORT['openings'] and told['refusals'] == REPORT['refusals']
+
+
+def test_metrics_are_what_prometheus_reads(path, capsys, answering):
+    answering()
+    code, out = status(path, capsys, '--metrics')
+    assert code == 0
+    for line in out.splitlines():
+        assert re.match(r'# (HELP knockd_\w+ .*|TYPE knockd_\w+ (gauge|counter))$|'
+                        r'knockd_\w+(\{\w+="([^"\\]|\\["\\n])*"(,\w+="([^"\\]|\\["\\n])*")*\})? '
+                        r'\d+$', line), line
+    found = dict(line.rsplit(' ', 1) for line in out.splitlines() if line[0] != '#')
+    assert found['knockd_up'] == '1' and found['knockd_openings'] == '1'
+    assert found['knockd_packets_total{verdict="junk"}'] == '5'
+    assert found['knockd_last_knock_seconds{client="anna"}'] == '1700000001'
+    assert [value for name, value in found.items() if name.startswith('knockd_refused_total')
+            and r'reason="not allowed \"tcp/25\""' in name] == ['3']
+
+
+# --- where it runs from -------------------------------------------------------------------------
+def test_the_compiled_copy_is_named_by_its_content_and_trusted_only_where_others_cannot_write(
+        tmp_path, monkeypatch):
+    folder = tmp_path / 'knockd'
+    monkeypatch.setattr(knockd, 'runtime_folder', lambda: str(folder))
+    first = knockd.compiled_path(b'a = 1\n')
+    assert first == knockd.compiled_path(b'a = 1\n') != knockd.compiled_path(b'a = 2\n')
+    for source, path in ((b'print(1, __debug__)', None), (b'print(2)', None)):
+        path = knockd.compiled_path(source)
+        said = subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE).communicate()[0]
+        assert said[:1] == source[6:7]
+    folder.chmod(0o777)
+    assert knockd.compiled_path(b'a = 1\n') is None
+    monkeypatch.setattr(knockd, 'runtime_folder', lambda: '/proc/nowhere')
+    assert knockd.compiled_path(b'a = 1\n') is None
+
+
+def test_a_file_called_stdin_is_not_this_script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / '<stdin>').write_text('trap')
+    monkeypatch.setattr(knockd, '__file__', '<stdin>')
+    assert knockd.own_path() is None
