@@ -60,7 +60,7 @@ def house(wire, services, sshd, tmp_path_factory):
     made.environment = dict(environment(), HOME=made.home)
     for address, name in zip(wire.server.addresses, ('four', 'six')):
         saved = wire.client.run(sys.executable, KNOCK, 'save', name, env=made.environment,
-                                stdin=made.uri('anna', address) + '\n')
+                                stdin=made.uri('anna', address) + '&open=tcp/2222\n')
         assert saved == (0, '', '')
     yield made
     wire.clear()
