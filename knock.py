@@ -1,21 +1,28 @@
 #!/usr/bin/env python3
-"""knock.py opens a service that knockd.py hides: one UDP packet, then the port answers you alone.
+"""knock.py opens a service that knockd.py hides: one packet, and the port answers you.
 
-    knock.py save                   asks for the server's knock:// line; keeps it by the name in it
-    knock.py laptop                 opens, and waits until it is seen
+    knock.py save           asks for the server's knock:// line; keeps it by its name
+    knock.py laptop         opens, and waits until it is seen
     knock.py --keep laptop -- ssh me@server.example
     ssh -o ProxyCommand='knock.py --proxy %p laptop' me@server.example
     knock.py --print=sh laptop      a line of shell for a machine without Python
 
-The packet is encrypted and authenticated with a key that only you and the server have, names this
-moment, and is worth nothing once the server has seen it. See README.md for the bytes.
+The packet is encrypted and authenticated with a key that only you and the server have,
+names this moment, and is worth nothing once the server has seen it. See README.md for the
+bytes.
 """
+# Read it from top to bottom: up to "edges" everything takes values and returns values.
 __version__ = '0.1.0'
 
 import gc
 import sys
 
 if __name__ == '__main__':
+    # Only Python's own library is imported from. In the current folder, in this file's
+    # folder and where PYTHONPATH points, others may have put a module of any name that is
+    # used below.
+    library = sys.base_prefix + ('' if sys.platform == 'win32' else '/lib')
+    sys.path = [folder for folder in sys.path if folder.startswith(library)]
     # Until a knock is out there is no garbage, and looking for some costs milliseconds.
     gc.disable()
     # Scripts ask this often, and the imports below take longer than the answer.
@@ -33,91 +40,105 @@ import stat
 import time
 import types
 
-# --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
-# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire are
-# big-endian, all times integer milliseconds since 1970. Nothing here touches the world.
+# --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
+# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
+# are big-endian, all times integer milliseconds since 1970. Nothing here touches the
+# world.
 import collections
+import hashlib
+import hmac
 import ipaddress
 import operator
 import re
 import struct
-import sys
 
-try:
-    import _sha2                    # CPython's own SHA-2, if it was built with it
-except ImportError:
-    try:
-        import _sha256 as _sha2     # before 3.12
-    except ImportError:
-        _sha2 = None
-if '_hashlib' not in sys.modules and _sha2:
-    sys.modules['_hashlib'] = None      # OpenSSL would cost every start 4 MB and 6 ms
-try:
-    import hashlib
-    import hmac
-except ImportError:                     # a distribution's own hmac.py insists on OpenSSL
-    del sys.modules['_hashlib']
-    import hashlib
-    import hmac
-if sys.modules.get('_hashlib', 0) is None:
-    del sys.modules['_hashlib']         # whoever imports us may want it
+# RFC 6238: the time step X, in milliseconds.
+STEP = 30000
 
-STEP = 30000                    # RFC 6238: the time step X, in milliseconds
-PLAIN = struct.Struct('>BBQ16sH')       # version, op, time, source, seconds
+# A datagram: tag(8) || nonce(16) || sealed || mac(16). The tag tells whose it is in which
+# step, the nonce makes it unique, the MAC is over all that stands before it.
+TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
+
+# What is sealed: version u8 || op u8 || time u64 || source 16 || seconds u16, then items,
+# each type u8 || length u16 || value, then up to 63 zeros that hide how long it is.
+PLAIN = struct.Struct('>BBQ16sH')
 PLAIN_VERSION = 1
 OPS = {1: 'open', 2: 'close', 3: 'run'}
-PROTOCOLS = {'tcp': 6, 'udp': 17}       # IANA protocol numbers
-CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
 PORTS_ITEM, ACTION_ITEM, SIGNATURE_ITEM = 1, 2, 3
-TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
 PADDING_LIMIT = 63
-DATAGRAM_LIMIT = 1232           # RFC 8200: 1,280 less the IPv6 and UDP headers
 DATAGRAM_MINIMUM = TAG_SIZE + NONCE_SIZE + PLAIN.size + MAC_SIZE
+# RFC 8200: every link carries 1,280 bytes; less the IPv6 and UDP headers.
+DATAGRAM_LIMIT = 1232
+
+# IANA protocol numbers.
+PROTOCOLS = {'tcp': 6, 'udp': 17}
+CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
+# What the keys that are derived from a secret are for.
 LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
-BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'     # its module takes long to import
+# RFC 4648, 6. Python's module for it takes long to import.
+BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'
 NAME = re.compile(r'[A-Za-z0-9._-]{1,64}\Z', re.ASCII)
 ACTION = re.compile(r'[a-z0-9_-]{1,32}\Z', re.ASCII)
+SECONDS_OF = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
+# What a datagram says. time: ms since 1970; source: an address or None; seconds: 0 for
+# the default; services: (Service, ...); action: text or None; signature, signed: bytes or
+# None.
 Request = collections.namedtuple(
     'Request', 'op time source seconds services action signature signed')
+# proto: the IANA number; low, high: the first and the last port.
 Service = collections.namedtuple('Service', 'proto low high')
-Address = collections.namedtuple('Address', 'name secret host port server_id via services once')
+Address = collections.namedtuple(
+    'Address', 'name secret host port server_id via services once')
 
 class KnockError(Exception):
-    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or config."""
+    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or
+    config."""
 
     def __init__(self, message, status=1):
         super().__init__(message)
         self.status = status
 
 def hmac_sha256(key, message):
-    """RFC 4231."""
+    """RFC 2104 with SHA-256: 32 bytes."""
     return hmac.new(key, message, hashlib.sha256).digest()
 
 def encode_secret(secret):
     """RFC 4648 base32, upper case, without padding: 32 bytes as 52 characters."""
     length = (8 * len(secret) + 4) // 5
     number = int.from_bytes(secret, 'big') << (5 * length - 8 * len(secret))
-    return ''.join(BASE32[number >> 5 * place & 31] for place in reversed(range(length)))
+    letters = []
+    for _ in range(length):
+        letters.append(BASE32[number & 31])
+        number >>= 5
+    return ''.join(reversed(letters))
 
 def decode_secret(text):
-    """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
+    """The 32 bytes that encode_secret() wrote; lower case, spaces and hyphens are
+    forgiven."""
     text = re.sub('[ -]', '', text)
-    if not re.match(r'[A-Za-z2-7]{52}\Z', text):       # before upper(): dotless i becomes I
+    # Before upper(), which would make an I of the dotless i.
+    if not re.match(r'[A-Za-z2-7]{52}\Z', text):
         raise KnockError('the secret is not 52 characters of base32 (A-Z and 2-7)', 2)
     number = 0
     for letter in text.upper():
         number = number << 5 | BASE32.index(letter)
-    if number & 15:             # 52 letters hold 260 bits
-        raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
+    # 52 letters hold 260 bits; a last letter with one of the spare four was misread.
+    if number & 15:
+        raise KnockError('the secret ends as none does: a character is wrong', 2)
     return (number >> 4).to_bytes(32, 'big')
 
 def derive_keys(secret, server_id):
-    """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
-    root = hmac_sha256(b'knock/1', secret)              # HKDF-Extract: RFC 5869, 2.2
-    infos = {label: 'knock/1 %s\0%s' % (label, server_id) for label in LABELS}
-    return {label: hmac_sha256(root, info.encode('ascii') + b'\x01')    # 2.3: the first block
-            for label, info in infos.items()}
+    """{label: 32 bytes}: K(label) = HKDF(secret, "knock/1 " || label || 0x00 || server
+    id)."""
+    # RFC 5869, 2.2: HKDF-Extract, with the protocol's name as salt.
+    root = hmac_sha256(b'knock/1', secret)
+    keys = {}
+    for label in LABELS:
+        info = 'knock/1 %s\0%s' % (label, server_id)
+        # RFC 5869, 2.3: the first block of HKDF-Expand.
+        keys[label] = hmac_sha256(root, info.encode('ascii') + b'\x01')
+    return keys
 
 def fingerprint(keys):
     """What the ledger calls a key: 16 hex digits that tell nothing about it."""
@@ -130,39 +151,50 @@ def step_of(time):
     return time // STEP
 
 def window_steps(now, window):
-    """The steps whose tokens may be accepted now; both in milliseconds."""
-    return range(max(0, step_of(now - window)), step_of(now + window) + 1)
+    """The steps whose tags may be accepted now; both in milliseconds."""
+    first = max(0, step_of(now - window))
+    return range(first, step_of(now + window) + 1)
 
 def tag_at(keys, step):
     """The 8 bytes that begin every datagram of this client in this step."""
     return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
 
-def keystream(key, nonce, length):
-    """Block i is HMAC(key, nonce || be32(i)), i from 0; plain XOR this is sealed, and back."""
-    blocks = range((length + 31) // 32)
-    stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
-    return stream[:length]
-
-def unseal(keys, datagram):
-    """The plain bytes of a datagram, or None if its MAC, over all before it, does not hold."""
-    body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    if not hmac.compare_digest(mac, hmac_sha256(keys['mac'], body)[:MAC_SIZE]):
-        return None
-    nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
-    return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
-
-def syn_token(keys, step):
+def syn_badge(keys, step):
     """seq(4) || ack(4) || window(2) of the SYN that asks for the client's default."""
     return hmac_sha256(keys['syn'], be64(step))[:10]
 
-def port_sequence(key, prefix):
-    """Six different ports from 1024 up, out of HMAC(key, prefix || be32(i)), i = 0, 1, ..."""
-    ports, block = [], 0
+def keystream(key, nonce, length):
+    """So many bytes: block i is HMAC(key, nonce || be32(i)), i from 0."""
+    stream = b''
+    block = 0
+    while len(stream) < length:
+        stream += hmac_sha256(key, nonce + struct.pack('>I', block))
+        block += 1
+    return stream[:length]
+
+def unseal(keys, datagram):
+    """The plain bytes of a datagram, or None if its MAC, over all before it, does not
+    hold."""
+    body = datagram[:-MAC_SIZE]
+    mac = hmac_sha256(keys['mac'], body)[:MAC_SIZE]
+    if not hmac.compare_digest(mac, datagram[-MAC_SIZE:]):
+        return None
+    nonce = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE]
+    sealed = body[TAG_SIZE + NONCE_SIZE:]
+    stream = keystream(keys['enc'], nonce, len(sealed))
+    return bytes(map(operator.xor, sealed, stream))
+
+def port_sequence(key, context):
+    """Six different ports from 1024 up, out of HMAC(key, context || be32(i)), i = 0, 1,
+    ..."""
+    ports = []
+    block = 0
     while True:
-        stream = hmac_sha256(key, prefix + struct.pack('>I', block))
+        stream = hmac_sha256(key, context + struct.pack('>I', block))
         for value in struct.unpack('>16H', stream):
             port = 1024 + value % 64512
-            if value < 64512 and port not in ports:     # above it, the modulus would be uneven
+            # From 64,512 up the remainder would favour the lowest ports.
+            if value < 64512 and port not in ports:
                 ports.append(port)
             if len(ports) == 6:
                 return tuple(ports)
@@ -177,50 +209,63 @@ def paper_ports(keys, sheet, number):
     return port_sequence(keys['ports'], b'paper' + struct.pack('>II', sheet, number))
 
 def hotp(key, counter, digits):
-    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation."""
+    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation; so many digits as text."""
     mac = hmac.new(key, be64(counter), hashlib.sha1).digest()
-    number = struct.unpack_from('>I', mac, mac[19] & 15)[0] & 0x7fffffff
+    offset = mac[19] & 15
+    number = int.from_bytes(mac[offset:offset + 4], 'big') & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
 
 def code_at(keys, step):
-    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20 bytes of a
-    key from which nothing else can be derived."""
+    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20
+    bytes of a key from which nothing else can be derived."""
     return hotp(keys['code'][:20], step, 8)
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
     text = text.strip()
+    # Protocol, slash, port, perhaps a hyphen and the last port.
     match = re.match(r'(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?\Z', text, re.ASCII)
     if match:
-        low, high = int(match.group(2)), int(match.group(3) or match.group(2))
-        if 0 < low <= high < 65536:
-            return Service(PROTOCOLS[match.group(1)], low, high)
-    shown = repr(text) if len(text) < 17 else 'this'    # a longer one may hold a secret
-    raise KnockError('%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010' % shown, 2)
+        proto, low, high = match.groups()
+        service = Service(PROTOCOLS[proto], int(low), int(high or low))
+        if 0 < service.low <= service.high < 65536:
+            return service
+    # A longer text may be a secret in the wrong place.
+    shown = repr(text) if len(text) < 17 else 'this'
+    advice = '%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010'
+    raise KnockError(advice % shown, 2)
 
 def format_service(service):
-    name = {number: name for name, number in PROTOCOLS.items()}[service.proto]
-    high = '-%d' % service.high if service.high > service.low else ''
-    return '%s/%d%s' % (name, service.low, high)
+    """What parse_service() reads."""
+    for name, number in PROTOCOLS.items():
+        if number == service.proto and service.low == service.high:
+            return '%s/%d' % (name, service.low)
+        if number == service.proto:
+            return '%s/%d-%d' % (name, service.low, service.high)
+    raise ValueError(service.proto)
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
-    services = [parse_service(part) for part in text.split(',')] if text.strip() else []
+    if not text.strip():
+        return ()
+    services = map(parse_service, text.split(','))
     return tuple(collections.OrderedDict.fromkeys(services))
 
 def format_services(services):
-    return ','.join(format_service(service) for service in services)
+    """What parse_services() reads."""
+    return ','.join(map(format_service, services))
 
 def parse_seconds(text):
     """30, 30s, 5m, 2h, 1d: whole seconds."""
     match = re.match(r'(\d{1,9})\s*([smhd]?)\Z', text.strip(), re.ASCII)
     if not match:
         raise KnockError('%r is not a time; write 30s, 5m or 2h' % text.strip(), 2)
-    return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
+    number, unit = match.groups()
+    return int(number) * SECONDS_OF[unit]
 
-# --- end of the part shared with knock.py --------------------------------------------------------
+# --- end of the part shared with knock.py -----------------------------------------------
 
-# --- knock: what is sent -------------------------------------------------------------------------
+# --- knock: what is sent ----------------------------------------------------------------
 FIRST_PAUSE = 0.003         # seconds between two connects that probe the port, at first
 LAST_PAUSE = 0.25           # and at last
 KNOCK_PAUSE = 1.0           # seconds between two knocks
@@ -244,8 +289,8 @@ HOST = re.compile(r'(?!-)[A-Za-z0-9._:%-]{1,255}\Z', re.ASCII)
 MEMBER = re.compile(r'([^@/:]+)@([^@/]+)(?:/([^@/]+))?\Z', re.ASCII)
 # Name, secret, host (an IPv6 address in brackets), perhaps a port, and the query.
 LINE = re.compile(
-    r'knock://([^:@/?]+):([^:@/?]+)@(\[[^][/?@]+\]|[^][:/?@]+)(?::([0-9]{1,5}))?/?\?([^#]*)\Z',
-    re.ASCII)
+    r'knock://([^:@/?]+):([^:@/?]+)@(\[[^][/?@]+\]|[^][:/?@]+)(?::([0-9]{1,5}))?'
+    r'/?\?([^#]*)\Z', re.ASCII)
 # Around a line: what people write to mark where it begins and ends.
 QUOTES = '"\'`<>\u00ab\u00bb\u2018\u2019\u201c\u201d'
 BYTE_ORDER_MARKS = ('\ufeff', '\ufffd', '\u00ef\u00bb\u00bf')
@@ -266,10 +311,12 @@ def item(kind, value):
     return struct.pack('>BH', kind, len(value)) + value
 
 def encode_plain(request, padding=b''):
-    """version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zero padding."""
+    """version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zero
+    padding."""
     numbers = {name: number for number, name in OPS.items()}
     source = pack_address(request.source)
-    plain = PLAIN.pack(PLAIN_VERSION, numbers[request.op], request.time, source, request.seconds)
+    plain = PLAIN.pack(PLAIN_VERSION, numbers[request.op], request.time, source,
+                       request.seconds)
     for service in request.services:
         plain += item(PORTS_ITEM, struct.pack('>BHH', *service))
     if request.action is not None:
@@ -284,16 +331,19 @@ def seal(keys, nonce, plain, step):
     sealed = bytes(map(operator.xor, plain, stream))
     body = tag_at(keys, step) + nonce + sealed
     if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
-        raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
+        raise KnockError('the knock is longer than %d bytes: ask for less'
+                         % DATAGRAM_LIMIT)
     return body + hmac_sha256(keys['mac'], body)[:MAC_SIZE]
 
 def knock_datagram(keys, server_id, request, random, sign):
-    """A fresh datagram of random length; sign(message) makes its signature, or is None."""
+    """A fresh datagram of random length; sign(message) makes its signature, or is
+    None."""
     nonce = random(NONCE_SIZE)
     step = step_of(request.time)
     if sign:
-        head = b'knock/1 ' + server_id.encode('ascii') + b'\0' + tag_at(keys, step) + nonce
-        signature = sign(head + encode_plain(request))
+        head = b'knock/1 ' + server_id.encode('ascii') + b'\0'
+        tag = tag_at(keys, step)
+        signature = sign(head + tag + nonce + encode_plain(request))
         request = request._replace(signature=signature)
     plain = encode_plain(request)
     room = DATAGRAM_LIMIT - TAG_SIZE - NONCE_SIZE - MAC_SIZE - len(plain)
@@ -326,7 +376,8 @@ def checksum(data):
     return ~total & 0xffff
 
 def echo_request(version, data, number):
-    """RFC 792, RFC 4443; the kernel fills in ICMPv6 checksums, and the identifier of a ping."""
+    """RFC 792, RFC 4443; the kernel fills in ICMPv6 checksums, and the identifier of a
+    ping."""
     kind = 8 if version == 4 else 128
     unsummed = struct.pack('>BBHHH', kind, 0, 0, number, 1) + data
     return struct.pack('>BBHHH', kind, 0, checksum(unsummed), number, 1) + data
@@ -338,7 +389,8 @@ def tcp_syn(source, destination, ports, token):
     return head + struct.pack('>HH', checksum(pseudo + head + bytes(4)), 0)
 
 def probed_port(services, once):
-    """The TCP port that shows whether it worked; None where nothing can, or a probe would harm."""
+    """The TCP port that shows whether it worked; None where nothing can, or a probe
+    would harm."""
     if once:
         return None
     for service in services:
@@ -347,11 +399,14 @@ def probed_port(services, once):
     return None
 
 
-# --- knock: the line -----------------------------------------------------------------------------
+# --- knock: the line --------------------------------------------------------------------
 def unquote(text):
     """RFC 3986, 2.1: %XX is a byte."""
     raw = text.encode('utf-8', 'surrogatepass')
-    raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: binascii.unhexlify(match.group(1)), raw)
+
+    def byte(match):
+        return binascii.unhexlify(match.group(1))
+    raw = re.sub(rb'%([0-9A-Fa-f]{2})', byte, raw)
     return raw.decode('utf-8', 'replace')
 
 def parse_query(text):
@@ -367,11 +422,12 @@ def parse_query(text):
     return query
 
 def pasting_fault(text):
-    """What a mail program, an editor or a hasty hand did to a line; None if nothing is known."""
+    """What a mail program, an editor or a hasty hand did to a line; None if nothing is
+    known."""
     if not text:
         return None
     if text.startswith(BYTE_ORDER_MARKS) or '\0' in text:
-        return 'a byte order mark stands before the line: save it as plain text, without one'
+        return 'a byte order mark stands before the line: save it as text without one'
     if text[:1] in QUOTES or text[-1:] in QUOTES:
         return 'there are quotation marks around the line: give it without them'
     if re.search('&(?:amp|#38|#x26);', text):
@@ -421,17 +477,20 @@ def parse_uri(text):
     services = parse_services(query.get('open', ''))
     via = query.get('via', 'udp')
     once = query.get('once') == '1'
-    return Address(name, decode_secret(secret), host, port, query['id'], via, services, once)
+    secret = decode_secret(secret)
+    return Address(name, secret, host, port, query['id'], via, services, once)
 
 
-# --- knock: a fleet ------------------------------------------------------------------------------
+# --- knock: a fleet ---------------------------------------------------------------------
 def fleet_secret(master, server_id):
-    """What one server of a fleet holds: 32 bytes of HKDF (RFC 5869) that open no other server."""
+    """What one server of a fleet holds: 32 bytes of HKDF (RFC 5869) that open no other
+    server."""
     root = hmac_sha256(b'knock/1 fleet', master)
     return hmac_sha256(root, b'knock/1 fleet\0' + server_id.encode('ascii') + b'\x01')
 
 def member(address, host, server_id):
-    """A fleet's line as the line of one server, whose id is its host's name unless told."""
+    """A fleet's line as the line of one server, whose id is its host's name unless
+    told."""
     if address.host != '*':
         raise KnockError('this line is for %s alone: write its name without @%s'
                          % (address.host, host), 2)
@@ -440,7 +499,8 @@ def member(address, host, server_id):
     if not HOST.match(host):
         raise KnockError('%r is not a host' % host, 2)
     if not NAME.match(server_id):
-        raise KnockError('%r is not the id of a server; write NAME@HOST/ID' % server_id, 2)
+        raise KnockError('%r is not the id of a server; write NAME@HOST/ID'
+                         % server_id, 2)
     secret = fleet_secret(address.secret, server_id)
     return address._replace(host=host, server_id=server_id, secret=secret)
 
@@ -454,9 +514,9 @@ def fleet_section(address):
     return '\n'.join(lines)
 
 
-# --- knock: what others answer -------------------------------------------------------------------
-# Where a NAT64 puts the IPv4 address into its IPv6 address, by the length of its prefix: RFC 6052,
-# 2.2. Byte 8 is zero in all of them, and so is what comes behind.
+# --- knock: what others answer ----------------------------------------------------------
+# Where a NAT64 puts the IPv4 address into its IPv6 address, by the length of its prefix:
+# RFC 6052, 2.2. Byte 8 is zero in all of them, and so is what comes behind.
 EMBEDDED = (
     (32, (4, 5, 6, 7)), (40, (5, 6, 7, 9)), (48, (6, 7, 9, 10)), (56, (7, 9, 10, 11)),
     (64, (9, 10, 11, 12)), (96, (12, 13, 14, 15)))
@@ -465,7 +525,8 @@ NAT64 = (ipaddress.IPv6Network('64:ff9b::/96'), ipaddress.IPv6Network('64:ff9b:1
 IPV4ONLY = (ipaddress.IPv4Address('192.0.0.170'), ipaddress.IPv4Address('192.0.0.171'))
 
 def embedded(address, places):
-    """The IPv4 address that a NAT64 would read out of an IPv6 address; None if it cannot."""
+    """The IPv4 address that a NAT64 would read out of an IPv6 address; None if it
+    cannot."""
     packed = address.packed
     behind = packed[places[-1] + 1:]
     if packed[8] or any(behind):
@@ -475,8 +536,8 @@ def embedded(address, places):
 def translation(address, siblings):
     """Does a NAT64 stand before this IPv6 address? 'sure', 'perhaps' or 'none'.
 
-    siblings: the IPv4 addresses of the same name. A name server makes an IPv6 address for NAT64
-    out of one of them, and only for names that have no other (RFC 6147, 5.1.2)."""
+    siblings: the IPv4 addresses of the same name. A name server makes an IPv6 address for
+    NAT64 out of one of them, and only for names that have no other (RFC 6147, 5.1.2)."""
     for network in NAT64:
         if address in network:
             return 'sure'
@@ -527,7 +588,8 @@ def sntp_time(answer, request):
 def http_time(answer):
     """The seconds since 1970 in the Date of an answer (RFC 9110, 5.6.7), or None."""
     import datetime
-    match = re.search(rb'\ndate: *(\w+, \d+ \w+ \d+ \d+:\d+:\d+) GMT', answer, re.IGNORECASE)
+    match = re.search(rb'\ndate: *(\w+, \d+ \w+ \d+ \d+:\d+:\d+) GMT', answer,
+                      re.IGNORECASE)
     if not match:
         return None
     text = match.group(1).decode('ascii')
@@ -538,46 +600,51 @@ def http_time(answer):
     return (date - datetime.datetime(1970, 1, 1)).total_seconds()
 
 
-# --- knock: a line of shell ----------------------------------------------------------------------
+# --- knock: a line of shell -------------------------------------------------------------
 def shell_datagram(host, port, datagram):
     """A line of shell that sends it; tail writes once, and one write is one datagram."""
     text = ''.join(map('\\{:03o}'.format, datagram))
     words = {'text': text, 'host': host, 'port': port, 'size': DATAGRAM_LIMIT}
-    by_bash = 'bash -c "printf \'$k\' | tail -c {size} >/dev/udp/{host}/{port}" 2>/dev/null'
+    by_bash = ('bash -c "printf \'$k\' | tail -c {size} >/dev/udp/{host}/{port}" '
+               '2>/dev/null')
     by_nc = 'printf "$k" | tail -c {size} | nc -u -w1 {host} {port}'
     return ("k='{text}'; " + by_bash + ' || ' + by_nc).format(**words)
 
 def shell_touches(host, ports):
-    """A line of shell that touches ports, one a second: a silent one must not hold up the next."""
+    """A line of shell that touches ports, one a second: a silent one must not hold up
+    the next."""
     words = {'host': host, 'ports': ' '.join(map(str, ports))}
     by_nc = 'nc -w1 {host} $p'
     by_bash = 'bash -c ": >/dev/tcp/{host}/$p"'
     touch = 'if command -v nc; then ' + by_nc + '; else ' + by_bash + '; fi'
-    line = '(for p in {ports}; do ' + touch + ' & sleep 1; done) </dev/null >/dev/null 2>&1'
+    line = ('(for p in {ports}; do ' + touch + ' & sleep 1; done) '
+            '</dev/null >/dev/null 2>&1')
     return line.format(**words)
 
 
-# --- knock: why it did not open ------------------------------------------------------------------
-# All that one machine can know of a port that did not open. seen: 'refused', 'silent' or 'mute';
-# udp: 'arrived', 'blocked' or 'unknown'; named: the source that the knocks named, or None;
-# chosen: somebody chose it with --source; clock: what is wrong with the clock, or ''.
+# --- knock: why it did not open ---------------------------------------------------------
+# All that one machine can know of a port that did not open. seen: 'refused', 'silent' or
+# 'mute'; udp: 'arrived', 'blocked' or 'unknown'; named: the source that the knocks named,
+# or None; chosen: somebody chose it with --source; clock: what is wrong with the clock,
+# or ''.
 Facts = collections.namedtuple('Facts', 'host port wait seen via udp named chosen clock')
 
 SEEN = {
-    'refused': 'it refuses as a closed port does, so the host is there: either the knock did not '
-               'reach it, or it was refused, or nothing listens on tcp/%d',
+    'refused': 'it refuses as a closed port does, so the host is there: either the knock '
+               'did not reach it, or it was refused, or nothing listens on tcp/%d',
     'silent': 'it is silent: the host is down, or a firewall drops what comes to tcp/%d',
-    'mute': 'something accepts tcp/%d and ends each connection without a byte: a proxy on the way '
-            'that cannot reach it, or a service that is not well'}
+    'mute': 'something accepts tcp/%d and ends each connection without a byte: a proxy '
+            'on the way that cannot reach it, or a service that is not well'}
 UDP_SEEN = {
     'arrived': 'UDP reaches that address, or a router that has it',
     'blocked': 'the network answers that UDP may not pass: try --via ports',
-    'unknown': 'whether UDP gets there cannot be seen: a filter on the way (try --via ports), or a '
-               'NAT there that must forward it'}
+    'unknown': 'whether UDP gets there cannot be seen: a filter may stop it on the way '
+               '(try --via ports), or a NAT there must forward it'}
 
 def diagnosis(facts):
     """What can be known from here about a port that did not open, in one sentence."""
-    words = ['tcp/%d at %s did not open within %d s' % (facts.port, facts.host, facts.wait)]
+    first = 'tcp/%d at %s did not open within %d s'
+    words = [first % (facts.port, facts.host, facts.wait)]
     words.append(SEEN[facts.seen] % facts.port)
     if facts.via == 'udp':
         words.append(UDP_SEEN[facts.udp])
@@ -594,11 +661,11 @@ def source_words(named, chosen):
         return 'no source is named, which a server may demand: see --source'
     if chosen:
         return 'the source named is %s: the server refuses it if it sees another' % named
-    return ('%s is named as the source, as it is the address of this machine: if a NAT makes '
-            'another of it, use --source none' % named)
+    return ('%s is named as the source, as it is the address of this machine: if a NAT '
+            'makes another of it, use --source none' % named)
 
 
-# --- edges: what people see ----------------------------------------------------------------------
+# --- edges: what people see -------------------------------------------------------------
 def tell(text, end='\n'):
     """A line for people; on a terminal it covers one that had no end."""
     line = 'knock: ' + text
@@ -626,7 +693,8 @@ def output_of(argv):
     import subprocess
     nowhere = subprocess.DEVNULL
     try:
-        process = start_process(argv, stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere)
+        process = start_process(argv, stdin=nowhere, stdout=subprocess.PIPE,
+                                stderr=nowhere)
     except OSError:
         return ''
     try:
@@ -637,9 +705,10 @@ def output_of(argv):
     return output.decode('ascii', 'replace')
 
 
-# --- edges: names and sockets --------------------------------------------------------------------
+# --- edges: names and sockets -----------------------------------------------------------
 def resolve(host, family):
-    """Every address of a host. The name goes as bytes: a str needs a codec routers lack."""
+    """Every address of a host. The name goes as bytes: a str needs a codec routers
+    lack."""
     try:
         found = socket.getaddrinfo(host.encode('ascii'), 9, family, socket.SOCK_DGRAM)
     except UnicodeEncodeError:
@@ -656,8 +725,8 @@ def bare(address):
     return ipaddress.ip_address(address[0].partition('%')[0])
 
 def connected(target, kind, protocol, port):
-    """A socket with its route chosen: what it sends comes from its own address, even where a
-    machine has several ways out. Connecting sends nothing but for TCP."""
+    """A socket with its route chosen: what it sends comes from its own address, even
+    where a machine has several ways out. Connecting sends nothing but for TCP."""
     sock = socket.socket(target.family, kind, protocol)
     try:
         sock.connect(with_port(target, port))
@@ -674,8 +743,8 @@ def now_ms():
     return int(time.time() * 1000)
 
 class Nat64Question:
-    """Asks whether this network has a NAT64 (RFC 7050), while knocks are on their way: a name
-    server that is down takes seconds to say nothing."""
+    """Asks whether this network has a NAT64 (RFC 7050), while knocks are on their way:
+    a name server that is down takes seconds to say nothing."""
 
     def __init__(self):
         self.state = 'not asked'
@@ -742,7 +811,7 @@ def chosen_sources(source, families):
     return {socket.AF_INET6: source}
 
 
-# --- edges: the clock ----------------------------------------------------------------------------
+# --- edges: the clock -------------------------------------------------------------------
 # What prints, and the word in it that says that nobody sets this clock.
 CLOCK_TOOLS = (
     (('timedatectl', 'show', '--property=NTPSynchronized', '--value'), 'no'),
@@ -755,7 +824,8 @@ def clock_against(host):
         answer = ask_server(target, socket.SOCK_DGRAM, 123, question)
         theirs = sntp_time(answer, question)
         if theirs is None:
-            answer = ask_server(target, socket.SOCK_STREAM, 80, b'HEAD / HTTP/1.0\r\n\r\n')
+            head = b'HEAD / HTTP/1.0\r\n\r\n'
+            answer = ask_server(target, socket.SOCK_STREAM, 80, head)
             theirs = http_time(answer)
         if theirs is None:
             continue
@@ -774,7 +844,7 @@ def clock_doubts():
     return ''
 
 
-# --- edges: the knock ----------------------------------------------------------------------------
+# --- edges: the knock -------------------------------------------------------------------
 def raw_socket(target, protocol, port, why):
     try:
         return connected(target, socket.SOCK_RAW, protocol, port)
@@ -789,8 +859,8 @@ def echo_socket(target):
     try:
         return connected(target, socket.SOCK_DGRAM, protocol, 0)
     except OSError:
-        return raw_socket(target, protocol, 0, 'this system lets your group send no pings '
-                          '(net.ipv4.ping_group_range)')
+        return raw_socket(target, protocol, 0, 'this system lets your group send no '
+                          'pings (net.ipv4.ping_group_range)')
 
 def ssh_sign(keyfile, message):
     """Signs as ssh-keygen does; the agent and FIDO keys work as with ssh."""
@@ -862,7 +932,7 @@ class Knocker:
             return self.send_datagram(target)
         step = step_for(now_ms(), attempt)
         if self.via == 'syn':
-            self.send_syn(target, syn_token(self.keys, step))
+            self.send_syn(target, syn_badge(self.keys, step))
             return 'a SYN to %s by syn' % target.address[0]
         ports = sequence(self.via, self.keys, step, self.paper)
         for port in ports:
@@ -874,8 +944,9 @@ class Knocker:
         return self.options.port or self.address.port or random_port()
 
     def send_datagram(self, target):
-        """By a socket of its own, whose address is the source that the knock names. A new source
-        port each time: a kernel may hand over two datagrams of one flow as one."""
+        """By a socket of its own, whose address is the source that the knock names. A
+        new source port each time: a kernel may hand over two datagrams of one flow as
+        one."""
         port = self.port()
         if self.via == 'icmp':
             sock = echo_socket(target)
@@ -910,11 +981,12 @@ class Knocker:
         if options.sign:
             def sign(message):
                 return ssh_sign(options.sign, message)
-        return knock_datagram(self.keys, self.address.server_id, request, os.urandom, sign)
+        return knock_datagram(self.keys, self.address.server_id, request, os.urandom,
+                              sign)
 
     def source_for(self, target, sock):
-        """The source to name: a captured knock that names one is worth nothing elsewhere. None
-        where the server may see another than we do."""
+        """The source to name: a captured knock that names one is worth nothing
+        elsewhere. None where the server may see another than we do."""
         if self.options.source is not None:
             return self.chosen.get(target.family)
         own = bare(sock.getsockname())
@@ -965,18 +1037,18 @@ def asked_services(options, address):
     return address.services
 
 
-# --- edges: the service --------------------------------------------------------------------------
+# --- edges: the service -----------------------------------------------------------------
 def begin_connects(targets, port):
-    """Sockets that are connecting. None is a connection for the service before it is used: sshd
-    would log one that ends, and fail2ban would count it."""
+    """Sockets that are connecting. None is a connection for the service before it is
+    used: sshd would log one that ends, and fail2ban would count it."""
     begun = []
     for target in targets:
         sock = socket.socket(target.family, socket.SOCK_STREAM)
         sock.setblocking(False)
         set_ending(sock, 'reset')
         if hasattr(socket, 'TCP_QUICKACK'):
-            # Linux keeps back the last packet of the handshake, for 200 ms at most, as if it
-            # were to go with data. Who is reset before has never been connected.
+            # Linux keeps back the last packet of the handshake, for 200 ms at most, as if
+            # it were to go with data. Who is reset before has never been connected.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         if sock.connect_ex(with_port(target, port)) in CONNECTING:
             begun.append(sock)
@@ -986,7 +1058,8 @@ def begin_connects(targets, port):
 
 def set_ending(sock, ending):
     """How close() ends a connection: with a 'reset' at once, or in 'order'."""
-    # struct linger: on or off, seconds. Windows' is half as long, and reads the same of it.
+    # struct linger: on or off, seconds. Windows' is half as long, and reads the same of
+    # it.
     linger = struct.pack('=ii', int(ending == 'reset'), 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
@@ -994,13 +1067,14 @@ def begin_use(sock):
     """From now on a connection like any other."""
     sock.setblocking(True)
     set_ending(sock, 'order')
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)      # ssh asks for it, as we do
+    # ssh would ask for it, and a keystroke is not to wait.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, 'TCP_QUICKACK'):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 def speaks(sock):
-    """False if a connection ends before its first byte, as one through a transparent proxy does
-    that accepted it before it reached the service."""
+    """False if a connection ends before its first byte, as one through a transparent
+    proxy does that accepted it before it reached the service."""
     begin_use(sock)
     sock.settimeout(FIRST_BYTE)
     try:
@@ -1026,8 +1100,8 @@ def touch(target, port):
         sock.close()
 
 class Probe:
-    """Connects to one TCP port, begun again and again until one is accepted. All stay while new
-    ones begin: their answer may be a slow network's."""
+    """Connects to one TCP port, begun again and again until one is accepted. All stay
+    while new ones begin: their answer may be a slow network's."""
 
     def __init__(self, targets, port):
         self.targets, self.port = targets, port
@@ -1061,8 +1135,9 @@ class Probe:
             sock.close()
 
 def open_port(probe, knocker, wait, used):
-    """Knocks until the port accepts: that connection, or None after wait seconds. One that is to
-    be used, where something answered even before the knock, must bring a byte."""
+    """Knocks until the port accepts: that connection, or None after wait seconds. One
+    that is to be used, where something answered even before the knock, must bring a
+    byte."""
     knocker.knock()
     now = began = probe_at = time.monotonic()
     knock_at = began + KNOCK_PAUSE
@@ -1119,7 +1194,8 @@ class Upload:
             pass                    # the service is gone, which the download sees
 
 def pipe(sock):
-    """Standard input to the service, what it says to standard output; each way ends by itself."""
+    """Standard input to the service, what it says to standard output; each way ends by
+    itself."""
     gc.enable()                     # this may last for days
     begin_use(sock)
     upload = Upload(sock)
@@ -1135,8 +1211,8 @@ def pipe(sock):
     upload.thread.join()
 
 def hand_over(sock):
-    """Gives the connection to ssh, whose standard output to us is a Unix socket (ProxyUseFdpass):
-    one byte, with the descriptor beside it."""
+    """Gives the connection to ssh, whose standard output to us is a Unix socket
+    (ProxyUseFdpass): one byte, with the descriptor beside it."""
     begin_use(sock)
     rights = struct.pack('@i', sock.fileno())
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=os.dup(1)) as ssh:
@@ -1189,7 +1265,7 @@ def keep_open(options, knocker):
         say(options, str(error), 1)
 
 
-# --- edges: saved lines --------------------------------------------------------------------------
+# --- edges: saved lines -----------------------------------------------------------------
 def config_folder():
     if os.name == 'nt' and os.environ.get('APPDATA'):
         return os.path.join(os.environ['APPDATA'], 'knock')
@@ -1209,7 +1285,8 @@ def saved_names():
 def refuse_open(path, mode):
     """Windows keeps others out of %APPDATA% by itself, and has no such modes."""
     if os.name != 'nt' and os.stat(path).st_mode & 0o077:
-        raise KnockError('%s is open to others; type: chmod %o %s' % (path, mode, path), 2)
+        cure = 'chmod %o %s' % (mode, path)
+        raise KnockError('%s is open to others; type: %s' % (path, cure), 2)
 
 def saved_line(name):
     path = saved_path(name)
@@ -1237,7 +1314,8 @@ def standard_line():
         return lines.readline().decode('utf-8', 'replace')
 
 def ask_line():
-    """Typed unseen at the terminal, as standard input may be this script: curl ... | python3."""
+    """Typed unseen at the terminal, as standard input may be this script: curl ... |
+    python3."""
     import getpass
     try:
         if os.name != 'nt':
@@ -1262,21 +1340,23 @@ def typed_line():
     return (line or ask_line()).strip()
 
 def save(argv):
-    """knock.py save [NAME]: keeps the line that standard input gives, or somebody types."""
+    """knock.py save [NAME]: keeps the line that standard input gives, or somebody
+    types."""
     line = typed_line()
     address = parse_uri(line)
     name = argv[0] if argv else address.name
     if len(argv) > 1 or not SAVED.match(name):
-        raise KnockError('knock.py save [NAME] takes one name of letters, digits and ._-, '
-                         'which is no command of knock.py', 2)
+        raise KnockError('knock.py save [NAME] takes one name of letters, digits and '
+                         '._-, which is no command of knock.py', 2)
     if '&' not in line:
-        raise KnockError('the line ends behind its id, as one does that a shell has cut at an &: '
-                         'give all of it, or add &via=udp if this is all', 2)
+        raise KnockError('the line ends behind its id, as one does that a shell has cut '
+                         'at an &: give all of it, or add &via=udp if this is all', 2)
     folder, path = config_folder(), saved_path(name)
     os.makedirs(folder, 0o700, exist_ok=True)
     refuse_open(folder, 0o700)
     if not argv and os.path.exists(path):
-        raise KnockError('%s is there already; to replace it: knock.py save %s' % (path, name))
+        raise KnockError('%s is there already; to replace it: knock.py save %s'
+                         % (path, name))
     import tempfile
     descriptor, new = tempfile.mkstemp(dir=folder, prefix='.')      # mode 0600
     with open(descriptor, 'w') as out:
@@ -1293,14 +1373,16 @@ def list_saved(argv):
         try:
             address = parse_uri(saved_line(name))
             services = format_services(address.services)
-            words = '%s as %s by %s %s' % (address.host, address.name, address.via, services)
+            words = '%s as %s by %s %s' % (
+                address.host, address.name, address.via, services)
         except KnockError as error:
             words = 'cannot be used: %s' % error
         print(('%-16s %s' % (name, words)).rstrip())
     sys.stdout.flush()
 
 def forget(argv):
-    """knock.py forget NAME: the line is gone from here; the server still knows its key."""
+    """knock.py forget NAME: the line is gone from here; the server still knows its
+    key."""
     if len(argv) != 1 or not SAVED.match(argv[0]):
         raise KnockError('knock.py forget NAME takes the name of a saved line', 2)
     try:
@@ -1313,16 +1395,19 @@ def derive(argv):
     bare_secret = '--secret' in argv
     words = [word for word in argv if word != '--secret']
     if len(words) != 2:
-        raise KnockError('knock.py derive NAME ID [--secret] takes the name of a saved line and '
-                         'the id of a server', 2)
+        raise KnockError('knock.py derive NAME ID [--secret] takes the name of a saved '
+                         'line and the id of a server', 2)
     address = read_line(words[0])
     if address.host != '*':
         raise KnockError('this line is not for a fleet: one has @*?id=*', 2)
     server = member(address, words[1], words[1])
-    print(encode_secret(server.secret) if bare_secret else fleet_section(server), flush=True)
+    text = fleet_section(server)
+    if bare_secret:
+        text = encode_secret(server.secret)
+    print(text, flush=True)
 
 
-# --- command line --------------------------------------------------------------------------------
+# --- command line -----------------------------------------------------------------------
 def duration(text):
     if parse_seconds(text) > 65535:
         raise KnockError('%r is longer than 65535 s' % text, 2)
@@ -1353,7 +1438,8 @@ def source_address(text):
 
 def carrier(text):
     if text not in CARRIERS:
-        raise KnockError('%r is no way to knock; write one of %s' % (text, ' '.join(CARRIERS)), 2)
+        known = ' '.join(CARRIERS)
+        raise KnockError('%r is no way to knock; write one of %s' % (text, known), 2)
     return text
 
 def action_name(text):
@@ -1370,7 +1456,8 @@ OPTIONS = (
     ('--run ACTION', 'run', action_name, 'run an action of the server instead'),
     ('--sign KEYFILE', 'sign', str, 'sign it with an SSH key'),
     ('--source ADDRESS', 'source', source_address,
-     'the address that the server will see; stun:HOST asks a STUN server; none names none'),
+     'the address that the server will see; stun:HOST asks a STUN server;\n'
+     '                      none: name none'),
     ('how to knock:',),
     ('--via CARRIER', 'via', carrier,
      'udp (as a rule), icmp, syn (these may need root), ports, code, paper'),
@@ -1382,7 +1469,7 @@ OPTIONS = (
      'compare clocks if it does not open (SNTP, HTTP)'),
     ('what then:',),
     ('--proxy PORT', 'proxy', port_number, 'connect there and pipe, for ssh'),
-    ('--fdpass', 'fdpass', True, 'with --proxy: give ssh the connection (ProxyUseFdpass=yes)'),
+    ('--fdpass', 'fdpass', True, 'with --proxy: hand it to ssh (ProxyUseFdpass=yes)'),
     ('--keep', 'keep', True, 'knock again and again while COMMAND runs'),
     ('--print', 'show', True, 'show it instead of sending'),
     ('--print=sh', 'show', 'sh', 'as a line of shell'),
@@ -1399,7 +1486,8 @@ EXCLUDED = (
     ('--run', ('--open', '--for', '--wait', '--time-check')),
     ('-q', ('-v',)))
 NEEDED = (('--keep', 'COMMAND'), ('--fdpass', '--proxy'))
-# What the carriers other than udp and icmp cannot carry, and those that choose their own ports.
+# What the carriers other than udp and icmp cannot carry, and those that choose their own
+# ports.
 NO_ROOM = ('--run', '--close', '--sign', '--source', '--keep', '--for')
 OWN_PORTS = ('ports', 'code', 'paper')
 
@@ -1421,7 +1509,8 @@ def take_target(options, word):
     options.target = word
 
 def read_options(words):
-    """The command line as a namespace. argparse would take 2 ms of the 25 that a knock takes."""
+    """The command line as a namespace. argparse would take 2 ms of the 25 that a knock
+    takes."""
     known = known_options()
     options = types.SimpleNamespace(target=None, command=[])
     for option in known.values():
@@ -1442,7 +1531,8 @@ def read_options(words):
             if not equals:
                 value = next(words, None)
             if value is None:
-                raise KnockError('%s needs what --help calls %s' % tuple(typed.split()), 2)
+                words = tuple(typed.split())
+                raise KnockError('%s needs what --help calls %s' % words, 2)
             meaning = meaning(value)
         if place == 'family' and options.family not in (None, meaning):
             raise KnockError('-4 and -6 exclude each other', 2)
@@ -1462,7 +1552,8 @@ def given(options, name):
     return place in options.given and getattr(options, place) != 0
 
 def check_options(options, via):
-    """What is wrong with options that are right one by one: none is ignored without a word."""
+    """What is wrong with options that are right one by one: none is ignored without a
+    word."""
     for name, others in EXCLUDED:
         for other in others:
             if given(options, name) and given(options, other):
@@ -1496,8 +1587,9 @@ def help_text():
              '       knock.py forget NAME',
              '       knock.py derive NAME ID [--secret]',
              '       knock.py page NAME > knock.html', '', __doc__ or '',
-             'TARGET is the name of a saved line, a knock:// line, or - to be asked for one; with',
-             'a line for a fleet NAME@HOST or NAME@HOST/ID; without any, $KNOCK_URI is read.']
+             'TARGET is the name of a saved line, a knock:// line, or - to be asked for',
+             'one; with a line for a fleet NAME@HOST or NAME@HOST/ID; without any, $KNOCK_URI',
+             'is read.']
     for typed, *told in OPTIONS:
         lines.append('  %-20s%s' % (typed, told[2]) if told else '\n' + typed)
     return '\n'.join(lines)
@@ -1508,8 +1600,9 @@ def read_target(options):
     if text is None:
         text = os.environ.get('KNOCK_URI')
     if text is None:
-        raise KnockError('where to? Give a saved name, a knock:// line or -, or set $KNOCK_URI', 2)
-    if options.via == 'paper' and HOST.match(text) and text not in saved_names() and text != '-':
+        raise KnockError('where to? Give a saved name, a knock:// line or -, '
+                         'or set $KNOCK_URI', 2)
+    if options.via == 'paper' and HOST.match(text) and text not in saved_names():
         return Address('', b'', text, None, '', 'paper', (), False), {}
     if text == options.target and text.startswith('knock:'):
         say(options, 'others on this machine can see a secret on the command line; '
@@ -1526,7 +1619,8 @@ def read_target(options):
 
 def read_paper():
     """The next line of the sheet, typed."""
-    print('the six ports of the next line of the sheet: ', end='', file=sys.stderr, flush=True)
+    question = 'the six ports of the next line of the sheet: '
+    print(question, end='', file=sys.stderr, flush=True)
     ports = []
     for word in re.findall('[0-9]+', standard_line())[-6:]:
         if len(word) < 6 and 1023 < int(word) < 65536:
@@ -1536,7 +1630,8 @@ def read_paper():
     return ports
 
 def show(knocker):
-    """What would be sent: for people and other tools, or as a line of shell that sends it."""
+    """What would be sent: for people and other tools, or as a line of shell that sends
+    it."""
     if knocker.options.show == 'sh' and knocker.via in ('icmp', 'syn'):
         raise KnockError('no shell can send --via %s' % knocker.via, 2)
     if knocker.via in DATAGRAM_CARRIERS:
@@ -1544,7 +1639,7 @@ def show(knocker):
         return
     step = step_of(now_ms())
     if knocker.via == 'syn':
-        print(syn_token(knocker.keys, step).hex(), flush=True)
+        print(syn_badge(knocker.keys, step).hex(), flush=True)
         return
     ports = sequence(knocker.via, knocker.keys, step, knocker.paper)
     shown = ' '.join(map(str, ports))
@@ -1556,7 +1651,8 @@ def show(knocker):
     print(shown, flush=True)
 
 def shown_datagram(knocker):
-    """A datagram for another machine to send: it names a source only if --source says one."""
+    """A datagram for another machine to send: it names a source only if --source says
+    one."""
     options = knocker.options
     families = [options.family] if options.family else [socket.AF_INET, socket.AF_INET6]
     sources = chosen_sources(options.source, families)
@@ -1599,8 +1695,9 @@ def connect(knocker, port, began):
     if not probe.answers_early:
         say(options, 'open in %d ms' % ((time.monotonic() - began) * 1000))
     else:
-        say(options, 'tcp/%d answered even before the knock: it was open already, or is not '
-            'hidden, or a proxy on the way answers in its place' % port, 1 if options.proxy else 0)
+        words = ('tcp/%d answered even before the knock: it was open already, or is not '
+                 'hidden, or a proxy on the way answers in its place' % port)
+        say(options, words, 1 if options.proxy else 0)
         if options.command:
             time.sleep(BLIND_PAUSE)
     return sock
@@ -1608,8 +1705,8 @@ def connect(knocker, port, began):
 def knock(options, began):
     """Knocks, sees that it worked where that can be seen, and does what is to follow."""
     if options.fdpass and not stat.S_ISSOCK(os.fstat(1).st_mode):
-        raise KnockError('--fdpass is for ssh with ProxyUseFdpass=yes: standard output must be a '
-                         'Unix socket', 2)
+        raise KnockError('--fdpass is for ssh with ProxyUseFdpass=yes: standard output '
+                         'must be a Unix socket', 2)
     address, keys = read_target(options)
     knocker = Knocker(options, address, keys)
     check_options(options, knocker.via)
@@ -1622,7 +1719,8 @@ def knock(options, began):
     port = port_to_probe(options, address)
     if port is None:
         knocker.knock()
-        say(options, 'sent to %s; whether it worked cannot be seen from here' % address.host)
+        words = 'sent to %s; whether it worked cannot be seen from here' % address.host
+        say(options, words)
         if options.command and options.wait:
             time.sleep(BLIND_PAUSE)
     else:

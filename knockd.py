@@ -1,19 +1,27 @@
 #!/usr/bin/env python3
 """knockd.py hides services behind the firewall until an authentic knock arrives.
 
-Every client has a key. For each 30-second step it yields an 8-byte tag that only its owner and
-this server can compute. The tags that are valid right now are compiled into a filter inside the
-kernel, so a stranger's packet never reaches this program; a client's single UDP packet does, is
-checked, written to the ledger so that it can never be used again, and opens the asked ports for
-the client's address alone. The kernel closes them by its own clock.
+Every client has a key. For each 30-second step it yields an 8-byte tag that only its
+owner and this server can compute. The tags that are valid right now are compiled into a
+filter inside the kernel, so a stranger's packet never reaches this program; a client's
+single UDP packet does, is checked, written to the ledger so that it can never be used
+again, and opens the asked ports for the client's address alone. The kernel closes them by
+its own clock.
 
-    knockd.py run --hide tcp/22 --client laptop         first try: prints the client's line
-    knockd.py install --hide tcp/22 --client laptop     for good; --dry-run shows all it does
+    knockd.py run --hide tcp/22 --client laptop       first try: prints the client's line
+    knockd.py install --hide tcp/22 --client laptop   for good; --dry-run: all it would do
 
-Read it from top to bottom: up to "edges" everything takes values and returns values. Whoever
-reviews it for security starts with judge(). What it does not do: README.md.
+Read it from top to bottom: up to "edges" everything takes values and returns values.
+Whoever reviews it for security starts with judge(). What it does not do: README.md.
 """
-__version__ = '0.1.0'
+import sys
+
+if __name__ == '__main__':
+    # Only Python's own library is imported from. In the current folder, in this file's
+    # folder and where PYTHONPATH points, others may have put a module of any name that is
+    # used below.
+    library = sys.base_prefix + ('' if sys.platform == 'win32' else '/lib')
+    sys.path = [folder for folder in sys.path if folder.startswith(library)]
 
 import array
 import binascii
@@ -33,91 +41,107 @@ import threading
 import time
 import types
 
-# --- shared with knock.py: the protocol knock/1, the same bytes in both files -------------------
-# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire are
-# big-endian, all times integer milliseconds since 1970. Nothing here touches the world.
+__version__ = '0.1.0'
+
+# --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
+# tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
+# are big-endian, all times integer milliseconds since 1970. Nothing here touches the
+# world.
 import collections
+import hashlib
+import hmac
 import ipaddress
 import operator
 import re
 import struct
-import sys
 
-try:
-    import _sha2                    # CPython's own SHA-2, if it was built with it
-except ImportError:
-    try:
-        import _sha256 as _sha2     # before 3.12
-    except ImportError:
-        _sha2 = None
-if '_hashlib' not in sys.modules and _sha2:
-    sys.modules['_hashlib'] = None      # OpenSSL would cost every start 4 MB and 6 ms
-try:
-    import hashlib
-    import hmac
-except ImportError:                     # a distribution's own hmac.py insists on OpenSSL
-    del sys.modules['_hashlib']
-    import hashlib
-    import hmac
-if sys.modules.get('_hashlib', 0) is None:
-    del sys.modules['_hashlib']         # whoever imports us may want it
+# RFC 6238: the time step X, in milliseconds.
+STEP = 30000
 
-STEP = 30000                    # RFC 6238: the time step X, in milliseconds
-PLAIN = struct.Struct('>BBQ16sH')       # version, op, time, source, seconds
+# A datagram: tag(8) || nonce(16) || sealed || mac(16). The tag tells whose it is in which
+# step, the nonce makes it unique, the MAC is over all that stands before it.
+TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
+
+# What is sealed: version u8 || op u8 || time u64 || source 16 || seconds u16, then items,
+# each type u8 || length u16 || value, then up to 63 zeros that hide how long it is.
+PLAIN = struct.Struct('>BBQ16sH')
 PLAIN_VERSION = 1
 OPS = {1: 'open', 2: 'close', 3: 'run'}
-PROTOCOLS = {'tcp': 6, 'udp': 17}       # IANA protocol numbers
-CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
 PORTS_ITEM, ACTION_ITEM, SIGNATURE_ITEM = 1, 2, 3
-TAG_SIZE, NONCE_SIZE, MAC_SIZE = 8, 16, 16
 PADDING_LIMIT = 63
-DATAGRAM_LIMIT = 1232           # RFC 8200: 1,280 less the IPv6 and UDP headers
 DATAGRAM_MINIMUM = TAG_SIZE + NONCE_SIZE + PLAIN.size + MAC_SIZE
+# RFC 8200: every link carries 1,280 bytes; less the IPv6 and UDP headers.
+DATAGRAM_LIMIT = 1232
+
+# IANA protocol numbers.
+PROTOCOLS = {'tcp': 6, 'udp': 17}
+CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
+# What the keys that are derived from a secret are for.
 LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
-BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'     # its module takes long to import
+# RFC 4648, 6. Python's module for it takes long to import.
+BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'
 NAME = re.compile(r'[A-Za-z0-9._-]{1,64}\Z', re.ASCII)
 ACTION = re.compile(r'[a-z0-9_-]{1,32}\Z', re.ASCII)
+SECONDS_OF = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
+# What a datagram says. time: ms since 1970; source: an address or None; seconds: 0 for
+# the default; services: (Service, ...); action: text or None; signature, signed: bytes or
+# None.
 Request = collections.namedtuple(
     'Request', 'op time source seconds services action signature signed')
+# proto: the IANA number; low, high: the first and the last port.
 Service = collections.namedtuple('Service', 'proto low high')
-Address = collections.namedtuple('Address', 'name secret host port server_id via services once')
+Address = collections.namedtuple(
+    'Address', 'name secret host port server_id via services once')
 
 class KnockError(Exception):
-    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or config."""
+    """What a user can cause, said in a sentence. status: 1 could not, 2 usage or
+    config."""
 
     def __init__(self, message, status=1):
         super().__init__(message)
         self.status = status
 
 def hmac_sha256(key, message):
-    """RFC 4231."""
+    """RFC 2104 with SHA-256: 32 bytes."""
     return hmac.new(key, message, hashlib.sha256).digest()
 
 def encode_secret(secret):
     """RFC 4648 base32, upper case, without padding: 32 bytes as 52 characters."""
     length = (8 * len(secret) + 4) // 5
     number = int.from_bytes(secret, 'big') << (5 * length - 8 * len(secret))
-    return ''.join(BASE32[number >> 5 * place & 31] for place in reversed(range(length)))
+    letters = []
+    for _ in range(length):
+        letters.append(BASE32[number & 31])
+        number >>= 5
+    return ''.join(reversed(letters))
 
 def decode_secret(text):
-    """Reads what encode_secret() writes; lower case, spaces and hyphens are forgiven."""
+    """The 32 bytes that encode_secret() wrote; lower case, spaces and hyphens are
+    forgiven."""
     text = re.sub('[ -]', '', text)
-    if not re.match(r'[A-Za-z2-7]{52}\Z', text):       # before upper(): dotless i becomes I
+    # Before upper(), which would make an I of the dotless i.
+    if not re.match(r'[A-Za-z2-7]{52}\Z', text):
         raise KnockError('the secret is not 52 characters of base32 (A-Z and 2-7)', 2)
     number = 0
     for letter in text.upper():
         number = number << 5 | BASE32.index(letter)
-    if number & 15:             # 52 letters hold 260 bits
-        raise KnockError('the secret does not end as a secret ends: a character is wrong', 2)
+    # 52 letters hold 260 bits; a last letter with one of the spare four was misread.
+    if number & 15:
+        raise KnockError('the secret ends as none does: a character is wrong', 2)
     return (number >> 4).to_bytes(32, 'big')
 
 def derive_keys(secret, server_id):
-    """One 32-byte key a label: K(label) = HKDF(secret, "knock/1 " label 0x00 server id)."""
-    root = hmac_sha256(b'knock/1', secret)              # HKDF-Extract: RFC 5869, 2.2
-    infos = {label: 'knock/1 %s\0%s' % (label, server_id) for label in LABELS}
-    return {label: hmac_sha256(root, info.encode('ascii') + b'\x01')    # 2.3: the first block
-            for label, info in infos.items()}
+    """{label: 32 bytes}: K(label) = HKDF(secret, "knock/1 " || label || 0x00 || server
+    id)."""
+    # RFC 5869, 2.2: HKDF-Extract, with the protocol's name as salt.
+    root = hmac_sha256(b'knock/1', secret)
+    keys = {}
+    for label in LABELS:
+        info = 'knock/1 %s\0%s' % (label, server_id)
+        # RFC 5869, 2.3: the first block of HKDF-Expand.
+        keys[label] = hmac_sha256(root, info.encode('ascii') + b'\x01')
+    return keys
 
 def fingerprint(keys):
     """What the ledger calls a key: 16 hex digits that tell nothing about it."""
@@ -130,39 +154,50 @@ def step_of(time):
     return time // STEP
 
 def window_steps(now, window):
-    """The steps whose tokens may be accepted now; both in milliseconds."""
-    return range(max(0, step_of(now - window)), step_of(now + window) + 1)
+    """The steps whose tags may be accepted now; both in milliseconds."""
+    first = max(0, step_of(now - window))
+    return range(first, step_of(now + window) + 1)
 
 def tag_at(keys, step):
     """The 8 bytes that begin every datagram of this client in this step."""
     return hmac_sha256(keys['tag'], be64(step))[:TAG_SIZE]
 
-def keystream(key, nonce, length):
-    """Block i is HMAC(key, nonce || be32(i)), i from 0; plain XOR this is sealed, and back."""
-    blocks = range((length + 31) // 32)
-    stream = b''.join(hmac_sha256(key, nonce + struct.pack('>I', i)) for i in blocks)
-    return stream[:length]
-
-def unseal(keys, datagram):
-    """The plain bytes of a datagram, or None if its MAC, over all before it, does not hold."""
-    body, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    if not hmac.compare_digest(mac, hmac_sha256(keys['mac'], body)[:MAC_SIZE]):
-        return None
-    nonce, sealed = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE], body[TAG_SIZE + NONCE_SIZE:]
-    return bytes(map(operator.xor, sealed, keystream(keys['enc'], nonce, len(sealed))))
-
-def syn_token(keys, step):
+def syn_badge(keys, step):
     """seq(4) || ack(4) || window(2) of the SYN that asks for the client's default."""
     return hmac_sha256(keys['syn'], be64(step))[:10]
 
-def port_sequence(key, prefix):
-    """Six different ports from 1024 up, out of HMAC(key, prefix || be32(i)), i = 0, 1, ..."""
-    ports, block = [], 0
+def keystream(key, nonce, length):
+    """So many bytes: block i is HMAC(key, nonce || be32(i)), i from 0."""
+    stream = b''
+    block = 0
+    while len(stream) < length:
+        stream += hmac_sha256(key, nonce + struct.pack('>I', block))
+        block += 1
+    return stream[:length]
+
+def unseal(keys, datagram):
+    """The plain bytes of a datagram, or None if its MAC, over all before it, does not
+    hold."""
+    body = datagram[:-MAC_SIZE]
+    mac = hmac_sha256(keys['mac'], body)[:MAC_SIZE]
+    if not hmac.compare_digest(mac, datagram[-MAC_SIZE:]):
+        return None
+    nonce = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE]
+    sealed = body[TAG_SIZE + NONCE_SIZE:]
+    stream = keystream(keys['enc'], nonce, len(sealed))
+    return bytes(map(operator.xor, sealed, stream))
+
+def port_sequence(key, context):
+    """Six different ports from 1024 up, out of HMAC(key, context || be32(i)), i = 0, 1,
+    ..."""
+    ports = []
+    block = 0
     while True:
-        stream = hmac_sha256(key, prefix + struct.pack('>I', block))
+        stream = hmac_sha256(key, context + struct.pack('>I', block))
         for value in struct.unpack('>16H', stream):
             port = 1024 + value % 64512
-            if value < 64512 and port not in ports:     # above it, the modulus would be uneven
+            # From 64,512 up the remainder would favour the lowest ports.
+            if value < 64512 and port not in ports:
                 ports.append(port)
             if len(ports) == 6:
                 return tuple(ports)
@@ -177,262 +212,688 @@ def paper_ports(keys, sheet, number):
     return port_sequence(keys['ports'], b'paper' + struct.pack('>II', sheet, number))
 
 def hotp(key, counter, digits):
-    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation."""
+    """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation; so many digits as text."""
     mac = hmac.new(key, be64(counter), hashlib.sha1).digest()
-    number = struct.unpack_from('>I', mac, mac[19] & 15)[0] & 0x7fffffff
+    offset = mac[19] & 15
+    number = int.from_bytes(mac[offset:offset + 4], 'big') & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
 
 def code_at(keys, step):
-    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20 bytes of a
-    key from which nothing else can be derived."""
+    """RFC 6238, eight digits: what the phone shows in this step. It got the first 20
+    bytes of a key from which nothing else can be derived."""
     return hotp(keys['code'][:20], step, 8)
 
 def parse_service(text):
     """tcp/22, udp/51820, tcp/8000-8010"""
     text = text.strip()
+    # Protocol, slash, port, perhaps a hyphen and the last port.
     match = re.match(r'(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?\Z', text, re.ASCII)
     if match:
-        low, high = int(match.group(2)), int(match.group(3) or match.group(2))
-        if 0 < low <= high < 65536:
-            return Service(PROTOCOLS[match.group(1)], low, high)
-    shown = repr(text) if len(text) < 17 else 'this'    # a longer one may hold a secret
-    raise KnockError('%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010' % shown, 2)
+        proto, low, high = match.groups()
+        service = Service(PROTOCOLS[proto], int(low), int(high or low))
+        if 0 < service.low <= service.high < 65536:
+            return service
+    # A longer text may be a secret in the wrong place.
+    shown = repr(text) if len(text) < 17 else 'this'
+    advice = '%s is not a service; write tcp/22, udp/51820 or tcp/8000-8010'
+    raise KnockError(advice % shown, 2)
 
 def format_service(service):
-    name = {number: name for name, number in PROTOCOLS.items()}[service.proto]
-    high = '-%d' % service.high if service.high > service.low else ''
-    return '%s/%d%s' % (name, service.low, high)
+    """What parse_service() reads."""
+    for name, number in PROTOCOLS.items():
+        if number == service.proto and service.low == service.high:
+            return '%s/%d' % (name, service.low)
+        if number == service.proto:
+            return '%s/%d-%d' % (name, service.low, service.high)
+    raise ValueError(service.proto)
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
-    services = [parse_service(part) for part in text.split(',')] if text.strip() else []
+    if not text.strip():
+        return ()
+    services = map(parse_service, text.split(','))
     return tuple(collections.OrderedDict.fromkeys(services))
 
 def format_services(services):
-    return ','.join(format_service(service) for service in services)
+    """What parse_services() reads."""
+    return ','.join(map(format_service, services))
 
 def parse_seconds(text):
     """30, 30s, 5m, 2h, 1d: whole seconds."""
     match = re.match(r'(\d{1,9})\s*([smhd]?)\Z', text.strip(), re.ASCII)
     if not match:
         raise KnockError('%r is not a time; write 30s, 5m or 2h' % text.strip(), 2)
-    return int(match.group(1)) * {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}[match.group(2)]
+    number, unit = match.groups()
+    return int(number) * SECONDS_OF[unit]
 
-# --- end of the part shared with knock.py --------------------------------------------------------
+# --- end of the part shared with knock.py -----------------------------------------------
 
-# --- types: values that the sections below hand to each other -----------------------------------
-Moment = collections.namedtuple('Moment', 'wall mono')      # milliseconds: since 1970, since boot
-Packet = collections.namedtuple('Packet', 'carrier source payload')     # a datagram, or a Token
-Syn = collections.namedtuple('Syn', 'source destination port token')
-# A token without a datagram: a SYN's, a sequence's, a code's. paper: None or (sheet, number).
-Token = collections.namedtuple('Token', 'client carrier step paper ports')
+# --- values: what the sections below hand to each other ---------------------------------
+# wall: ms since 1970; mono: ms since boot.
+Moment = collections.namedtuple('Moment', 'wall mono')
+
+# An IP packet. source, destination: 4 or 16 bytes; protocol: the IANA number; body: the
+# bytes behind the header, up to where the header says that the packet ends.
+IpPacket = collections.namedtuple('IpPacket', 'source destination protocol body')
+# carrier: one of CARRIERS; source: an address; payload: a datagram's bytes, or a
+# Credential.
+Packet = collections.namedtuple('Packet', 'carrier source payload')
+# source, destination: addresses; port: where to; badge: ten bytes, perhaps of
+# syn_badge().
+Syn = collections.namedtuple('Syn', 'source destination port badge')
+# What authenticates without a datagram: a badge, a finished sequence, a code. step: T of
+# the tag, 0 on paper; paper: (sheet, number) or None; ports: the sequence, in its order.
+Credential = collections.namedtuple('Credential', 'client carrier step paper ports')
+
+# client: a Client; source: an address; knock_id: text; step: T; paper: (sheet, number) or
+# None; request: a Request; services: (Service, ...); seconds: how long it shall be open.
 Knock = collections.namedtuple(
     'Knock', 'client carrier source knock_id step paper request services seconds')
-# source: a network, as a rule of one address. expires: milliseconds since boot.
-Opening = collections.namedtuple('Opening', 'client source proto port once expires')
-# What judge() says: verdict is junk, mute, copy, refused, open, close or run.
+# What judge() says. verdict: junk, mute, copy, refused, open, close or run; reason: text
+# or None; knock: a Knock or None.
 Decision = collections.namedtuple('Decision', 'verdict reason knock')
-JUNK, MUTE = Decision('junk', None, None), Decision('mute', None, None)
+JUNK = Decision('junk', None, None)
+MUTE = Decision('mute', None, None)
 
-# --- config: text in, a Config or all that is wrong with it out ---------------------------------
+# Fingerprint, source and service are an opening's key: two clients at one address have
+# one each. fingerprint: 16 hex digits of the client's key; client: its name; source: an
+# ip_network; service: a Service, a range stays one; once: for one connection alone, a
+# bool; expires: ms since boot.
+Opening = collections.namedtuple(
+    'Opening', 'fingerprint client source service once expires')
+# An opening of 0.1's firewall code, one for each port.
+PortOpening = collections.namedtuple(
+    'PortOpening', 'client source proto port once expires')
+
+# Something in the config that is wrong or cannot work. key: None for the section as a
+# whole.
+Complaint = collections.namedtuple('Complaint', 'section key text')
+# What warnings() must know of the box. wall: ms since 1970; interfaces: names; programs:
+# those of named_programs() that can be run; chains: (family, table, chain) each, or None
+# if no tool lists them; ledger_folder: is it there?
+Facts = collections.namedtuple('Facts', 'wall interfaces programs chains ledger_folder')
+
+# --- config: text in, a Config or all that is wrong with it out -------------------------
+MONTH = 31 * 86400              # seconds
+NEVER = 1 << 62                 # ms, later than any clock says
+DECOYS = 1000                   # hidden TCP ports that can have one
+
 def matching(pattern, form, convert=str):
-    """A reader of texts of one form; convert raises ValueError for what the pattern lets by."""
+    """A reader of texts that match; convert raises ValueError for what the pattern lets
+    by."""
     def read(text):
+        refusal = KnockError('%.60r is not %s' % (text, form), 2)
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise refusal
         try:
-            if not re.fullmatch(pattern, text, re.ASCII):
-                raise ValueError
             return convert(text)
         except ValueError:
-            raise KnockError('%.60r is not %s' % (text, form), 2)
+            raise refusal
     return read
 
+def read_all(read, texts):
+    """Each text as read() has it, a repeat left out; KnockError with a line for each that
+    is wrong, so that nobody mends them one by one."""
+    values = collections.OrderedDict()
+    problems = collections.OrderedDict()
+    for text in texts:
+        try:
+            values[read(text)] = True
+        except KnockError as error:
+            problems[str(error)] = True
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+    return tuple(values)
+
 def listing(read):
-    """A reader of such texts with commas between them."""
-    return lambda text: tuple(read(part.strip()) for part in text.split(',') if part.strip())
+    """A reader of such texts with commas between them; a comma too many is forgiven."""
+    def read_list(text):
+        parts = [part.strip() for part in text.split(',')]
+        return read_all(read, filter(None, parts))
+    return read_list
+
+def service_list(text):
+    """As parse_services(), but all that are wrong at once."""
+    if not text.strip():
+        return ()
+    return read_all(parse_service, text.split(','))
 
 def choice(*names):
+    """A reader of one of these names."""
     return matching('|'.join(names), 'one of: ' + ', '.join(names))
 
 def milliseconds(low, high):
     """A reader of times from low to high seconds."""
     def read(text):
-        if not low <= parse_seconds(text) <= high:
-            raise KnockError('%r is not from %d to %d seconds' % (text, low, high))
-        return parse_seconds(text) * 1000
+        seconds = parse_seconds(text)
+        if not low <= seconds <= high:
+            raise KnockError('%r is not from %d to %d seconds' % (text, low, high), 2)
+        return seconds * 1000
     return read
 
-def expiry(text):
-    """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as milliseconds."""
-    import datetime             # late: nobody else needs it
-    begin = datetime.datetime(*[int(part) for part in re.findall(r'\d+', text)],
-                              tzinfo=datetime.timezone.utc)
-    return int(begin.timestamp() + (0 if ':' in text else 86400)) * 1000
+def calendar():
+    """The module datetime, late: most configs name no date. Its arithmetic does not end
+    in 2038 where the time of the C library does."""
+    import datetime
+    return datetime
 
-def command(text):
+def read_expiry(text):
+    """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as
+    milliseconds."""
+    datetime = calendar().datetime
+    numbers = [int(part) for part in re.findall(r'\d+', text)]
+    seconds = (datetime(*numbers) - datetime(1970, 1, 1)).total_seconds()
+    if ':' not in text:
+        seconds += 86400
+    return int(seconds) * 1000
+
+def format_time(time):
+    """2027-01-31 18:00, UTC, of milliseconds since 1970; a year beyond 9999 is
+    'never'."""
+    datetime = calendar()
+    try:
+        when = datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=time)
+    except OverflowError:
+        return 'never'
+    return when.isoformat(' ')[:16]
+
+def read_words(text):
     """An argument list in the quoting of a shell; no shell ever sees it."""
     import shlex                # late: few configs have one
     return shlex.split(text)
 
+def read_port(text):
+    """1 to 65535."""
+    if int(text) > 65535:
+        raise ValueError(text)
+    return int(text)
+
+def read_bit(text):
+    """A mark with one bit of 32 set."""
+    mark = int(text, 16)
+    if mark == 0 or mark & (mark - 1) or mark >= 1 << 32:
+        raise ValueError(text)
+    return mark
+
+def read_sheet(text):
+    """(number of the sheet, how many knocks are on it)"""
+    sheet, count = text.split(':')
+    return int(sheet), int(count)
+
+def read_ssh_key(text):
+    """Type and key, without the comment."""
+    kind, key = text.split()[:2]
+    return kind + ' ' + key
+
 def read_secret(text):
-    """A secret of chance: of its 52 characters some 26 are different."""
-    if len(set(re.sub('[ -]', '', text))) in range(1, 5):
-        raise KnockError('a placeholder, not a secret; make one with: knockd.py add NAME')
+    """32 bytes of chance: of the 52 characters of such a text some 26 are different."""
+    letters = set(text) - set(' -')
+    if 0 < len(letters) < 5:
+        raise KnockError('a placeholder, not a secret; '
+                         'make one with: knockd.py add NAME', 2)
     return decode_secret(text)
 
-MONTH, NEVER, DECOYS = 31 * 86400, 1 << 62, 1000    # seconds; ms; hidden TCP ports at most
-NAMES = {'client': NAME, 'action': ACTION}
+def read_host(text):
+    """A name or an address; one that begins with '-' would be an option to ssh or nc."""
+    if text.startswith('-'):
+        raise ValueError(text)
+    return text
+
+# What no router passes on: unspecified, loopback, IPv4 inside IPv6, multicast.
+NOT_BEHIND = tuple(map(ipaddress.ip_network, (
+    '0.0.0.0/32', '127.0.0.0/8', '224.0.0.0/4',
+    '::/127', '::ffff:0.0.0.0/96', 'ff00::/8')))
+
+def read_network(text):
+    """An ip_network of addresses that can be behind this box."""
+    network = ipaddress.ip_network(text)
+    for other in NOT_BEHIND:
+        if other.version == network.version and other.overlaps(network):
+            raise ValueError(text)
+    return network
+
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
-read_name = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
-read_command = matching('/.+', 'a command that begins with an absolute path', command)
-read_yes = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no', lambda text: YES_NO[text.lower()])
-SERVER_KEYS = {     # key: how it is read, what it is if it is not there, what to do then
-    'id': (read_name, None, 'any name that no other server of yours has'),
-    'hide': (parse_services, (), 'write for example: hide = tcp/22'),
-    'answer': (choice('box', 'drop', 'reset', 'prohibited'), 'box'),
-    'window': (milliseconds(1, 600), 60000),
-    'open_for': (milliseconds(1, MONTH), 30000),
-    'max_open_for': (milliseconds(1, MONTH), 3600000),
-    'carriers': (listing(choice('udp', 'icmp', 'syn', 'ports', 'code')), ('udp', 'icmp', 'ports')),
-    'port': (matching(r'[1-9]\d{0,4}', 'a port from 1 to 65535',
-                      lambda text: range(65536).index(int(text))), None),
-    'firewall': (choice('auto', 'nft', 'iptables'), 'auto'),
-    'accept_in': (listing(matching(
-        'auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
-        'auto or a chain; write for example inet filter input',
-        lambda text: tuple(text.split(' ')))), (('auto',),)),
-    'trust': (listing(matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')), ()),
-    'mark': (matching('0[xX](?=.{1,8}$)0*[1248]0*', 'one bit; write for example 0x40000000',
-                      lambda text: int(text, 16)), 0x40000000),
-    'ledger': (matching('/.+', 'an absolute path'), None),
-    'host': (matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address'), None),
-    'on_open': (read_command, ()),
-    'on_close': (read_command, ()),
+yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
+                     lambda text: YES_NO[text.lower()])
+name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
+name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
+absolute_path = matching('/.+', 'an absolute path')
+absolute_command = matching('/.+', 'a command that begins with an absolute path', read_words)
+port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
+one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
+                   'one bit; write for example 0x40000000', read_bit)
+host_name = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address', read_host)
+interface_name = matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
+# auto, or a family, a table and a chain with one space between them.
+chain_name = matching('auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
+                      'auto or a chain; write for example inet filter input',
+                      lambda text: tuple(text.split(' ')))
+network_behind = matching('[0-9A-Fa-f.:]+(/[0-9]+)?', 'a network behind this box; '
+                          'write for example 2001:db8:1::/64', read_network)
+address_behind = matching('[0-9A-Fa-f.:]+', 'an address', ipaddress.ip_address)
+expiry_date = matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
+                       'a date; write 2027-01-31 or 2027-01-31 18:00', read_expiry)
+# A number below 2^32 that begins with no zero, a colon, and 1 to 999.
+paper_sheet = matching('([1-3][0-9]{9}|[1-9][0-9]{0,8}):[1-9][0-9]{0,2}',
+                       'SHEET:COUNT of 1 to 999 knocks', read_sheet)
+# The key's type, its base64, which begins with the length of a short text, and a comment.
+public_key = matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
+                      read_ssh_key)
+prefix_length4 = matching('[89]|[12][0-9]|3[0-2]', 'a length from 8 to 32', int)
+prefix_length6 = matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]',
+                          'a length from 32 to 128', int)
+
+# read: text in, value out; default: the value if the key is not there; advice: what to
+# write, if it must be there.
+Key = collections.namedtuple('Key', 'read default advice')
+
+def optional(read, default=None):
+    """A key that may be missing."""
+    return Key(read, default, None)
+
+SERVER_KEYS = {
+    'id': Key(name_of_server, None, 'any name that no other server of yours has'),
+    'hide': Key(service_list, (), 'write for example: hide = tcp/22'),
+    'answer': optional(choice('box', 'drop', 'reset', 'prohibited'), 'box'),
+    'window': optional(milliseconds(1, 600), 60000),
+    'open_for': optional(milliseconds(1, MONTH), 30000),
+    'max_open_for': optional(milliseconds(1, MONTH), 3600000),
+    'carriers': optional(listing(choice('udp', 'icmp', 'syn', 'ports', 'code')),
+                         ('udp', 'icmp', 'ports')),
+    'port': optional(port_number),
+    'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
+    'accept_in': optional(listing(chain_name), (('auto',),)),
+    'trust': optional(listing(interface_name), ()),
+    'behind': optional(listing(network_behind), ()),
+    'mark': optional(one_bit, 0x40000000),
+    'ledger': optional(absolute_path),
+    'host': optional(host_name),
+    'on_open': optional(absolute_command, ()),
+    'on_close': optional(absolute_command, ()),
 }
 CLIENT_KEYS = {
-    'secret': (read_secret, None, 'make one with: knockd.py add NAME'),
-    'allow': (parse_services, None),
-    'default': (parse_services, None),
-    'open_for': (milliseconds(1, MONTH), None),
-    'once': (read_yes, False),
-    'require_source': (read_yes, False),
-    'any_source': (read_yes, False),
-    'expires': (matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
-                         'a date; write 2027-01-31 or 2027-01-31 18:00', expiry), NEVER),
-    'code': (read_yes, False),
-    'paper': (matching(r'([1-3]\d{9}|[1-9]\d{0,8}):[1-9]\d{0,2}', 'SHEET:COUNT of 1 to 999 knocks',
-                       lambda text: tuple(map(int, text.split(':')))), None),
-    'ssh_key': (matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
-                         lambda text: ' '.join(text.split()[:2])), None),
-    'may_run': (listing(matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')), ()),
-    'prefix4': (matching(r'[89]|[12]\d|3[0-2]', 'a length from 8 to 32', int), 32),
-    'prefix6': (matching(r'3[2-9]|[4-9]\d|1[01]\d|12[0-8]', 'a length from 32 to 128', int), 128),
+    'secret': Key(read_secret, None, 'make one with: knockd.py add NAME'),
+    'allow': optional(service_list),
+    'default': optional(service_list),
+    'only': optional(listing(address_behind), ()),
+    'open_for': optional(milliseconds(1, MONTH)),
+    'once': optional(yes_or_no, False),
+    'require_source': optional(yes_or_no, False),
+    'any_source': optional(yes_or_no, False),
+    'expires': optional(expiry_date, NEVER),
+    'code': optional(yes_or_no, False),
+    'paper': optional(paper_sheet),
+    'ssh_key': optional(public_key),
+    'may_run': optional(listing(name_of_action), ()),
+    'prefix4': optional(prefix_length4, 32),
+    'prefix6': optional(prefix_length6, 128),
 }
-Config = collections.namedtuple('Config', ['path'] + list(SERVER_KEYS) + ['clients', 'actions'])
-Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint'] + list(CLIENT_KEYS))
-ACTION_KEYS = {'run': (read_command, (), 'write for example: run = /sbin/reboot')}
+ACTION_KEYS = {'run': Key(absolute_command, (), 'write for example: run = /sbin/reboot')}
+
+# actions: {name: argument list}; clients: {name: Client}; the rest as the tables above
+# say, times in milliseconds.
+Config = collections.namedtuple('Config', ['path', *SERVER_KEYS, 'clients', 'actions'])
+Client = collections.namedtuple('Client', ['name', 'keys', 'fingerprint', *CLIENT_KEYS])
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
-    ini = configparser.RawConfigParser(delimiters=('=',), comment_prefixes=('#', ';'),
-                                       default_section='\0')
+    ini = configparser.RawConfigParser(
+        delimiters=('=',), comment_prefixes=('#', ';'), default_section='\0')
     try:
         ini.read_string(text, path)
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
-    return collections.OrderedDict((name, dict(ini.items(name))) for name in ini.sections())
+    sections = collections.OrderedDict()
+    for name in ini.sections():
+        sections[name] = dict(ini.items(name))
+    return sections
 
-def read_section(keys, entries, complain):
-    """The values of one section by its table of keys; what is wrong goes to complain(key, why)."""
-    values = {key: default for key, (_, default, *_) in keys.items()}
-    for key, text in entries.items():
+def read_section(section, keys, entries, complaints):
+    """{key: value} of one section by its table of keys; appends what is wrong."""
+    values = {}
+    for name, key in keys.items():
+        values[name] = key.default
+    for name, text in entries.items():
+        if name not in keys:
+            known = 'unknown key; known are ' + ', '.join(keys)
+            complaints.append(Complaint(section, name, known))
+            continue
         try:
-            if key not in keys:
-                raise KnockError('unknown key; known are %s' % ', '.join(keys))
-            values[key] = keys[key][0](text.strip())
+            values[name] = keys[name].read(text.strip())
         except KnockError as error:
-            complain(key, str(error))
-    for key, (_, _, *advice) in keys.items():
-        if advice and key not in entries:
-            complain(key, 'missing; ' + advice[0])
+            for line in str(error).splitlines():
+                complaints.append(Complaint(section, name, line))
+    for name, key in keys.items():
+        if key.advice and name not in entries:
+            complaints.append(Complaint(section, name, 'missing; ' + key.advice))
     return values
 
 def merged(services):
     """The same ports in ranges that neither overlap nor touch: nft refuses an overlap."""
     ranges = []
     for service in sorted(services):
-        if ranges and service.proto == ranges[-1].proto and service.low <= ranges[-1].high + 1:
-            service = Service(service.proto, ranges[-1].low, max(service.high, ranges.pop().high))
-        ranges.append(service)
+        last = ranges[-1] if ranges else None
+        if last and last.proto == service.proto and service.low <= last.high + 1:
+            high = max(last.high, service.high)
+            ranges[-1] = last._replace(high=high)
+        else:
+            ranges.append(service)
     return ranges
 
 def covered(wanted, allowed):
     """Is this service inside one of those?"""
-    return any(wanted.proto == service.proto and
-               service.low <= wanted.low and wanted.high <= service.high for service in allowed)
+    for service in allowed:
+        if wanted.proto != service.proto:
+            continue
+        if service.low <= wanted.low and wanted.high <= service.high:
+            return True
+    return False
 
-def read_client(name, entries, server, complain):
-    """A Client from its section."""
-    values = read_section(CLIENT_KEYS, entries, complain)
-    for key, where, outer in (('allow', 'hide', server), ('default', 'allow', values)):
-        values[key] = outer[where] if values[key] is None else values[key]
-        for service in values[key]:
-            if outer[where] and not covered(service, outer[where]):
-                complain(key, '%s is not in %s; add it there' % (format_service(service), where))
-    keys = derive_keys(values['secret'] or b'', server['id'] or '')     # missing is complained of
-    return Client(**dict(values, name=name, keys=keys, fingerprint=fingerprint(keys)))
+def complain_beyond(section, key, services, outer, outer_key, complaints):
+    """Appends each service that is in none of the outer ones."""
+    # Where those are wrong or missing that is told already.
+    if not outer:
+        return
+    for service in services:
+        if not covered(service, outer):
+            text = '%s is not in %s; add it there' % (format_service(service), outer_key)
+            complaints.append(Complaint(section, key, text))
+
+def read_client(section, name, entries, server, complaints):
+    """A Client from its section; allow is all that is hidden, default all that is
+    allowed."""
+    values = read_section(section, CLIENT_KEYS, entries, complaints)
+    if values['allow'] is None:
+        values['allow'] = server['hide']
+    if values['default'] is None:
+        values['default'] = values['allow']
+    complain_beyond(section, 'allow', values['allow'], server['hide'], 'hide', complaints)
+    complain_beyond(
+        section, 'default', values['default'], values['allow'], 'allow', complaints)
+    for address in values['only']:
+        if not any(address in network for network in server['behind']):
+            text = '%s is not in behind; add its network there' % address
+            complaints.append(Complaint(section, 'only', text))
+    # Without a secret or an id, which was complained of, they are nobody's keys.
+    keys = derive_keys(values['secret'] or b'', server['id'] or '')
+    return Client(name=name, keys=keys, fingerprint=fingerprint(keys), **values)
+
+def read_server(entries, complaints):
+    """{key: value} of [server]."""
+    server = read_section('server', SERVER_KEYS, entries, complaints)
+    ports = 0
+    for service in merged(server['hide']):
+        if service.proto == PROTOCOLS['tcp']:
+            ports += service.high - service.low + 1
+    if server['answer'] == 'box' and ports > DECOYS:
+        text = ('%d TCP ports are more than the %d that answer = box can have; '
+                'write answer = drop' % (ports, DECOYS))
+        complaints.append(Complaint('server', 'hide', text))
+    if server['open_for'] > server['max_open_for']:
+        complaints.append(Complaint('server', 'open_for', 'longer than max_open_for'))
+    return server
+
+def complain_shared(clients, complaints):
+    """Appends each client whose secret another one has: the server could not tell them
+    apart."""
+    owners = {}
+    for client in clients.values():
+        owner = owners.setdefault(client.secret, client.name)
+        if client.secret and owner != client.name:
+            text = 'the same as that of %s' % owner
+            complaints.append(Complaint('client ' + client.name, 'secret', text))
+
+def complain_unknown_actions(clients, actions, complaints):
+    """Appends each action that a client may run and that is not there."""
+    for client in clients.values():
+        for name in client.may_run:
+            if name not in actions:
+                text = 'there is no [action %s]' % name
+                complaints.append(Complaint('client ' + client.name, 'may_run', text))
+
+def complaint_line(path, complaint):
+    """PATH: [SECTION] KEY: what is wrong"""
+    place = '[%s]' % complaint.section
+    if complaint.key is not None:
+        place += ' ' + complaint.key
+    return '%s: %s: %s' % (path, place, complaint.text)
 
 def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
-    sections, problems = ini_sections(text, path), []
-    def complain_in(section):
-        return lambda key, why: problems.append('%s: [%s] %s: %s' % (path, section, key, why))
-    complain = complain_in('server')
-    server = read_section(SERVER_KEYS, sections.pop('server', {}), complain)
-    tcp = sum(high - low + 1 for proto, low, high in server['hide'] if proto == PROTOCOLS['tcp'])
-    if server['answer'] == 'box' and tcp > DECOYS:
-        complain('hide', '%d TCP ports are more than the %d that answer = box can have; write '
-                 'answer = drop' % (tcp, DECOYS))
-    if server['open_for'] > server['max_open_for']:
-        complain('open_for', 'longer than max_open_for')
-    clients, actions, secrets = collections.OrderedDict(), {}, {}
+    sections = ini_sections(text, path)
+    complaints = []
+    server = read_server(sections.pop('server', {}), complaints)
+    clients = collections.OrderedDict()
+    actions = {}
     for section, entries in sections.items():
-        complain, (kind, _, name) = complain_in(section), section.partition(' ')
-        if kind in NAMES and not NAMES[kind].match(name):
-            complain(kind, '%r is no name for it; write a-z 0-9 _ -' % name)
-        if kind == 'action':
-            actions[name] = read_section(ACTION_KEYS, entries, complain)['run']
-        elif kind == 'client':
-            client = clients[name] = read_client(name, entries, server, complain)
-            if secrets.setdefault(client.secret, name) != name and client.secret:
-                complain('secret', 'the same as that of %s' % secrets[client.secret])
+        kind, _, name = section.partition(' ')
+        pattern = {'client': NAME, 'action': ACTION}.get(kind)
+        if pattern is None:
+            why = 'unknown section; known are [server], [client NAME] and [action NAME]'
+            complaints.append(Complaint(section, None, why))
+            continue
+        if not pattern.match(name):
+            why = '%r is no name for it; write a-z 0-9 _ -' % name
+            complaints.append(Complaint(section, kind, why))
+        if kind == 'client':
+            clients[name] = read_client(section, name, entries, server, complaints)
         else:
-            problems.append('%s: [%s]: unknown section; known are [server], [client NAME] and '
-                            '[action NAME]' % (path, section))
-    for client in clients.values():
-        for name in set(client.may_run) - set(actions):
-            complain_in('client ' + client.name)('may_run', 'there is no [action %s]' % name)
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
-    server['ledger'] = server['ledger'] or path.rpartition('/')[0] + '/ledger.json'
-    return Config(**dict(server, path=path, clients=clients, actions=actions))
+            actions[name] = read_section(section, ACTION_KEYS, entries, complaints)['run']
+    complain_shared(clients, complaints)
+    complain_unknown_actions(clients, actions, complaints)
+    if complaints:
+        lines = [complaint_line(path, complaint) for complaint in complaints]
+        raise KnockError('\n'.join(lines), 2)
+    folder = path.rpartition('/')[0]
+    server['ledger'] = server['ledger'] or folder + '/ledger.json'
+    return Config(path=path, clients=clients, actions=actions, **server)
 
-# A section, and the comments right above it.
-SECTION = r'(?m)^(?:[#;].*\n)*\[%s\].*\n?(?:(?!(?:[#;].*\n)*\[).*\n|(?!(?:[#;].*\n)*\[).+)*'
+# What is accepted and cannot work: said by `check` and by `run`, each with its cure.
+
+def named_programs(config):
+    """The paths of all programs that the config starts, whose presence warnings()
+    wants."""
+    commands = [config.on_open, config.on_close, *config.actions.values()]
+    return {argv[0] for argv in commands if argv}
+
+def usable_carriers(config, client):
+    """The carriers by which this client can knock at all."""
+    carriers = list(config.carriers)
+    if client.paper:
+        carriers.append('paper')
+    if 'code' in carriers and not client.code:
+        carriers.remove('code')
+    # Only a datagram has room for a source or a signature.
+    if client.require_source or client.ssh_key:
+        carriers = [name for name in carriers if name in ('udp', 'icmp')]
+    return carriers
+
+def server_warnings(config, facts):
+    """Complaints about [server]."""
+    found = []
+    def warn(key, text):
+        found.append(Complaint('server', key, text))
+    if not config.hide:
+        warn('hide', 'nothing is hidden; write for example: hide = tcp/22')
+    if not config.clients:
+        warn(None, 'no client, so nobody can knock; make one with: knockd.py add NAME')
+    if config.port and 'udp' not in config.carriers:
+        warn('port', 'only carrier udp has a port; add udp to carriers')
+    codes = [client for client in config.clients.values() if client.code]
+    if 'code' in config.carriers and not codes:
+        warn('carriers', 'no client has a code; write code = yes in its section')
+    for name in config.trust:
+        if not is_interface(name, facts.interfaces):
+            warn('trust', 'there is no interface %s now; see: ip link' % name)
+    for place in config.accept_in:
+        if facts.chains is None or place == ('auto',) or place in facts.chains:
+            continue
+        warn('accept_in', 'there is no chain %s; see: nft list ruleset' % ' '.join(place))
+    if not facts.ledger_folder:
+        folder = config.ledger.rpartition('/')[0]
+        warn('ledger', 'there is no folder {0}; type: mkdir -m 700 {0}'.format(folder))
+    for key in ('on_open', 'on_close'):
+        argv = getattr(config, key)
+        if argv and argv[0] not in facts.programs:
+            warn(key, '%s cannot be run; install it or name another' % argv[0])
+    return found
+
+def is_interface(name, interfaces):
+    """Is there one of this name? lan+ is any that begins with lan."""
+    if name.endswith('+'):
+        return any(other.startswith(name[:-1]) for other in interfaces)
+    return name in interfaces
+
+def client_warnings(config, client, facts):
+    """Complaints about one [client NAME]."""
+    found = []
+    def warn(key, text):
+        found.append(Complaint('client ' + client.name, key, text))
+    carriers = usable_carriers(config, client)
+    if client.expires <= facts.wall:
+        day = format_time(client.expires)
+        warn('expires', 'over since %s UTC; write a later date or remove it' % day)
+    if config.hide and not (client.allow or client.may_run):
+        warn('allow', 'empty, so it may open nothing; write for example: allow = %s'
+             % format_service(config.hide[0]))
+    if client.code and 'code' not in config.carriers:
+        warn('code', 'carrier code is off; add code to carriers in [server]')
+    for key in ('code', 'paper'):
+        if not getattr(client, key):
+            continue
+        for other in ('require_source', 'ssh_key'):
+            if getattr(client, other):
+                warn(key, 'has no room for what %s asks for; take one out' % other)
+        if client.allow and not client.default:
+            warn(key, 'opens the default, which is empty; write for example: default = %s'
+                 % format_service(client.allow[0]))
+    if not carriers:
+        warn(None, 'no carrier is left to it; add udp to carriers in [server]')
+    return found
+
+def action_warnings(config, facts):
+    """Complaints about every [action NAME]."""
+    found = []
+    wanted = set()
+    for client in config.clients.values():
+        wanted.update(client.may_run)
+    for name, argv in config.actions.items():
+        if argv[0] not in facts.programs:
+            text = '%s cannot be run; install it or name another' % argv[0]
+            found.append(Complaint('action ' + name, 'run', text))
+        if name not in wanted:
+            text = 'no client may run it; write may_run = %s in its section' % name
+            found.append(Complaint('action ' + name, None, text))
+    return found
+
+def warnings(config, facts):
+    """[Complaint] for each thing that is accepted and cannot work on this box, now."""
+    found = server_warnings(config, facts)
+    for client in config.clients.values():
+        found += client_warnings(config, client, facts)
+    return found + action_warnings(config, facts)
+
+# Editing a section: a walk over the lines, so that comments and order are kept.
+
+# kind: header, key, more (a value goes on), comment or blank; name: of a header or a key.
+IniLine = collections.namedtuple('IniLine', 'kind name text')
+
+def ini_lines(text):
+    """[IniLine] as configparser takes them; texts without their line feeds."""
+    lines = []
+    in_value = False
+    depth = 0
+    for line in text.split('\n'):
+        bare = line.strip()
+        indent = len(line) - len(line.lstrip())
+        header = configparser.RawConfigParser.SECTCRE.match(bare)
+        if not bare:
+            lines.append(IniLine('blank', None, line))
+        elif bare[0] in '#;':
+            lines.append(IniLine('comment', None, line))
+        elif in_value and indent > depth:
+            lines.append(IniLine('more', None, line))
+        elif header:
+            lines.append(IniLine('header', header.group('header'), line))
+            in_value = False
+            depth = indent
+        else:
+            key = bare.partition('=')[0].strip().lower()
+            lines.append(IniLine('key', key, line))
+            in_value = True
+            depth = indent
+    return lines
+
+def section_range(lines, section):
+    """(first line, line behind the last) of a section with the comments right above it,
+    or None; KnockError if it is there twice."""
+    headers = [at for at, line in enumerate(lines) if line.kind == 'header']
+    starts = [at for at in headers if lines[at].name == section]
+    if not starts:
+        return None
+    if len(starts) > 1:
+        raise KnockError('there are two sections [%s]; take one out by hand' % section, 2)
+    later = [at for at in headers if at > starts[0]]
+    end = len(lines)
+    if later:
+        end = above_comments(lines, later[0])
+    return above_comments(lines, starts[0]), end
+
+def above_comments(lines, at):
+    """The first line of the comments right above a header."""
+    while at > 0 and lines[at - 1].kind == 'comment':
+        at -= 1
+    return at
+
+def with_entry(lines, key, value, end_of_line):
+    """The lines of a section with this entry in its old place, or else as the last."""
+    entry = '%s = %s%s' % (key, value, end_of_line)
+    kept = []
+    place = None
+    key_of_line = None
+    for line in lines:
+        if line.kind in ('header', 'key'):
+            key_of_line = line.name if line.kind == 'key' else None
+        is_old = line.kind in ('key', 'more') and key_of_line == key
+        if is_old and place is None:
+            # Its indentation, or the keys below would be read as its value.
+            place = len(kept)
+            indent = line.text[:len(line.text) - len(line.text.lstrip())]
+            kept.append(IniLine('key', key, indent + entry))
+        elif not is_old:
+            kept.append(line)
+    if place is None:
+        last = len(kept)
+        while kept[last - 1].kind in ('comment', 'blank'):
+            last -= 1
+        kept.insert(last, IniLine('key', key, entry))
+    return kept
 
 def edited(text, section, entries):
-    """The text with these entries in a section, appended if it is not there; without any entries
-    the section goes. Comments and the order of the rest are kept."""
-    pattern = SECTION % re.escape(section)
-    if entries and not re.search(pattern, text):
-        text = (text.rstrip('\n') + '\n\n' if text.strip() else '') + '[%s]' % section
-    def with_entries(found):
-        part = found.group() if entries else ''
-        for key, value in reversed(entries):
-            part = re.sub(r'(?m)^%s[ \t]*=.*\n?([ \t]+\S.*\n?)*' % key, '', part)
-            head = re.search(r'(?m)^\[.*', part).end()
-            part = part[:head] + '\n%s = %s' % (key, value) + part[head:]
-        return part
-    return re.sub(pattern, with_entries, text).rstrip('\n') + '\n'
+    """The text with these (key, value) in a section, appended if it is not there; without
+    any entry the section goes, with the comments right above it. All else is kept."""
+    end_of_line = '\r' if '\r\n' in text else ''
+    lines = ini_lines(text)
+    found = section_range(lines, section)
+    if found is None and not entries:
+        return text
+    if found is None:
+        while lines and lines[-1].kind == 'blank':
+            lines.pop()
+        if lines:
+            lines.append(IniLine('blank', None, end_of_line))
+        first = end = len(lines)
+        part = [IniLine('header', section, '[%s]%s' % (section, end_of_line))]
+    else:
+        first, end = found
+        part = lines[first:end]
+    for key, value in entries:
+        part = with_entry(part, key, value, end_of_line)
+    if not entries:
+        part = []
+    lines[first:end] = part
+    whole = '\n'.join(line.text for line in lines)
+    return whole.rstrip('\r\n') + end_of_line + '\n'
 
 # --- ledger rules: which knock was honoured already (DESIGN 4) ----------------------------------
 SPENT_LIMIT, VOID = 1000, 1 << 32         # ids a key; above every number of a sheet
@@ -505,156 +966,336 @@ def parse_ledger(text, server_id):
         raise KnockError('the ledger cannot be read: %s' % error)
     return Ledger(server_id, data['floor'], data['keys'])
 
-# --- filter compiler: classic BPF that passes only packets with a token that is valid now -------
-# linux/filter.h: struct sock_filter { u16 code; u8 jt, jf; u32 k; }, here (code, jt, jf, k).
-# linux/bpf_common.h: the codes.
+# --- filter compiler: classic BPF that passes only tags and badges valid now ------------
+# linux/filter.h: struct sock_filter { u16 code; u8 jt, jf; u32 k; }. A line of a listing
+# is (code, k), or (code, where to if so, where to if not, k) for a test. Where to is the
+# name of a place, a text that stands alone before its line; 0 is the next line.
+# linux/bpf_common.h: into A from the packet, at k or at X + k; from memory; into X.
 LD_HALF, LD_BYTE, LD_MEMORY = 0x28, 0x30, 0x60
-LD_WORD_X, LD_HALF_X, LD_BYTE_X = 0x40, 0x48, 0x50          # at X + k
+LD_WORD_X, LD_HALF_X, LD_BYTE_X = 0x40, 0x48, 0x50
 LDX_NUMBER, LDX_LENGTH, LDX_MEMORY, LDX_HEADER = 0x01, 0x81, 0x61, 0xb1
 STORE, STORE_X, TXA, ADD, SUB_X, AND = 0x02, 0x03, 0x87, 0x04, 0x1c, 0x54
 JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0x06
-PACKET_TYPE = 0xfffff004        # linux/filter.h: SKF_AD_OFF + SKF_AD_PKTTYPE
-PACKET_HOST = 0                 # linux/if_packet.h
-WHOLE_PACKET = 0x40000
-FILTER_TAGS = 3400              # fits BPF_MAXINSNS, 4,096, in leaves of at most so many
+# linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: its
+# protocol by Ethernet's number, what kind it is, whether a VLAN's tag was taken off it.
+PACKET_PROTOCOL, PACKET_TYPE, VLAN_TAG_PRESENT = 0xfffff000, 0xfffff004, 0xfffff030
+# linux/if_packet.h: it is for this box. linux/if_ether.h: the protocols.
+PACKET_HOST = 0
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
+DROP = (RETURN, 0, 0, 0)
+PASS = (RETURN, 0, 0, 0x40000)
+# So many words fit BPF_MAXINSNS, 4,096, in leaves of at most 32.
+FILTER_TAGS = 3400
 LEAF = 32
+# What no protocol is, for a carrier that is off.
+NO_PROTOCOL = 256
+# Instead of 4 or 6: the program of a socket that hears both versions, on ETH_P_ALL.
+ANY_VERSION = 0
 
-def token_tree(tokens):
-    """A balanced tree over sorted 32-bit tokens in the accumulator; None passes everything.
-    Every leaf returns by itself; JUMP, for a left half may be out of reach of an 8-bit offset."""
-    if tokens is None:
-        return [(RETURN, 0, 0, WHOLE_PACKET)]
-    if len(tokens) <= LEAF:
-        last = len(tokens)
-        tests = [(JEQ, last - number, 0, token) for number, token in enumerate(tokens)]
-        return tests + [(RETURN, 0, 0, 0), (RETURN, 0, 0, WHOLE_PACKET)]
-    half = len(tokens) // 2
-    left, right = token_tree(tokens[:half]), token_tree(tokens[half:])
-    return [(JGE, 0, 1, tokens[half]), (JUMP, 0, 0, len(left))] + left + right
+def word_tree(words):
+    """Looks for A among these sorted 32-bit words; None passes everything. Every leaf
+    returns by itself; JUMP, for a left half may be out of reach of a test's 8-bit
+    offset."""
+    if words is None:
+        return [PASS]
+    if len(words) <= LEAF:
+        return word_leaf(words)
+    half = len(words) // 2
+    left = word_tree(words[:half])
+    right = word_tree(words[half:])
+    return [(JGE, 0, 1, words[half]), (JUMP, 0, 0, len(left))] + left + right
 
-def link(program):
-    """Names of places become offsets; a bare string is a place, (code, k) a line without jumps."""
-    places, lines = {}, []
-    for entry in program:
+def word_leaf(words):
+    """Compares A with each; a match leads over all other tests and DROP to PASS."""
+    lines = []
+    for number, word in enumerate(words):
+        lines.append((JEQ, len(words) - number, 0, word))
+    return lines + [DROP, PASS]
+
+def link(listing):
+    """[(code, jt, jf, k)]: names of places become distances from the line behind the
+    test."""
+    places = {}
+    lines = []
+    for entry in listing:
         if isinstance(entry, str):
             places[entry] = len(lines)
         else:
-            lines.append(entry if len(entry) == 4 else (entry[0], 0, 0, entry[1]))
-    return [tuple(places[part] - here - 1 if isinstance(part, str) else part for part in line)
-            for here, line in enumerate(lines)]
+            lines.append(entry)
+    linked = []
+    for here, line in enumerate(lines):
+        if len(line) == 2:
+            linked.append((line[0], 0, 0, line[1]))
+            continue
+        code, yes, no, k = line
+        far_yes = places[yes] - here - 1 if yes else 0
+        far_no = places[no] - here - 1 if no else 0
+        linked.append((code, far_yes, far_no, k))
+    return linked
 
+FOR_THIS_BOX = [
+    (LD_BYTE, PACKET_TYPE),             # A = host, broadcast, other host, outgoing, ...
+    (JEQ, 0, 'drop', PACKET_HOST),
+]
+WHICH_VERSION = [
+    (LD_BYTE, VLAN_TAG_PRESENT),        # a VLAN's packet comes again by its own interface
+    (JEQ, 0, 'drop', 0),
+    (LD_HALF, PACKET_PROTOCOL),
+    (JEQ, 'version 4', 0, ETH_P_IP),
+    (JEQ, 'version 6', 'drop', ETH_P_IPV6),
+]
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
-# A = the protocol. What they refuse, and the parser below in the same words: other versions,
-# fragments, headers that lie, packets cut short.
-HEADS = {
-    4: [(LD_BYTE, PACKET_TYPE), (JEQ, 0, 'drop', PACKET_HOST),
-        (LD_BYTE, 0), (AND, 0xf0), (JEQ, 0, 'drop', 0x40),
-        (LD_HALF, 6), (JSET, 'drop', 0, 0x3fff),                # RFC 791: MF and the offset
-        (LDX_HEADER, 0), (STORE_X, 1), (TXA, 0), (JGE, 0, 'drop', 20),
-        (LD_HALF, 2), (LDX_LENGTH, 0), (JGT_X, 'drop', 0, 0),
-        (LDX_MEMORY, 1), (SUB_X, 0), (JGT, 'drop', 0, 0xffff), (STORE, 2), (LD_BYTE, 9)],
-    6: [(LD_BYTE, PACKET_TYPE), (JEQ, 0, 'drop', PACKET_HOST),
-        (LD_BYTE, 0), (AND, 0xf0), (JEQ, 0, 'drop', 0x60),
-        (LD_HALF, 4), (STORE, 2), (ADD, 40), (LDX_LENGTH, 0), (JGT_X, 'drop', 0, 0),
-        (LDX_NUMBER, 40), (STORE_X, 1), (LD_BYTE, 6)]}
-# RFC 792, RFC 4443: protocol, then type and code of an echo request.
-ECHO = {4: (1, b'\x08\x00'), 6: (58, b'\x80\x00')}
-TRANSPORT = 8                           # bytes of a UDP header, and of an echo request's
+# A = the protocol. They refuse what the parser below refuses, in the same words.
+HEAD4 = [                               # RFC 791, 3.1
+    (LD_BYTE, 0),                       # version and header length
+    (AND, 0xf0),
+    (JEQ, 0, 'drop', 0x40),             # another version
+    (LD_HALF, 6),
+    (JSET, 'drop', 0, 0x3fff),          # a fragment: MF or an offset
+    (LDX_HEADER, 0),                    # X = length of the header
+    (STORE_X, 1),
+    (TXA, 0),
+    (JGE, 0, 'drop', 20),               # a header too short
+    (LD_HALF, 2),                       # A = total length
+    (LDX_LENGTH, 0),                    # X = bytes that are there
+    (JGT_X, 'drop', 0, 0),              # cut short
+    (LDX_MEMORY, 1),
+    (SUB_X, 0),                         # A = total length - header
+    (JGT, 'drop', 0, 0xffff),           # below zero: the header is longer than the packet
+    (STORE, 2),
+    (LD_BYTE, 9),                       # A = protocol
+]
+HEAD6 = [                               # RFC 8200, 3
+    (LD_BYTE, 0),                       # version and traffic class
+    (AND, 0xf0),
+    (JEQ, 0, 'drop', 0x60),             # another version
+    (LD_HALF, 4),                       # A = payload length
+    (STORE, 2),
+    (ADD, 40),
+    (LDX_LENGTH, 0),                    # X = bytes that are there
+    (JGT_X, 'drop', 0, 0),              # cut short
+    (LDX_NUMBER, 40),
+    (STORE_X, 1),
+    (LD_BYTE, 6),                       # A = next header: extension headers are no knock
+]
 
-def datagram_filter(version, carriers, port, tokens):
-    """The program for one socket: knock/1 datagrams whose first 32 bits are among the tokens.
-    tokens None passes every datagram of a possible length."""
-    protocol, echo = ECHO[version]
-    to_port = [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)] if port else []
-    return link(HEADS[version] + [
-        (JEQ, 'udp', 0, 17 if 'udp' in carriers else 256),
-        (JEQ, 'echo', 'drop', protocol if 'icmp' in carriers else 256), 'udp'] + to_port + [
-        (LD_HALF_X, 4), (LDX_MEMORY, 2), (JGT_X, 'drop', 0, 0), (JUMP, 'length'),
-        'echo', (LD_HALF_X, 0), (JEQ, 0, 'drop', int.from_bytes(echo, 'big')), (LD_MEMORY, 2),
-        'length', (LDX_MEMORY, 1), (JGE, 0, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
-        (JGT, 0, 'token', TRANSPORT + DATAGRAM_LIMIT), 'drop', (RETURN, 0),
-        'token', (LD_WORD_X, TRANSPORT)]) + token_tree(tokens and sorted(tokens))
+def with_heads(version, branches):
+    """A listing: the head, or both, each followed by its branch of {4: listing, 6:
+    listing}."""
+    if version == 4:
+        return FOR_THIS_BOX + HEAD4 + branches[4]
+    if version == 6:
+        return FOR_THIS_BOX + HEAD6 + branches[6]
+    four = ['version 4'] + HEAD4 + branches[4]
+    six = ['version 6'] + HEAD6 + branches[6]
+    return FOR_THIS_BOX + WHICH_VERSION + four + six
 
-SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}     # where their SYNs go
-SYN_FLAGS, SYN = 0x17, 0x02     # RFC 9293: of FIN, SYN, RST and ACK nothing but SYN
+# IANA; RFC 792 and RFC 4443: protocol, type and code of an echo request.
+TCP, UDP = 6, 17
+ECHO_PROTOCOL = {4: 1, 6: 58}
+ECHO_REQUEST = {4: b'\x08\x00', 6: b'\x80\x00'}
+# Bytes of a UDP header (RFC 768), and of an echo request's.
+TRANSPORT = 8
 
-def syn_filter(version, ports, tokens):
-    """The program for SYNs: to a port in this range (or None), or with one of these tokens.
-    tokens None passes every SYN."""
+LENGTH_FITS = [
+    'length',                           # A = length of the datagram with its header
+    (LDX_MEMORY, 1),
+    (JGE, 0, 'drop', TRANSPORT + DATAGRAM_MINIMUM),
+    (JGT, 'drop', 'tag', TRANSPORT + DATAGRAM_LIMIT),
+    'drop',
+    DROP,
+    'tag',
+    (LD_WORD_X, TRANSPORT),             # A = the tag's first 32 bits
+]
+
+def datagram_filter(version, carriers, port, words):
+    """The program for one socket, of IPv4 (4), IPv6 (6) or both (ANY_VERSION): knock/1
+    datagrams whose first 32 bits are among the words. words None passes every datagram of
+    a possible length."""
+    udp = UDP if 'udp' in carriers else NO_PROTOCOL
+    branches = {}
+    for each in (4, 6):
+        icmp = ECHO_PROTOCOL[each] if 'icmp' in carriers else NO_PROTOCOL
+        branches[each] = [
+            (JEQ, 'udp', 0, udp),
+            (JEQ, 0, 'drop', icmp),
+            (LD_HALF_X, 0),             # A = type and code
+            (JEQ, 'echo', 'drop', int.from_bytes(ECHO_REQUEST[each], 'big')),
+        ]
+    listing = with_heads(version, branches)
+    listing.append('udp')
+    if port:
+        listing += [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)]
+    listing += [
+        (LD_HALF_X, 4),                 # A = UDP length
+        (LDX_MEMORY, 2),
+        (JGT_X, 'drop', 'length', 0),   # longer than the packet
+        'echo',
+        (LD_MEMORY, 2),                 # A = bytes behind the IP header
+    ]
+    return link(listing + LENGTH_FITS) + word_tree(words and sorted(words))
+
+# Where the SYNs of a sequence and of a code go.
+SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
+# RFC 9293, 3.1: of FIN, SYN, RST and ACK nothing but SYN; the bytes of a header without
+# options.
+SYN_FLAGS, SYN = 0x17, 0x02
+TCP_HEADER = 20
+
+def syn_filter(version, ports, words):
+    """The program for SYNs, version as above: to a port of this range (or None), or with
+    a badge whose first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
-    return link(HEADS[version] + [
-        (JEQ, 0, 'drop', 6), (LD_MEMORY, 2), (JGE, 0, 'drop', 20), (LDX_MEMORY, 1),
-        (LD_BYTE_X, 13), (AND, SYN_FLAGS), (JEQ, 0, 'drop', SYN),
-        (LD_HALF_X, 2), (JGE, 0, 'token', low), (JGT, 'token', 0, high), (RETURN, WHOLE_PACKET),
-        'drop', (RETURN, 0), 'token', (LD_WORD_X, 4)]) + token_tree(tokens and sorted(tokens))
+    branch = [(JEQ, 'tcp', 'drop', TCP)]
+    listing = with_heads(version, {4: branch, 6: branch})
+    listing += [
+        'tcp',
+        (LD_MEMORY, 2),                 # A = bytes behind the IP header
+        (JGE, 0, 'drop', TCP_HEADER),
+        (LDX_MEMORY, 1),
+        (LD_BYTE_X, 13),                # A = flags
+        (AND, SYN_FLAGS),
+        (JEQ, 0, 'drop', SYN),
+    ]
+    listing += [
+        (LD_HALF_X, 2),                 # A = destination port
+        (JGE, 0, 'badge', low),
+        (JGT, 'badge', 0, high),
+        PASS,
+        'drop',
+        DROP,
+        'badge',
+        (LD_WORD_X, 4),                 # A = the badge's first 32 bits, the SYN's seq
+    ]
+    return link(listing) + word_tree(words and sorted(words))
 
-# --- packet parser: bytes from the IP header on; trusts neither the filter nor any length -------
-NOTHING = None, None, None, b''
-
+# --- packet parser: from the IP header on; trusts neither the filter nor any length ----
 def parse_ip4(frame):
-    """(source, destination, protocol, what follows the header) or NOTHING. RFC 791."""
-    if len(frame) < 20 or frame[0] >> 4 != 4 or int.from_bytes(frame[6:8], 'big') & 0x3fff:
-        return NOTHING
-    header, total = (frame[0] & 15) * 4, int.from_bytes(frame[2:4], 'big')
+    """An IpPacket or None. RFC 791, 3.1."""
+    if len(frame) < 20 or frame[0] >> 4 != 4:
+        return None
+    # A fragment: MF or an offset.
+    if int.from_bytes(frame[6:8], 'big') & 0x3fff:
+        return None
+    header = (frame[0] & 15) * 4
+    total = int.from_bytes(frame[2:4], 'big')
     if not 20 <= header <= total <= len(frame):
-        return NOTHING
-    return frame[12:16], frame[16:20], frame[9], frame[header:total]
+        return None
+    return IpPacket(frame[12:16], frame[16:20], frame[9], frame[header:total])
 
 def parse_ip6(frame):
-    """As parse_ip4(), RFC 8200; a packet with extension headers is none of ours."""
+    """As parse_ip4(), RFC 8200, 3; a packet with extension headers is none of ours."""
+    if len(frame) < 40 or frame[0] >> 4 != 6:
+        return None
     total = 40 + int.from_bytes(frame[4:6], 'big')
-    if len(frame) < total or frame[0] >> 4 != 6:
-        return NOTHING
-    return frame[8:24], frame[24:40], frame[6], frame[40:total]
+    if len(frame) < total:
+        return None
+    return IpPacket(frame[8:24], frame[24:40], frame[6], frame[40:total])
 
 PARSERS = {4: parse_ip4, 6: parse_ip6}
 
+def udp_length(body, port):
+    """The length that a UDP header names, its own bytes in it; 0 if it is none of
+    ours."""
+    if len(body) < TRANSPORT:
+        return 0
+    target = int.from_bytes(body[2:4], 'big')
+    length = int.from_bytes(body[4:6], 'big')
+    if length > len(body) or port not in (None, target):
+        return 0
+    return length
+
 def parse_packet(version, frame, carriers, port):
     """A Packet if these bytes may be a knock/1 datagram, else None. Never raises."""
-    source, _, protocol, body = PARSERS[version](frame)
-    if protocol == 17 and 'udp' in carriers and len(body) >= TRANSPORT:         # RFC 768
-        carrier, (target, length) = 'udp', struct.unpack_from('>HH', body, 2)
-        if length > len(body) or port not in (None, target):
-            return None
-    elif (protocol, body[:2]) == ECHO[version] and 'icmp' in carriers:
-        carrier, length = 'icmp', len(body)
+    packet = PARSERS[version](frame)
+    if packet is None:
+        return None
+    body = packet.body
+    if packet.protocol == UDP:
+        carrier = 'udp'
+        length = udp_length(body, port)
+    elif packet.protocol == ECHO_PROTOCOL[version] and body[:2] == ECHO_REQUEST[version]:
+        carrier = 'icmp'
+        length = len(body)
     else:
+        return None
+    if carrier not in carriers:
         return None
     if not TRANSPORT + DATAGRAM_MINIMUM <= length <= TRANSPORT + DATAGRAM_LIMIT:
         return None
-    return Packet(carrier, ipaddress.ip_address(source), body[TRANSPORT:length])
+    source = ipaddress.ip_address(packet.source)
+    return Packet(carrier, source, body[TRANSPORT:length])
 
 def parse_syn(version, frame):
-    """A Syn, or None if these bytes are anything else. RFC 9293."""
-    source, destination, protocol, segment = PARSERS[version](frame)
-    if protocol != 6 or len(segment) < 20 or segment[13] & SYN_FLAGS != SYN:
+    """A Syn, or None if these bytes are anything else. RFC 9293, 3.1."""
+    packet = PARSERS[version](frame)
+    if packet is None or packet.protocol != TCP:
         return None
-    return Syn(ipaddress.ip_address(source), ipaddress.ip_address(destination),
-               int.from_bytes(segment[2:4], 'big'), segment[4:12] + segment[14:16])
+    segment = packet.body
+    if len(segment) < TCP_HEADER or segment[13] & SYN_FLAGS != SYN:
+        return None
+    source = ipaddress.ip_address(packet.source)
+    destination = ipaddress.ip_address(packet.destination)
+    port = int.from_bytes(segment[2:4], 'big')
+    # seq and ack, then the window.
+    badge = segment[4:12] + segment[14:16]
+    return Syn(source, destination, port, badge)
 
 def decode_items(plain):
-    """{type: values}, and how much of it a signature signs; raises KnockError on any flaw."""
-    items, offset, signed = {PORTS_ITEM: [], ACTION_ITEM: [], SIGNATURE_ITEM: []}, PLAIN.size, None
+    """({type: [value]}, where the signature's item begins or None); KnockError on any
+    flaw."""
+    items = {PORTS_ITEM: [], ACTION_ITEM: [], SIGNATURE_ITEM: []}
+    signed = None
+    offset = PLAIN.size
+    # A type of 0 begins the padding.
     while offset < len(plain) and plain[offset]:
-        kind, end = plain[offset], offset + 3 + int.from_bytes(plain[offset + 1:offset + 3], 'big')
-        if kind not in items or end > len(plain) or items[SIGNATURE_ITEM]:
-            raise KnockError('malformed: an item is unknown, too long or behind the signature')
-        items[kind].append(plain[offset + 3:end])
-        signed, offset = offset if kind == SIGNATURE_ITEM else None, end
+        kind = plain[offset]
+        begin = offset + 3
+        end = begin + int.from_bytes(plain[offset + 1:begin], 'big')
+        if kind not in items:
+            raise KnockError('malformed: an item of unknown type %d' % kind)
+        if end > len(plain):
+            raise KnockError('malformed: an item longer than the rest')
+        # What follows a signature would not be signed.
+        if items[SIGNATURE_ITEM]:
+            raise KnockError('malformed: an item behind the signature')
+        if kind == SIGNATURE_ITEM:
+            signed = offset
+        items[kind].append(plain[begin:end])
+        offset = end
     if any(plain[offset:]) or len(plain) - offset > PADDING_LIMIT:
         raise KnockError('malformed: the padding is not up to %d zeros' % PADDING_LIMIT)
     return items, signed
 
 def decode_service(value):
     """The value of an item of type 1: proto u8 || low u16 || high u16."""
-    service = Service(*struct.unpack('>BHH', value)) if len(value) == 5 else Service(0, 0, 0)
-    if service.proto not in PROTOCOLS.values() or not 0 < service.low <= service.high:
-        raise KnockError('malformed: port range %s' % value[:5].hex())
-    return service
+    if len(value) == 5:
+        service = Service(*struct.unpack('>BHH', value))
+        if service.proto in PROTOCOLS.values() and 0 < service.low <= service.high:
+            return service
+    raise KnockError('malformed: port range %s' % value[:5].hex())
+
+def decode_action(op, services, values):
+    """The action's name, which a `run` has alone and nothing else has, or None."""
+    if op != 'run' and not values:
+        return None
+    name = values[0].decode('latin-1') if values else ''
+    if op != 'run' or len(values) > 1 or services or not ACTION.match(name):
+        raise KnockError('malformed: run has one good name and nothing else, '
+                         'the others have none')
+    return name
+
+def decode_source(source):
+    """An address from 16 bytes, IPv4 as ::ffff:a.b.c.d; None for zero: where it comes
+    from."""
+    address = ipaddress.IPv6Address(source)
+    if address.is_unspecified:
+        return None
+    return address.ipv4_mapped or address
 
 def decode_plain(plain):
-    """A Request from version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zeros,
-    read strictly; KnockError if anything is off. source: IPv4 as ::ffff:a.b.c.d, zero for none."""
+    """A Request from version u8 || op u8 || time u64 || source 16 || seconds u16 || items
+    || zeros, read strictly; KnockError if anything is off."""
     if len(plain) < PLAIN.size:
         raise KnockError('malformed: %d bytes' % len(plain))
     version, op, time, source, seconds = PLAIN.unpack_from(plain)
@@ -662,15 +1303,12 @@ def decode_plain(plain):
         raise KnockError('malformed: version %d, op %d, time %d' % (version, op, time))
     items, signed = decode_items(plain)
     services = tuple(map(decode_service, items[PORTS_ITEM]))
-    actions = [value.decode('latin-1') for value in items[ACTION_ITEM]]
     if len(set(services)) < len(services):
         raise KnockError('malformed: a port range twice')
-    if len(actions) != (OPS[op] == 'run') or actions and (services or not ACTION.match(actions[0])):
-        raise KnockError('malformed: run has one good name and nothing else, the others have none')
-    named = ipaddress.IPv6Address(source)
-    return Request(OPS[op], time, None if named.is_unspecified else named.ipv4_mapped or named,
-                   seconds, services, (actions + [None])[0], (items[SIGNATURE_ITEM] + [None])[0],
-                   plain[:signed])
+    action = decode_action(OPS[op], services, items[ACTION_ITEM])
+    signature = items[SIGNATURE_ITEM][0] if items[SIGNATURE_ITEM] else None
+    return Request(OPS[op], time, decode_source(source), seconds, services, action,
+                   signature, plain[:signed])
 
 # --- sequences: touched ports in, complete tokens out; nobody is authenticated yet (DESIGN 3.4) --
 SEQUENCE_TIME = 20000           # ms from the first port to the last, and a finished one's memory
@@ -799,10 +1437,11 @@ class StepTokens:
         for client in self.waiting[:count]:
             self.tags[tag_at(client.keys, self.step)] = client, self.step
             if 'syn' in self.carriers:
-                self.syns[syn_token(client.keys, self.step)] = Token(
+                self.syns[syn_badge(client.keys, self.step)] = Credential(
                     client, 'syn', self.step, None, ())
             if 'ports' in self.carriers:
-                token = Token(client, 'ports', self.step, None, step_ports(client.keys, self.step))
+                token = Credential(client, 'ports', self.step, None,
+                                   step_ports(client.keys, self.step))
                 self.sequences.setdefault(token.ports[0], []).append(token)
         del self.waiting[:count]
 
@@ -823,12 +1462,13 @@ def paper_sequences(config):
         sheet, count = client.paper or (0, 0)
         for number in range(1, count + 1):
             ports = paper_ports(client.keys, sheet, number)
-            table.setdefault(ports[0], []).append(Token(client, 'paper', 0, (sheet, number), ports))
+            token = Credential(client, 'paper', 0, (sheet, number), ports)
+            table.setdefault(ports[0], []).append(token)
     return table
 
 def valid_codes(config, now):
     """{eight digits: Token}: three steps, whatever the window."""
-    return {code_at(client.keys, step): Token(client, 'code', step, None, ())
+    return {code_at(client.keys, step): Credential(client, 'code', step, None, ())
             for client in config.clients.values() if client.code and 'code' in config.carriers
             for step in range(max(0, step_of(now) - 1), step_of(now) + 3)}
 
@@ -2218,7 +2858,7 @@ class Daemon:
         syn = parse_syn(version, frame)
         if syn is None or self.inside or not self.is_own(syn.destination, interface):
             return
-        token = self.state.syns.get(syn.token)
+        token = self.state.syns.get(syn.badge)
         if token:
             self.handle(Packet('syn', syn.source, token), now)
         if syn.port < 1024 or covered(Service(6, syn.port, syn.port), self.config.hide):
@@ -2282,7 +2922,7 @@ class Daemon:
         try:
             if decision.verdict == 'open':
                 client, source = knock.client, widened(knock)
-                openings = [Opening(client.name, source, proto, port, client.once,
+                openings = [PortOpening(client.name, source, proto, port, client.once,
                                     now.mono + knock.seconds * 1000)
                             for proto, low, high in knock.services for port in range(low, high + 1)]
                 self.firewall.open(openings, now)

@@ -83,7 +83,7 @@ def segments(client):
     ports = knockd.step_ports(client.keys, step) + knock.code_ports(
         knockd.code_at(client.keys, step)) + knockd.paper_ports(client.keys, 1700000000, 1)
     options = struct.pack('>BBHBB', 2, 4, 1460, 4, 2) + b'\1\1'
-    return [syn(22, knockd.syn_token(client.keys, step))] + \
+    return [syn(22, knockd.syn_badge(client.keys, step))] + \
         [syn(port, options=options * (port & 1)) for port in ports]
 
 

@@ -26,7 +26,7 @@ def lap(work, *arguments):
 def expired(count, now):
     """Openings of that many addresses."""
     sources = [ipaddress.ip_network('10.8.%d.%d' % divmod(number, 256)) for number in range(count)]
-    openings = [knockd.Opening('m0', source, 6, 22, False, now.mono - 1000) for source in sources]
+    openings = [knockd.PortOpening('m0', source, 6, 22, False, now.mono - 1000) for source in sources]
     return {opening[1:5]: opening for opening in openings}
 
 

@@ -114,7 +114,7 @@ def knock_by(box, via, time):
     """[(protocol, segment)] of a knock made at that time."""
     keys, step = box.keys, time // knockd.STEP
     if via == 'syn':
-        return [syn(22, knockd.syn_token(keys, step))]
+        return [syn(22, knockd.syn_badge(keys, step))]
     if via in ('ports', 'code'):
         ports = knockd.step_ports(keys, step) if via == 'ports' else \
             knock.code_ports(knockd.code_at(keys, step))

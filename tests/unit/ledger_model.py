@@ -262,7 +262,7 @@ class World:
         """A datagram or a SYN of this client."""
         chance, step = self.chance, time // 30000
         if chance.random() < 0.15:
-            return Sent(owner, step * 30000, knockd.syn_token(KEYS[owner], step), 30000)
+            return Sent(owner, step * 30000, knockd.syn_badge(KEYS[owner], step), 30000)
         request = knockd.Request(chance.choice(('open', 'open', 'close')), time, None, 0, (), None,
                                  None, None)
         return Sent(owner, time, seal(

@@ -337,7 +337,7 @@ def test_what_the_syn_filter_passes_is_parsed_and_the_other_way_round(kernel, ve
         frames += [frame, mutated(chance, frame)]
     program = knockd.syn_filter(version, SEQUENCES, {TOKEN})
     syns = [knockd.parse_syn(version, frame) for frame in frames]
-    passed = [syn is not None and (syn.port >= 1024 or syn.token[:4] == SYN_TOKEN[:4])
+    passed = [syn is not None and (syn.port >= 1024 or syn.badge[:4] == SYN_TOKEN[:4])
               for syn in syns]
     assert passed == interpreted(program, frames) == kernel(program, frames)
     assert 500 < sum(passed) < 2500
@@ -346,7 +346,7 @@ def test_what_the_syn_filter_passes_is_parsed_and_the_other_way_round(kernel, ve
 # --- the tree -----------------------------------------------------------------------------------
 def tree_program(tokens):
     """Loads the first word and asks the tree."""
-    return [(0x20, 0, 0, 0)] + knockd.token_tree(sorted(tokens))        # BPF_LD|BPF_W|BPF_ABS
+    return [(0x20, 0, 0, 0)] + knockd.word_tree(sorted(tokens))        # BPF_LD|BPF_W|BPF_ABS
 
 
 def some_tokens(count):
@@ -401,7 +401,7 @@ def test_every_program_is_valid_to_the_interpreter_and_to_the_kernel(kernel, ver
 
 
 def test_a_half_that_eight_bits_do_not_reach_is_reached():
-    program = knockd.token_tree(sorted(some_tokens(3400)))
+    program = knockd.word_tree(sorted(some_tokens(3400)))
     far = [k for code, _, _, k in program if code == 0x05]              # BPF_JMP|BPF_JA
     assert max(far) > 255
     assert all(yes < 256 and no < 256 for _, yes, no, _ in program)

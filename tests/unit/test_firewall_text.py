@@ -24,7 +24,7 @@ NOW = knockd.Moment(1700000000000, 5000000)
 
 
 def opening(client, source, *rest, once=False, left=30000):
-    return knockd.Opening(client, ipaddress.ip_network(source), *rest, once=once,
+    return knockd.PortOpening(client, ipaddress.ip_network(source), *rest, once=once,
                           expires=NOW.mono + left)
 
 

@@ -34,7 +34,7 @@ LIVING = [(ipaddress.ip_address('198.51.100.7'), 50000, 22),
 
 
 def opening(source, *rest, left=30000):
-    return knockd.Opening('anna', ipaddress.ip_network(source), *rest, once=False,
+    return knockd.PortOpening('anna', ipaddress.ip_network(source), *rest, once=False,
                           expires=NOW.mono + left)
 
 

@@ -525,7 +525,7 @@ def test_a_copy_of_what_was_refused_is_refused_again(state):
 
 def test_copies_of_two_clients_are_told_apart(daemon, state):
     """The id of a SYN is its step alone, the same for everybody."""
-    tokens = [knockd.Token(state.config.clients[name], 'syn', STEP, None, ())
+    tokens = [knockd.Credential(state.config.clients[name], 'syn', STEP, None, ())
               for name in ('anna', 'trusted')]
     for _ in range(2):
         for token, sender in zip(tokens, (HERE, ELSEWHERE)):

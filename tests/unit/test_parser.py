@@ -80,13 +80,13 @@ def test_a_syn_is_read():
     syn = knockd.parse_syn(4, SYN4)
     assert (syn.source, syn.destination) == (ipaddress.ip_address('192.0.2.7'),
                                              ipaddress.ip_address('198.51.100.2'))
-    assert (syn.port, syn.token) == (22, bytes(range(1, 11)))
+    assert (syn.port, syn.badge) == (22, bytes(range(1, 11)))
 
 
 def test_a_syn_over_ipv6_is_read():
     syn = knockd.parse_syn(6, FRAME6[:4] + b'\0\x14\6' + FRAME6[7:40] + SYN4[20:])
     assert (str(syn.source), str(syn.destination)) == ('2001:db8::7', '2001:db8::2')
-    assert (syn.port, syn.token) == (22, bytes(range(1, 11)))
+    assert (syn.port, syn.badge) == (22, bytes(range(1, 11)))
 
 
 @pytest.mark.parametrize('flags', [flags for flags in range(64) if flags & 0x17 != 2])

@@ -15,7 +15,7 @@ START = 7000 * STEP             # monotonic milliseconds, the beginning of a ste
 
 
 def token(name, ports, step=1):
-    return knockd.Token(name, 'ports', step, None, ports)
+    return knockd.Credential(name, 'ports', step, None, ports)
 
 
 def table(*tokens):
@@ -167,7 +167,7 @@ def test_an_attempt_outlives_the_turn_of_a_step(sequences):
 
 
 # --- codes ---------------------------------------------------------------------------------------
-CODE = knockd.Token('anna', 'code', 1, None, ())
+CODE = knockd.Credential('anna', 'code', 1, None, ())
 CODES = {'12345678': CODE}
 FIRST, SECOND = 11234, 25678
 
