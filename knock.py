@@ -701,6 +701,7 @@ def output_of(argv):
         output, _ = process.communicate(timeout=1)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.communicate()
         return ''
     return output.decode('ascii', 'replace')
 
@@ -836,8 +837,9 @@ def clock_against(host):
 
 def clock_doubts():
     """What this system itself knows against its clock; nothing if it knows nothing."""
-    if time.time() < RELEASED:
-        return 'this clock says %s: set it' % time.strftime('%Y-%m-%d', time.gmtime())
+    now = now_ms() // 1000
+    if now < RELEASED:
+        return 'this clock says %s: set it' % time.strftime('%Y-%m-%d', time.gmtime(now))
     for argv, doubt in CLOCK_TOOLS:
         if doubt in re.split('[,\n]', output_of(argv)):
             return '%s says that nobody sets this clock: see --time-check' % argv[0]
@@ -1761,6 +1763,8 @@ def main(argv=None):
     except KnockError as error:
         tell(str(error))
         return error.status
+    except BrokenPipeError:                 # knock.py --help | head
+        return 1
     except OSError as error:                # a file, a COMMAND or a connection that fails
         words = error.strerror or str(error)
         if error.filename:
