@@ -1181,6 +1181,7 @@ class Upload:
         import threading
         self.sock = sock
         self.total = 0
+        self.finished = False       # standard input has ended, and all of it is sent
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
@@ -1191,6 +1192,7 @@ class Upload:
                     break
                 self.sock.sendall(data)
                 self.total += len(data)
+            self.finished = True
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass                    # the service is gone, which the download sees
@@ -1206,8 +1208,7 @@ def pipe(sock):
         received = download(sock)
     except BrokenPipeError:
         return                      # nobody listens any more
-    everything_sent = upload.total and not upload.thread.is_alive()
-    if not received and not everything_sent:
+    if not received and not (upload.finished and upload.total):
         raise KnockError('the connection was accepted, and ended without a byte')
     os.close(1)
     upload.thread.join()
@@ -1685,15 +1686,19 @@ def complain(knocker, probe):
         knocker.udp_seen(), knocker.named, chosen, clock)))
 
 def connect(knocker, port, began):
-    """Knocks, and connects to the port; KnockError if it does not open."""
+    """Knocks, and connects to the port; KnockError if it does not open. The connection is
+    closed again unless --proxy is to use it."""
     options = knocker.options
     probe = Probe(knocker.targets, port)
     try:
         sock = open_port(probe, knocker, options.wait, options.proxy)
-        if sock is None:
-            complain(knocker, probe)
+        # At once, or the service would learn of it.
+        if sock and not options.proxy:
+            sock.close()
     finally:
         probe.close()
+    if sock is None:
+        complain(knocker, probe)
     if not probe.answers_early:
         say(options, 'open in %d ms' % ((time.monotonic() - began) * 1000))
     else:
