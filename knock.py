@@ -665,6 +665,228 @@ def source_words(named, chosen):
             'makes another of it, use --source none' % named)
 
 
+# --- knock: a page for a phone ----------------------------------------------------------
+# @WORDS@ are replaced by page_text(). The browser runs no other script than this one, as
+# its hash stands in the page's policy.
+PAGE = '''<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; base-uri 'none'; \
+form-action 'none'; connect-src @MAY_REACH@; script-src @SCRIPT_HASH@; \
+style-src @STYLE_HASH@">
+<title>Open @HOST@</title>
+<style>@STYLE@</style>
+<main>
+<h1>@HOST@</h1>
+<button id="go" type="button">Open</button>
+<p id="said" role="status" aria-live="polite">Knocks as @NAME@.</p>
+<p><a id="link" href="@LINK@" hidden>Go to @LINK@</a></p>
+<noscript><p>This page needs JavaScript to knock.</p></noscript>
+</main>
+<script>@SCRIPT@</script>
+'''
+PAGE_STYLE = '''
+:root { color-scheme: light dark; font: 1.1rem/1.5 system-ui, sans-serif }
+body { margin: 0; background: #fff; color: #111 }
+main { max-width: 30rem; margin: 12vh auto; padding: 0 1rem; overflow-wrap: anywhere }
+button { width: 100%; padding: 1em; font: inherit; font-weight: bold; border: 0;
+  border-radius: .5em; background: #0b57d0; color: #fff }
+button:focus-visible, a:focus-visible { outline: 3px solid #e37400; outline-offset: 3px }
+button[aria-disabled=true] { background: #555 }
+a { color: #0b57d0 }
+@media (prefers-color-scheme: dark) {
+  body { background: #111; color: #eee }
+  button { background: #a8c7fa; color: #111 }
+  button[aria-disabled=true] { background: #999 }
+  a { color: #a8c7fa }
+}
+'''
+PAGE_SCRIPT = '''
+'use strict';
+const HOST = '@HOST@', LOOK = @LOOK@, KEY = bytesOf('@KEY@');
+// Ports that no browser connects to.
+const REFUSED = [@REFUSED@];
+// The square and cube roots of the first primes: FIPS 180-4, 4.2.2 and 5.3.3.
+const START = wordsOf('6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19');
+const ROUND = wordsOf('428a2f9871374491b5c0fbcfe9b5dba53956c25b59f111f1923f82a4ab1c5ed5' +
+  'd807aa9812835b01243185be550c7dc372be5d7480deb1fe9bdc06a7c19bf174' +
+  'e49b69c1efbe47860fc19dc6240ca1cc2de92c6f4a7484aa5cb0a9dc76f988da' +
+  '983e5152a831c66db00327c8bf597fc7c6e00bf3d5a7914706ca635114292967' +
+  '27b70a852e1b21384d2c6dfc53380d13650a7354766a0abb81c2c92e92722c85' +
+  'a2bfe8a1a81a664bc24b8b70c76c51a3d192e819d6990624f40e3585106aa070' +
+  '19a4c1161e376c082748774c34b0bcb5391c0cb34ed8aa4a5b9cca4f682e6ff3' +
+  '748f82ee78a5636f84c878148cc7020890befffaa4506cebbef9a3f7c67178f2');
+
+function bytesOf(hex) { return hex.match(/../g).map(two => parseInt(two, 16)); }
+function wordsOf(hex) { return hex.match(/.{8}/g).map(eight => parseInt(eight, 16)); }
+function turn(word, by) { return word >>> by | word << 32 - by; }
+
+function sha256(bytes) {
+  const size = (bytes.length + 8 >> 6) + 1 << 6;
+  const data = new DataView(new ArrayBuffer(size));
+  bytes.forEach((byte, at) => data.setUint8(at, byte));
+  data.setUint8(bytes.length, 128);
+  data.setUint32(size - 4, bytes.length * 8);
+  const hash = Uint32Array.from(START), w = new Uint32Array(64);
+  for (let block = 0; block < size; block += 64) {
+    for (let i = 0; i < 16; i++) w[i] = data.getUint32(block + 4 * i);
+    for (let i = 16; i < 64; i++) {
+      const x = w[i - 15], y = w[i - 2];
+      w[i] = w[i - 16] + (turn(x, 7) ^ turn(x, 18) ^ x >>> 3) +
+        w[i - 7] + (turn(y, 17) ^ turn(y, 19) ^ y >>> 10);
+    }
+    let [a, b, c, d, e, f, g, h] = hash;
+    for (let i = 0; i < 64; i++) {
+      const one = h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + (e & f ^ ~e & g) +
+        ROUND[i] + w[i];
+      const two = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + (a & b ^ a & c ^ b & c);
+      [h, g, f, e, d, c, b, a] = [g, f, e, d + one | 0, c, b, a, one + two | 0];
+    }
+    [a, b, c, d, e, f, g, h].forEach((word, i) => hash[i] += word);
+  }
+  const hex = word => word.toString(16).padStart(8, '0');
+  return Array.from(hash).flatMap(word => bytesOf(hex(word)));
+}
+
+function hmac(key, message) {
+  const padded = i => (i < key.length ? key[i] : 0);
+  const block = mask => Array.from({length: 64}, (_, i) => padded(i) ^ mask);
+  return sha256(block(0x5c).concat(sha256(block(0x36).concat(message))));
+}
+
+function be32(number) { return [24, 16, 8, 0].map(by => number >>> by & 255); }
+
+// The six ports of a time step, in order.
+function sequence(step) {
+  const ports = [];
+  for (let i = 0; ports.length < 6; i++) {
+    const stream = hmac(KEY, be32(0).concat(be32(step), be32(i)));
+    for (let at = 0; at < 32 && ports.length < 6; at += 2) {
+      const value = stream[at] * 256 + stream[at + 1], port = 1024 + value % 64512;
+      if (value < 64512 && !ports.includes(port)) ports.push(port);
+    }
+  }
+  return ports;
+}
+
+// The server takes each step once. The next one, and the one before, are as good.
+const used = [];
+function chooseStep(now) {
+  const ours = Math.floor(now / 30000);
+  for (const step of [ours, ours + 1, ours - 1, ours + 2, ours - 2]) {
+    const blocked = sequence(step).some(port => REFUSED.includes(port));
+    if (!used.includes(step) && !blocked) return step;
+  }
+  return null;
+}
+
+// One connection: 'answered', or else 'not' after so many milliseconds. A page over https
+// may reach nothing by http.
+async function touch(port, patience) {
+  const scheme = location.protocol === 'https:' ? 'https' : 'http';
+  const end = new AbortController(), timer = setTimeout(() => end.abort(), patience);
+  try {
+    await fetch(scheme + '://' + HOST + ':' + port + '/',
+      {mode: 'no-cors', cache: 'no-store', credentials: 'omit', signal: end.signal});
+    return 'answered';
+  } catch (error) {
+    return 'not';
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+const go = document.getElementById('go'), link = document.getElementById('link');
+function say(words) { document.getElementById('said').textContent = words; }
+
+async function knock() {
+  const step = chooseStep(Date.now());
+  if (step === null) return 'All sequences of this minute are used. Wait 30 seconds.';
+  say('Looking for @HOST@.');
+  // Where nothing can be looked at, this still looks up the name: no port shall be late.
+  if (await touch(LOOK || 80, 3000) === 'answered' && LOOK) {
+    link.hidden = false;
+    return 'It answers already: nothing had to be opened.';
+  }
+  used.push(step);
+  let done = 0;
+  for (const port of sequence(step)) {
+    say('Knocking, ' + ++done + ' of 6.');
+    await touch(port, 300);
+  }
+  link.hidden = false;
+  if (!LOOK) return 'Knocked. A page cannot see whether it opened: try the link.';
+  say('Knocked. Looking whether it opens.');
+  for (const end = Date.now() + 8000; Date.now() < end;) {
+    if (await touch(LOOK, 1500) === 'answered') return 'Open: port ' + LOOK + ' answers.';
+    await new Promise(resume => setTimeout(resume, 300));
+  }
+  return 'No answer on port ' + LOOK + '. Tap again: it knocks another sequence. If ' +
+    'that does not help: is the clock right (it says ' + new Date().toLocaleTimeString() +
+    ')? Does this network let all ports through? On the server: knockd.py watch';
+}
+
+go.addEventListener('click', async () => {
+  if (go.getAttribute('aria-disabled') === 'true') return;
+  go.setAttribute('aria-disabled', 'true');
+  say(await knock());
+  go.setAttribute('aria-disabled', 'false');
+});
+'''
+# Ports that no browser connects to: fetch.spec.whatwg.org, "port blocking".
+REFUSED_PORTS = (
+    1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95,
+    101, 102, 103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161,
+    179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563,
+    587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060,
+    5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080)
+# A URL without what could end an attribute of HTML, and no script in the place of one.
+PAGE_LINK = re.compile(r'(?!javascript|data|vbscript)[a-z][a-z0-9+.-]*:[!#-%(-;=?-~]+\Z',
+                       re.ASCII)
+
+def policy_hash(text):
+    """What a Content-Security-Policy calls a script or a style."""
+    digest = hashlib.sha256(text.encode('utf-8')).digest()
+    return "'sha256-%s'" % binascii.b2a_base64(digest).decode('ascii').strip()
+
+def service_link(host, port):
+    """What a phone opens for a service, as far as its port tells."""
+    if port == 22:
+        return 'ssh://' + host
+    if port == 443:
+        return 'https://%s/' % host
+    return 'http://%s:%d/' % (host, port)
+
+def page_text(address, keys, link):
+    """A page that knocks by `ports`, and holds the key of those alone."""
+    host = address.host
+    # Policies know host names, and no addresses (CSP 3, 6.7.2.8).
+    may_reach = 'http: https:'
+    if re.search('[A-Za-z]', host) and ':' not in host:
+        may_reach = 'http://{0}:* https://{0}:*'.format(host)
+    if ':' in host:
+        host = '[%s]' % host
+    port = probed_port(address.services, address.once) or 0
+    look = 0 if port in REFUSED_PORTS else port
+    words = {
+        'HOST': host, 'NAME': address.name, 'LOOK': str(look), 'KEY': keys['ports'].hex(),
+        'REFUSED': ','.join(map(str, REFUSED_PORTS)), 'MAY_REACH': may_reach,
+        'STYLE': PAGE_STYLE, 'LINK': link or service_link(host, port or 443)}
+    script = filled(PAGE_SCRIPT, words)
+    words['SCRIPT'] = script
+    words['SCRIPT_HASH'] = policy_hash(script)
+    words['STYLE_HASH'] = policy_hash(PAGE_STYLE)
+    return filled(PAGE, words)
+
+def filled(text, words):
+    """A text with each @WORD@ replaced."""
+    def word(match):
+        return words[match.group(1)]
+    return re.sub('@([A-Z_]+)@', word, text)
+
+
 # --- edges: what people see -------------------------------------------------------------
 def tell(text, end='\n'):
     """A line for people; on a terminal it covers one that had no end."""
@@ -1335,6 +1557,17 @@ def read_line(text):
         text = saved_line(text)
     return parse_uri(text)
 
+def read_server(text):
+    """The same for one server: of a fleet, NAME@HOST or NAME@HOST/ID."""
+    match = MEMBER.match(text)
+    if match:
+        name, host, server_id = match.groups()
+        return member(read_line(name), host, server_id)
+    address = read_line(text)
+    if address.host == '*':
+        raise KnockError('this line is for a fleet: write NAME@HOST', 2)
+    return address
+
 def typed_line():
     """The line from standard input, or somebody types it."""
     line = ''
@@ -1408,6 +1641,19 @@ def derive(argv):
     if bare_secret:
         text = encode_secret(server.secret)
     print(text, flush=True)
+
+def page(argv):
+    """knock.py page NAME [LINK]: a page that knocks; LINK is what a phone opens then."""
+    if len(argv) not in (1, 2):
+        raise KnockError('knock.py page NAME [LINK] takes the name of a saved line, and '
+                         'perhaps the address that the page then leads to', 2)
+    link = argv[1] if argv[1:] else None
+    if link and not PAGE_LINK.match(link):
+        raise KnockError('%r is no link; write for example ssh://me@server.example'
+                         % link, 2)
+    address = read_server(argv[0])
+    keys = derive_keys(address.secret, address.server_id)
+    print(page_text(address, keys, link), end='', flush=True)
 
 
 # --- command line -----------------------------------------------------------------------
@@ -1589,10 +1835,10 @@ def help_text():
              '       knock.py list',
              '       knock.py forget NAME',
              '       knock.py derive NAME ID [--secret]',
-             '       knock.py page NAME > knock.html', '', __doc__ or '',
+             '       knock.py page NAME [LINK] > knock.html', '', __doc__ or '',
              'TARGET is the name of a saved line, a knock:// line, or - to be asked for',
-             'one; with a line for a fleet NAME@HOST or NAME@HOST/ID; without any, $KNOCK_URI',
-             'is read.']
+             'one; with a line for a fleet NAME@HOST or NAME@HOST/ID; without any,',
+             '$KNOCK_URI is read.']
     for typed, *told in OPTIONS:
         lines.append('  %-20s%s' % (typed, told[2]) if told else '\n' + typed)
     return '\n'.join(lines)
@@ -1610,14 +1856,7 @@ def read_target(options):
     if text == options.target and text.startswith('knock:'):
         say(options, 'others on this machine can see a secret on the command line; '
             'knock.py save keeps it')
-    match = MEMBER.match(text)
-    if match:
-        name, host, server_id = match.groups()
-        address = member(read_line(name), host, server_id)
-    else:
-        address = read_line(text)
-    if address.host == '*':
-        raise KnockError('this line is for a fleet: write NAME@HOST', 2)
+    address = read_server(text)
     return address, derive_keys(address.secret, address.server_id)
 
 def read_paper():
@@ -1742,7 +1981,8 @@ def knock(options, began):
 
 def run_words(words, began):
     """The exit code for a command line."""
-    commands = {'save': save, 'list': list_saved, 'forget': forget, 'derive': derive}
+    commands = {'save': save, 'list': list_saved, 'forget': forget, 'derive': derive,
+                'page': page}
     if words and words[0] in commands:
         commands[words[0]](words[1:])
         return 0
