@@ -72,6 +72,7 @@ DATAGRAM_LIMIT = 1232
 
 # IANA protocol numbers.
 PROTOCOLS = {'tcp': 6, 'udp': 17}
+PROTOCOL_NAMES = {6: 'tcp', 17: 'udp'}
 CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
 # What the keys that are derived from a secret are for.
 LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
@@ -237,12 +238,10 @@ def parse_service(text):
 
 def format_service(service):
     """What parse_service() reads."""
-    for name, number in PROTOCOLS.items():
-        if number == service.proto and service.low == service.high:
-            return '%s/%d' % (name, service.low)
-        if number == service.proto:
-            return '%s/%d-%d' % (name, service.low, service.high)
-    raise ValueError(service.proto)
+    text = '%s/%d' % (PROTOCOL_NAMES[service.proto], service.low)
+    if service.high > service.low:
+        text += '-%d' % service.high
+    return text
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
@@ -870,10 +869,12 @@ def page_text(address, keys, link):
         host = '[%s]' % host
     port = probed_port(address.services, address.once) or 0
     look = 0 if port in REFUSED_PORTS else port
-    words = {
-        'HOST': host, 'NAME': address.name, 'LOOK': str(look), 'KEY': keys['ports'].hex(),
-        'REFUSED': ','.join(map(str, REFUSED_PORTS)), 'MAY_REACH': may_reach,
-        'STYLE': PAGE_STYLE, 'LINK': link or service_link(host, port or 443)}
+    words = {'HOST': host, 'NAME': address.name, 'LOOK': str(look)}
+    words['KEY'] = keys['ports'].hex()
+    words['REFUSED'] = ','.join(map(str, REFUSED_PORTS))
+    words['MAY_REACH'] = may_reach
+    words['LINK'] = link or service_link(host, port or 443)
+    words['STYLE'] = PAGE_STYLE
     script = filled(PAGE_SCRIPT, words)
     words['SCRIPT'] = script
     words['SCRIPT_HASH'] = policy_hash(script)

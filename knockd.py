@@ -75,6 +75,7 @@ DATAGRAM_LIMIT = 1232
 
 # IANA protocol numbers.
 PROTOCOLS = {'tcp': 6, 'udp': 17}
+PROTOCOL_NAMES = {6: 'tcp', 17: 'udp'}
 CARRIERS = ('udp', 'icmp', 'syn', 'ports', 'code', 'paper')
 # What the keys that are derived from a secret are for.
 LABELS = ('tag', 'enc', 'mac', 'syn', 'ports', 'code', 'ledger')
@@ -240,12 +241,10 @@ def parse_service(text):
 
 def format_service(service):
     """What parse_service() reads."""
-    for name, number in PROTOCOLS.items():
-        if number == service.proto and service.low == service.high:
-            return '%s/%d' % (name, service.low)
-        if number == service.proto:
-            return '%s/%d-%d' % (name, service.low, service.high)
-    raise ValueError(service.proto)
+    text = '%s/%d' % (PROTOCOL_NAMES[service.proto], service.low)
+    if service.high > service.low:
+        text += '-%d' % service.high
+    return text
 
 def parse_services(text):
     """A list with commas; empty text is an empty list, a repeat counts once."""
@@ -458,7 +457,8 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
 absolute_path = matching('/.+', 'an absolute path')
-absolute_command = matching('/.+', 'a command that begins with an absolute path', read_words)
+absolute_command = matching('/.+', 'a command that begins with an absolute path',
+                            read_words)
 port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
 one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
                    'one bit; write for example 0x40000000', read_bit)
@@ -477,8 +477,8 @@ expiry_date = matching(r'\d{4}-\d\d-\d\d( \d\d:\d\d)?',
 paper_sheet = matching('([1-3][0-9]{9}|[1-9][0-9]{0,8}):[1-9][0-9]{0,2}',
                        'SHEET:COUNT of 1 to 999 knocks', read_sheet)
 # The key's type, its base64, which begins with the length of a short text, and a comment.
-public_key = matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?', 'an OpenSSH public key',
-                      read_ssh_key)
+public_key = matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?',
+                      'an OpenSSH public key', read_ssh_key)
 prefix_length4 = matching('[89]|[12][0-9]|3[0-2]', 'a length from 8 to 32', int)
 prefix_length6 = matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]',
                           'a length from 32 to 128', int)
@@ -807,21 +807,23 @@ def ini_lines(text):
         bare = line.strip()
         indent = len(line) - len(line.lstrip())
         header = configparser.RawConfigParser.SECTCRE.match(bare)
+        name = None
         if not bare:
-            lines.append(IniLine('blank', None, line))
+            kind = 'blank'
         elif bare[0] in '#;':
-            lines.append(IniLine('comment', None, line))
+            kind = 'comment'
         elif in_value and indent > depth:
-            lines.append(IniLine('more', None, line))
+            kind = 'more'
         elif header:
-            lines.append(IniLine('header', header.group('header'), line))
-            in_value = False
-            depth = indent
+            kind = 'header'
+            name = header.group('header')
         else:
-            key = bare.partition('=')[0].strip().lower()
-            lines.append(IniLine('key', key, line))
-            in_value = True
+            kind = 'key'
+            name = bare.partition('=')[0].strip().lower()
+        if name is not None:
+            in_value = kind == 'key'
             depth = indent
+        lines.append(IniLine(kind, name, line))
     return lines
 
 def section_range(lines, section):
@@ -845,29 +847,24 @@ def above_comments(lines, at):
         at -= 1
     return at
 
-def with_entry(lines, key, value, end_of_line):
+def with_entry(lines, key, entry):
     """The lines of a section with this entry in its old place, or else as the last."""
-    entry = '%s = %s%s' % (key, value, end_of_line)
-    kept = []
-    place = None
-    key_of_line = None
-    for line in lines:
-        if line.kind in ('header', 'key'):
-            key_of_line = line.name if line.kind == 'key' else None
-        is_old = line.kind in ('key', 'more') and key_of_line == key
-        if is_old and place is None:
-            # Its indentation, or the keys below would be read as its value.
-            place = len(kept)
-            indent = line.text[:len(line.text) - len(line.text.lstrip())]
-            kept.append(IniLine('key', key, indent + entry))
-        elif not is_old:
-            kept.append(line)
-    if place is None:
-        last = len(kept)
-        while kept[last - 1].kind in ('comment', 'blank'):
-            last -= 1
-        kept.insert(last, IniLine('key', key, entry))
-    return kept
+    places = [at for at, line in enumerate(lines)
+              if line.kind == 'key' and line.name == key]
+    if not places:
+        at = len(lines)
+        while lines[at - 1].kind in ('comment', 'blank'):
+            at -= 1
+        return lines[:at] + [IniLine('key', key, entry)] + lines[at:]
+    at = places[0]
+    old = lines[at].text
+    # Its indentation, or the keys below would be read as its value.
+    indent = old[:len(old) - len(old.lstrip())]
+    end = at + 1
+    while end < len(lines) and lines[end].kind != 'key':
+        end += 1
+    kept = [line for line in lines[at + 1:end] if line.kind != 'more']
+    return lines[:at] + [IniLine('key', key, indent + entry)] + kept + lines[end:]
 
 def edited(text, section, entries):
     """The text with these (key, value) in a section, appended if it is not there; without
@@ -888,7 +885,7 @@ def edited(text, section, entries):
         first, end = found
         part = lines[first:end]
     for key, value in entries:
-        part = with_entry(part, key, value, end_of_line)
+        part = with_entry(part, key, '%s = %s%s' % (key, value, end_of_line))
     if not entries:
         part = []
     lines[first:end] = part

@@ -2,7 +2,7 @@
 
 Written from Documentation/networking/filter.rst, linux/bpf_common.h and linux/filter.h. An
 instruction is (code, jt, jf, k). Only what a socket filter needs: the ancillary loads are
-PKTTYPE, every other one is refused.
+PROTOCOL, PKTTYPE and VLAN_TAG_PRESENT, every other one is refused.
 """
 
 MAXIMUM = 4096                  # BPF_MAXINSNS
@@ -11,7 +11,10 @@ LD, LDX, ST, STX, ALU, JMP, RET, MISC = range(8)                # BPF_CLASS: the
 IMM, ABS, IND, MEM, LEN, MSH = (number << 5 for number in range(6))     # BPF_MODE
 SIZES = {0x00: 4, 0x08: 2, 0x10: 1}                             # BPF_SIZE
 ANCILLARY = 0xfffff000          # SKF_AD_OFF, as the unsigned number it is in an instruction
+PROTOCOL = ANCILLARY            # SKF_AD_PROTOCOL
 PKTTYPE = ANCILLARY + 4         # SKF_AD_PKTTYPE
+VLAN_TAG_PRESENT = ANCILLARY + 48       # SKF_AD_VLAN_TAG_PRESENT
+KNOWN = {PROTOCOL: 'protocol', PKTTYPE: 'pkttype', VLAN_TAG_PRESENT: 'vlan'}
 WORD = 0xffffffff
 
 ALU_WORDS = {0x00: 'add', 0x10: 'sub', 0x20: 'mul', 0x30: 'div', 0x40: 'or', 0x50: 'and',
@@ -69,9 +72,9 @@ def decode_load(kind, size, mode, k, code):
         return ('msh', 1)
     if kind == LD and mode in (ABS, IND) and size in SIZES:
         if mode == ABS and k >= ANCILLARY:
-            if k != PKTTYPE:
+            if k not in KNOWN:
                 raise Refused('ancillary load 0x%x' % k)
-            return ('pkttype', None)
+            return ('ask', KNOWN[k])
         return ('abs' if mode == ABS else 'ind', SIZES[size])
     raise Refused('code 0x%02x' % code)
 
@@ -127,8 +130,8 @@ def load(frame, place, size):
 class Machine:
     """The two registers and the memory of one run over one frame."""
 
-    def __init__(self, frame, pkttype):
-        self.frame, self.pkttype = frame, pkttype
+    def __init__(self, frame, told):
+        self.frame, self.told = frame, told
         self.registers, self.cells = {'a': 0, 'x': 0}, [0] * CELLS
 
     def move(self, word, detail, k):
@@ -140,8 +143,8 @@ class Machine:
             registers['a'] = load(self.frame, registers['x'] + k, detail)
         elif word == 'msh':
             registers['x'] = 4 * (load(self.frame, k, 1) & 15)
-        elif word == 'pkttype':
-            registers['a'] = self.pkttype
+        elif word == 'ask':
+            registers['a'] = self.told[detail]
         elif word == 'store':
             self.cells[k] = registers[detail]
         elif word in ('imm', 'mem', 'len'):
@@ -156,9 +159,10 @@ class Machine:
             registers['a'] = ARITHMETIC[word](registers['a'], other) & WORD
 
 
-def run(compiled, frame, pkttype=0):
+def run(compiled, frame, pkttype=0, protocol=0, vlan=0):
     """Returns how many bytes of the frame the filter passes, 0 for a drop."""
-    machine, place = Machine(frame, pkttype), 0
+    told = {'pkttype': pkttype, 'protocol': protocol, 'vlan': vlan}
+    machine, place = Machine(frame, told), 0
     while True:
         word, detail, yes, no, k = compiled[place]
         place += 1

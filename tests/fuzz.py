@@ -252,7 +252,7 @@ class Target:
         known = packet is not None and int.from_bytes(packet.payload[:4], 'big') in self.tags
         segment = knockd.parse_syn(version, frame)
         follows = segment is not None and (
-            segment.port >= 1024 or int.from_bytes(segment.token[:4], 'big') in self.syns)
+            segment.port >= 1024 or int.from_bytes(segment.badge[:4], 'big') in self.syns)
         datagram_kernel, syn_kernel = self.kernels[version]
         datagram_kernel.ask(frame, known, interpret)
         syn_kernel.ask(frame, follows, interpret)

@@ -351,6 +351,227 @@ def test_edits_change_what_they_say_and_nothing_else():
     assert compared > 150
 
 
+# --- lists, networks, hosts -----------------------------------------------------------------------
+def test_all_wrong_items_of_a_list_are_told_at_once():
+    text = '[server]\nid = home\nhide = tcp/0, tcp/22, udp/x, tcp/0, tcp/9-8\n'
+    lines = problems(text + 'carriers = udp, tcp, pigeon\ntrust = lan0, a b, "c"\n')
+    assert [line.split(' is not ')[0] for line in lines] == [
+        "[server] hide: 'tcp/0'", "[server] hide: 'udp/x'", "[server] hide: 'tcp/9-8'",
+        "[server] carriers: 'tcp'", "[server] carriers: 'pigeon'",
+        "[server] trust: 'a b'", "[server] trust: '\"c\"'"]
+
+
+def test_networks_behind_and_the_addresses_of_a_client_are_read():
+    config = parse(SERVER + 'behind = 2001:db8:1::/64, 203.0.113.8/29, 198.51.100.7\n' + CLIENT
+                   + 'only = 2001:db8:1::7, 203.0.113.9\n')
+    assert [str(network) for network in config.behind] == [
+        '2001:db8:1::/64', '203.0.113.8/29', '198.51.100.7/32']
+    assert [str(address) for address in config.clients['anna'].only] == [
+        '2001:db8:1::7', '203.0.113.9']
+    config = parse(SERVER + CLIENT)
+    assert (config.behind, config.clients['anna'].only) == ((), ())
+
+
+@pytest.mark.parametrize('network', [
+    '203.0.113.9/29', '2001:db8::1/64',             # host bits
+    '127.0.0.1', '126.0.0.0/7', '::1', '::/0', '0.0.0.0/0', '0.0.0.0',      # loopback, all
+    '224.0.0.1', 'ff02::1', '192.0.0.0/2', '::ffff:203.0.113.8',            # multicast, mapped
+    '203.0.113.8/33', '203.0.113.8/', '203.0.113', 'x', 'lan0', '2001:db8::/64%eth0', '1',
+    '203.0.113.8/255.255.255.248'])
+def test_what_is_no_network_behind_a_box_is_a_problem(network):
+    assert places(SERVER + 'behind = 198.51.100.0/24, %s\n' % network) == ['[server] behind']
+
+
+@pytest.mark.parametrize('address,wrong', [
+    ('203.0.113.9', 0), ('203.0.113.16', 1), ('203.0.113.16, 2001:db8::1', 2),
+    ('203.0.113.8/29', 1)])
+def test_a_client_gets_only_addresses_that_are_behind(address, wrong):
+    text = SERVER + 'behind = 203.0.113.8/29\n' + CLIENT + 'only = %s\n' % address
+    if wrong:
+        assert places(text) == ['[client anna] only'] * wrong
+    else:
+        parse(text)
+
+
+@pytest.mark.parametrize('host', ['-e', '-oProxyCommand', '--', '-'])
+def test_a_host_that_would_be_an_option_to_ssh_is_a_problem(host):
+    assert places(SERVER + 'host = %s\n' % host) == ['[server] host']
+
+
+def test_dates_beyond_2038_are_dates():
+    config = parse(SERVER + CLIENT + 'expires = 2039-01-31\n')
+    assert config.clients['anna'].expires == 2180131200000     # date -u -d 2039-02-01 +%s
+    assert knockd.format_time(2180131200000) == '2039-02-01 00:00'
+    assert knockd.format_time(1801418400000) == '2027-01-31 18:00'
+    assert knockd.format_time(knockd.NEVER) == 'never'
+
+
+# --- warnings: what is accepted and cannot work --------------------------------------------------
+NOW = 1800000000000             # 2027-01-15 08:00 UTC
+FACTS = knockd.Facts(NOW, {'lo', 'lan0', 'wg-home'}, {'/bin/echo'},
+                     {('inet', 'filter', 'input')}, True)
+
+
+def warned(text, **changes):
+    """'[section] key: text' for each thing that cannot work."""
+    facts = FACTS._replace(**changes)
+    return [knockd.complaint_line(PATH, one)[len(PATH) + 2:]
+            for one in knockd.warnings(parse(text), facts)]
+
+
+def test_a_config_that_works_is_warned_of_nothing():
+    assert warned(SERVER + CLIENT) == []
+    assert warned(SERVER + '''carriers = udp, icmp, syn, ports, code
+port = 62201
+trust = lan0, wg+
+accept_in = auto, inet filter input
+on_open = /bin/echo
+behind = 203.0.113.8/29
+[client anna]
+secret = %s
+code = yes
+paper = 7:10
+expires = 2027-01-16
+may_run = say
+[client bert]
+secret = %s
+require_source = yes
+allow =
+may_run = say
+[action say]
+run = /bin/echo hello
+''' % (SECRET, OTHER)) == []
+
+
+@pytest.mark.parametrize('server,client,expected', [
+    ('', 'code = yes', '[client anna] code: carrier code is off; add code to carriers in [server]'),
+    ('carriers = udp, code', '',
+     '[server] carriers: no client has a code; write code = yes in its section'),
+    ('', 'allow =', '[client anna] allow: empty, so it may open nothing; write for example: '
+     'allow = tcp/22'),
+    ('', 'expires = 2027-01-14', '[client anna] expires: over since 2027-01-15 00:00 UTC; write a '
+     'later date or remove it'),
+    ('', 'expires = 2027-01-15 08:00', '[client anna] expires: over since 2027-01-15 08:00 UTC; '
+     'write a later date or remove it'),
+    ('on_open = /no/such "a b"', '',
+     '[server] on_open: /no/such cannot be run; install it or name another'),
+    ('on_close = /no/such', '',
+     '[server] on_close: /no/such cannot be run; install it or name another'),
+    ('trust = eth77', '', '[server] trust: there is no interface eth77 now; see: ip link'),
+    ('trust = eth+, lan0', '', '[server] trust: there is no interface eth+ now; see: ip link'),
+    ('accept_in = ip filter INPUT, auto', '',
+     '[server] accept_in: there is no chain ip filter INPUT; see: nft list ruleset'),
+    ('port = 62201\ncarriers = icmp', '',
+     '[server] port: only carrier udp has a port; add udp to carriers'),
+    ('carriers = code, udp', 'code = yes\nrequire_source = yes',
+     '[client anna] code: has no room for what require_source asks for; take one out'),
+    ('', 'paper = 1:9\nrequire_source = yes',
+     '[client anna] paper: has no room for what require_source asks for; take one out'),
+    ('', 'paper = 1:9\nssh_key = ssh-ed25519 AAAAC3Nz',
+     '[client anna] paper: has no room for what ssh_key asks for; take one out'),
+    ('', 'paper = 1:9\ndefault =', '[client anna] paper: opens the default, which is empty; '
+     'write for example: default = tcp/22'),
+    ('carriers = ports', 'require_source = yes',
+     '[client anna]: no carrier is left to it; add udp to carriers in [server]'),
+    ('carriers = syn', 'ssh_key = ssh-ed25519 AAAAC3Nz',
+     '[client anna]: no carrier is left to it; add udp to carriers in [server]'),
+    ('carriers =', '', '[client anna]: no carrier is left to it; add udp to carriers in [server]'),
+    ('', 'may_run = b\n[action b]\nrun = /no/such',
+     '[action b] run: /no/such cannot be run; install it or name another'),
+    ('', '[action b]\nrun = /bin/echo',
+     '[action b]: no client may run it; write may_run = b in its section'),
+])
+def test_what_cannot_work_is_one_warning_with_its_cure(server, client, expected):
+    assert warned(SERVER + server + '\n' + CLIENT + client + '\n') == [expected]
+
+
+def test_a_box_without_clients_or_without_anything_hidden_is_warned():
+    assert warned(SERVER) == [
+        '[server]: no client, so nobody can knock; make one with: knockd.py add NAME']
+    assert warned('[server]\nid = home\nhide =\n' + CLIENT) == [
+        '[server] hide: nothing is hidden; write for example: hide = tcp/22']
+
+
+def test_a_ledger_without_its_folder_is_warned():
+    line, = warned(SERVER + CLIENT, ledger_folder=False)
+    assert line == '[server] ledger: there is no folder /etc/knockd; type: mkdir -m 700 /etc/knockd'
+
+
+def test_where_no_tool_lists_chains_none_is_missed():
+    assert warned(SERVER + 'accept_in = ip filter INPUT\n' + CLIENT, chains=None) == []
+
+
+def test_the_programs_to_look_for_are_named_once_each():
+    config = parse(SERVER + 'on_open = /a/b c\non_close = /a/b\n' + CLIENT
+                   + 'may_run = d\n[action d]\nrun = /e\\ f g\n')
+    assert knockd.named_programs(config) == {'/a/b', '/e f'}
+
+
+# --- edits of odd texts ---------------------------------------------------------------------------
+ODD = [
+    # text, section, entries, what it is afterwards
+    ('[client a]\nk = 1\n[client ab]\nk = 2\n', 'client a', [], '[client ab]\nk = 2\n'),
+    ('[client ab]\nk = 2\n[client a]\nk = 1', 'client a', [], '[client ab]\nk = 2\n'),
+    ('# one\n[a]\nk = 1\n# two\n\n# three\n[b]\n', 'a', [], '# three\n[b]\n'),
+    ('# one\n\n[a]\nk = 1\n', 'a', [], '# one\n'),
+    ('[a]\nk = 1,\n  2\n\n  3\nl = 4\n[b]\n', 'a', [('k', '9')], '[a]\nk = 9\n\nl = 4\n[b]\n'),
+    ('[a]\nk = 1,\n# why\n  2\nl = 4\n', 'a', [('k', '9')], '[a]\nk = 9\n# why\nl = 4\n'),
+    ('[a]\n# before\nk = 1\n# after\n\n# of b\n[b]\n', 'a', [('l', '2')],
+     '[a]\n# before\nk = 1\nl = 2\n# after\n\n# of b\n[b]\n'),
+    ('[a]\nk = 1\n\n\n[b]\n', 'a', [('l', '2')], '[a]\nk = 1\nl = 2\n\n\n[b]\n'),
+    ('[a]\r\nk = 1\r\n\r\n[b]\r\n', 'a', [('k', '2'), ('l', '3')],
+     '[a]\r\nk = 2\r\nl = 3\r\n\r\n[b]\r\n'),
+    ('[a]\r\nk = 1\r\n', 'b', [('l', '3')], '[a]\r\nk = 1\r\n\r\n[b]\r\nl = 3\r\n'),
+    ('[a]\nK = 1\nkk = 2\n', 'a', [('k', '3')], '[a]\nk = 3\nkk = 2\n'),
+    ('[a]\n  k = 1\n  l = 2\n', 'a', [('k', '3'), ('m', '4')],
+     '[a]\n  k = 3\n  l = 2\nm = 4\n'),
+    ('  [a]\n  k = 1\n[b]\n', 'a', [], '[b]\n'),
+    ('[b]\nk = 1\n  [a]\n', 'a', [], '[b]\nk = 1\n  [a]\n'),        # a value that goes on
+    ('[b]\nk = 1\n  [a]\n', 'a', [('l', '2')], '[b]\nk = 1\n  [a]\n\n[a]\nl = 2\n'),
+    ('[b]\n# [a]\nk = [a]\n', 'a', [], '[b]\n# [a]\nk = [a]\n'),
+    ('[a]', 'a', [('k', '1')], '[a]\nk = 1\n'),
+    ('[a] ; x\nk = 1\n', 'a', [('k', '2')], '[a] ; x\nk = 2\n'),
+]
+
+
+@pytest.mark.parametrize('text,section,entries,after', ODD, ids=range(len(ODD)))
+def test_an_odd_text_is_edited_as_by_hand(text, section, entries, after):
+    assert knockd.edited(text, section, entries) == after
+    read_again = knockd.ini_sections(after, PATH)
+    known = knockd.ini_sections(text, PATH)
+    if entries:
+        known.setdefault(section, {}).update(entries)
+    else:
+        known.pop(section, None)
+    assert read_again == known
+
+
+def test_a_section_that_is_there_twice_is_not_edited():
+    with pytest.raises(knockd.KnockError, match='two sections'):
+        knockd.edited('[a]\nk = 1\n[b]\n[a]\nk = 2\n', 'a', [('k', '3')])
+
+
+def test_entries_change_what_they_say_and_nothing_else():
+    """Random files again: a key of a section, old or new."""
+    chance, compared = random.Random(8), 0
+    lines = ['[server]', '[client a]', '[client ab]', 'id = 1', 'hide = tcp/22,', '  tcp/23',
+             '# [client a]', '; x', '', ' # y', ' k = [client a]', '\tl = 1', 'K = 2', '\r',
+             'm = 1\r', '[client a]\r']
+    for _ in range(4000):
+        chosen = [chance.choice(lines) for _ in range(chance.randrange(2, 12))]
+        text = '\n'.join(chosen) + chance.choice(('\n', ''))
+        section = chance.choice(('client a', 'client ab', 'server', 'client z'))
+        entries = [(chance.choice(('id', 'hide', 'k', 'l', 'new')), '7')]
+        try:
+            known = knockd.ini_sections(text, PATH)
+        except knockd.KnockError:
+            continue
+        compared += 1
+        known.setdefault(section, {}).update(entries)
+        assert knockd.ini_sections(knockd.edited(text, section, entries), PATH) == known, text
+    assert compared > 500
+
+
 # --- the commands that edit ---------------------------------------------------------------------
 @pytest.fixture
 def path(tmp_path):

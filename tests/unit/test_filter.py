@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -20,14 +21,14 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import bpf      # noqa: E402
 
 BOTH = ('udp', 'icmp')
-TOKEN = 0x8badf00d
+WORD = 0x8badf00d
 # tag, nonce, plain, mac of the shortest and the longest datagram: DESIGN 3.2
 SHORTEST, LONGEST = 8 + 16 + (1 + 1 + 8 + 16 + 2) + 16, 1232
-PAYLOAD = struct.pack('>I', TOKEN) + bytes(range(256)) * 5
+PAYLOAD = struct.pack('>I', WORD) + bytes(range(256)) * 5
 
 
-def payload(length=SHORTEST, token=TOKEN):
-    return (struct.pack('>I', token) + PAYLOAD[4:])[:length]
+def payload(length=SHORTEST, word=WORD):
+    return (struct.pack('>I', word) + PAYLOAD[4:])[:length]
 
 
 def udp(data, port=40000, length=None):
@@ -121,8 +122,8 @@ BY_HAND = [
     ('atomic fragment', 6, ip6(bytes([17, 0, 0, 0, 0, 0, 0, 1]) + udp(GOOD), 44), False),
     ('nothing', 4, b'', False),
     ('nothing', 6, b'', False),
-    ('other token', 4, ip4(udp(payload(token=TOKEN + 1))), False),
-    ('other token', 6, ip6(echo(payload(token=TOKEN - 1), 128), 58), False),
+    ('other word', 4, ip4(udp(payload(word=WORD + 1))), False),
+    ('other word', 6, ip6(echo(payload(word=WORD - 1), 128), 58), False),
 ]
 
 
@@ -147,18 +148,18 @@ def kernel():
     receiver.close()
 
 
-def interpreted(program, frames, pkttype=0):
+def interpreted(program, frames, pkttype=0, **told):
     """Whether the program passes each frame, by tests/bpf.py, which checks it first."""
     bpf.check(program)
     compiled = bpf.compile_program(program)
-    return [bpf.run(compiled, frame, pkttype) >= len(frame) > 0 for frame in frames]
+    return [bpf.run(compiled, frame, pkttype, **told) >= len(frame) > 0 for frame in frames]
 
 
-def parsed(version, carriers, port, tokens, frames):
+def parsed(version, carriers, port, words, frames):
     """Whether parser and look-up let each frame through."""
     packets = [knockd.parse_packet(version, frame, carriers, port) for frame in frames]
     return [packet is not None and
-            (tokens is None or int.from_bytes(packet.payload[:4], 'big') in tokens)
+            (words is None or int.from_bytes(packet.payload[:4], 'big') in words)
             for packet in packets]
 
 
@@ -166,16 +167,16 @@ def parsed(version, carriers, port, tokens, frames):
 @pytest.mark.parametrize('said,version,frame,expected', BY_HAND,
                          ids=['%s, %d' % (said, version) for said, version, _, _ in BY_HAND])
 def test_filter_parser_and_kernel_take_what_the_rfcs_allow(kernel, said, version, frame, expected):
-    program = knockd.datagram_filter(version, BOTH, None, {TOKEN, 5})
+    program = knockd.datagram_filter(version, BOTH, None, {WORD, 5})
     assert interpreted(program, [frame]) == [expected]
     assert kernel(program, [frame]) == [expected]
-    assert parsed(version, BOTH, None, {TOKEN, 5}, [frame]) == [expected]
+    assert parsed(version, BOTH, None, {WORD, 5}, [frame]) == [expected]
 
 
 @pytest.mark.parametrize('version', [4, 6])
 def test_only_packets_for_this_box_are_passed(version):
     frame = ip4(udp(GOOD)) if version == 4 else ip6(udp(GOOD))
-    program = knockd.datagram_filter(version, BOTH, None, {TOKEN})
+    program = knockd.datagram_filter(version, BOTH, None, {WORD})
     # linux/if_packet.h: host, broadcast, multicast, other host, outgoing, loopback, user, kernel
     assert [interpreted(program, [frame], kind)[0] for kind in range(8)] == [True] + [False] * 7
 
@@ -186,9 +187,9 @@ def test_only_the_carriers_of_the_config_are_passed(kernel, version, carriers):
     frames = [ip4(udp(GOOD)), ip4(echo(GOOD, 8), 1)] if version == 4 else [
         ip6(udp(GOOD)), ip6(echo(GOOD, 128), 58)]
     expected = ['udp' in carriers, 'icmp' in carriers]
-    program = knockd.datagram_filter(version, carriers, None, {TOKEN})
+    program = knockd.datagram_filter(version, carriers, None, {WORD})
     assert interpreted(program, frames) == kernel(program, frames) == expected
-    assert parsed(version, carriers, None, {TOKEN}, frames) == expected
+    assert parsed(version, carriers, None, {WORD}, frames) == expected
 
 
 @pytest.mark.parametrize('version', [4, 6])
@@ -197,13 +198,13 @@ def test_with_a_port_udp_to_other_ports_is_dropped_and_echo_is_not(kernel, versi
     frames = [ip4(udp(GOOD, port)) if version == 4 else ip6(udp(GOOD, port)) for port in ports]
     frames.append(ip4(echo(GOOD, 8), 1) if version == 4 else ip6(echo(GOOD, 128), 58))
     expected = [True] + [False] * 6 + [True]
-    program = knockd.datagram_filter(version, BOTH, 40000, {TOKEN})
+    program = knockd.datagram_filter(version, BOTH, 40000, {WORD})
     assert interpreted(program, frames) == kernel(program, frames) == expected
-    assert parsed(version, BOTH, 40000, {TOKEN}, frames) == expected
+    assert parsed(version, BOTH, 40000, {WORD}, frames) == expected
 
 
 @pytest.mark.parametrize('version', [4, 6])
-def test_without_tokens_nothing_passes_and_a_coarse_filter_passes_by_length(kernel, version):
+def test_without_words_nothing_passes_and_a_coarse_filter_passes_by_length(kernel, version):
     make = ip4 if version == 4 else ip6
     lengths = [0, 3, SHORTEST - 1, SHORTEST, LONGEST, LONGEST + 1]
     frames = [make(udp(payload(length, 0x11223344))) for length in lengths]
@@ -228,12 +229,12 @@ def mutated(chance, frame):
     return bytes(frame)
 
 
-def random_frame(chance, version, tokens):
+def random_frame(chance, version, words):
     """A knock, or something that nearly is one: each part lies now and then."""
     def part(usual, *rare):
         return chance.choice(rare) if chance.random() < 0.12 else usual
     data = payload(part(chance.randint(SHORTEST, LONGEST), SHORTEST, LONGEST, SHORTEST - 1,
-                        LONGEST + 1, 0, 3), part(chance.choice(tokens), chance.getrandbits(32)))
+                        LONGEST + 1, 0, 3), part(chance.choice(words), chance.getrandbits(32)))
     if chance.random() < 0.5:
         body = udp(data, part(40000, 53), part(None, chance.randrange(1400), len(data) + 7))
         protocol = 17
@@ -247,12 +248,12 @@ def random_frame(chance, version, tokens):
                part(0, 0x4000, 0x2000, 0x1fff), words=part(None, 0, 4, 6, 15))
 
 
-def corpus(seed, version, tokens, count):
+def corpus(seed, version, words, count):
     """Real frames truncated at every byte, then random ones."""
     chance, real = random.Random(seed), [frame for _, _, frame, _ in BY_HAND]
     frames = [frame[:end] for frame in real[:2] + real[8:10] for end in range(len(frame))]
     while len(frames) < count:
-        frame = random_frame(chance, version, tokens)
+        frame = random_frame(chance, version, words)
         frames += [frame, mutated(chance, frame), mutated(chance, chance.choice(real[:50]))]
     return frames
 
@@ -261,10 +262,10 @@ def corpus(seed, version, tokens, count):
     (4, BOTH, None), (6, BOTH, None), (4, ('udp',), 40000), (6, ('udp', 'icmp'), 40000),
     (4, ('icmp',), None), (6, ('icmp',), 40000)])
 def test_filter_kernel_and_parser_agree_on_every_frame(kernel, version, carriers, port):
-    tokens = [TOKEN, 0, 0xffffffff, 0x80000000, 0x7fffffff]
-    frames = corpus(version, version, tokens, 6000)
-    program = knockd.datagram_filter(version, carriers, port, set(tokens))
-    by_parser = parsed(version, carriers, port, tokens, frames)
+    words = [WORD, 0, 0xffffffff, 0x80000000, 0x7fffffff]
+    frames = corpus(version, version, words, 6000)
+    program = knockd.datagram_filter(version, carriers, port, set(words))
+    by_parser = parsed(version, carriers, port, words, frames)
     assert by_parser == interpreted(program, frames)
     assert by_parser == kernel(program, frames)
     assert 300 < sum(by_parser) < 4000, 'a corpus of one kind of frame proves nothing'
@@ -272,31 +273,31 @@ def test_filter_kernel_and_parser_agree_on_every_frame(kernel, version, carriers
 
 @pytest.mark.parametrize('version', [4, 6])
 def test_a_coarse_filter_and_the_parser_agree(kernel, version):
-    frames = corpus(100 + version, version, [TOKEN], 3000)
+    frames = corpus(100 + version, version, [WORD], 3000)
     program = knockd.datagram_filter(version, BOTH, None, None)
     by_parser = parsed(version, BOTH, None, None, frames)
     assert by_parser == interpreted(program, frames) == kernel(program, frames)
 
 
 # --- SYNs ---------------------------------------------------------------------------------------
-def tcp(port=5000, flags=2, token=bytes(range(10)), more=b''):
-    """RFC 9293: a segment; token is its seq, ack and window."""
-    return struct.pack('>HH8sBB2sHH', 40000, port, token[:8], 0x50, flags, token[8:], 0, 0) + more
+def tcp(port=5000, flags=2, badge=bytes(range(10)), more=b''):
+    """RFC 9293: a segment; badge is its seq, ack and window."""
+    return struct.pack('>HH8sBB2sHH', 40000, port, badge[:8], 0x50, flags, badge[8:], 0, 0) + more
 
 
-SYN_TOKEN = struct.pack('>I', TOKEN) + bytes(6)
+BADGE = struct.pack('>I', WORD) + bytes(6)
 SEQUENCES = (1024, 65535)
-# What is said of it, its segment, passed for sequences and tokens?, for tokens alone?
+# What is said of it, its segment, passed for sequences and words?, for words alone?
 SYNS = [
     ('SYN to a high port', tcp(), True, False),
     ('SYN with options', tcp(more=b'\2\4\5\xb4'), True, False),
     ('SYN to the lowest port that counts', tcp(1024), True, False),
     ('SYN to the highest port', tcp(65535), True, False),
     ('SYN to a port that does not count', tcp(1023), False, False),
-    ('SYN with a token, anywhere', tcp(22, token=SYN_TOKEN), True, True),
+    ('SYN with a word, anywhere', tcp(22, badge=BADGE), True, True),
     ('SYN with ECN asked for', tcp(flags=0xc2), True, False),
     ('SYN and ACK', tcp(flags=0x12), False, False),
-    ('SYN, ACK and a token', tcp(22, 0x12, SYN_TOKEN), False, False),
+    ('SYN, ACK and a word', tcp(22, 0x12, BADGE), False, False),
     ('ACK', tcp(flags=0x10), False, False),
     ('FIN', tcp(flags=1), False, False),
     ('SYN and FIN', tcp(flags=3), False, False),
@@ -308,12 +309,12 @@ SYNS = [
 
 
 @pytest.mark.parametrize('version', [4, 6])
-@pytest.mark.parametrize('said,segment,all_of_it,by_token', SYNS, ids=[syn[0] for syn in SYNS])
-def test_only_syns_pass_to_a_port_that_counts_or_with_a_token(
-        kernel, version, said, segment, all_of_it, by_token):
+@pytest.mark.parametrize('said,segment,all_of_it,by_word', SYNS, ids=[syn[0] for syn in SYNS])
+def test_only_syns_pass_to_a_port_that_counts_or_with_a_word(
+        kernel, version, said, segment, all_of_it, by_word):
     frame = (ip4 if version == 4 else ip6)(segment, 6)
-    for ports, expected in ((SEQUENCES, all_of_it), (None, by_token)):
-        program = knockd.syn_filter(version, ports, {TOKEN, 7})
+    for ports, expected in ((SEQUENCES, all_of_it), (None, by_word)):
+        program = knockd.syn_filter(version, ports, {WORD, 7})
         assert interpreted(program, [frame]) == kernel(program, [frame]) == [expected]
         assert interpreted(program, [frame], 4) == [False], 'nothing that this box sends'
 
@@ -332,48 +333,123 @@ def test_what_the_syn_filter_passes_is_parsed_and_the_other_way_round(kernel, ve
     while len(frames) < 3000:
         segment = tcp(chance.choice((22, 1023, 1024, 65535, chance.getrandbits(16))),
                       chance.choice((2, 2, 2, 0x12, chance.getrandbits(8))),
-                      chance.choice((SYN_TOKEN, bytes(10))), bytes(chance.choice((0, 4, 20))))
+                      chance.choice((BADGE, bytes(10))), bytes(chance.choice((0, 4, 20))))
         frame = make(segment, chance.choice((6, 6, 6, 17)))
         frames += [frame, mutated(chance, frame)]
-    program = knockd.syn_filter(version, SEQUENCES, {TOKEN})
+    program = knockd.syn_filter(version, SEQUENCES, {WORD})
     syns = [knockd.parse_syn(version, frame) for frame in frames]
-    passed = [syn is not None and (syn.port >= 1024 or syn.badge[:4] == SYN_TOKEN[:4])
+    passed = [syn is not None and (syn.port >= 1024 or syn.badge[:4] == BADGE[:4])
               for syn in syns]
     assert passed == interpreted(program, frames) == kernel(program, frames)
     assert 500 < sum(passed) < 2500
 
 
+# --- one socket for both versions ---------------------------------------------------------------
+ETHER = {4: 0x0800, 6: 0x86dd}          # linux/if_ether.h
+
+
+def programs(version):
+    """Of datagrams and of SYNs, with and without a port, a carrier, a word."""
+    words = {WORD, 0, 0xffffffff}
+    return [knockd.datagram_filter(version, BOTH, None, words),
+            knockd.datagram_filter(version, BOTH, None, None),
+            knockd.datagram_filter(version, ('icmp',), 40000, words),
+            knockd.datagram_filter(version, ('udp',), 40000, words),
+            knockd.syn_filter(version, SEQUENCES, words),
+            knockd.syn_filter(version, None, words)]
+
+
+@pytest.mark.parametrize('version', [4, 6])
+def test_a_program_for_both_versions_passes_what_the_ones_for_each_pass(version):
+    make = ip4 if version == 4 else ip6
+    frames = corpus(200 + version, version, [WORD, 0, 0xffffffff], 1500)
+    frames += [make(segment, 6) for _, segment, _, _ in SYNS]
+    for one, both in zip(programs(version), programs(knockd.ANY_VERSION)):
+        expected = interpreted(one, frames)
+        assert interpreted(both, frames, protocol=ETHER[version]) == expected
+        assert any(expected) and not all(expected)
+        # A VLAN's packet comes again by its own interface; what this box sends is no knock.
+        nothing = [False] * len(frames)
+        assert interpreted(both, frames, protocol=ETHER[version], vlan=1) == nothing
+        assert interpreted(both, frames, 4, protocol=ETHER[version]) == nothing
+        for other in (0, 0x0806, 0x8100):
+            assert interpreted(both, frames, protocol=other) == nothing
+
+
+ALL_SOCKET = '''
+import socket, subprocess, sys
+sys.path.insert(0, %r)
+import knockd
+run = lambda line: subprocess.check_call(line.split())
+run('ip link add name v0 type veth peer name v1')
+run('ip link set dev v0 up')
+run('ip link set dev v1 address 02:00:00:00:00:01 up')
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+knockd.attach_filter(sock, knockd.datagram_filter(knockd.ANY_VERSION, ('udp', 'icmp'), None, {%d}))
+sock.bind(('v1', 3))                    # linux/if_ether.h: ETH_P_ALL
+sock.settimeout(0.5)
+sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+sender.bind(('v0', 0))
+other = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+other.bind(('v1', 0))
+head = bytes([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2])
+for line in sys.stdin:
+    by, ether, frame = line.split()
+    (sender if by == 'in' else other).send(head + bytes.fromhex(ether) + bytes.fromhex(frame))
+heard = []
+try:
+    while True:
+        heard.append(sock.recv(2000).hex())
+except socket.timeout:
+    print(*heard)
+'''
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='a network of its own needs root')
+def test_the_kernel_runs_the_program_for_both_versions_on_a_socket_for_all():
+    four, six = ip4(udp(GOOD)), ip6(echo(GOOD, 128), 58)
+    sent = [('in', '0800', four), ('in', '86dd', six), ('in', '86dd', four), ('in', '0800', six),
+            ('in', '81000005' '0800', four), ('in', '0806', four), ('out', '0800', four),
+            ('in', '0800', ip4(udp(payload(word=7)))), ('in', '0800', four + bytes(9))]
+    lines = ''.join('%s %s %s\n' % (by, ether, frame.hex()) for by, ether, frame in sent)
+    script = ALL_SOCKET % (os.path.dirname(os.path.abspath(knockd.__file__)), WORD)
+    process = subprocess.Popen(['unshare', '-n', sys.executable, '-c', script],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    heard = process.communicate(lines.encode())[0].decode().split()
+    assert heard == [four.hex(), six.hex(), (four + bytes(9)).hex()]
+
+
 # --- the tree -----------------------------------------------------------------------------------
-def tree_program(tokens):
+def tree_program(words):
     """Loads the first word and asks the tree."""
-    return [(0x20, 0, 0, 0)] + knockd.word_tree(sorted(tokens))        # BPF_LD|BPF_W|BPF_ABS
+    return [(0x20, 0, 0, 0)] + knockd.word_tree(sorted(words))        # BPF_LD|BPF_W|BPF_ABS
 
 
-def some_tokens(count):
+def some_words(count):
     """So many, the edges among them, and some beside each other."""
-    chance, tokens = random.Random(count), {0, 0xffffffff, 0x80000000, 0x7fffffff}
-    while len(tokens) < max(count, 8):
-        token = chance.getrandbits(32)
-        tokens |= {token, token ^ 1} if chance.random() < 0.1 else {token}
-    return set(sorted(tokens, key=lambda token: (token not in (0, 0xffffffff), token % 7919))[
+    chance, words = random.Random(count), {0, 0xffffffff, 0x80000000, 0x7fffffff}
+    while len(words) < max(count, 8):
+        word = chance.getrandbits(32)
+        words |= {word, word ^ 1} if chance.random() < 0.1 else {word}
+    return set(sorted(words, key=lambda word: (word not in (0, 0xffffffff), word % 7919))[
         :count])
 
 
 @pytest.mark.parametrize('count', [0, 1, 2, 32, 33, 100, 255, 2049, 3400])
-def test_a_tree_takes_exactly_its_tokens(kernel, count):
-    tokens = some_tokens(count)
-    assert len(tokens) == count
-    asked = sorted({(token + step) & 0xffffffff for token in tokens for step in (-1, 0, 1)} |
+def test_a_tree_takes_exactly_its_words(kernel, count):
+    words = some_words(count)
+    assert len(words) == count
+    asked = sorted({(word + step) & 0xffffffff for word in words for step in (-1, 0, 1)} |
                    {0, 1, 0x7fffffff, 0x80000000, 0xffffffff})
-    frames = [struct.pack('>I', token) for token in asked]
-    expected = [token in tokens for token in asked]
-    assert interpreted(tree_program(tokens), frames) == expected
-    assert kernel(tree_program(tokens), frames) == expected
+    frames = [struct.pack('>I', word) for word in asked]
+    expected = [word in words for word in asked]
+    assert interpreted(tree_program(words), frames) == expected
+    assert kernel(tree_program(words), frames) == expected
 
 
 def test_the_tree_is_balanced():
-    compiled = bpf.compile_program(tree_program(some_tokens(3400)))
-    longest = max(steps_of(compiled, struct.pack('>I', token)) for token in some_tokens(3400))
+    compiled = bpf.compile_program(tree_program(some_words(3400)))
+    longest = max(steps_of(compiled, struct.pack('>I', word)) for word in some_words(3400))
     assert longest <= 1 + 2 * 7 + 27 + 1        # load, 7 levels with long jumps, a leaf, return
 
 
@@ -395,23 +471,24 @@ def steps_of(compiled, frame):
 @pytest.mark.parametrize('count', [0, 1, 33, 255, 1000, 2049, 3400])
 def test_every_program_is_valid_to_the_interpreter_and_to_the_kernel(kernel, version, count):
     for port in (None, 62201):
-        program = knockd.datagram_filter(version, BOTH, port, some_tokens(count))
+        program = knockd.datagram_filter(version, BOTH, port, some_words(count))
         bpf.check(program)
         assert kernel(program, [b'junk']) == [False]
 
 
 def test_a_half_that_eight_bits_do_not_reach_is_reached():
-    program = knockd.word_tree(sorted(some_tokens(3400)))
+    program = knockd.word_tree(sorted(some_words(3400)))
     far = [k for code, _, _, k in program if code == 0x05]              # BPF_JMP|BPF_JA
     assert max(far) > 255
     assert all(yes < 256 and no < 256 for _, yes, no, _ in program)
 
 
-def test_a_filter_of_the_promised_size_fits_for_every_number_of_tokens():
+def test_a_filter_of_the_promised_size_fits_for_every_number_of_words():
     for count in list(range(0, 40)) + list(range(40, 3400, 19)) + [3400]:
-        tokens = range(0, count * 3, 3)
-        for version in (4, 6):
-            program = knockd.datagram_filter(version, BOTH, 1, tokens)
+        words = range(0, count * 3, 3)
+        for version in (4, 6, knockd.ANY_VERSION):
+            program = knockd.datagram_filter(version, BOTH, 1, words)
+            assert len(knockd.syn_filter(version, SEQUENCES, words)) <= len(program)
             assert len(program) <= bpf.MAXIMUM
             assert max(max(yes, no) for _, yes, no, _ in program) < 256
 
@@ -433,7 +510,8 @@ def random_program(chance):
     loads = [(code, 0, 0, chance.randrange(12)) for code in
              (0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x61, 0x01, 0x02, 0x03, 0xb1, 0x00)]
     plain = [(0x80, 0, 0, 0), (0x81, 0, 0, 0), (0x87, 0, 0, 0), (0x07, 0, 0, 0),
-             (0x1c, 0, 0, 0), (0x30, 0, 0, bpf.PKTTYPE)]
+             (0x1c, 0, 0, 0), (0x30, 0, 0, bpf.PKTTYPE), (0x28, 0, 0, bpf.PROTOCOL),
+             (0x30, 0, 0, bpf.VLAN_TAG_PRESENT)]
     sums = [(code, 0, 0, chance.getrandbits(5)) for code in (0x04, 0x14, 0x54, 0x44, 0x64, 0x34)]
     jumps = [(code, chance.randrange(4), chance.randrange(4), chance.randrange(20))
              for code in (0x15, 0x25, 0x35, 0x45, 0x1d, 0x2d)] + [(0x05, 0, 0,
@@ -479,12 +557,12 @@ def test_the_interpreter_refuses_what_the_kernel_refuses(kernel, program):
         kernel(program, [])
 
 
-# --- many tokens: shares and fallback -----------------------------------------------------------
-def test_every_token_is_in_exactly_one_share():
+# --- many words: shares and fallback -----------------------------------------------------------
+def test_every_word_is_in_exactly_one_share():
     for count in (0, 1, 1999, 2000, 2001, 4000, 9000, 16000):
-        tokens = {number * 268435 % (1 << 32) for number in range(count)}
-        shares = knockd.token_shares(tokens, 2000)
-        assert sorted(token for share in shares for token in share) == sorted(tokens)
+        words = {number * 268435 % (1 << 32) for number in range(count)}
+        shares = knockd.token_shares(words, 2000)
+        assert sorted(word for share in shares for word in share) == sorted(words)
         assert len(shares) == max(1, -(-count // 2000)) <= 8
 
 
@@ -493,7 +571,7 @@ def test_more_than_eight_sockets_hold_is_left_to_the_coarse_filter():
     assert knockd.token_shares({1, 2}, 0) == [None]
 
 
-def test_a_token_stays_where_it_is_when_others_come_and_go():
+def test_a_word_stays_where_it_is_when_others_come_and_go():
     chance = random.Random(3)
     first = {chance.getrandbits(32) for _ in range(3500)}
     second = set(sorted(first)[100:]) | {chance.getrandbits(32) for _ in range(33)}
@@ -533,12 +611,12 @@ def capture():
         sock.close()
 
 
-def datagrams(version, tokens):
-    return knockd.datagram_filter(version, BOTH, None, tokens)
+def datagrams(version, words):
+    return knockd.datagram_filter(version, BOTH, None, words)
 
 
 def tags_of(count):
-    return {struct.pack('>I', token) + b'tail' for token in some_tokens(count)}
+    return {struct.pack('>I', word) + b'tail' for word in some_words(count)}
 
 
 def frames_of(tags):
@@ -564,7 +642,7 @@ def test_a_kernel_with_hardly_any_memory_gets_the_coarse_filter(monkeypatch, cap
     fake = FakeKernel(monkeypatch, 120)
     capture.load(tags_of(2000), datagrams)
     assert len(capture.taps) == 2
-    assert fake.passes(capture, [ip4(udp(payload(token=1))), ip4(udp(SHORT))]) == [1, 0]
+    assert fake.passes(capture, [ip4(udp(payload(word=1))), ip4(udp(SHORT))]) == [1, 0]
     assert len(fake.lines) == 1 and 'optmem_max' in fake.lines[0]
     capture.load(tags_of(2000), datagrams)
     assert len(fake.lines) == 1, 'said once'
@@ -574,7 +652,7 @@ def test_a_kernel_without_memory_for_one_tag_gets_the_coarse_filter_or_is_an_err
         monkeypatch, capture):
     fake = FakeKernel(monkeypatch, len(datagrams(4, None)))
     capture.load(tags_of(5), datagrams)
-    assert len(capture.taps) == 2 and fake.passes(capture, [ip4(udp(payload(token=1)))]) == [1]
+    assert len(capture.taps) == 2 and fake.passes(capture, [ip4(udp(payload(word=1)))]) == [1]
     fake.limit = 10
     with pytest.raises(OSError):
         capture.load(tags_of(5), datagrams)
