@@ -87,8 +87,9 @@ class Chromium:
         os.close(self.from_read)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def browser(wire, tmp_path_factory):
+    """A new one each time: a browser keeps connections, which live on when a port is hidden."""
     made = Chromium(wire.client, tmp_path_factory.mktemp('chromium'))
     yield made
     made.close()
