@@ -1288,14 +1288,21 @@ def set_ending(sock, ending):
     linger = struct.pack('=ii', int(ending == 'reset'), 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
+def set_quick_answer(sock, value):
+    """With 0, Linux keeps back the last packet of the handshake, for 200 ms at most, as if it
+    were to go with data: who is reset before has never been connected. With 1 it goes."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, value)
+    except (AttributeError, OSError):
+        pass                        # other systems cannot, and send it at once
+
 def begin_use(sock):
     """From now on a connection like any other."""
     sock.setblocking(True)
     set_ending(sock, 'order')
     # ssh would ask for it, and a keystroke is not to wait.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, 'TCP_QUICKACK'):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    set_quick_answer(sock, 1)
 
 def speaks(sock):
     """False if a connection ends before its first byte, as one through a transparent
