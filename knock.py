@@ -1271,10 +1271,7 @@ def begin_connects(targets, port):
         sock = socket.socket(target.family, socket.SOCK_STREAM)
         sock.setblocking(False)
         set_ending(sock, 'reset')
-        if hasattr(socket, 'TCP_QUICKACK'):
-            # Linux keeps back the last packet of the handshake, for 200 ms at most, as if
-            # it were to go with data. Who is reset before has never been connected.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        set_quick_answer(sock, 0)
         if sock.connect_ex(with_port(target, port)) in CONNECTING:
             begun.append(sock)
         else:
@@ -1289,8 +1286,9 @@ def set_ending(sock, ending):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 def set_quick_answer(sock, value):
-    """With 0, Linux keeps back the last packet of the handshake, for 200 ms at most, as if it
-    were to go with data: who is reset before has never been connected. With 1 it goes."""
+    """With 0, Linux keeps back the last packet of the handshake, for 200 ms at most, as
+    if it were to go with data: who is reset before has never been connected. With 1 it
+    goes."""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, value)
     except (AttributeError, OSError):
