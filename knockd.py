@@ -4427,20 +4427,34 @@ class Keeper:
         """All of it, in one transaction. KnockError: the state before stays."""
         standing = self.standing
         standing.doubt()
-        loaded = self.load_whole(wanted)
+        seen = self.see(wanted.config)
+        loaded = self.load_whole(wanted, seen)
         standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
-        standing.note(None)
-        # As the kernel lists it now; who changes it later is found out by that.
+        self.note(wanted.config, seen)
+
+    def note(self, config, before):
+        """How the kernel lists what was loaded: who changes it later is found out by that.
+        before: the Seen by which it was loaded."""
+        self.standing.note(None)
         try:
-            standing.note(self.see(wanted.config))
+            after = self.see(config)
         except KnockError:
             self.looks.ask(moment().mono)
+            return
+        missed = after.box != before.box or any(after.accepts)
+        gone = after.ours is None and config.hide
+        # If the box was changed under way, all is to be loaded once more; but not for ever,
+        # where that changes nothing.
+        stuck = (after.box, after.accepts) == (before.box, before.accepts) and not gone
+        if (missed or gone) and not stuck:
+            self.looks.ask(moment().mono)
+            return
+        self.standing.note(after)
 
-    def load_whole(self, wanted):
-        """Returns a Loaded."""
+    def load_whole(self, wanted, seen):
+        """Returns a Loaded. seen: the box as it is."""
         config, tool = wanted.config, self.tool
-        seen = self.see(config)
         hidden, taken = decoy_ports(config, seen)
         if not self.reflecting:
             hidden = []
