@@ -204,7 +204,7 @@ class Cell:
     def on_disk(self, knock, call, number, fault):
         """Is the knock in the journal, and was that synced before the firewall was told?"""
         calls, failed = self.house.trace(), None
-        if fault in DISK_FAULTS:
+        if call in FILE_CALLS and fault in DISK_FAULTS:         # no recvfrom is in the trace
             failed = [place for place, name in enumerate(calls) if name == call][number - 1]
         told = calls.index('nft')
         synced = [place for place, name in enumerate(calls[:told])
