@@ -4343,14 +4343,13 @@ class Keeper:
     def work(self):
         """The thread."""
         while True:
-            self.wait()
-            now = moment().mono
             try:
-                self.step(self.wanted, now)
+                self.wait()
+                self.step(self.wanted, moment().mono)
             except Exception as error:  # a defect must not end what opens and closes
-                self.retry = now + RETRY_TIME
                 reason = 'internal error: %s: %s' % (type(error).__name__, error)
                 self.answer(self.standing.wanted.number, KnockError(reason))
+                time.sleep(RETRY_TIME / 1000)
 
     def wait(self):
         """Until there is something to do."""
