@@ -4080,8 +4080,9 @@ def nft_flaw():
     return kernel_flaw()
 
 def kernel_flaw():
-    """Why the kernel does not do what nft asks, or None. One failure says nothing: to take
-    iptables then would leave our own table of before in force, which nobody would open."""
+    """Why the kernel does not do what nft asks, or None. One failure says nothing: to
+    take iptables then would leave our own table of before in force, and nobody would open
+    it."""
     for _ in range(KERNEL_TRIES):
         try:
             run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
@@ -5396,6 +5397,7 @@ class Daemon:
         # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
         self.hearing.adopt(config, now)
+        self.turn(now)
         return self.doors.hide(self.probation.state != LAPSED)
 
     def go_back(self, error, now):
