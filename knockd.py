@@ -2075,70 +2075,73 @@ def pace_flaw(knock, now, state):
         return None
     return Flaw(PACE, 'too fast')
 
-# --- the box and its decoys: what others' rules do; pure ------------------------------------------
-# A hidden port must look like a closed one of the same box, so we read what the box does with
-# those. A chain of ours comes after the box's own: whatever they drop or reject by themselves
-# needs nobody's help. To be found is what would have met a packet that they let by for its port.
+# --- the box and its decoys: what others' rules do --------------------------------------
+# A hidden port must look like a closed one of the same box, so we read what the box does
+# with those. Our chain comes after the box's own: what they drop or reject by themselves
+# needs nobody's help. To be found is what would have met a packet that they let by for
+# the port it names.
 STACK, DROP, ACCEPT = 'stack', 'drop', 'accept'
 TCP_RESET = 'reject with tcp reset'
 UNREACHABLE = 'reject with icmpx type port-unreachable'
 PROHIBITED = 'reject with icmpx type admin-prohibited'
 FAMILIES = {4: 'ip', 6: 'ip6'}
-# A chain that a hook calls, of whichever tool: family is inet, ip, ip6, or what nft says else.
+# family: inet, ip, ip6, or what else nft says. hook: None for a chain that others call.
 Chain = collections.namedtuple('Chain', 'family table name hook kind priority policy')
-# limits: [Limit] that must all hold. verdict: accept, drop, return, 'jump NAME', 'goto NAME',
-# 'reject with ...' in nft's words, or None for a rule that goes on. handle: nft's number.
+# limits: [Limit] that must all hold. verdict: accept, drop, return, 'jump NAME',
+# 'goto NAME', 'reject with ...' in nft's words, or None for a rule that goes on.
+# handle: nft's number for it. ours: is it the rule that lets through what we let by?
 Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
-# key: version, proto, interface, state, port, source; or other, for all that is not understood.
+# key: version, proto, state, interface, port or source; 'other' is not understood.
 Limit = collections.namedtuple('Limit', 'key values negated')
-# What a packet of a stranger to a closed port is asked for. state: new or invalid.
+# A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: new or
+# invalid; interface: its name, None for one that no rule names.
 Probe = collections.namedtuple('Probe', 'version proto state interface')
-# closed: {(4 or 6, TCP or UDP, state): {interface, or None for all others: verdict}}
-# demux: does the stack look for a packet's socket before the input hook (tcp_early_demux)?
+# closed: {(version, proto, state): {interface, or None for all others: verdict}}
+# demux: does the stack find a packet's socket before the input hook (tcp_early_demux)?
 Box = collections.namedtuple('Box', 'closed demux')
-# A rule of ours in somebody's chain: tool is nft or the iptables program that manages the chain.
+# Our rule in somebody's chain. tool: nft, or the iptables program that keeps the chain.
 Accept = collections.namedtuple('Accept', 'tool family table chain handle')
-# ours: our rules as listed, in a form to compare, or None. accepts: {missing, surplus: [Accept]}.
-# taken_ports: those that the box's rules name. decoys: {hidden: decoy} that our rules name.
-# unreachable: chains that may drop what we let by, and that take no rule of ours; for people.
-# tools: the programs that keep our rules; ip6tables may be missing.
-Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys unreachable tools')
-Accepts = collections.namedtuple('Accepts', 'missing surplus')
+Accepts = collections.namedtuple('Accepts', 'missing surplus')      # two lists
+# ours: our rules as listed, to compare; None without them. taken_ports: those that the
+# box's rules name. decoys: {hidden port: decoy} that our rules name. unreachable: [Chain]
+# that may drop what we let by, and take no rule of ours. tools: programs that answered.
+Seen = collections.namedtuple(
+    'Seen', 'ours box accepts taken_ports decoys unreachable tools')
+# A piece of one or several openings, as the kernel's sets hold it.
+Element = collections.namedtuple('Element', 'source service once')
 GUARD_PRIORITY = -149
-MOST_DECOYS = 200     # above it, a hidden port's reset is made by us, not by the stack
-WIDE = 10000            # a rule for so many ports is about closed ones, too
-DEEP = 16               # the kernel refuses longer chains of jumps (NFT_JUMP_STACK_SIZE)
+# Above it a hidden port's reset is made by us, not by the stack.
+MOST_DECOYS = 200
+# A rule for so many ports is about closed ones, too.
+WIDE = 10000
+# The kernel follows no longer chain of jumps (NFT_JUMP_STACK_SIZE).
+DEEP = 16
 
 def holds(limit, probe):
-    """Does it hold for a stranger's packet to a closed port that no rule names?"""
-    values = limit.values
-    if limit.key == 'version':
-        found = probe.version in values
-    elif limit.key == 'proto':
-        found = probe.proto in values
-    elif limit.key == 'state':
-        found = probe.state in values
+    """Does it hold for a stranger's packet to a port that no rule names?"""
+    if limit.key in ('version', 'proto', 'state'):
+        found = getattr(probe, limit.key) in limit.values
     elif limit.key == 'interface':
-        found = probe.interface is not None and named(probe.interface, values)
+        found = is_named(probe.interface, limit.values)
     elif limit.key == 'port':
-        found = any(high - low >= WIDE for low, high in values)
+        found = any(high - low >= WIDE for low, high in limit.values)
     elif limit.key == 'source':     # a stranger is nobody whom a rule names
         found = False
     else:                           # not understood: as if the rule were not there
         return False
     return found != limit.negated
 
-def named(interface, names):
+def is_named(interface, names):
     """Is it one of these, of which eth* means each that begins so?"""
+    if interface is None:
+        return False
     for name in names:
-        if name == interface:
-            return True
-        if name.endswith('*') and interface.startswith(name[:-1]):
+        if name == interface or name[-1] == '*' and interface.startswith(name[:-1]):
             return True
     return False
 
 def verdict_of(rules, name, probe, depth=0):
-    """What a chain says of a probe: a verdict, or None where it goes back to its caller."""
+    """What a chain says of a probe; None where it goes back to its caller."""
     for rule in rules.get(name, ()):
         if rule.ours or not all(holds(limit, probe) for limit in rule.limits):
             continue
@@ -2148,21 +2151,20 @@ def verdict_of(rules, name, probe, depth=0):
         if word not in ('jump', 'goto'):
             if rule.verdict:
                 return rule.verdict
-            continue
-        if depth < DEEP:
+        elif depth < DEEP:
             found = verdict_of(rules, name[:2] + (target,), probe, depth + 1)
             if found or word == 'goto':
                 return found
     return None
 
 def chain_verdict(chain, rules, probe):
-    """What a chain of a hook does with a probe, at its end by its policy."""
-    if chain.family in ('ip', 'ip6') and chain.family != FAMILIES[probe.version]:
+    """What a chain of a hook says of a probe, at its end by its policy."""
+    if chain.family in FAMILIES.values() and chain.family != FAMILIES[probe.version]:
         return ACCEPT
     return verdict_of(rules, chain[:3], probe) or chain.policy
 
 def closed_verdict(chains, rules, probe):
-    """What the box does with a probe before its stack answers: STACK if nothing."""
+    """What the box does with a probe before its stack answers; STACK if nothing."""
     for hook in ('prerouting', 'input'):
         for chain in chains:
             if chain.hook == hook and chain.kind != 'nat':
@@ -2171,37 +2173,37 @@ def closed_verdict(chains, rules, probe):
                     return verdict
     return STACK
 
-def named_interfaces(rules):
-    """Each interface for which some rule makes a difference; not lo, which is always trusted."""
-    found = set()
-    for chain_rules in rules.values():
-        for rule in chain_rules:
-            for limit in rule.limits:
-                if limit.key == 'interface':
-                    found.update(limit.values)
-    return found - {'lo'}
-
 def all_probes(rules):
-    interfaces = [None] + sorted(named_interfaces(rules))
-    return [Probe(*parts) for parts in itertools.product(
-        sorted(FAMILIES), (TCP, UDP), ('invalid', 'new'), interfaces)]
+    """One for each kind of packet, and for each interface that some rule names."""
+    interfaces = set()
+    for rule in itertools.chain(*rules.values()):
+        for limit in rule.limits:
+            if limit.key == 'interface':
+                interfaces.update(limit.values)
+    interfaces = [None] + sorted(interfaces - {'lo'})
+    kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
+    return [Probe(*kind) for kind in kinds]
 
-def closed_ports(chains, rules):
-    """Box.closed: only interfaces that differ from the rest are named."""
+def read_box(chains, rules, demux):
+    """A Box; of interfaces only those are named with which it does something else."""
     closed = {}
     for probe in all_probes(rules):
         verdict = closed_verdict(chains, rules, probe)
         verdicts = closed.setdefault(probe[:3], {})
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
-    return closed
+    return Box(closed, demux)
 
 def may_drop(chain, rules):
-    """Does it stop packets that no rule of its own allows, from some interface?"""
+    """Does it stop, from some interface, new packets that no rule of its own allows?"""
     for probe in all_probes(rules):
         if probe.state == 'new' and chain_verdict(chain, rules, probe) != ACCEPT:
             return True
     return False
+
+def named_ports(text):
+    """Every number in others' rules that may be a port."""
+    return {int(number) for number in re.findall(r'\b\d{1,5}\b', text)}
 
 def ports_of(services, proto):
     """The set of ports of a protocol in these services."""
@@ -2212,20 +2214,21 @@ def ports_of(services, proto):
     return ports
 
 def decoy_ports(config, seen):
-    """(hidden TCP ports that want a decoy, ports that must be none). The daemon takes others by
-    chance, keeps what nobody else holds, and binds it so that nobody can."""
+    """(hidden TCP ports that want a decoy, ports that must be none). The daemon takes
+    others by chance, keeps what nobody else holds, and binds it so that nobody can."""
     hidden = ports_of(config.hide, TCP)
     if len(hidden) > MOST_DECOYS:
         return [], hidden
     return sorted(hidden), hidden | seen.taken_ports
 
-# A piece of one or several openings, as the kernel's sets hold it.
-Element = collections.namedtuple('Element', 'source service once')
+def live(openings, now):
+    """now: ms of the monotonic clock, as everywhere below."""
+    return [opening for opening in openings if opening.expires > now]
 
 def elements(openings):
-    """What the kernel holds of these openings: {Opening without a client: its latest expiry}.
-    For each source, protocol and kind of once: ranges that do not overlap, since the kernel's
-    sets refuse that, each with the latest end that an opening which covers it has."""
+    """What the kernel holds of these openings: {Element: when it ends}. For each source,
+    protocol and kind of once: ranges that do not overlap, since the kernel's sets refuse
+    that, each with the latest end that an opening which covers it has."""
     groups = {}
     for opening in openings:
         key = opening.source, opening.service.proto, opening.once
@@ -2237,77 +2240,31 @@ def elements(openings):
     return found
 
 def pieces(openings):
-    """[(low, high, latest expiry)] in order: cut wherever an opening begins or ends, and joined
+    """[(low, high, latest end)] in order: cut wherever an opening begins or ends, joined
     again where neighbours end at the same time."""
     cuts = set()
     for opening in openings:
-        cuts.add(opening.service.low)
-        cuts.add(opening.service.high + 1)
+        cuts.update((opening.service.low, opening.service.high + 1))
     cuts = sorted(cuts)
     found = []
     for low, end in zip(cuts, cuts[1:]):
-        covering = [opening.expires for opening in openings
-                    if opening.service.low <= low and low <= opening.service.high]
-        if not covering:
+        ends = [opening.expires for opening in openings
+                if opening.service.low <= low <= opening.service.high]
+        if not ends:
             continue
-        expires = max(covering)
-        if found and found[-1][1] == low - 1 and found[-1][2] == expires:
-            low = found.pop()[0]
-        found.append((low, end - 1, expires))
+        if found and found[-1][1:] == (low - 1, max(ends)):
+            low, _, _ = found.pop()
+        found.append((low, end - 1, max(ends)))
     return found
 
-# What iptables-save prints: tables have names, chains of hooks have the hooks' own.
-PRIORITIES = {'raw': -300, 'mangle': -150, 'nat': -100, 'filter': 0, 'security': 50}
-BUILT_IN = ('PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING')
-
-def saved_options(line):
-    """[(option, its words, negated)] of a rule as iptables-save prints it."""
-    options, negated = [], False
-    for word in re.findall(r'"(?:[^"\\]|\\.)*"|\S+', line):     # quoted, or without blanks
-        if word == '!':
-            negated = True
-        elif word.startswith('-') or not options:
-            options.append((word, [], negated))
-            negated = False
-        else:
-            options[-1][1].append(word)
-    return options
-
-def saved_limit(option, words, negated, family):
-    """Limit of one option, None for one that limits nothing."""
-    if option in ('-m', '--comment'):
-        return None
-    if option == '-p' and words[0] in PROTOCOLS:
-        return Limit('proto', [PROTOCOLS[words[0]]], negated)
-    if option == '-i':
-        return Limit('interface', [words[0].replace('+', '*')], negated)
-    if option == '-s':
-        return Limit('source', words, negated)
-    if option in ('--ctstate', '--state'):
-        return Limit('state', words[0].lower().split(','), negated)
-    if option in ('--dport', '--dports'):
-        ranges = []
-        for part in words[0].split(','):
-            low, _, high = part.partition(':')
-            ranges.append((int(low), int(high or low)))
-        return Limit('port', ranges, negated)
-    return Limit('other', words, negated)
-
-def saved_verdict(option, words, options):
-    """The verdict of -j or -g, in the words of Rule; None for a target that goes on."""
-    target = words[0]
-    if target in ('ACCEPT', 'DROP', 'RETURN'):
-        return target.lower()
-    if target == 'REJECT':
-        for other, its_words, _ in options:
-            if other == '--reject-with':
-                return SAVED_REJECTS.get(its_words[0], UNREACHABLE)
-        return UNREACHABLE
-    return ('goto ' if option == '-g' else 'jump ') + target
-
-# What REJECT says, in nft's words.
+# What iptables-save prints; nft reads it too, of chains that iptables keeps beside it.
+SAVED_PRIORITIES = {'raw': -300, 'mangle': -150, 'nat': -100, 'filter': 0, 'security': 50}
+SAVED_HOOKS = 'PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING'
+SAVED_KEYS = {'-p': 'proto', '-i': 'interface', '-s': 'source', '--ctstate': 'state',
+              '--state': 'state', '--dport': 'port', '--dports': 'port'}
 SAVED_REJECTS = {
-    'tcp-reset': TCP_RESET, 'icmp-admin-prohibited': PROHIBITED, 'icmp6-adm-prohibited': PROHIBITED,
+    'tcp-reset': TCP_RESET,
+    'icmp-admin-prohibited': PROHIBITED, 'icmp6-adm-prohibited': PROHIBITED,
     'icmp-host-unreachable': 'reject with icmp type host-unreachable',
     'icmp-net-unreachable': 'reject with icmp type net-unreachable',
     'icmp-proto-unreachable': 'reject with icmp type prot-unreachable',
@@ -2318,404 +2275,457 @@ SAVED_REJECTS = {
     'icmp6-policy-fail': 'reject with icmpv6 type policy-fail',
     'icmp6-reject-route': 'reject with icmpv6 type reject-route'}
 
-def saved_rule(line, family, mark):
-    options = saved_options(line)
-    limits, verdict = [], None
-    for option, words, negated in options:
-        if option in ('-j', '-g'):
-            verdict = saved_verdict(option, words, options)
-        elif option == '--reject-with':
-            continue
+def saved_options(line):
+    """[(option, its words, negated)] of a rule."""
+    options, negated = [], False
+    # Words are quoted, or without blanks.
+    for word in re.findall(r'"(?:[^"\\]|\\.)*"|\S+', line):
+        if word == '!':
+            negated = True
+        elif word.startswith('-') or not options:
+            options.append((word, [], negated))
+            negated = False
         else:
-            limit = saved_limit(option, words, negated, family)
-            if limit:
-                limits.append(limit)
-    bit = '0x%x/0x%x' % (mark, mark)
-    ours = limits == [Limit('other', [bit], False)] and verdict == ACCEPT
-    return Rule(limits, verdict, None, ours)
+            options[-1][1].append(word)
+    return options
 
-def read_saved(text, family, prefix, mark):
-    """([Chain], {chain: [Rule]}) of what iptables-save prints, counters or not."""
-    chains, rules, table = [], {}, None
+def saved_limit(option, words, negated):
+    """The Limit that an option and its words are."""
+    key = SAVED_KEYS.get(option, 'other')
+    values = ' '.join(words).split(',')
+    if key == 'proto':
+        values = [PROTOCOLS.get(value) for value in values]
+    elif key == 'interface':
+        values = [value.replace('+', '*') for value in values]
+    elif key == 'state':
+        values = [value.lower() for value in values]
+    elif key == 'port':
+        ranges = [value.partition(':') for value in values]
+        values = [(int(low), int(high or low)) for low, _, high in ranges]
+    return Limit(key, values, negated)
+
+def saved_rule(line, mark):
+    """The Rule that a line is."""
+    limits, verdict = [], None
+    for option, words, negated in saved_options(line):
+        if option == '--reject-with':
+            verdict = SAVED_REJECTS.get(words[0], UNREACHABLE)
+        elif option == '-g':
+            verdict = 'goto ' + words[0]
+        elif option == '-j' and words[0] in ('ACCEPT', 'DROP', 'RETURN'):
+            verdict = words[0].lower()
+        elif option == '-j':
+            verdict = UNREACHABLE if words[0] == 'REJECT' else 'jump ' + words[0]
+        elif option not in ('-m', '--comment'):
+            limits.append(saved_limit(option, words, negated))
+    ours = Limit('other', ['0x%x/0x%x' % (mark, mark)], False)
+    return Rule(limits, verdict, None, limits == [ours] and verdict == ACCEPT)
+
+def saved_lines(text):
+    """[(table, line)] without counters: those of chains and of rules."""
+    found, table = [], None
     for line in text.splitlines():
-        line = re.sub(r'^\[\d+:\d+\] ', '', line)
+        line = re.sub(r'^\[\d+:\d+\] ', '', line).replace('"knockd"', 'knockd')
         if line.startswith('*'):
             table = line[1:]
-        elif line.startswith(':'):
+        elif line.startswith((':', '-A ')):
+            found.append((table, line))
+    return found
+
+def read_saved(text, family, prefix, mark):
+    """([Chain], {chain: [Rule]}) but ours. prefix: what tells these tables from others
+    of the same name."""
+    chains, rules = [], {}
+    for table, line in saved_lines(text):
+        if 'KNOCKD' in line:
+            continue
+        kind = 'nat' if table == 'nat' else 'filter'
+        if line.startswith(':'):
             name, policy = line[1:].split()[:2]
-            hook = name.lower() if name in BUILT_IN else None
-            kind = 'nat' if table == 'nat' else 'filter'
+            hook = name.lower() if name in SAVED_HOOKS else None
+            priority = SAVED_PRIORITIES.get(table, 0)
             policy = DROP if policy == 'DROP' else ACCEPT
-            chains.append(Chain(family, prefix + table, name, hook, kind,
-                                PRIORITIES.get(table, 0), policy))
-        elif line.startswith('-A '):
-            _, name, rest = (line + ' ').split(' ', 2)
-            rules.setdefault((family, prefix + table, name), []).append(
-                saved_rule(rest, family, mark))
+            chains.append(
+                Chain(family, prefix + table, name, hook, kind, priority, policy))
+            continue
+        _, name, options = (line + ' ').split(' ', 2)
+        rule = saved_rule(options, mark)
+        rules.setdefault((family, prefix + table, name), []).append(rule)
     return chains, rules
 
-# --- nft text: our table, and what nft -j lists ---------------------------------------------------
-# guard decides before any address is rewritten who may pass: he gets the bit OPEN. stay keeps the
-# ports of everybody else from being forwarded. answer comes after the box's own input chains and
-# after the stack has checked the packet, and gives a stranger what a closed port would give. The
-# stack's reset comes from a decoy port, with the bit ASKED of its question (fwmark_reflect);
-# restore puts the hidden port back. clear takes OPEN off again, so that no socket inherits it.
+# --- nft text: our table, and what nft -j lists -----------------------------------------
+# guard decides, before any address is rewritten, who may pass: he gets the bit OPEN. stay
+# keeps the ports of everybody else from being forwarded. answer comes after the box's own
+# input chains and after the stack has checked the packet, and gives a stranger what a
+# closed port would give. The stack's reset comes from a decoy port and has the bit ASKED
+# of its question (fwmark_reflect); restore puts the hidden port back. clear and leave
+# take OPEN off again, so that no socket and no tunnel inherits it.
 #
-# What hides is a constant in a rule. While rules are replaced, a packet under way sees the old
-# ones but asks the sets with the new generation, and finds nothing there (seen on Linux 6.1):
-# a set of hidden ports would let it by; a set of openings may miss for an instant, which is safe.
-# The table is never deleted to load it again: a hook that goes lets packets by.
+# What hides is a constant in a rule. While rules are replaced, a packet under way sees the
+# old ones but asks the sets with the new generation, and finds nothing there (seen on
+# Linux 6.1): a set of hidden ports would let it by; a set of openings may miss for an
+# instant, which is safe. The table is never deleted to load it again: a hook that goes
+# lets packets by.
 CHAINS = (
-    ('guard', 'type filter hook prerouting priority %d' % GUARD_PRIORITY),
-    ('check', None),
-    ('stay', 'type nat hook prerouting priority -199'),
-    ('answer', 'type filter hook input priority 40'),
-    ('closed', None),
-    ('decoy', None),
-    ('clear', 'type filter hook input priority 1000'),
-    ('leave', 'type filter hook forward priority 1000'),
-    ('restore', 'type route hook output priority -301'))
-# A packet without SYN, or with SYN and ACK. A SYN alone belongs to no connection, whatever is
-# still known of an old one between these ports.
+    ('guard', ' type filter hook prerouting priority -149; policy accept;'),
+    ('check', ''),
+    ('stay', ' type nat hook prerouting priority -199; policy accept;'),
+    ('answer', ' type filter hook input priority 40; policy accept;'),
+    ('closed', ''),
+    ('decoy', ''),
+    ('clear', ' type filter hook input priority 1000; policy accept;'),
+    ('leave', ' type filter hook forward priority 1000; policy accept;'),
+    ('restore', ' type route hook output priority -301; policy accept;'))
+# A SYN alone belongs to no connection, whatever is still known of an old one.
 NO_SYN = 'tcp flags & (syn | ack) != syn'
-SYN_RETRIES = '10s'     # a SYN that is not answered comes again after 1, 3 and 7 s
-WEEK = 604800000        # ms: nft counts no limit by more; an opening of `once` is not longer
-ANSWERS = {'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),    # for TCP, for UDP
-           'prohibited': (PROHIBITED, PROHIBITED)}
+# A SYN that is not answered comes again after 1, 3 and 7 s.
+SYN_RETRIES = '10s'
+# ms. nft counts no limit by a longer time, so no opening of `once` is longer.
+WEEK = 604800000
+ANSWERS = {     # for TCP, for UDP
+    'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),
+    'prohibited': (PROHIBITED, PROHIBITED)}
+NFT_COMMAND = ['nft', '-f', '-']
+NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
+# Under /proc/sys; both must be 1 before the rules are loaded, so that an answer of the
+# stack carries the mark of its question.
+SYSCTLS = 'net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect'
+DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
+                 '/proc/sys/net/ipv4/tcp_early_demux']
 
 def asked_bit(config):
-    """The second bit of ours: the one below config.mark, or above the lowest."""
+    """The bit below config.mark, or the one above the lowest."""
     return config.mark >> 1 or 2
 
-def set_name(element):
-    """open4 holds hosts and single ports, open4_24 networks of that length, open4_ranges hosts
-    and ranges of ports; once... lets one connection in, held... tells whether that may go on."""
-    network = element.source
-    name = '%s%d' % ('once' if element.once else 'open', network.version)
-    if network.prefixlen < network.max_prefixlen:
-        name += '_%d' % network.prefixlen
-    if element.service.low < element.service.high:
-        name += '_ranges'
-    return name
+def if_marked(bits, then):
+    return 'meta mark & 0x%08x != 0 %s' % (bits, then)
 
-def nft_sets(config, openings):
-    """An example of what each of our sets may hold: {name: Element}."""
+def put_mark(bits):
+    return 'meta mark set meta mark | 0x%08x' % bits
+
+def take_mark(bits):
+    return 'meta mark set meta mark & 0x%08x' % (bits ^ 0xffffffff)
+
+def sets_of(element):
+    """[(name, type)] of the sets that hold such an element. open4 has hosts and single
+    ports, open4_24 networks of that length, open4_ranges ranges of ports; once... lets
+    one connection in, and held... tells whether its SYN may come again."""
+    network, service = element.source, element.service
+    suffix, flags = str(network.version), 'timeout'
+    if network.prefixlen < network.max_prefixlen:
+        suffix += '_%d' % network.prefixlen
+    if service.low < service.high:
+        suffix += '_ranges'
+        flags = 'interval,timeout'
+    kind = 'ipv%d_addr . inet_proto . inet_service; flags %s' % (network.version, flags)
+    if not element.once:
+        return [('open' + suffix, kind)]
+    limit = '; limit rate 1/week burst 1 packets'
+    return [('once' + suffix, kind + limit), ('held' + suffix, kind)]
+
+def possible_elements(config, openings):
+    """One of each kind that the config allows, or that is open."""
     port, ports = Service(TCP, 1, 1), Service(TCP, 1, 2)
-    examples = [Element(ipaddress.ip_network(address), port, False)
-                for address in ('0.0.0.0', '::')]
+    found = [Element(ipaddress.ip_network('0.0.0.0'), port, False),
+             Element(ipaddress.ip_network('::'), port, False)]
     for client in config.clients.values():
         ranged = any(service.low < service.high for service in client.allow)
         for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
             network = ipaddress.ip_network((address, length))
-            examples.append(Element(network, port, client.once))
+            found.append(Element(network, port, client.once))
             if ranged:
-                examples.append(Element(network, ports, client.once))
-    examples += elements(openings)
-    return {set_name(example): example for example in examples}
+                found.append(Element(network, ports, client.once))
+    return found + list(elements(openings))
 
-def set_type(element):
-    """What nft wants to know of a set to declare it, or to add to it."""
-    kind = 'type ipv%d_addr . inet_proto . inet_service; flags %stimeout' % (
-        element.source.version, 'interval,' if element.service.low < element.service.high else '')
+def all_sets(config, openings):
+    """Our sets of openings: {name: (type, Element that it may hold)}, by name."""
+    found = {}
+    for element in possible_elements(config, openings):
+        for name, kind in sets_of(element):
+            found[name] = kind, element
+    return collections.OrderedDict(sorted(found.items()))
+
+def element_text(element, expires=None, now=0):
+    """An element in nft's words; without expires, as it is deleted."""
+    low, high = element.service.low, element.service.high
+    ports = '%d-%d' % (low, high) if low < high else str(low)
+    source = element.source.network_address
+    text = '%s . %d . %s' % (source, element.service.proto, ports)
+    if expires is None:
+        return text
+    left = expires - now
     if element.once:
-        kind += '; limit rate 1/week burst 1 packets'
-    return kind
+        left = min(left, WEEK)
+    return '%s timeout %dms' % (text, left)
 
-def held_twin(name):
-    """The set beside one of `once`, with the same elements and no limit."""
-    return name.replace('once', 'held')
+def by_set(wanted, now):
+    """{(name, type): [element in nft's words]} of {Element: when it ends, or None}."""
+    members = {}
+    for element, expires in sorted(wanted.items(), key=str):
+        for each in sets_of(element):
+            text = element_text(element, expires, now)
+            members.setdefault(each, []).append(text)
+    return sorted(members.items())
 
 def set_block(name, kind, members=()):
-    """A set, declared or added to: of all ways to add, nft does this one without first reading
-    every set of the box, which takes a third of a second beside a large one."""
-    text = ' set %s { %s\n' % (name, kind)
+    """A set, declared or added to: of all ways to add, nft does this one without first
+    reading every set of the box, which takes 0.3 s beside a large one."""
+    text = ' set %s { type %s\n' % (name, kind)
     if members:
         text += '  elements = { %s }\n' % ', '.join(members)
     return text + ' }\n'
 
-def element_text(element, expires=None, now=0):
-    """An element in nft's words, with the time it has left; without one, as it is deleted."""
-    low, high = element.service.low, element.service.high
-    ports = '%d-%d' % (low, high) if low < high else '%d' % low
-    text = '%s . %d . %s' % (element.source.network_address, element.service.proto, ports)
-    if expires is None:
-        return text
-    left = min(expires - now, WEEK) if element.once else expires - now
-    return '%s timeout %dms' % (text, left)
-
-def sets_text(wanted, now):
-    """Blocks that add these elements, {Element: when it ends or None}, to their sets."""
-    members, examples = {}, {}
-    for element, expires in sorted(wanted.items(), key=str):
-        name = set_name(element)
-        examples[name] = element
-        members.setdefault(name, []).append(element_text(element, expires, now))
+def additions(wanted, now):
+    """Adds {Element: when it ends}."""
     text = ''
-    for name, texts in sorted(members.items()):
-        kind = set_type(examples[name])
-        text += set_block(name, kind, texts)
-        if examples[name].once:
-            text += set_block(held_twin(name), kind.partition('; limit')[0], texts)
-    return text
+    for (name, kind), members in by_set(wanted, now):
+        text += set_block(name, kind, members)
+    return in_table(text)
 
 def in_table(text):
     return 'table inet knockd {\n%s}\n' % text if text else ''
 
-def deletions(gone):
-    """Commands that delete these elements, one for each set."""
-    members = {}
-    for element in sorted(gone, key=str):
-        name = set_name(element)
-        members.setdefault(name, []).append(element_text(element))
-        if element.once:
-            members.setdefault(held_twin(name), []).append(element_text(element))
-    return ''.join('delete element inet knockd %s { %s }\n' % (name, ', '.join(texts))
-                   for name, texts in sorted(members.items()))
+def once_versions(sets):
+    """The IP versions that have a set of `once`."""
+    return sorted({element.source.version for _, element in sets.values()
+                   if element.once})
 
-def live(openings, now):
-    return [opening for opening in openings if opening.expires > now]
+def flow(version):
+    return FAMILIES[version] + ' saddr . meta l4proto . th sport . th dport'
 
-def nft_declared(config, openings):
+def declarations(sets):
     """Every set and chain of ours, without elements and rules."""
     text = ''
-    once = set()
-    for name, example in sorted(nft_sets(config, openings).items()):
-        kind = set_type(example)
+    for name, (kind, _) in sets.items():
         text += set_block(name, kind)
-        if example.once:
-            text += set_block(held_twin(name), kind.partition('; limit')[0])
-            once.add(example.source.version)
-    for version in sorted(once):
-        text += set_block('begun%d' % version, (
-            'type ipv%d_addr . inet_proto . inet_service . inet_service; flags dynamic,timeout; '
-            'timeout %s; size 65535') % (version, SYN_RETRIES))
+    for version in once_versions(sets):
+        kind = ('ipv%d_addr . inet_proto . inet_service . inet_service; '
+                'flags dynamic,timeout; timeout %s; size 65535')
+        text += set_block('begun%d' % version, kind % (version, SYN_RETRIES))
     for name, hook in CHAINS:
-        text += ' chain %s {%s\n }\n' % (name, ' %s; policy accept;' % hook if hook else '')
+        text += ' chain %s {%s\n }\n' % (name, hook)
     return in_table(text)
 
 def ports_match(service):
     """tcp dport 8000-8010"""
     return format_service(service).replace('/', ' dport ')
 
-def guard_lines(config, once):
-    """prerouting: who may pass? once: the IP versions that have a set of `once`."""
+def guard_lines(config, sets):
+    """prerouting: who may pass?"""
     both = config.mark | asked_bit(config)
-    lines = ['meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x'
-             % (both, both ^ 0xffffffff)]
-    # The end of a handshake: from here on the SYN of `once` may not come again.
-    lines += ['tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (version, flow(version))
-              for version in once]
+    lines = [if_marked(both, take_mark(both))]
+    for version in once_versions(sets):
+        # A handshake ends: from here on the SYN of `once` may not come again.
+        lines.append('tcp flags & (syn | ack) == ack delete @begun%d { %s }'
+                     % (version, flow(version)))
     lines += ['meta l4proto != 6 ct state established,related return',
               NO_SYN + ' ct state established,related return']
-    return lines + [ports_match(service) + ' jump check' for service in merged(config.hide)]
+    for service in merged(config.hide):
+        lines.append(ports_match(service) + ' jump check')
+    return lines
 
-def flow(version):
-    return FAMILIES[version] + ' saddr . meta l4proto . th sport . th dport'
-
-def check_lines(config, openings):
+def check_lines(config, sets):
     """A packet to a hidden port: does it come from where it may?"""
-    passes = 'meta mark set meta mark | 0x%08x return' % config.mark
-    lines = ['iifname "%s" %s' % (name, passes)
-             for name in ('lo',) + config.trust]
-    for name, example in sorted(nft_sets(config, openings).items()):
-        network = example.source
+    passes = put_mark(config.mark) + ' return'
+    lines = []
+    for name in ('lo',) + config.trust:
+        lines.append('iifname "%s" %s' % (name, passes))
+    for name, (_, element) in sets.items():
+        network = element.source
         source = FAMILIES[network.version] + ' saddr'
         if network.prefixlen < network.max_prefixlen:
             source += ' & %s' % network.netmask
-        match = source + ' . meta l4proto . th dport @'
-        if not example.once:
-            lines.append(match + name + ' ' + passes)
-            continue
-        # The first packet uses the limit up; the same flow may go on until it is established.
-        begun = flow(network.version) + ' @begun%d ' % network.version
-        lines.append('ct state new %s%s add @begun%d { %s } %s' % (
-            match, name, network.version, flow(network.version), passes))
-        lines.append(match + held_twin(name) + ' ' + begun + passes)
-    return lines
+        match = '%s . meta l4proto . th dport @%s ' % (source, name)
+        begun, same = '@begun%d' % network.version, flow(network.version)
+        if name.startswith('once'):     # the first packet uses the limit up
+            match = 'ct state new %sadd %s { %s } ' % (match, begun, same)
+        elif name.startswith('held'):   # its flow goes on until it is established
+            match += '%s %s ' % (same, begun)
+        lines.append(match + passes)
+    # A flow that has begun is asked for when the limit is used up, not before.
+    return sorted(lines, key=lambda line: '@held' in line)
 
 def stay_lines(config):
-    """What no knock has opened is bound to the port it asks for, before any other rule of nat
-    is asked; redirect would also change the address, to one that the interface may not have."""
+    """Who may not pass is bound to the port he asks for, before any other rule of nat.
+    (`redirect` would change the address, too, and drop where an interface has none.)"""
+    stranger = 'meta mark & 0x%08x == 0 fib daddr type != unicast ' % config.mark
     lines = []
     for service in merged(config.hide):
-        ports = format_service(service).partition('/')[2]
-        lines.append('meta mark & 0x%08x == 0 fib daddr type != unicast %s dnat to :%s' % (
-            config.mark, ports_match(service), ports))
+        _, _, ports = format_service(service).partition('/')
+        lines.append('%s%s dnat to :%s' % (stranger, ports_match(service), ports))
     return lines
 
 def answer_lines(config):
-    # Over lo the stack does not look for a packet's socket early, so `closed` could not tell
-    # what belongs to a connection.
-    lines = ['iifname "lo" return', 'meta mark & 0x%08x != 0 return' % config.mark]
+    # Over lo the stack does not look for a packet's socket early, so `closed` could not
+    # tell what belongs to a connection.
+    lines = ['iifname "lo" return', if_marked(config.mark, 'return')]
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
     return lines
 
-def decoy_lines(config, decoys):
-    bit = asked_bit(config)
-    lines = ['tcp dport %d meta mark set meta mark | 0x%08x tcp dport set %d accept'
-             % (port, bit, decoy) for port, decoy in sorted(decoys.items())]
-    return lines + ['drop']
-
-def restore_lines(config, decoys):
-    bit = asked_bit(config)
-    lines = ['meta mark & 0x%08x == 0 return' % bit]
-    lines += ['tcp sport %d tcp sport set %d meta mark set meta mark & 0x%08x'
-              % (decoy, port, bit ^ 0xffffffff) for port, decoy in sorted(decoys.items())]
-    return lines
-
-def box_answers(config, box):
-    """Box.closed, or what the config says in its place."""
-    if config.answer == 'box':
-        return box.closed
-    answers = dict(zip((TCP, UDP), ANSWERS[config.answer]))
-    return {(version, proto, 'new'): {None: answers[proto]}
-            for version in FAMILIES for proto in answers}
-
 def closed_lines(config, box, decoys):
     """input: what does a closed port give?"""
-    covered = ports_of(config.hide, TCP) <= set(decoys)
-    # Connections live on when their opening is over: the stack has found their socket, whatever
-    # port the packet names by now. What conntrack alone remembers goes to the decoy, for a
-    # listener would take the cookie of a SYN from it (tcp_syncookies).
-    forgotten = 'goto decoy' if covered and box.demux else 'accept'
+    has_decoys = ports_of(config.hide, TCP) <= set(decoys)
+    # A connection lives on when its opening is over: the stack has found its socket,
+    # whatever the port says by now. What conntrack alone remembers goes to the decoy, for
+    # a listener would take the cookie of an old SYN from it (tcp_syncookies).
+    forgotten = 'goto decoy' if has_decoys and box.demux else 'accept'
     lines = ['meta l4proto 6 meta skuid >= 0 accept',
-             'meta l4proto 17 ct state established,related accept']
-    # The stack reads these headers only after us, and would tell of the decoy.
-    lines += ['ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto) for proto in (TCP, UDP)]
-    lines += [NO_SYN + ' ct state established ' + forgotten]
+             'meta l4proto 17 ct state established accept']
+    # The stack reads these headers after us, and would tell of the decoy.
+    for proto in (TCP, UDP):
+        lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
+    lines.append(NO_SYN + ' ct state established ' + forgotten)
     answers = box_answers(config, box)
     if answers[6, UDP, 'new'][None] == STACK:
         # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
         lines.append('meta nfproto ipv6 udp checksum 0 drop')
     for (version, proto, state), verdicts in sorted(answers.items()):
-        family = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
+        match = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
         if state == 'invalid':
             if verdicts == answers[version, proto, 'new']:
                 continue
-            family += 'ct state invalid '
-        # Of two names the longer one comes first: eth* may stand beside eth1.
-        for interface in sorted(filter(None, verdicts), reverse=True):
-            lines.append('%siifname "%s" %s' % (
-                family, interface, final(verdicts[interface], proto, covered)))
-        lines.append(family + final(verdicts[None], proto, covered))
+            match += 'ct state invalid '
+        for interface in by_length(verdicts):
+            if interface:
+                lines.append('%siifname "%s" %s' % (
+                    match, interface, final(verdicts[interface], proto, has_decoys)))
+        lines.append(match + final(verdicts[None], proto, has_decoys))
     return lines + ['drop']
 
-def final(verdict, proto, covered):
-    """A verdict of the box as a statement of ours. STACK: as the stack itself would answer."""
+def by_length(interfaces):
+    """The longer of two comes first: eth* may stand beside eth1; None is last."""
+    return sorted(interfaces, key=lambda name: (-len(name or ''), name or ''))
+
+def box_answers(config, box):
+    """Box.closed, or what the config says in its place."""
+    if config.answer == 'box':
+        return box.closed
+    for_tcp, for_udp = ANSWERS[config.answer]
+    answers = {}
+    for version in FAMILIES:
+        answers[version, TCP, 'new'] = {None: for_tcp}
+        answers[version, UDP, 'new'] = {None: for_udp}
+    return answers
+
+def final(verdict, proto, has_decoys):
+    """A verdict of the box as a statement of ours."""
     if verdict != STACK:
         return verdict
     if proto == UDP:
         return UNREACHABLE
-    return 'goto decoy' if covered else TCP_RESET
+    return 'goto decoy' if has_decoys else TCP_RESET
 
-def nft_rules(config, box, decoys, openings):
+def decoy_lines(config, decoys):
+    lines = []
+    for port, decoy in sorted(decoys.items()):
+        lines.append('tcp dport %d %s tcp dport set %d accept' % (
+            port, put_mark(asked_bit(config)), decoy))
+    return lines + ['drop']
+
+def restore_lines(config, decoys):
+    bit = asked_bit(config)
+    lines = ['meta mark & 0x%08x == 0 return' % bit]
+    for port, decoy in sorted(decoys.items()):
+        lines.append('tcp sport %d tcp sport set %d %s' % (decoy, port, take_mark(bit)))
+    return lines
+
+def nft_rules(config, box, decoys, sets):
     """{chain: lines} of the whole table."""
-    sets = nft_sets(config, openings)
-    once = sorted({example.source.version for example in sets.values() if example.once})
-    clear = 'meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x' % (
-        config.mark, config.mark ^ 0xffffffff)
-    return {'guard': guard_lines(config, once), 'check': check_lines(config, openings),
-            'stay': stay_lines(config), 'answer': answer_lines(config),
-            'closed': closed_lines(config, box, decoys), 'decoy': decoy_lines(config, decoys),
-            'clear': [clear], 'leave': [clear], 'restore': restore_lines(config, decoys)}
-
-# Under /proc/sys; both must be 1 before the rules are loaded: an answer of the stack then carries
-# the mark of its question.
-SYSCTLS = ('net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect')
-NFT_COMMAND = ['nft', '-f', '-']
-NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
+    clear = if_marked(config.mark, take_mark(config.mark))
+    rules = {'clear': [clear], 'leave': [clear]}
+    rules['guard'] = guard_lines(config, sets)
+    rules['check'] = check_lines(config, sets)
+    rules['stay'] = stay_lines(config)
+    rules['answer'] = answer_lines(config)
+    rules['closed'] = closed_lines(config, box, decoys)
+    rules['decoy'] = decoy_lines(config, decoys)
+    rules['restore'] = restore_lines(config, decoys)
+    return rules
 
 def nft_table(config, box, decoys, openings, now):
-    """The whole table, in place of the one that may be there, without a moment between them."""
-    openings = live(openings, now)
-    text = nft_declared(config, openings) + 'flush table inet knockd\n'
-    for name, example in sorted(nft_sets(config, openings).items()):
+    """The whole table, in place of the one that may be there, in one transaction."""
+    sets = all_sets(config, openings)
+    text = declarations(sets) + 'flush table inet knockd\n'
+    for name in sets:
         text += 'flush set inet knockd %s\n' % name
-        if example.once:
-            text += 'flush set inet knockd %s\n' % held_twin(name)
+    rules = nft_rules(config, box, decoys, sets)
     chains = ''
-    for name, lines in sorted(nft_rules(config, box, decoys, openings).items()):
-        chains += ' chain %s {\n  %s\n }\n' % (name, '\n  '.join(lines))
-    return text + in_table(chains) + in_table(sets_text(elements(openings), now))
-
-def accept_rule(config):
-    """The rule that lets through, in a chain that drops, what guard has let by."""
-    return 'meta mark & 0x%08x == 0x%08x accept' % (config.mark, config.mark)
+    for name, _ in CHAINS:
+        chains += ' chain %s {\n  %s\n }\n' % (name, '\n  '.join(rules[name]))
+    return text + in_table(chains) + additions(elements(openings), now)
 
 def accept_commands(config, accepts):
-    """[(argv, text)]: our rule once at the head of each chain that needs it, nowhere else."""
+    """(nft's text, [(argv, text)]): our rule once at the head of each chain that drops,
+    and nowhere else."""
+    bit = '0x%x' % config.mark
+    rule = 'meta mark & {0} == {0} accept'.format(bit)
+    match = ['-m', 'mark', '--mark', bit + '/' + bit, '-j', 'ACCEPT']
     text, commands = '', []
-    bit = '0x%x/0x%x' % (config.mark, config.mark)
-    for verb, places in (('delete', accepts.surplus), ('insert', accepts.missing)):
-        for place in places:
-            chain = ' '.join((place.family, place.table, place.chain))
-            if place.tool != 'nft':
-                option = '-D' if verb == 'delete' else '-I'
-                commands.append(([place.tool, '-w', '-t', place.table, option, place.chain,
-                                  '-m', 'mark', '--mark', bit, '-j', 'ACCEPT'], ''))
-            elif verb == 'delete':
-                text += 'delete rule %s handle %d\n' % (chain, place.handle)
-            else:
-                text += 'insert rule %s %s\n' % (chain, accept_rule(config))
+    for place in accepts.surplus:
+        if place.tool == 'nft':
+            text += 'delete rule %s %s %s handle %d\n' % place[1:]
+        else:
+            argv = [place.tool, '-w', '-t', place.table, '-D', place.chain]
+            commands.append((argv + match, ''))
+    for place in accepts.missing:
+        if place.tool == 'nft':
+            text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
+        else:
+            argv = [place.tool, '-w', '-t', place.table, '-I', place.chain]
+            commands.append((argv + match, ''))
     return text, commands
 
-# nft -j: which part of a packet a match looks at; (protocol, field) of a payload, key of meta, ct
-NFT_FIELDS = {('ip', 'protocol'): 'proto', ('ip6', 'nexthdr'): 'proto',
-              ('ip', 'saddr'): 'source', ('ip6', 'saddr'): 'source', ('ether', 'saddr'): 'source',
-              ('tcp', 'dport'): 'port', ('udp', 'dport'): 'port', ('th', 'dport'): 'port',
-              ('meta', 'l4proto'): 'proto', ('meta', 'nfproto'): 'version',
-              ('meta', 'protocol'): 'version', ('meta', 'iifname'): 'interface',
-              ('meta', 'iif'): 'interface', ('ct', 'state'): 'state'}
-# A box without /etc/protocols has numbers where others have names.
-NFT_NUMBERS = {'proto': {'tcp': TCP, 'udp': UDP}, 'version': {'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}}
+# What a match of nft -j looks at: its kind and the words inside, and the Limit's key.
+NFT_KEYS = {
+    'payload ip protocol': 'proto', 'payload ip6 nexthdr': 'proto',
+    'meta l4proto': 'proto',
+    'payload ip saddr': 'source', 'payload ip6 saddr': 'source',
+    'payload ether saddr': 'source', 'payload tcp dport': 'port',
+    'payload udp dport': 'port', 'payload th dport': 'port', 'meta nfproto': 'version',
+    'meta protocol': 'version', 'meta iifname': 'interface', 'meta iif': 'interface',
+    'ct state': 'state'}
+# A box without /etc/protocols lists numbers where others have these words.
+NFT_NUMBERS = {'tcp': TCP, 'udp': UDP, 'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}
+# Programs that list what stands beside nft's own: (family, prefix of the tables' names).
+# Chains of the first two are in nf_tables and belong to iptables; those of the old kind
+# take no rule of ours.
+SAVERS = collections.OrderedDict((
+    ('iptables-nft-save', ('ip', '')), ('ip6tables-nft-save', ('ip6', '')),
+    ('iptables-legacy-save', ('ip', 'legacy ')),
+    ('ip6tables-legacy-save', ('ip6', 'legacy '))))
 
-def nft_key(left):
-    """(Limit.key, protocol that the match implies or None) of what a match looks at."""
-    if not isinstance(left, dict):
-        return 'other', None
-    for kind, detail in left.items():
-        if kind == 'payload' and 'field' in detail:
-            protocol = detail['protocol']
-            return NFT_FIELDS.get((protocol, detail['field']), 'other'), PROTOCOLS.get(protocol)
-        if kind in ('meta', 'ct') and isinstance(detail, dict):
-            return NFT_FIELDS.get((kind, detail.get('key')), 'other'), None
-    return 'other', None
+def nft_limits(left, right, operator):
+    """[Limit] of a match: what it says, and the protocol that goes without saying."""
+    words = []
+    for kind, detail in left.items() if isinstance(left, dict) else ():
+        if isinstance(detail, dict):
+            words = [kind] + [str(word) for word in detail.values()]
+    key = NFT_KEYS.get(' '.join(words), 'other')
+    values = nft_values(key, right)
+    if operator not in ('==', 'in', '!=') or None in values and key != 'source':
+        key = 'other'
+    limits = [Limit(key, values, operator == '!=')]
+    if words[1:2] == ['tcp'] or words[1:2] == ['udp']:
+        limits.append(Limit('proto', [PROTOCOLS[words[1]]], False))
+    return limits
 
 def nft_values(key, right):
-    """What the key is compared with, as a list; None for what only the kernel knows."""
+    """What it is compared with, as a list; None is what only the kernel knows."""
     if isinstance(right, dict) and 'set' in right:
         right = right['set']
     values = []
     for value in right if isinstance(right, list) else [right]:
-        if isinstance(value, dict) and 'elem' in value:
-            value = value['elem'].get('val')
-        if key == 'port':
-            value = nft_port_range(value)
-        value = NFT_NUMBERS.get(key, {}).get(value, value) if isinstance(value, str) else value
-        if value is None or isinstance(value, str) and value.startswith('@'):
-            return None
+        if isinstance(value, dict) and 'range' in value:
+            value = tuple(value['range'])
+        if isinstance(value, dict) or isinstance(value, str) and value.startswith('@'):
+            value = None
+        if key == 'port' and isinstance(value, int):
+            value = value, value
+        if key in ('proto', 'version'):
+            value = NFT_NUMBERS.get(value, value)
         values.append(value)
     return values
-
-def nft_port_range(value):
-    """(low, high) of a port or a range; None for what is neither."""
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, dict) and 'range' in value:
-        return tuple(value['range'])
-    return None
-
-def nft_limits(left, right, operator):
-    """[Limit] of one match."""
-    key, proto = nft_key(left)
-    limits = [Limit('proto', [proto], False)] if proto else []
-    values = nft_values(key, right)
-    if values is None and key != 'source':
-        key = 'other'
-    if operator not in ('==', 'in', '!='):
-        key = 'other'
-    return limits + [Limit(key, values or [], operator == '!=')]
 
 def nft_verdict(statement):
     """The verdict of a statement, None if it is none."""
@@ -2726,8 +2736,6 @@ def nft_verdict(statement):
             return '%s %s' % (kind, detail['target'])
         if kind == 'reject':
             return nft_reject(detail or {})
-        if kind == 'xt' and isinstance(detail, dict) and detail.get('name') == 'REJECT':
-            return UNREACHABLE
     return None
 
 def nft_reject(detail):
@@ -2736,9 +2744,10 @@ def nft_reject(detail):
         return TCP_RESET
     return 'reject with %s type %s' % (kind, detail.get('expr', 'port-unreachable'))
 
-def nft_rule(entry, ours):
-    """[Rule] of a rule as nft -j lists it; a verdict map is a rule for each of its entries."""
-    limits, rules, handle = [], [], entry['handle']
+def nft_rule(entry, mark):
+    """[Rule] of a rule as listed; a verdict map is a rule for each of its entries."""
+    ours = is_accept(entry, mark)
+    limits, rules = [], []
     for statement in entry['expr']:
         kind, detail = next(iter(statement.items()))
         if kind == 'match':
@@ -2746,126 +2755,124 @@ def nft_rule(entry, ours):
         elif kind == 'vmap' and isinstance(detail['data'], dict):
             for value, verdict in detail['data']['set']:
                 limit = nft_limits(detail['key'], value, '==')
-                rules.append(Rule(limits + limit, nft_verdict(verdict), handle, ours))
-        elif kind == 'limit' or kind == 'xt' and not nft_verdict(statement):
+                verdict = nft_verdict(verdict)
+                rules.append(Rule(limits + limit, verdict, entry['handle'], ours))
+        elif kind in ('limit', 'xt', 'vmap'):
             limits.append(Limit('other', [], False))
         elif nft_verdict(statement):
-            rules.append(Rule(limits, nft_verdict(statement), handle, ours))
+            rules.append(Rule(limits, nft_verdict(statement), entry['handle'], ours))
     return rules
 
 def is_accept(entry, mark):
-    """Is this accept_rule(), whatever counter or comment stands beside it?"""
-    statements = [statement for statement in entry['expr'] if 'counter' not in statement]
+    """Is it accept_commands()' rule, whatever counter or comment stands beside it?"""
+    found = [statement for statement in entry['expr'] if 'counter' not in statement]
     masked = {'&': [{'meta': {'key': 'mark'}}, mark]}
-    return statements == [{'match': {'op': '==', 'left': masked, 'right': mark}},
-                          {'accept': None}]
+    match = {'match': {'op': '==', 'left': masked, 'right': mark}}
+    return found == [match, {'accept': None}]
 
-def nft_chain(entry):
-    return Chain(entry['family'], entry['table'], entry['name'], entry.get('hook'),
-                 entry.get('type'), entry.get('prio', 0), entry.get('policy', ACCEPT))
+def split_listing(listing):
+    """(what is ours, what is not) of nft -j: [(kind, entry)]."""
+    ours, others = [], []
+    for item in json.loads(listing)['nftables']:
+        kind, entry = next(iter(item.items()))
+        table = entry.get('name') if kind == 'table' else entry.get('table')
+        if table == 'knockd':
+            ours.append((kind, entry))
+        else:
+            others.append((kind, entry))
+    return ours, others
 
-def nft_ours(entries):
-    """Our table as text, without handles, which are new after each load; None without it."""
-    ours = []
-    for entry in entries:
-        for kind, value in entry.items():
-            if 'knockd' in (value.get('table'), kind == 'table' and value.get('name')):
-                ours.append({kind: dict(value, handle=0)})
-    return json.dumps(ours) if ours else None
+def nft_ours(ours):
+    """Seen.ours: without handles, which are new after each load."""
+    return json.dumps([dict(entry, handle=0) for _, entry in ours]) if ours else None
 
-def nft_decoys(entries):
-    """{hidden: decoy} of the rules that are loaded, so that a new daemon keeps the same."""
+def nft_decoys(ours):
+    """Seen.decoys: what restore_lines() has made of them."""
     decoys = {}
-    for entry in entries:
-        rule = entry.get('rule', {})
-        if (rule.get('table'), rule.get('chain')) != ('knockd', 'decoy'):
+    for kind, entry in ours:
+        if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
             continue
-        found = [statement for statement in rule['expr']
-                 if 'match' in statement or 'mangle' in statement]
-        if len(found) == 3:         # the port, the mark, the decoy
-            decoys[found[0]['match']['right']] = found[2]['mangle']['value']
+        match, mangle = entry['expr'][:2]
+        decoys[mangle['mangle']['value']] = match['match']['right']
     return decoys
-
-def named_ports(text):
-    """Every number in others' rules that may be a port."""
-    return {int(number) for number in re.findall(r'\b\d{1,5}\b', text)}
 
 def read_nft(outputs, config):
     """Seen, from the listings of nft and of the iptables that may stand beside it."""
-    entries = json.loads(outputs['nft'])['nftables']
-    chains, rules, locked = [], {}, set()
-    theirs = []
-    for entry in entries:
-        kind, value = next(iter(entry.items()))
-        if 'knockd' in (value.get('table'), kind == 'table' and value.get('name')):
-            continue
-        theirs.append(value.get('expr'))
-        if kind == 'table' and 'owner' in value.get('flags', ()):
-            locked.add((value['family'], value['name']))
+    ours, others = split_listing(outputs['nft'])
+    chains, rules, locked = {}, {}, set()
+    for kind, entry in others:
+        name = entry.get('family'), entry.get('table'), entry.get('name')
+        if kind == 'table' and 'owner' in entry.get('flags', ()):
+            locked.add((name[0], name[2]))
         elif kind == 'chain':
-            chains.append(nft_chain(value))
+            chains[name] = Chain(*name, hook=entry.get('hook'), kind=entry.get('type'),
+                                 priority=entry.get('prio', 0),
+                                 policy=entry.get('policy', ACCEPT))
         elif kind == 'rule':
-            name = value['family'], value['table'], value['chain']
-            rules.setdefault(name, []).extend(nft_rule(value, is_accept(value, config.mark)))
-    managed = {}
-    for program, (family, table) in SAVERS.items():
-        found, found_rules = read_saved(outputs.get(program, ''), family, table, config.mark)
-        named_there = {chain[:3] for chain in found}
-        chains = [chain for chain in chains if chain[:3] not in named_there] + found
+            chain = name[:2] + (entry['chain'],)
+            rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
+    keepers = {}
+    for program, (family, prefix) in SAVERS.items():
+        text = outputs.get(program, '')
+        found, found_rules = read_saved(text, family, prefix, config.mark)
         rules.update(found_rules)
-        theirs.append(outputs.get(program))
-        if not table:
-            managed.update((name, program[:-len('-save')]) for name in named_there)
-    chains.sort(key=lambda chain: chain.priority)
-    accepts, unreachable = places(config, chains, rules, locked, managed)
-    return Seen(nft_ours(entries), Box(closed_ports(chains, rules), demux_of(outputs)), accepts,
-                named_ports(json.dumps(theirs)), nft_decoys(entries), unreachable, ('nft',))
+        for chain in found:
+            chains[chain[:3]] = chain
+            keepers[chain[:3]] = program[:-len('-save')]
+    chains = sorted(chains.values(), key=lambda chain: chain.priority)
+    accepts, unreachable = find_accepts(config, chains, rules, locked, keepers)
+    named = [entry.get('expr') for _, entry in others]
+    named += [outputs.get(program) for program in SAVERS]
+    demux = '0' not in outputs.get('cat', '').split()
+    return Seen(nft_ours(ours), read_box(chains, rules, demux), accepts,
+                named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
 
-# iptables' programs that may stand beside nft: those that write to nf_tables manage chains of
-# theirs, which nft must not touch; those of the old kind are out of reach. Of each: its family,
-# and what we put before its tables' names, as both kinds may have the same.
-DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
-                 '/proc/sys/net/ipv4/tcp_early_demux']
-SAVERS = collections.OrderedDict((
-    ('iptables-nft-save', ('ip', '')), ('ip6tables-nft-save', ('ip6', '')),
-    ('iptables-legacy-save', ('ip', 'legacy ')), ('ip6tables-legacy-save', ('ip6', 'legacy '))))
-
-def demux_of(outputs):
-    """Box.demux, from the two settings of the kernel."""
-    return '0' not in outputs.get('cat', '').split()
-
-def places(config, chains, rules, locked, managed):
-    """(Accepts, [Chain] that we cannot reach) of the rule that a dropping chain needs."""
+def find_accepts(config, chains, rules, locked, keepers):
+    """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
+    change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
     wanted, unreachable, surplus = {}, [], []
     for chain in chains:
-        auto = (('auto',) in config.accept_in and config.hide and chain.kind != 'nat'
-                and chain.hook in ('ingress', 'prerouting', 'input', 'forward')
-                and may_drop(chain, rules))
-        reached = (chain.family in ('inet', 'ip', 'ip6') and chain.hook != 'ingress'
-                   and ' ' not in chain.table and chain[:2] not in locked
-                   and (chain.hook != 'prerouting' or chain.priority > GUARD_PRIORITY))
-        if auto and not reached:
+        name = chain[:3]
+        if name in config.accept_in:
+            wanted[name] = keepers.get(name, 'nft')
+        if ('auto',) not in config.accept_in or not config.hide:
+            continue
+        if not stops_openings(chain) or not may_drop(chain, rules):
+            continue
+        if is_reached(chain) and name[:2] not in locked:
+            wanted[name] = keepers.get(name, 'nft')
+        else:
             unreachable.append(chain)
-        if auto and reached or chain[:3] in config.accept_in:
-            wanted[chain[:3]] = managed.get(chain[:3], 'nft')
-    for name, chain_rules in rules.items():
-        for rule in chain_rules:
-            if not rule.ours:
-                continue
-            if name in wanted:
+    for name, listed in rules.items():
+        for rule in listed:
+            if rule.ours and name in wanted:
                 del wanted[name]        # the first of them stays
-            else:
-                surplus.append(Accept(managed.get(name, 'nft'), *name, handle=rule.handle))
+            elif rule.ours:
+                tool = keepers.get(name, 'nft')
+                surplus.append(Accept(tool, *name, handle=rule.handle))
     missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
     return Accepts(missing, surplus), unreachable
 
+def stops_openings(chain):
+    """Do packets to an open port pass here?"""
+    return chain.kind != 'nat' and chain.hook in (
+        'ingress', 'prerouting', 'input', 'forward')
+
+def is_reached(chain):
+    """Can a rule of ours in it see the mark of ours?"""
+    if chain.hook == 'prerouting' and chain.priority <= GUARD_PRIORITY:
+        return False
+    if chain.hook == 'ingress' or chain.table.startswith('legacy '):
+        return False
+    return chain.family in ('inet', 'ip', 'ip6')
+
 class NftTool:
     """The tool nft: commands and listings as text, nothing else."""
-    name, sysctls = 'nft', SYSCTLS
+    name, sysctls, silent = 'nft', SYSCTLS, False
 
     def list_commands(self, has):
-        """[argv] whose outputs read() wants, by program; has(name): is that program there?
-        Listed without elements, which change with every knock and may be very many."""
+        """[argv] whose outputs read() wants; has(program): is it there? Listed without
+        elements, which change with every knock and may be very many."""
         commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset'], DEMUX_COMMAND]
         return commands + [[program] for program in SAVERS if has(program)]
 
@@ -2874,81 +2881,82 @@ class NftTool:
         return read_nft(outputs, config)
 
     def whole(self, config, seen, decoys, openings, now):
-        """[(argv, standard input)] that put everything in force; decoys: {hidden: decoy}, empty
-        where the kernel cannot give an answer its question's mark."""
+        """[(argv, standard input)] that put everything in force. decoys: {hidden port:
+        decoy}, empty where no answer can carry its question's mark."""
         text, commands = accept_commands(config, seen.accepts)
         table = NFT_NOTHING
         if config.hide:
-            table = nft_table(config, seen.box, decoys, openings, now)
+            table = nft_table(config, seen.box, decoys, live(openings, now), now)
         return [(NFT_COMMAND, table + text)] + commands
 
     def change(self, before, after, now):
-        """From one collection of openings to another."""
+        """From one collection of openings to another. Before nft deletes an element it
+        reads every set of the box, and starts over when rules change meanwhile; before it
+        empties a set it does not. But a set of `once` must not be filled anew: it would
+        not know what is spent."""
         old, new = elements(before), elements(live(after, now))
         gone, emptied = {}, set()
         for element, expires in old.items():
-            if new.get(element) == expires:
-                continue
-            if element.once:
+            if new.get(element) != expires and element.once:
                 gone[element] = None
-            else:
-                emptied.add(set_name(element))
+            elif new.get(element) != expires:
+                emptied.update(name for name, _ in sets_of(element))
         added = {}
         for element, expires in new.items():
-            if old.get(element) != expires or set_name(element) in emptied:
+            if old.get(element) != expires or sets_of(element)[0][0] in emptied:
                 added[element] = expires
         # What has just expired cannot be deleted, so it is added first.
-        text = in_table(sets_text(gone, now)) + deletions(gone)
-        # Before nft deletes an element it reads every set of the box, and starts over when
-        # rules change meanwhile; before it empties a set it does not. A set of `once` must not
-        # be filled anew: it would not know what is spent.
+        text = additions(gone, now)
+        for (name, _), members in by_set(gone, now):
+            text += 'delete element inet knockd %s { %s }\n' % (name, ', '.join(members))
         for name in sorted(emptied):
             text += 'flush set inet knockd %s\n' % name
-        text += in_table(sets_text(added, now))
+        text += additions(added, now)
         return [(NFT_COMMAND, text)] if text else []
 
     def nothing(self):
         return [(NFT_COMMAND, NFT_NOTHING)]
 
     def flaws(self, config):
-        """What the config asks and this tool cannot do."""
+        """What the config asks for and this tool cannot do."""
         return []
 
 NFT = NftTool()
 
-# --- iptables text: where there is no nft; a chain of ours in each of three tables -----------------
-# mangle marks who may pass, nat sends the TCP of everybody else to the decoys and keeps hidden
-# ports from forwards, filter lets the marked in and answers what nat does not see. A table is a
-# transaction; in this order none is asked for a mark that is not set yet. Openings are in an
-# ipset, whose elements the kernel takes out when they are over.
+# --- iptables text: where there is no nft; a chain of ours in each of three tables ------
+# mangle marks who may pass, nat sends the TCP of everybody else to the decoys and keeps
+# hidden ports from forwards, filter lets the marked in and answers what nat does not see.
+# A table is a transaction; in this order none is asked for a mark that is not set yet.
+# Openings are in an ipset, whose elements the kernel takes out when they are over.
 HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',), 'filter': ('INPUT', 'FORWARD')}
 OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
 SAVED_TOOLS = collections.OrderedDict(((4, 'iptables'), (6, 'ip6tables')))
 IPSET_COMMAND = ['ipset', '-exist', 'restore']
-IPSET_TYPES = {4: 'hash:net,port family inet timeout 30', 6: 'hash:net,port family inet6 timeout 30'}
+IPSET_TYPE = 'hash:net,port family %s timeout 30'
+IPSETS = (('knockd4', IPSET_TYPE % 'inet'), ('knockd6', IPSET_TYPE % 'inet6'))
 LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
-# A packet that begins no connection; see NO_SYN.
 SAVED_NO_SYN = '-p tcp -m tcp ! --tcp-flags SYN,ACK SYN '
 KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
-# To this box, by whatever address. To ip6tables our own addresses are unicast as well, and a list
-# with MULTICAST in it means nothing else.
-TO_US = {4: '-m addrtype ! --dst-type UNICAST ', 6: '-m addrtype --dst-type LOCAL,ANYCAST '}
+# To this box, by whatever address. To ip6tables our own addresses are unicast as well,
+# and a list with MULTICAST in it means nothing else.
+TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
+         6: '-m addrtype --dst-type LOCAL,ANYCAST '}
 TO_ALL = '-m addrtype --dst-type MULTICAST '
 
 def ipset_members(openings):
     """{(IP version, member): when it ends} of these openings, port by port."""
     members = {}
     for element, expires in elements(openings).items():
-        version, service = element.source.version, element.service
-        for port in range(service.low, service.high + 1):
-            one = format_service(Service(service.proto, port, port)).replace('/', ':')
-            members[version, '%s,%s' % (element.source, one)] = expires
+        version, (proto, low, high) = element.source.version, element.service
+        for port in range(low, high + 1):
+            text = format_service(Service(proto, port, port)).replace('/', ':')
+            members[version, '%s,%s' % (element.source, text)] = expires
     return members
 
-def ipset_adds(members, now, suffix=''):
-    """Commands that add, or change the time of, these. In whole seconds, rounded down; 0 would
-    be for ever, and is over."""
+def ipset_additions(members, now, suffix=''):
+    """Commands that add these, or change their time. In whole seconds, rounded down; 0
+    would be for ever, and is over."""
     text = ''
     for (version, member), expires in sorted(members.items()):
         seconds = min((expires - now) // 1000, LONGEST)
@@ -2958,28 +2966,25 @@ def ipset_adds(members, now, suffix=''):
 
 def ipset_text(openings, now):
     """Both sets, from one moment to the next with these openings and no others."""
-    text = ''
-    for version, kind in sorted(IPSET_TYPES.items()):
-        for name in ('knockd%d' % version, 'knockd%d-new' % version):
-            text += 'create %s %s\n' % (name, kind)
-        text += 'flush knockd%d-new\n' % version
-    text += ipset_adds(ipset_members(openings), now, '-new')
-    for version in sorted(IPSET_TYPES):
-        text += 'swap knockd{0} knockd{0}-new\ndestroy knockd{0}-new\n'.format(version)
-    return text
+    create = ''
+    swap = ''
+    for name, kind in IPSETS:
+        create += 'create {0} {1}\ncreate {0}-new {1}\nflush {0}-new\n'.format(name, kind)
+        swap += 'swap {0} {0}-new\ndestroy {0}-new\n'.format(name)
+    return create + ipset_additions(ipset_members(openings), now, '-new') + swap
 
 def saved_match(service):
-    """-p tcp -m tcp --dport 8000:8010, as iptables-save prints it, with a blank behind."""
+    """-p tcp -m tcp --dport 8000:8010, as iptables-save prints it, and a blank."""
     proto, _, ports = format_service(service).partition('/')
     return '-p {0} -m {0} --dport {1} '.format(proto, ports.replace('-', ':'))
 
 def saved_target(verdict, version):
     """A verdict in iptables' words."""
-    if not verdict.startswith('reject'):
+    if verdict == DROP:
         return '-j DROP'
     for word, known in SAVED_REJECTS.items():
-        fits = word == 'tcp-reset' or word.startswith('icmp6') == (version == 6)
-        if known == verdict and fits:
+        other_family = word.startswith('icmp6' if version == 4 else 'icmp-')
+        if known == verdict and not other_family:
             return '-j REJECT --reject-with ' + word
     return '-j REJECT'
 
@@ -2993,139 +2998,150 @@ def mangle_lines(config, version):
         match = saved_match(service)
         for name in ('lo',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
-        lines.append('%s-m set --match-set knockd%d src,dst %s' % (match, version, passes))
+        opened = '-m set --match-set knockd%d src,dst ' % version
+        lines.append(match + opened + passes)
     return lines
 
 def nat_lines(config, decoys, version):
     lines = ['-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark)]
+    target = TO_US[version] + '-j DNAT --to-destination :'
     for port, decoy in sorted(decoys.items()):
-        lines.append(saved_match(Service(TCP, port, port)) + TO_US[version]
-                     + '-j DNAT --to-destination :%d' % decoy)
+        lines.append('%s%s%d' % (saved_match(Service(TCP, port, port)), target, decoy))
     for service in merged(config.hide):
-        ports = format_service(service).partition('/')[2]
-        lines.append(saved_match(service) + TO_US[version] + '-j DNAT --to-destination :' + ports)
+        _, _, ports = format_service(service).partition('/')
+        lines.append(saved_match(service) + target + ports)
     return lines
 
-def filter_lines(config, box, decoys, version):
-    lines = ['-m mark --mark 0x%x/0x%x -j %s' % (
-        config.mark, config.mark, 'ACCEPT' if config.accept_in else 'RETURN')]
-    lines += ['! -p tcp ' + KNOWN, SAVED_NO_SYN + KNOWN]
+def filter_lines(config, box, version):
+    passes = 'ACCEPT' if config.accept_in else 'RETURN'
+    lines = ['-m mark --mark 0x%x/0x%x -j %s' % (config.mark, config.mark, passes),
+             '! -p tcp ' + KNOWN, SAVED_NO_SYN + KNOWN]
     answers = box_answers(config, box)
     for service in merged(config.hide):
+        match = saved_match(service)
         if version == 6:
-            lines.append(saved_match(service) + TO_ALL + '-j DROP')
+            lines.append(match + TO_ALL + '-j DROP')
         verdicts = answers[version, service.proto, 'new']
-        for interface in sorted(filter(None, verdicts), reverse=True) + [None]:
-            verdict = verdicts[interface]
-            if verdict == STACK:
-                verdict = TCP_RESET if service.proto == TCP else UNREACHABLE
-            name = '-i %s ' % interface.replace('*', '+') if interface else ''
-            lines.append(name + saved_match(service) + TO_US[version]
-                         + saved_target(verdict, version))
+        for interface in by_length(verdicts):
+            # nat has sent to a decoy what the stack may answer; this is the rest.
+            verdict = final(verdicts[interface], service.proto, False)
+            target = match + TO_US[version] + saved_target(verdict, version)
+            if interface:
+                target = '-i %s %s' % (interface.replace('*', '+'), target)
+            lines.append(target)
     return lines
 
 def restore_command(tool, rules, jumps):
-    """(argv, text) that puts these rules, {table: lines}, in place of ours; a table without lines
-    loses our chain. jumps: {table: what iptables-save prints of the rules that lead to us}."""
+    """(argv, text) that put these rules, {table: lines}, in place of ours; a table
+    without lines loses our chain. jumps: [(table, rule that leads to us)] of now."""
     text = ''
     for table, lines in rules.items():
         text += '*%s\n:KNOCKD - [0:0]\n' % table
-        text += ''.join('-A KNOCKD %s\n' % line for line in lines)
-        # In one transaction with the rest: each copy out, one in at the head.
-        text += ''.join('-D %s\n' % jump for jump in jumps.get(table, ()))
-        if lines:
-            text += ''.join('-I %s %s\n' % (hook, OUR_JUMP) for hook in HOOKS[table])
-        else:
-            text += '-F KNOCKD\n-X KNOCKD\n'
-        text += 'COMMIT\n'
+        for line in lines:
+            text += '-A KNOCKD %s\n' % line
+        # In the same transaction each copy goes, and one comes in at the head.
+        for where, jump in jumps:
+            if where == table:
+                text += '-D %s\n' % jump
+        for hook in HOOKS[table] if lines else ():
+            text += '-I %s %s\n' % (hook, OUR_JUMP)
+        text += 'COMMIT\n' if lines else '-X KNOCKD\nCOMMIT\n'
     return [tool + '-restore', '--noflush', '-w'], text
 
-def our_lines(text):
-    """[(table, line)] of iptables-save that are ours, without counters."""
-    found, table = [], None
-    for line in text.splitlines():
-        line = re.sub(r'^\[\d+:\d+\] ', '', line).replace('"knockd"', 'knockd')
-        if line.startswith('*'):
-            table = line[1:]
-        elif line.startswith('-A ') and 'KNOCKD' in line:
-            found.append((table, line[3:]))
-    return found
+def our_rules(text):
+    """[(table, rule)] of ours in what iptables-save prints."""
+    return [(table, line[3:]) for table, line in saved_lines(text)
+            if 'KNOCKD' in line and line.startswith('-A ')]
 
-def jumps_to_us(lines):
-    jumps = {}
-    for table, line in lines:
-        if not line.startswith('KNOCKD '):
-            jumps.setdefault(table, []).append(line)
-    return jumps
+def saved_decoys(rules):
+    """Seen.decoys, from nat_lines() as listed."""
+    decoys = {}
+    for _, rule in rules:
+        found = re.search(r'--dport (\d+) .*DNAT --to-destination :(\d+)$', rule)
+        if found and found.group(1) != found.group(2):
+            decoys[int(found.group(1))] = int(found.group(2))
+    return decoys
 
 class IptablesTool:
     """The tool iptables, with ip6tables and ipset: commands and listings as text."""
-    name, sysctls = 'iptables', ()
+    name, sysctls, silent = 'iptables', (), True
 
     def list_commands(self, has):
-        return [[tool + '-save'] for tool in SAVED_TOOLS.values() if has(tool + '-save')]
+        commands = [[tool + '-save'] for tool in SAVED_TOOLS.values()]
+        return [argv for argv in commands if has(argv[0])]
 
     def read(self, outputs, config):
-        """outputs: {program: what it printed}; a family without a program is not guarded."""
-        chains, rules, ours, decoys, theirs = [], {}, {}, {}, ''
+        """outputs: {program: what it printed}; a family without one is not guarded."""
+        chains, rules, ours = [], {}, collections.OrderedDict()
         for version, tool in SAVED_TOOLS.items():
-            text = outputs.get(tool + '-save')
-            if text is None:
-                continue
-            ours[tool] = our_lines(text)
-            others = '\n'.join(line for line in text.splitlines() if 'KNOCKD' not in line)
-            found, found_rules = read_saved(others, FAMILIES[version], '', config.mark)
-            chains += found
-            rules.update(found_rules)
-            theirs += others
-            for hidden, decoy in re.findall(r'--dport (\d+) .*DNAT --to-destination :(\d+)$',
-                                            '\n'.join(line for _, line in ours[tool]), re.M):
-                if hidden != decoy:
-                    decoys[int(hidden)] = int(decoy)
+            if tool + '-save' in outputs:
+                text = outputs[tool + '-save']
+                ours[tool] = our_rules(text)
+                found = read_saved(text, FAMILIES[version], '', config.mark)
+                chains += found[0]
+                rules.update(found[1])
         chains.sort(key=lambda chain: chain.priority)
-        box = Box(closed_ports(chains, rules), True)
-        return Seen(json.dumps(ours) if any(ours.values()) else None, box, Accepts([], []),
-                    named_ports(theirs), decoys, [], tuple(ours))
+        all_ours = list(itertools.chain(*ours.values()))
+        decoys = saved_decoys(all_ours)
+        # Numbers in our own rules are no others' ports.
+        taken = named_ports(repr(rules))
+        return Seen(json.dumps(ours) if all_ours else None, read_box(chains, rules, True),
+                    Accepts([], []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
-        jumps = {tool: jumps_to_us(lines) for tool, lines in json.loads(seen.ours or '{}').items()}
+        """[(argv, standard input)]"""
+        ours = json.loads(seen.ours or '{}')
         commands = []
         for version, tool in SAVED_TOOLS.items():
-            if tool not in seen.tools:
-                continue
+            jumps = [(table, rule) for table, rule in ours.get(tool, ())
+                     if not rule.startswith('KNOCKD ')]
             rules = collections.OrderedDict.fromkeys(HOOKS, ())
             if config.hide:
                 rules['mangle'] = mangle_lines(config, version)
                 rules['nat'] = nat_lines(config, decoys, version)
-                rules['filter'] = filter_lines(config, seen.box, decoys, version)
-            commands.append(restore_command(tool, rules, jumps.get(tool, {})))
-        sets = (IPSET_COMMAND, ipset_text(openings, now))
+                rules['filter'] = filter_lines(config, seen.box, version)
+            if tool in seen.tools:
+                commands.append(restore_command(tool, rules, jumps))
+        sets = ipset_text(openings, now)
         if config.hide:         # the sets first: rules name them
-            return [sets] + commands
-        return commands + [(IPSET_COMMAND, sets[1] + 'destroy knockd4\ndestroy knockd6\n')]
+            return [(IPSET_COMMAND, sets)] + commands
+        sets += 'destroy knockd4\ndestroy knockd6\n'
+        return commands + [(IPSET_COMMAND, sets)]
 
     def change(self, before, after, now):
+        """From one collection of openings to another."""
         old, new = ipset_members(before), ipset_members(live(after, now))
-        text = ''.join('del knockd%d %s\n' % key for key in sorted(set(old) - set(new)))
-        text += ipset_adds({key: expires for key, expires in new.items()
-                            if old.get(key) != expires}, now)
+        text = ''
+        for version, member in sorted(set(old) - set(new)):
+            text += 'del knockd%d %s\n' % (version, member)
+        added = {}
+        for key, expires in new.items():
+            if old.get(key) != expires:
+                added[key] = expires
+        text += ipset_additions(added, now)
         return [(IPSET_COMMAND, text)] if text else []
 
     def nothing(self):
-        """Empties our chains; whole() of a config that hides nothing takes them away as well."""
+        """Empties our chains; whole() of a config that hides nothing takes them away."""
         text = ''.join('*%s\n:KNOCKD - [0:0]\nCOMMIT\n' % table for table in HOOKS)
-        return [([tool + '-restore', '--noflush', '-w'], text) for tool in SAVED_TOOLS.values()]
+        return [([tool + '-restore', '--noflush', '-w'], text)
+                for tool in SAVED_TOOLS.values()]
 
     def flaws(self, config):
-        found = ['[server] trust = ' + name for name in config.trust if name.endswith('+')]
-        if any(chain != ('auto',) for chain in config.accept_in):
+        """What the config asks for and this tool cannot do."""
+        found = []
+        for name in config.trust:
+            if name.endswith('+'):
+                found.append('[server] trust = ' + name)
+        if set(config.accept_in) - {('auto',)}:
             found.append('[server] accept_in, but for auto')
         for client in config.clients.values():
             if client.once:
                 found.append('[client %s] once' % client.name)
-            found += ['[client %s] allow = %s, more than %d ports in one' % (
-                client.name, format_service(service), MOST_PORTS)
-                for service in client.allow if service.high - service.low >= MOST_PORTS]
+            for service in client.allow:
+                if service.high - service.low >= MOST_PORTS:
+                    found.append('[client %s] allow = %s, more than %d ports in one' % (
+                        client.name, format_service(service), MOST_PORTS))
         return [what + ': iptables cannot do that; install nftables' for what in found]
 
 IPTABLES = IptablesTool()

@@ -51,8 +51,9 @@ class Guard:
 
     def hold(self):
         """Sockets on decoys; chosen in order, which no test minds."""
-        wanted, free = knockd.decoy_ports(self.config, self.seen)
-        for port, decoy in zip(wanted, [port for port in free if port >= 61022]):
+        wanted, taken = knockd.decoy_ports(self.config, self.seen)
+        free = [port for port in range(61022, 62000) if port not in taken]
+        for port, decoy in zip(wanted, free):
             if port in self.decoys:
                 continue
             holder = self.namespace.make_socket(socket.AF_INET6, socket.SOCK_STREAM)
