@@ -5612,19 +5612,6 @@ def state_line(config, keeper, done):
         line += ' via decoy ' + ', '.join(map(str, decoys))
     return line
 
-def honour_line(decision, began, ended):
-    """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
-    knock = decision.knock
-    what = knock.request.action or format_services(knock.services) or 'all'
-    words = [decision.verdict, knock.client.name, str(knock.source), what]
-    if decision.verdict == 'open':
-        words.append('%ds' % knock.seconds)
-    words.append(knock.carrier)
-    if knock.carrier in DATAGRAMS:      # the others tell no time
-        words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
-    words.append('%dms' % (ended.mono - began.mono))
-    return ' '.join(words)
-
 # --- status and lists: what people, programs and Prometheus are told --------------------
 METRICS = (     # of `status --metrics`: name, kind, what it is
     ('up', 'gauge', 'Does a daemon answer?'),
