@@ -3285,22 +3285,24 @@ SLOTS = 8                       # commands of one client that may run at once
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
 
 def find_program(name):
-    """The path of a program, or None. As shutil.which() says, whose import would cost 0.7 MB.
+    """The path of a program, or None. As shutil.which() says, whose import costs 0.7 MB.
     PATH counts where only root can have put something."""
-    folders = SEARCH_PATH.split(':')
-    for folder in os.environ.get('PATH', '').split(':'):
-        if folder.startswith('/') and folder not in folders and not root_alone_flaws(folder):
-            folders.append(folder)
-    for folder in folders:
+    usual = SEARCH_PATH.split(':')
+    for folder in usual + os.environ.get('PATH', '').split(':'):
         path = os.path.join(folder, name)
-        if os.access(path, os.X_OK) and os.path.isfile(path):
+        if not os.path.isfile(path) or not os.access(path, os.X_OK):
+            continue
+        if folder in usual or is_roots(folder):
             return path
     return None
 
 @functools.lru_cache(64)
-def root_alone_flaws(folder):
-    """As path_flaws(), which looks at many folders; a program is looked for at each change."""
-    return path_flaws(folder, 0o022)
+def is_roots(folder):
+    """Can only root, or we, put a program there? Kept, for it looks at many folders."""
+    try:
+        return folder.startswith('/') and not path_flaws(folder, 0o022)
+    except OSError:
+        return False
 
 def package_command(program):
     """What brings a program that is not there, on this system."""
@@ -5628,19 +5630,6 @@ def state_line(config, keeper, done):
         line += ' via decoy ' + ', '.join(map(str, decoys))
     return line
 
-def honour_line(decision, began, ended):
-    """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
-    knock = decision.knock
-    what = knock.request.action or format_services(knock.services) or 'all'
-    words = [decision.verdict, knock.client.name, str(knock.source), what]
-    if decision.verdict == 'open':
-        words.append('%ds' % knock.seconds)
-    words.append(knock.carrier)
-    if knock.carrier in DATAGRAMS:      # the others tell no time
-        words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
-    words.append('%dms' % (ended.mono - began.mono))
-    return ' '.join(words)
-
 # --- status and lists: what people, programs and Prometheus are told --------------------
 METRICS = (     # of `status --metrics`: name, kind, what it is
     ('up', 'gauge', 'Does a daemon answer?'),
@@ -5882,7 +5871,6 @@ def command_status(args):
 # How long an old secret may be good beside the new one, in ms.
 REKEY_TIME = 7 * 86400000
 PAGE = (('carriers', 'ports'), ('open_for', '30s'))     # of a client for a web page
-SECRETS = 'secret', 'old_secret', 'old_until'
 
 def signal_pipe():
     """A descriptor on which the numbers of caught signals arrive."""
@@ -6166,11 +6154,7 @@ def phone_line(config, client):
 
 def print_line(config, client, via=None, picture=False):
     """A client's lines, on standard output; what is doubtful about them, beside it."""
-    if via is None:
-        via = client.carriers[0]
-        if 'udp' in client.carriers:
-            via = 'udp'
-    lines = [client_line(config, client, via)]
+    lines = [client_line(config, client, via or client.carriers[0])]
     if client.code:
         lines.append(phone_line(config, client))
     for line in lines:
@@ -6308,7 +6292,7 @@ def command_set(args):
     entries = []
     for pair in args.pairs:
         key, equals, value = pair.partition('=')
-        if not equals or key.strip() in SECRETS:
+        if not equals or 'secret' in key:
             raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py '
                              'rekey NAME' % key, 2)
         entries.append((key.strip(), value.strip() or None))
@@ -6405,8 +6389,6 @@ def command_show(args):
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
     void."""
-    if not 0 < args.number < 1000:
-        raise KnockError('a sheet has 1 to 999 lines', 2)
     sheets = []
 
     def plan(config):
@@ -6462,8 +6444,8 @@ def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
     check, selftest, status and run ask this, so they agree."""
     check_programs(config)
-    found = [complaint_line(config.path, complaint)
-             for complaint in warnings(config, box_facts(config))]
+    complaints = warnings(config, box_facts(config))
+    found = [complaint_line(config.path, complaint) for complaint in complaints]
     # Nobody else may list the rules.
     if os.geteuid() == 0:
         found += firewall_warnings(config)
@@ -6472,23 +6454,22 @@ def preflight(config):
 def firewall_warnings(config):
     """The same for the tool, and for what other rules do to ours."""
     tool, flaw = choose_tool(config)
-    where, found = config.path + ': [server] ', []
+    found = []
     if flaw:
-        found.append('%sfirewall: by iptables, for %s' % (where, flaw))
+        found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
     if config.hide:
         for chain in see_box(tool, config).unreachable:
-            found.append('%saccept_in: what a knock opens is dropped all the same by chain '
-                         '%s %s %s, which takes no rule of ours'
-                         % (where, chain.family, chain.table, chain.name))
+            found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
+                         'opens, and takes no rule of ours'
+                         % (config.path, chain.family, chain.table, chain.name))
     return found
 
 def box_facts(config):
     """What warnings() must know of this box."""
     programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
     interfaces = [name for _, name in socket.if_nameindex()]
-    folder = os.path.dirname(config.ledger)
-    return Facts(moment().wall, interfaces, programs, chains_of_box(),
-                 os.path.isdir(folder))
+    there = os.path.isdir(os.path.dirname(config.ledger))
+    return Facts(moment().wall, interfaces, programs, chains_of_box(), there)
 
 def chains_of_box():
     """{(family, table, chain)} as nft lists them; None if it does not."""

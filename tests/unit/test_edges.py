@@ -222,10 +222,10 @@ def test_a_program_elsewhere_in_path_is_found_where_only_root_can_write(
         write(str(folder / 'nft'), b'#!/bin/sh\necho %s' % folder.name.encode(), 0o755)
     others.chmod(0o777)
     monkeypatch.setenv('PATH', '%s:%s:.:' % (others, ours))
-    knockd.root_alone_flaws.cache_clear()
+    knockd.is_roots.cache_clear()
     assert knockd.run(['nft']) == 'ours\n'
     ours.chmod(0o777)
-    knockd.root_alone_flaws.cache_clear()
+    knockd.is_roots.cache_clear()
     with pytest.raises(knockd.KnockError, match='not installed'):
         knockd.run(['nft'])
 
