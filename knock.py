@@ -1069,6 +1069,74 @@ def clock_doubts():
     return ''
 
 
+# --- edges: connections -----------------------------------------------------------------
+def begin_connects(targets, port):
+    """Sockets that are connecting. None is a connection for the service before it is
+    used: sshd would log one that ends, and fail2ban would count it."""
+    begun = []
+    for target in targets:
+        sock = socket.socket(target.family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        set_ending(sock, 'reset')
+        set_quick_answer(sock, 0)
+        if sock.connect_ex(with_port(target, port)) in CONNECTING:
+            begun.append(sock)
+        else:
+            sock.close()
+    return begun
+
+def set_ending(sock, ending):
+    """How close() ends a connection: with a 'reset' at once, or in 'order'."""
+    # struct linger: on or off, seconds. Windows' is half as long, and reads the same of
+    # it.
+    linger = struct.pack('=ii', int(ending == 'reset'), 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+def set_quick_answer(sock, value):
+    """With 0, Linux keeps back the last packet of the handshake, for 200 ms at most, as
+    if it were to go with data: who is reset before has never been connected. With 1 it
+    goes."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, value)
+    except (AttributeError, OSError):
+        pass                        # other systems cannot, and send it at once
+
+def begin_use(sock):
+    """From now on a connection like any other."""
+    sock.setblocking(True)
+    set_ending(sock, 'order')
+    # ssh would ask for it, and a keystroke is not to wait.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_quick_answer(sock, 1)
+
+def speaks(sock):
+    """False if a connection ends before its first byte, as one through a transparent
+    proxy does that accepted it before it reached the service."""
+    begin_use(sock)
+    sock.settimeout(FIRST_BYTE)
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except socket.timeout:
+        return True             # it waits for us to speak first
+    except OSError:
+        return False
+
+def ready_sockets(pending, seconds):
+    """Those that have connected or failed; select() of nothing is an error on Windows."""
+    if not pending:
+        time.sleep(seconds)
+        return []
+    _, connects, failures = select.select([], pending, pending, seconds)
+    return connects + [sock for sock in failures if sock not in connects]
+
+def touch(target, port):
+    """One SYN to a closed port, and time for its answer, so that the next comes later."""
+    begun = begin_connects([target], port)
+    ready_sockets(begun, TOUCH_PAUSE)
+    for sock in begun:
+        sock.close()
+
+
 # --- edges: the knock -------------------------------------------------------------------
 def raw_socket(target, protocol, port, why):
     try:
@@ -1263,72 +1331,6 @@ def asked_services(options, address):
 
 
 # --- edges: the service -----------------------------------------------------------------
-def begin_connects(targets, port):
-    """Sockets that are connecting. None is a connection for the service before it is
-    used: sshd would log one that ends, and fail2ban would count it."""
-    begun = []
-    for target in targets:
-        sock = socket.socket(target.family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        set_ending(sock, 'reset')
-        set_quick_answer(sock, 0)
-        if sock.connect_ex(with_port(target, port)) in CONNECTING:
-            begun.append(sock)
-        else:
-            sock.close()
-    return begun
-
-def set_ending(sock, ending):
-    """How close() ends a connection: with a 'reset' at once, or in 'order'."""
-    # struct linger: on or off, seconds. Windows' is half as long, and reads the same of
-    # it.
-    linger = struct.pack('=ii', int(ending == 'reset'), 0)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-
-def set_quick_answer(sock, value):
-    """With 0, Linux keeps back the last packet of the handshake, for 200 ms at most, as
-    if it were to go with data: who is reset before has never been connected. With 1 it
-    goes."""
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, value)
-    except (AttributeError, OSError):
-        pass                        # other systems cannot, and send it at once
-
-def begin_use(sock):
-    """From now on a connection like any other."""
-    sock.setblocking(True)
-    set_ending(sock, 'order')
-    # ssh would ask for it, and a keystroke is not to wait.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    set_quick_answer(sock, 1)
-
-def speaks(sock):
-    """False if a connection ends before its first byte, as one through a transparent
-    proxy does that accepted it before it reached the service."""
-    begin_use(sock)
-    sock.settimeout(FIRST_BYTE)
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except socket.timeout:
-        return True             # it waits for us to speak first
-    except OSError:
-        return False
-
-def ready_sockets(pending, seconds):
-    """Those that have connected or failed; select() of nothing is an error on Windows."""
-    if not pending:
-        time.sleep(seconds)
-        return []
-    _, connects, failures = select.select([], pending, pending, seconds)
-    return connects + [sock for sock in failures if sock not in connects]
-
-def touch(target, port):
-    """One SYN to a closed port, and time for its answer, so that the next comes later."""
-    begun = begin_connects([target], port)
-    ready_sockets(begun, TOUCH_PAUSE)
-    for sock in begun:
-        sock.close()
-
 class Probe:
     """Connects to one TCP port, begun again and again until one is accepted. All stay
     while new ones begin: their answer may be a slow network's."""
