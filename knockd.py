@@ -2491,16 +2491,12 @@ def ports_match(service):
     """tcp dport 8000-8010"""
     return format_service(service).replace('/', ' dport ')
 
-def guard_lines(config, sets):
+def guard_lines(config):
     """prerouting: who may pass?"""
     both = config.mark | asked_bit(config)
-    lines = [if_marked(both, take_mark(both))]
-    for version in once_versions(sets):
-        # A handshake ends: from here on the SYN of `once` may not come again.
-        lines.append('tcp flags & (syn | ack) == ack delete @begun%d { %s }'
-                     % (version, flow(version)))
-    lines += ['meta l4proto != 6 ct state established,related return',
-              NO_SYN + ' ct state established,related return']
+    lines = [if_marked(both, take_mark(both)),
+             'meta l4proto != 6 ct state established,related return',
+             NO_SYN + ' ct state established,related return']
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' jump check')
     return lines
@@ -2544,15 +2540,24 @@ def answer_lines(config):
         lines.append(ports_match(service) + ' goto closed')
     return lines
 
-def closed_lines(config, box, decoys):
+def closed_lines(config, box, decoys, sets):
     """input: what does a closed port give?"""
     has_decoys = ports_of(config.hide, TCP) <= set(decoys)
     # A connection lives on when its opening is over: the stack has found its socket,
     # whatever the port says by now. What conntrack alone remembers goes to the decoy, for
     # a listener would take the cookie of an old SYN from it (tcp_syncookies).
     forgotten = 'goto decoy' if has_decoys and box.demux else 'accept'
-    lines = ['meta l4proto 6 meta skuid >= 0 accept',
-             'meta l4proto 17 ct state established accept']
+    handshake = 'tcp flags & (syn | ack) == ack '
+    lines, spend = [], []
+    for version in once_versions(sets):
+        # A handshake ends: from here on the SYN of `once` may not come again.
+        delete = 'delete @begun%d { %s }' % (version, flow(version))
+        lines.append(handshake + 'meta skuid >= 0 ' + delete)
+        spend.append(if_marked(config.mark, delete))
+    lines += ['meta l4proto 6 meta skuid >= 0 accept',
+              'meta l4proto 17 ct state established accept']
+    # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
+    lines += [handshake + 'jump check'] + spend + [if_marked(config.mark, 'accept')]
     # The stack reads these headers after us, and would tell of the decoy.
     for proto in (TCP, UDP):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
@@ -2615,11 +2620,11 @@ def nft_rules(config, box, decoys, sets):
     """{chain: lines} of the whole table."""
     clear = if_marked(config.mark, take_mark(config.mark))
     rules = {'clear': [clear], 'leave': [clear]}
-    rules['guard'] = guard_lines(config, sets)
+    rules['guard'] = guard_lines(config)
     rules['check'] = check_lines(config, sets)
     rules['stay'] = stay_lines(config)
     rules['answer'] = answer_lines(config)
-    rules['closed'] = closed_lines(config, box, decoys)
+    rules['closed'] = closed_lines(config, box, decoys, sets)
     rules['decoy'] = decoy_lines(config, decoys)
     rules['restore'] = restore_lines(config, decoys)
     return rules
