@@ -56,7 +56,7 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 PACKAGES = ['linux-image-cloud-amd64', 'python3', 'openssh-server', 'iproute2', 'ifupdown', 'kmod',
             'procps', 'udev', 'netbase']
 INIT_PACKAGES = {
-    'systemd': ['systemd', 'systemd-sysv', 'dbus'],
+    'systemd': ['systemd', 'systemd-sysv'],
     'sysvinit': ['sysvinit-core', 'orphan-sysvinit-scripts', 'rsyslog'],
     'openrc': ['sysvinit-core', 'openrc', 'orphan-sysvinit-scripts', 'rsyslog'],
     'runit': ['runit', 'runit-init', 'rsyslog'],
