@@ -1,7 +1,8 @@
-"""Runs in the guest: takes commands from a virtio-serial port, so it needs neither network nor ssh.
+"""Runs in the guest: takes commands from a virtio-serial port, so it needs neither
+network nor ssh.
 
-A line of JSON in, `{"id": 7, "argv": [...], "input": "...", "seconds": 30}`; a line of JSON out,
-`{"id": 7, "code": 0, "out": "...", "err": "..."}`. Commands run side by side.
+A line of JSON in, `{"id": 7, "argv": [...], "input": "...", "seconds": 30}`; a line of
+JSON out, `{"id": 7, "code": 0, "out": "...", "err": "..."}`. Commands run side by side.
 """
 
 import glob

@@ -9,7 +9,8 @@ import pytest
 import guest
 import images
 
-NEEDED = ('qemu-system-x86_64', 'qemu-img', 'mmdebstrap', 'mke2fs', 'unshare', 'nsenter', 'ssh')
+NEEDED = ('qemu-system-x86_64', 'qemu-img', 'mmdebstrap', 'mke2fs', 'unshare', 'nsenter',
+          'ssh')
 
 
 def pytest_collection_modifyitems(items):
@@ -19,7 +20,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_generate_tests(metafunc):
-    """A test runs in a guest of every kind, or of those that its marks `kinds` let pass."""
+    """A test runs in a guest of every kind, or of those that its marks `kinds` let
+    pass."""
     if 'host' not in metafunc.fixturenames:
         return
     marks = list(metafunc.definition.iter_markers('kinds'))
@@ -50,7 +52,8 @@ def host(request):
 
 @pytest.fixture
 def ready(host):
-    """The same guest with the port hidden, up, and nothing seen before held against this test."""
+    """The same guest with the port hidden, up, and nothing seen before held against this
+    test."""
     if not host.installed:
         pytest.fail('install did not get that far')
     host.make_ready()

@@ -1,10 +1,12 @@
-"""A guest with a real kernel, the wire to it, and who stands at the other end of that wire.
+"""A guest with a real kernel, the wire to it, and who stands at the other end of that
+wire.
 
             the namespace                                the guest
     10.77.0.1  fd77::1  the client   --- wire ---   10.77.0.2  fd77::2
     10.77.0.3  fd77::3  the stranger
 
-Commands reach the guest by a virtio-serial port (agent.py), which no firewall and no reload touches.
+Commands reach the guest by a virtio-serial port (agent.py), which no firewall and no
+reload touches.
 """
 
 import ctypes
@@ -29,7 +31,9 @@ KNOCKD = os.path.join(TOP, 'knockd.py')
 KNOCK = os.path.join(TOP, 'knock.py')
 CLIENT = {4: '10.77.0.1', 6: 'fd77::1'}
 WIRE = 'wire'
-SOON = 300      # seconds: an emulated box on a busy machine takes its time, a dead one for ever
+# Seconds: an emulated box on a busy machine takes its time, a dead one takes for ever.
+SOON = 300
+BOOT_ID = '/proc/sys/kernel/random/boot_id'
 CLONE_NEWNET = 0x40000000       # <linux/sched.h>
 
 RESTART = {
@@ -47,7 +51,8 @@ class Broken(Exception):
 
 
 def until(predicate, seconds, what):
-    """Polls until the predicate holds and returns its value; raises Broken when time is over."""
+    """Polls until the predicate holds and returns its value; raises Broken when time is
+    over."""
     deadline = time.monotonic() + seconds
     while True:
         value = predicate()
@@ -60,20 +65,21 @@ def until(predicate, seconds, what):
 
 @functools.lru_cache(None)
 def accelerator(kernel):
-    """Returns qemu's arguments for the processor: KVM where a kernel boots under it, else TCG.
+    """Returns qemu's arguments for the processor: KVM where a kernel boots under it, else
+    TCG.
 
-    That /dev/kvm is there says little: a hypervisor without the processor's help emulates the
-    kernel, slower than TCG, and stops at an instruction it does not know. So a kernel without a
-    disk is booted: it panics within a second, and qemu ends."""
+    That /dev/kvm is there says little: a hypervisor without the processor's help emulates
+    the kernel, slower than TCG, and stops at an instruction it does not know. So a kernel
+    without a disk is booted: it panics within a second, and qemu ends."""
     kvm = ['-accel', 'kvm', '-cpu', 'host']
     if os.access('/dev/kvm', os.R_OK | os.W_OK):
         try:
             tried = subprocess.run(
-                ['qemu-system-x86_64', *kvm, '-nodefaults', '-no-user-config', '-display', 'none',
-                 '-m', '256', '-no-reboot', '-kernel', kernel, '-serial', 'stdio',
-                 '-append', 'console=ttyS0 panic=-1'],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                timeout=8)
+                ['qemu-system-x86_64', *kvm, '-nodefaults', '-no-user-config',
+                 '-display', 'none', '-m', '256', '-no-reboot', '-serial', 'stdio',
+                 '-kernel', kernel, '-append', 'console=ttyS0 panic=-1'],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, timeout=8)
             if tried.returncode == 0 and b'Kernel panic' in tried.stdout:
                 return kvm
         except subprocess.TimeoutExpired:
@@ -93,18 +99,21 @@ class Wire:
             ['unshare', '--net', 'sh', '-c', 'echo ready; exec cat'],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self.holder.stdout.readline() != b'ready\n':
-            raise Broken('this kernel, or this container, does not let us make a namespace')
+            raise Broken('this kernel, or this container, lets nobody make a namespace')
+        neighbour = 'neigh replace %%s lladdr %s dev %s nud permanent' % (
+            prober.BOX_MAC, WIRE)
         for line in (
                 'link set lo up',
                 'tuntap add dev %s mode tap' % WIRE,
                 'addr add 10.77.0.1/24 dev %s' % WIRE,
                 'addr add fd77::1/64 dev %s nodad' % WIRE,
-                # Deprecated: the kernel answers for it, and knock.py does not take it as its own.
+                # Deprecated: the kernel answers for it, and knock.py does not take it as
+                # its own.
                 'addr add 10.77.0.3/24 dev %s preferred_lft 0' % WIRE,
                 'addr add fd77::3/64 dev %s nodad preferred_lft 0' % WIRE,
                 'link set %s up address %s' % (WIRE, prober.OUR_MAC),
-                'neigh replace 10.77.0.2 lladdr %s dev %s nud permanent' % (prober.BOX_MAC, WIRE),
-                'neigh replace fd77::2 lladdr %s dev %s nud permanent' % (prober.BOX_MAC, WIRE)):
+                neighbour % prober.BOX[4],
+                neighbour % prober.BOX[6]):
             subprocess.run(self.inside('ip', *line.split()), check=True)
 
     def inside(self, *argv):
@@ -144,8 +153,10 @@ class Prober:
         self.since = time.time()
 
     def seen(self):
-        """Returns all Lines since the last `seen` or `forget`, once their answers are in."""
-        since, now = self.since, time.time()
+        """Returns all Lines since the last `seen` or `forget`, of a second at least, once
+        their answers are in."""
+        since = self.since
+        now = max(time.time(), since + 1)
 
         def complete():
             if self.process.poll() is not None:
@@ -188,10 +199,10 @@ class Guest:
                 '-kernel', self.image.kernel,
                 '-append', 'root=/dev/nvme0n1 rw console=ttyS0 net.ifnames=0 panic=5 '
                            'quiet loglevel=4 apparmor=0 mitigations=off',
-                '-drive', 'file=%s,if=none,id=disk,format=qcow2,cache=writeback' % self.disk,
+                '-drive', 'file=%s,if=none,id=disk,format=qcow2' % self.disk,
                 '-device', 'nvme,drive=disk,serial=disk',
                 '-netdev', 'tap,id=wire,ifname=%s,script=no,downscript=no' % WIRE,
-                '-device', 'virtio-net-pci,netdev=wire,mac=' + prober.BOX_MAC,
+                '-device', 'virtio-net-pci,romfile=,netdev=wire,mac=' + prober.BOX_MAC,
                 '-device', 'virtio-rng-pci', '-device', 'virtio-serial-pci',
                 '-chardev', 'socket,id=agent,path=%s,server=on,wait=off' % path,
                 '-device', 'virtserialport,chardev=agent,name=agent',
@@ -216,7 +227,7 @@ class Guest:
         """Returns the id of the boot whose agent answers, which is not `not_boot`."""
         def boot():
             try:
-                found = self.run('cat', '/proc/sys/kernel/random/boot_id', seconds=5, grace=0)
+                found = self.run('cat', BOOT_ID, seconds=5, grace=0)
             except Broken:
                 return None
             return found.out if found.code == 0 and found.out != not_boot else None
@@ -231,7 +242,8 @@ class Guest:
         return self.wait_until_up()
 
     def run(self, *argv, input='', seconds=SOON, grace=10):
-        """Runs a command in the guest, for so many seconds at most; returns its Result."""
+        """Runs a command in the guest, for so many seconds at most; returns its
+        Result."""
         self.number += 1
         request = {'id': self.number, 'argv': argv, 'input': input, 'seconds': seconds}
         self.channel.settimeout(seconds)
@@ -259,7 +271,8 @@ class Guest:
             return {}               # cut short by a reboot
 
     def sh(self, text, seconds=SOON, code=0):
-        """Runs a line of shell, which must end with `code`; returns its standard output."""
+        """Runs a line of shell, which must end with `code`; returns its standard
+        output."""
         result = self.run('sh', '-c', text, seconds=seconds)
         if code is not None and result.code != code:
             raise Broken('%s: %d\n%s%s' % (text, result.code, result.out, result.err))
@@ -280,22 +293,22 @@ class Guest:
         self.process.send_signal(signal.SIGCONT)
 
     def reboot(self):
-        before = self.sh('cat /proc/sys/kernel/random/boot_id')
-        self.run('sh', '-c', 'setsid %s </dev/null >/dev/null 2>&1 &' % self.command('reboot'))
+        before = self.sh('cat ' + BOOT_ID)
+        self.begin('reboot')
         return self.wait_until_up(not_boot=before)
 
     def shut_down(self, seconds=SOON):
-        self.run('sh', '-c', 'setsid %s </dev/null >/dev/null 2>&1 &' % self.command('poweroff'))
+        self.begin('poweroff')
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise Broken('the power is still on; console: ' + self.last_words())
         self.gone()
 
-    def command(self, verb):
+    def begin(self, verb):
         if self.image.kind.init == 'runit':
-            return 'init ' + {'reboot': '6', 'poweroff': '0'}[verb]
-        return verb
+            verb = {'reboot': 'init 6', 'poweroff': 'init 0'}[verb]
+        self.run('sh', '-c', 'setsid %s </dev/null >/dev/null 2>&1 &' % verb)
 
     def is_on(self):
         return self.process is not None and self.process.poll() is None
@@ -318,7 +331,8 @@ class Client:
         self.home = os.path.join(folder, 'client')
         os.makedirs(self.home)
         self.key = os.path.join(self.home, 'id')
-        subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', self.key], check=True)
+        subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', self.key],
+                       check=True)
 
     def public_key(self):
         with open(self.key + '.pub') as text:
@@ -327,8 +341,9 @@ class Client:
     def run(self, *argv, input='', seconds=SOON):
         ours = {'HOME': self.home, 'XDG_CONFIG_HOME': self.home + '/.config'}
         done = subprocess.run(
-            self.wire.inside(*argv), input=input, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, timeout=seconds, env=dict(os.environ, **ours))
+            self.wire.inside(*argv), input=input, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, timeout=seconds,
+            env=dict(os.environ, **ours))
         return Result(done.returncode, done.stdout, done.stderr)
 
     def knock(self, *argv, input=''):
@@ -336,9 +351,9 @@ class Client:
 
     def ssh(self, address, command, *options):
         return self.run(
-            'ssh', '-q', '-i', self.key, '-o', 'StrictHostKeyChecking=no', '-o', 'BatchMode=yes',
-            '-o', 'UserKnownHostsFile=/dev/null', '-o', 'ConnectTimeout=60', *options,
-            'root@' + address, command)
+            'ssh', '-q', '-i', self.key, '-o', 'BatchMode=yes', '-o', 'ConnectTimeout=60',
+            '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null',
+            *options, 'root@' + address, command)
 
 
 class Host:
@@ -380,29 +395,35 @@ class Host:
         return closed == {4, 6} and not prober.differences(lines)
 
     def time_open(self):
-        """Returns for how long the hidden port differed from a closed one since last asked."""
+        """Returns for how long the hidden port differed from a closed one since last
+        asked."""
         found = prober.differences(self.prober.seen())
         if not found:
             return 0.0
         return max(one.last for one in found) - min(one.first for one in found)
 
     def heal_time(self):
-        """The living daemon puts rules back within 0.1 s, which is 20 calls of nft and more on a
-        real processor. Here it is as many calls as slow as they are here and now."""
-        times = self.guest.sh('date +%s.%N; nft list ruleset >/dev/null; date +%s.%N').split()
+        """The living daemon puts rules back within 0.1 s, which is 20 calls of nft and
+        more on a real processor. Here it is as many calls as slow as they are here and
+        now."""
+        times = self.guest.sh('date +%s.%N; nft list ruleset >&2; date +%s.%N').split()
         return max(0.1, 20 * (float(times[1]) - float(times[0])))
 
     def daemon(self):
-        """Returns the process id of who listens on packet sockets in the guest, or None."""
+        """Returns the process id of who listens on packet sockets in the guest, or
+        None."""
         found = re.search(r'pid=(\d+)', self.guest.sh('ss -0 -p -H', code=None))
         return found and int(found.group(1))
 
-    def wait_for_daemon(self):
-        until(lambda: self.guest.run('python3', '/root/knockd.py', 'status').code == 0,
-              SOON, '`status` was content')
+    def wait_for_daemon(self, other_than=None):
+        return until(lambda: self.daemon() not in (None, other_than) and self.daemon(),
+                     SOON, 'a daemon ran')
 
     def kill_daemon(self, name):
-        self.guest.sh('kill -%s %d' % (name, until(self.daemon, SOON, 'a daemon ran')))
+        """Sends the daemon a signal that is its end, and waits for the next one."""
+        before = self.wait_for_daemon()
+        self.guest.sh('kill -%s %d' % (name, before))
+        self.wait_for_daemon(other_than=before)
 
     def restart_daemon(self):
         self.guest.sh(RESTART[self.guest.image.kind.init])
@@ -420,9 +441,10 @@ class Host:
 
     def knock_and_cut_power(self):
         """Knocks, and cuts the power as soon as that opened; returns (port, datagram)."""
-        capture = self.wire.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0003))
-        with capture:
-            capture.bind((WIRE, 0x0003))
+        until(lambda: not self.opens_to(CLIENT[4]), SOON, 'an older opening was over')
+        every = prober.ETH_P_ALL
+        with self.wire.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as capture:
+            capture.bind((WIRE, every))
             sent = self.client.knock('--wait', '0', 'laptop')
             if sent.code != 0:
                 raise Broken('knock.py: %s' % (sent,))

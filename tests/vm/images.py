@@ -2,9 +2,10 @@
 
     python3 tests/vm/images.py [KIND ...]       builds those that are not there yet
 
-An image is a root file system and the kernel that goes with it, under $KNOCK_VM (by default
-~/.cache/knock-vm). Its name carries a hash of all that it is made of. There is no initrd: NVMe and
-ext4 are built into Debian's cloud kernel, and an emulated processor takes seconds to unpack one.
+An image is a root file system and the kernel that goes with it, under $KNOCK_VM (by
+default ~/.cache/knock-vm). Its name carries a hash of all that it is made of. There is no
+initrd: NVMe and ext4 are built into Debian's cloud kernel, and an emulated processor
+takes seconds to unpack one.
 """
 
 import contextlib
@@ -49,12 +50,13 @@ KINDS = [Kind(*values) for values in (
     ('bookworm-firewalld', 'bookworm', 'systemd', [FIREWALL, 'firewalld'], FIREWALLD, [
         'firewall-cmd --reload', 'systemctl restart firewalld']),
     ('bookworm-docker', 'bookworm', 'systemd',
-     [FIREWALL, 'docker.io', 'iptables', 'busybox-static'], DOCKER, ['systemctl restart docker']),
+     [FIREWALL, 'docker.io', 'iptables', 'busybox-static'], DOCKER,
+     ['systemctl restart docker']),
 )]
 BY_NAME = {kind.name: kind for kind in KINDS}
 
-PACKAGES = ['linux-image-cloud-amd64', 'python3', 'openssh-server', 'iproute2', 'ifupdown', 'kmod',
-            'procps', 'udev', 'netbase']
+PACKAGES = ['linux-image-cloud-amd64', 'python3', 'openssh-server', 'iproute2',
+            'ifupdown', 'kmod', 'procps', 'udev', 'netbase']
 INIT_PACKAGES = {
     'systemd': ['systemd', 'systemd-sysv'],
     'sysvinit': ['sysvinit-core', 'orphan-sysvinit-scripts', 'rsyslog'],
@@ -67,22 +69,25 @@ FILES = {
     '/etc/hostname': 'box\n',
     '/etc/hosts': '127.0.0.1 localhost\n127.0.1.1 box\n',
     '/etc/fstab': '/dev/nvme0n1 / ext4 defaults 0 0\n',
-    # What a first boot would otherwise make, after which it could not be compared with a later one.
+    # What a first boot would otherwise make, after which it could not be compared with a
+    # later one.
     '/etc/machine-id': '0123456789abcdef0123456789abcdef\n',
     '/etc/network/interfaces':
         'auto lo\niface lo inet loopback\n'
         'auto eth0\n'
         'iface eth0 inet static\n  address 10.77.0.2/24\n  gateway 10.77.0.1\n'
-        'iface eth0 inet6 static\n  address fd77::2/64\n  accept_ra 0\n  dad-attempts 0\n',
+        'iface eth0 inet6 static\n  address fd77::2/64\n'
+        '  accept_ra 0\n  dad-attempts 0\n',
     '/etc/modprobe.d/few.conf':         # each costs an emulated processor up to a second
         ''.join('blacklist %s\n' % name for name in (
             'kvm', 'kvm_amd', 'kvm_intel', 'ata_piix', 'psmouse', 'pcspkr', 'i2c_piix4')),
     '/etc/ssh/sshd_config.d/box.conf': 'UseDNS no\nPermitRootLogin prohibit-password\n',
 }
-SLOW_UNITS = ('apt-daily.timer', 'apt-daily-upgrade.timer', 'e2scrub_all.timer', 'fstrim.timer',
-              'dpkg-db-backup.timer', 'systemd-tmpfiles-clean.timer', 'e2scrub_reap.service',
-              'getty-static.service', 'getty@tty1.service', 'systemd-binfmt.service',
-              'systemd-timesyncd.service')
+SLOW_UNITS = (
+    'apt-daily.timer', 'apt-daily-upgrade.timer', 'e2scrub_all.timer', 'fstrim.timer',
+    'dpkg-db-backup.timer', 'systemd-tmpfiles-clean.timer', 'e2scrub_reap.service',
+    'getty-static.service', 'getty@tty1.service', 'systemd-binfmt.service',
+    'systemd-timesyncd.service')
 AGENT_UNIT = '''[Unit]
 Description=Runs the tests' commands, from early on until power is off
 DefaultDependencies=no
@@ -95,7 +100,8 @@ WantedBy=sysinit.target
 
 
 def init_files(init):
-    """Returns {path: text} and {link: target} of what starts the agent, and of a quick boot."""
+    """Returns {path: text} and {link: target} of what starts the agent, and of a quick
+    boot."""
     if init == 'systemd':
         unit = '/etc/systemd/system/agent.service'
         links = {'/etc/systemd/system/sysinit.target.wants/agent.service': unit}
@@ -135,7 +141,8 @@ def recipe(kind):
 
 
 def mirrors(suite):
-    """Returns the sources.list lines for a suite, from the mirrors this machine uses itself."""
+    """Returns the sources.list lines for a suite, from the mirrors this machine uses
+    itself."""
     def uri(label, otherwise):
         found = subprocess.run(
             ['apt-get', 'indextargets', '--format', '$(REPO_URI)', 'Created-By: Packages',
@@ -151,7 +158,7 @@ def mirrors(suite):
 
 def bootstrap(made_of, root):
     """Unpacks and configures the packages under `root`."""
-    drop = ['/usr/share/man/*', '/usr/share/doc/*', '/usr/share/locale/*', '/boot/System.map*']
+    drop = ['/usr/share/%s/*' % name for name in ('man', 'doc', 'locale')] + ['/boot/System*']
     subprocess.run(
         ['mmdebstrap', '--quiet', '--mode=root', '--variant=minbase',
          '--include=' + ','.join(made_of['packages']),
@@ -183,7 +190,7 @@ def furnish(made_of, root):
 
 
 def make(made_of, disk, kernel):
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(disk), prefix='building-') as folder:
+    with tempfile.TemporaryDirectory(prefix='building-', dir=cache()) as folder:
         root, new = os.path.join(folder, 'root'), os.path.join(folder, 'disk')
         bootstrap(made_of, root)
         furnish(made_of, root)
@@ -199,7 +206,8 @@ def image(kind):
     stem = os.path.join(cache(), kind.name)
     found = Image(kind, '%s-%s.ext4' % (stem, digest), '%s-%s.vmlinuz' % (stem, digest))
     with open(stem + '.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)        # two sessions must not build it side by side
+        # Two sessions must not build it side by side.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(found.disk):
             for old in glob.glob(stem + '-*.ext4') + glob.glob(stem + '-*.vmlinuz'):
                 if len(os.path.basename(old).split('-')) == len(kind.name.split('-')) + 1:

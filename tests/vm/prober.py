@@ -1,13 +1,16 @@
-"""A stranger who asks a hidden and a closed port side by side, and whoever compares the answers.
+"""A stranger who asks a hidden and a closed port side by side, and whoever compares the
+answers.
 
-    python3 prober.py WIRE LOG [HIDDEN CLOSED]     until SIGTERM; LOG gets a line per tenth of a second
+    python3 prober.py WIRE LOG [HIDDEN CLOSED]      until SIGTERM, or the end of its input
 
-Every 5 ms, over IPv4 and IPv6, one SYN goes to each of the two ports. Every answer is brought down
-to its *class*: all that an observer can see of it, less what differs from packet to packet on any
-box. The two ports can be told apart when the hidden one gives a class that the closed one does not
-give at that time, or when one of them is silent for long while the other answers.
+Every 5 ms, over IPv4 and IPv6, one SYN goes to each of the two ports. Every answer is
+brought down to its *class*: all that an observer can see of it, less what differs from
+packet to packet on any box. The two ports can be told apart when the hidden one gives a
+class that the closed one does not give at that time, or when one of them is silent for
+long while the other answers.
 
-The frames are built and read here, on a packet socket: the sender's own kernel changes nothing.
+The frames are built and read here, on a packet socket: the sender's own kernel changes
+nothing.
 """
 
 import collections
@@ -22,19 +25,20 @@ import time
 
 GAP = 0.005                     # between two pairs of a family
 BIN = 0.1                       # answers of one class within that time share a line
-NEAR = 1.0                      # a class of the closed port counts for that long, before and after
+NEAR = 1.0                      # before and after which a class of the closed port counts
 PATIENCE = 2.0                  # after which a question counts as unanswered
 MEMORY = 30.0                   # how long a late or a second answer is still understood
-LONG_SILENCE = 40               # pairs in a row of which the same one of the two went unanswered
-SOURCE_PORTS = range(20000, 28192)      # few enough for the connection table of a box that drops
+LONG_SILENCE = 40               # pairs in a row of which the same one went unanswered
+# Few enough for the connection table of a box that drops.
+SOURCE_PORTS = range(20000, 28192)
 
 BOX_MAC, OUR_MAC = '52:54:00:77:00:02', '52:54:00:77:00:01'
 BOX = {4: '10.77.0.2', 6: 'fd77::2'}
 STRANGER = {4: '10.77.0.3', 6: 'fd77::3'}
 
-ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86dd                # <linux/if_ether.h>
+ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86dd        # <linux/if_ether.h>
 ICMP, TCP, ICMPV6 = 1, 6, 58
-RST = 0x04
+SYN = 0x02
 MSS = bytes([2, 4, 5, 180])     # option 2: 1460 octets
 ETHERNET = 14                   # octets of its header
 FLOW_LABEL = 0x54321            # of all our IPv6 questions
@@ -59,18 +63,21 @@ def checksum(data):
 def syn(family, port, source_port, seq):
     """Returns the IP packet of one SYN from the stranger to the box."""
     addresses = packed(family, STRANGER[family]) + packed(family, BOX[family])
-    tcp = struct.pack('>HHIIBBHHH', source_port, port, seq, 0, 6 << 4, 2, 64240, 0, 0) + MSS
+    tcp = struct.pack('>HHIIBBHHH', source_port, port, seq, 0, 6 << 4, SYN, 64240, 0, 0)
+    tcp += MSS
     pseudo = addresses + struct.pack('>II', len(tcp), TCP)
     tcp = tcp[:16] + struct.pack('>H', checksum(pseudo + tcp)) + tcp[18:]
     if family == 6:
         head = struct.pack('>IHBB', 6 << 28 | FLOW_LABEL, len(tcp), TCP, 64)
         return head + addresses + tcp
-    head = struct.pack('>BBHHHBBH', 0x45, 0, 20 + len(tcp), 0, 0x4000, 64, TCP, 0) + addresses
+    head = struct.pack('>BBHHHBBH', 0x45, 0, 20 + len(tcp), 0, 0x4000, 64, TCP, 0)
+    head += addresses
     return head[:10] + struct.pack('>H', checksum(head)) + head[12:] + tcp
 
 
 def split(packet):
-    """Returns family, protocol, what can be seen of the IP header, payload; None for other traffic."""
+    """Returns family, protocol, what can be seen of the IP header, payload; None for
+    other traffic."""
     if packet[:1] and packet[0] >> 4 == 4 and len(packet) >= 20:
         octets = (packet[0] & 15) * 4
         total, ident, fragment = struct.unpack('>HHH', packet[2:8])
@@ -92,7 +99,8 @@ def split(packet):
 
 
 def option_kinds(options):
-    """Returns the kinds of TCP options in their order; what is in a timestamp differs anyway."""
+    """Returns the kinds of TCP options in their order; what is in a timestamp differs
+    anyway."""
     kinds = []
     while options:
         kind = options[0]
@@ -108,10 +116,11 @@ class Unasked(Exception):
 
 
 class Asked:
-    """The questions of the last while, which of them were answered, and the runs of silence.
+    """The questions of the last while, which of them were answered, and the runs of
+    silence.
 
-    A question stays after its answer: a second answer that differs from the first one tells the
-    ports apart as well as any."""
+    A question stays after its answer: a second answer that differs from the first one
+    tells the ports apart as well as any."""
 
     def __init__(self, hidden, closed):
         self.roles = {hidden: 'hidden', closed: 'closed'}
@@ -136,8 +145,8 @@ class Asked:
         return self.questions[key]
 
     def find_any(self, family, source_port):
-        """Returns the question that went out from source_port, hidden first: an answer that comes
-        from a port we did not ask (a decoy's) can only be meant for it."""
+        """Returns the question that went out from source_port, hidden first: an answer
+        that comes from a port we did not ask (a decoy's) can only be meant for it."""
         for port in self.roles:
             if (family, port, source_port) in self.questions:
                 return self.find(family, port, source_port)
@@ -173,7 +182,8 @@ def tcp_answer(family, seen, tcp, asked):
     """Returns the question that this TCP segment answers, and its class."""
     if len(tcp) < 20:
         raise Unasked
-    port, to, seq, ack, offset, flags, window, _, urgent = struct.unpack('>HHIIBBHHH', tcp[:20])
+    (port, to, seq, ack, offset, flags, window, _,
+     urgent) = struct.unpack('>HHIIBBHHH', tcp[:20])
     from_elsewhere = port not in asked.roles
     if from_elsewhere:
         question = asked.find_any(family, to)
@@ -208,7 +218,8 @@ def icmp_answer(family, seen, icmp, asked):
 
 
 def answer(packet, asked):
-    """Returns the question that a packet answers and the class of the answer, or raises Unasked."""
+    """Returns the question that a packet answers and the class of the answer, or raises
+    Unasked."""
     parts = split(packet)
     if parts is None:
         raise Unasked
@@ -221,8 +232,8 @@ def answer(packet, asked):
 
 
 class Log:
-    """Counts answers by class, and writes a line for each class when its tenth of a second is over.
-    A line `[now]` says that all before `now` has been written."""
+    """Counts answers by class, and writes a line for each class when its tenth of a
+    second is over. A line `[now]` says that all before `now` has been written."""
 
     def __init__(self, out):
         self.out = out
@@ -244,7 +255,8 @@ class Log:
 
 
 def read_log(path, since=0.0):
-    """Returns the Lines that end after `since`, and up to which time the log is complete."""
+    """Returns the Lines that end after `since`, and up to which time the log is
+    complete."""
     lines, complete = [], 0.0
     with open(path) as log:
         for text in log:
@@ -259,7 +271,8 @@ def read_log(path, since=0.0):
 
 
 def differences(lines):
-    """Returns a Difference for each class by which a stranger could tell the two ports apart."""
+    """Returns a Difference for each class by which a stranger could tell the two ports
+    apart."""
     by_closed = collections.defaultdict(list)
     for line in lines:
         if line.role == 'closed':
@@ -313,7 +326,8 @@ def probe(wire, out, hidden, closed, stop):
                 for port in random.sample((hidden, closed), 2):
                     seq = random.getrandbits(32)
                     packet = syn(family, port, source_port, seq)
-                    questions.append(Question(family, port, source_port, seq, packet, now))
+                    question = Question(family, port, source_port, seq, packet, now)
+                    questions.append(question)
                 asked.ask(family, questions, now)
                 for question in questions:
                     try:
@@ -326,7 +340,8 @@ def probe(wire, out, hidden, closed, stop):
         if now >= flush_due:
             log.flush(now)
             flush_due = now + BIN
-        readable = select.select([capture, sys.stdin], [], [], max(0, due - time.time()))[0]
+        left = max(0, due - time.time())
+        readable = select.select([capture, sys.stdin], [], [], left)[0]
         if capture in readable:
             read_answers(capture, asked, log)
         if sys.stdin in readable:

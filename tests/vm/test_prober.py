@@ -1,4 +1,5 @@
-"""The stranger's judgement, on answers made up here: what passes as a closed port, what does not."""
+"""The stranger's judgement, on answers made up here: what passes as a closed port, what
+does not."""
 
 import io
 import json
@@ -55,22 +56,25 @@ def ip(family, protocol, payload, ttl=64, label=0x777):
     if family == 6:
         return struct.pack('>IHBB', 6 << 28 | label, len(payload), protocol, ttl) \
             + addresses + payload
-    return struct.pack('>BBHHHBBH', 0x45, 0, 20 + len(payload), 0, 0x4000, ttl, protocol, 0) \
-        + addresses + payload
+    head = struct.pack(
+        '>BBHHHBBH', 0x45, 0, 20 + len(payload), 0, 0x4000, ttl, protocol, 0)
+    return head + addresses + payload
 
 
 def tcp(question, flags=RST | ACK, port=None, window=0, ack=None, **more):
     ack = question.seq + 1 if ack is None else ack
     return ip(question.family, prober.TCP, struct.pack(
-        '>HHIIBBHHH', port or question.port, question.source_port, 0, ack, 5 << 4, flags, window,
-        0, 0), **more)
+        '>HHIIBBHHH', port or question.port, question.source_port, 0, ack, 5 << 4, flags,
+        window, 0, 0), **more)
 
 
 def icmp(question, port=None):
     octets = 20 if question.family == 4 else 40
     quoted = bytearray(question.packet)
     quoted[octets + 2:octets + 4] = struct.pack('>H', port or question.port)
-    kind, protocol = ((3, 13), prober.ICMP) if question.family == 4 else ((1, 1), prober.ICMPV6)
+    kind, protocol = (1, 1), prober.ICMPV6
+    if question.family == 4:
+        kind, protocol = (3, 13), prober.ICMP
     return ip(question.family, protocol, bytes(kind) + bytes(6) + bytes(quoted))
 
 
@@ -103,8 +107,8 @@ def test_nor_two_that_are_silent(family):
 
 
 @pytest.mark.parametrize('unlike', [
-    {'flags': SYN | ACK, 'window': 64240}, {'flags': RST}, {'window': 1}, {'ack': 99}, {'ttl': 63},
-    {'port': DECOY}], ids=str)
+    {'flags': SYN | ACK, 'window': 64240}, {'flags': RST}, {'window': 1}, {'ack': 99},
+    {'ttl': 63}, {'port': DECOY}], ids=str)
 def test_one_answer_in_a_thousand_tells_them_apart(family, unlike):
     box = Box()
     for turn in range(1000):
@@ -160,8 +164,9 @@ def test_what_the_closed_port_says_counts_at_its_time_alone(family, apart, found
 
 
 @pytest.mark.parametrize('role, other', [('hidden', 'closed'), ('closed', 'hidden')])
-@pytest.mark.parametrize('pairs, found', [(prober.LONG_SILENCE - 1, 0), (prober.LONG_SILENCE, 1)])
-def test_the_silence_of_one_alone_tells_when_it_is_long(family, role, other, pairs, found):
+@pytest.mark.parametrize('pairs, found', [
+    (prober.LONG_SILENCE - 1, 0), (prober.LONG_SILENCE, 1)])
+def test_a_long_silence_of_one_alone_tells(family, role, other, pairs, found):
     box = Box()
     for answered in (True, False, True):
         for _ in range(pairs if not answered else 3):
