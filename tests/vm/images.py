@@ -158,7 +158,7 @@ def mirrors(suite):
 
 def bootstrap(made_of, root):
     """Unpacks and configures the packages under `root`."""
-    drop = ['/usr/share/%s/*' % name for name in ('man', 'doc', 'locale')] + ['/boot/System*']
+    drop = ['/usr/share/man/*', '/usr/share/doc/*', '/usr/share/locale/*']
     subprocess.run(
         ['mmdebstrap', '--quiet', '--mode=root', '--variant=minbase',
          '--include=' + ','.join(made_of['packages']),
