@@ -124,12 +124,18 @@ def test_a_stranger_never_sees_the_hidden_port_through_restarts(ready):
 @nft_alone
 def test_flushed_rules_are_back_at_once(ready):
     """Between the flush and the daemon's answer the port is open to all: that is promised
-    to be short, not to be nothing."""
+    to be short, not to be nothing. What else this machine does can only make it longer: so
+    the shortest of five is held against the promise, and each against the box's own pace.
+    """
+    times = []
     for _ in range(5):
+        limit = ready.heal_time()
         ready.guest.sh('nft flush ruleset')
-        time_open = ready.time_open()
-        print('open for %.3f s' % time_open)
-        assert time_open < ready.heal_time()
+        times.append(ready.time_open())
+        assert times[-1] < limit
+    print('open for %s s' % ', '.join('%.3f' % seconds for seconds in times))
+    assert min(times) < ready.promised_heal_time()
+    assert max(times) > 0, 'never open: were the rules flushed at all?'
 
 
 def test_the_boxs_own_firewall_may_be_loaded_again(ready):
