@@ -292,6 +292,13 @@ class Guest:
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)
 
+    def stall(self, seconds):
+        """All its processors stand still for so long."""
+        self.freeze()
+        end = time.monotonic() + seconds
+        until(lambda: time.monotonic() > end, seconds + SOON, 'the stall was over')
+        self.thaw()
+
     def reboot(self):
         before = self.sh('cat ' + BOOT_ID)
         self.begin('reboot')

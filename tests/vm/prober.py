@@ -130,7 +130,7 @@ class Asked:
         self.silent_in_a_row = collections.Counter()
 
     def ask(self, family, questions, now):
-        answered = {role: False for role in self.roles.values()}
+        answered = dict.fromkeys(self.roles.values(), False)
         self.pairs.append((now, family, answered))
         for question in questions:
             key = family, question.port, question.source_port
