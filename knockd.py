@@ -3409,21 +3409,6 @@ def verify_signature(client, request):
         for descriptor in pipes:
             os.close(descriptor)
 
-def check_programs(config):
-    """What this box must have for this config; KnockError with all that it has not."""
-    problems = path_flaws(os.path.dirname(config.ledger), 0o022)
-    if any(client.ssh_key for client in config.clients.values()):
-        try:
-            run(['ssh-keygen', '-Y', 'sign'])
-        except KnockError as error:
-            said = str(error)
-            # It always complains here; of an unknown option it does if it is too old.
-            if 'option' in said or 'installed' in said:
-                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
-                                '%s' % (config.path, said))
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
-
 # --- edges: files ----------------------------------------------------------------------
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
@@ -3906,8 +3891,8 @@ class Capture:
             return
         coarse = shares == [None]
         if coarse and not self.coarse:
-            log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python does '
-                'its work' % len(words), WARNING)
+            log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python '
+                'does its work' % len(words), WARNING)
         elif self.coarse and not coarse:
             log('filter: whole again', WARNING)
         self.coarse = coarse
@@ -4061,6 +4046,7 @@ Loaded = collections.namedtuple('Loaded', 'decoys guard')
 OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
 COALESCE = 10                   # ms: one reload of a firewall is many changes
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
+KERNEL_TRIES = 5
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
 LEGACY_TABLES = {'iptables-legacy-save': '/proc/net/ip_tables_names',
@@ -4073,11 +4059,25 @@ THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
          'iptables-restore': 'iptables -w -t nat -S KNOCKD',
          'ip6tables-restore': 'ip6tables -w -t nat -S KNOCKD'}
 
+def check_programs(config):
+    """What this box must have for this config; KnockError with all that it has not."""
+    problems = path_flaws(os.path.dirname(config.ledger), 0o022)
+    if any(client.ssh_key for client in config.clients.values()):
+        try:
+            run(['ssh-keygen', '-Y', 'sign'])
+        except KnockError as error:
+            said = str(error)
+            # It always complains here; of an unknown option it does if it is too old.
+            if 'option' in said or 'installed' in said:
+                problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
+                                '%s' % (config.path, said))
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+
 def nft_flaw():
     """Why nft cannot be used on this box, or None."""
     try:
         version = run(['nft', '--version'])
-        run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
     except KnockError as error:
         return str(error)
     numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
@@ -4086,7 +4086,20 @@ def nft_flaw():
     known = tuple(int(number or 0) for number in numbers.groups())
     if known < OLDEST_NFT:
         return 'nft %d.%d.%d is older than 1.0.2' % known
-    return None
+    return kernel_flaw()
+
+def kernel_flaw():
+    """Why the kernel does not do what nft asks, or None. One failure says nothing: to
+    take iptables then would leave our own table of before in force, and nobody would open
+    it."""
+    for _ in range(KERNEL_TRIES):
+        try:
+            run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+            return None
+        except KnockError as error:
+            flaw = str(error)
+        time.sleep(RETRY_TIME / 5000)
+    return flaw
 
 def choose_tool(config):
     """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask
@@ -4149,9 +4162,9 @@ def see_box(tool, config, looks=None):
     return tool.read(outputs, config)
 
 def reflect_marks(names, path):
-    """Sets to 1 what a tool's rules need of the kernel: that resets carry the mark of their
-    question. What was there before is kept in a file, for uninstall. False if they cannot
-    be written."""
+    """Sets to 1 what a tool's rules need of the kernel: that resets carry the mark of
+    their question. What was there before is kept in a file, for uninstall. False if they
+    cannot be written."""
     before = {}
     try:
         for name in names:
@@ -4339,6 +4352,7 @@ class Keeper:
         results()."""
         number = self.wanted.number + 1
         self.wanted = Wanted(number, config, tuple(openings))
+        # A knock waits for its own nft, not for one that only reads.
         self.looks.give_way()
         self.called.ring()
         return number
@@ -4367,14 +4381,13 @@ class Keeper:
     def work(self):
         """The thread."""
         while True:
-            self.wait()
-            now = moment().mono
             try:
-                self.step(self.wanted, now)
+                self.wait()
+                self.step(self.wanted, moment().mono)
             except Exception as error:  # a defect must not end what opens and closes
-                self.retry = now + RETRY_TIME
                 reason = 'internal error: %s: %s' % (type(error).__name__, error)
                 self.answer(self.standing.wanted.number, KnockError(reason))
+                time.sleep(RETRY_TIME / 1000)
 
     def wait(self):
         """Until there is something to do."""
@@ -4429,11 +4442,12 @@ class Keeper:
         if config is standing.wanted.config:
             return True
         decoys = self.decoys.ports()
-        rules = []
-        for each in (config, standing.wanted.config):
-            rules.append(self.tool.whole(each, standing.seen, decoys, (), 0))
         hidden, _ = decoy_ports(config, standing.seen)
-        return rules[0] == rules[1] and (not self.reflecting or set(hidden) == set(decoys))
+        if self.reflecting and set(hidden) != set(decoys):
+            return False
+        new = self.tool.whole(config, standing.seen, decoys, (), 0)
+        old = self.tool.whole(standing.wanted.config, standing.seen, decoys, (), 0)
+        return new == old
 
     def change(self, wanted, now):
         """Openings alone. If that fails somebody has perhaps taken our rules away."""
@@ -4452,20 +4466,34 @@ class Keeper:
         """All of it, in one transaction. KnockError: the state before stays."""
         standing = self.standing
         standing.doubt()
-        loaded = self.load_whole(wanted)
+        seen = self.see(wanted.config)
+        loaded = self.load_whole(wanted, seen)
         standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
-        standing.note(None)
-        # As the kernel lists it now; who changes it later is found out by that.
+        self.note(wanted.config, seen)
+
+    def note(self, config, before):
+        """How the kernel lists what was loaded: who changes it later is found out by
+        that. before: the Seen by which it was loaded."""
+        self.standing.note(None)
         try:
-            standing.note(self.see(wanted.config))
+            after = self.see(config)
         except KnockError:
             self.looks.ask(moment().mono)
+            return
+        missed = after.box != before.box or any(after.accepts)
+        gone = after.ours is None and config.hide
+        # If the box was changed under way, all is to be loaded once more; but not for
+        # ever, where that changes nothing.
+        stuck = (after.box, after.accepts) == (before.box, before.accepts) and not gone
+        if (missed or gone) and not stuck:
+            self.looks.ask(moment().mono)
+            return
+        self.standing.note(after)
 
-    def load_whole(self, wanted):
-        """Returns a Loaded."""
+    def load_whole(self, wanted, seen):
+        """Returns a Loaded. seen: the box as it is."""
         config, tool = wanted.config, self.tool
-        seen = self.see(config)
         hidden, taken = decoy_ports(config, seen)
         if not self.reflecting:
             hidden = []
@@ -4598,6 +4626,7 @@ class Probation:
             if note['state'] == PASSED:
                 self.state = PASSED
             elif note['state'] == ON_TRIAL:
+                # Noted at once: each boot costs it some time, so it comes to an end.
                 self.ends = now + self.time_left(note, now)
                 self.state = ON_TRIAL
                 self.note(now)
@@ -4643,8 +4672,9 @@ class Probation:
         if now >= self.ends:
             self.state = LAPSED
             self.note(now)
-            log('probation: no authentic knock came from outside: nothing is hidden until '
-                'one does; type elsewhere: knock.py and what knockd.py show prints', WARNING)
+            log('probation: no authentic knock came from outside: nothing is hidden '
+                'until one does; type elsewhere: knock.py and what knockd.py show prints',
+                WARNING)
             return True
         if now >= self.noted + TRIAL_SAVED:
             self.note(now)
@@ -4774,6 +4804,7 @@ class WallClock:
         """True if it was set forward by more than a second, while that matters."""
         if self.offset is None:
             return False
+        # Up to a second is NTP's slewing; a step back only moves the line.
         ahead = now.wall - now.mono - self.offset
         if 0 <= ahead <= 1000:
             return False
@@ -4798,8 +4829,8 @@ def clock_doubt(config, ledger, now):
     latest = max(times)
     if now >= latest - 1000:
         return None
-    return ('%s UTC is before %s, the time of a file or a knock of ours: only paper knocks '
-            'count until it is set; type: date -s, or let NTP do it'
+    return ('%s UTC is before %s, the time of a file or a knock of ours: only paper '
+            'knocks count until it is set; type: date -s, or let NTP do it'
             % (format_time(now), format_time(latest)))
 
 class Mutes:
@@ -4943,6 +4974,19 @@ class Hearing:
             found = found + [code]
         return found
 
+def honour_line(decision, began, ended):
+    """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
+    knock = decision.knock
+    what = knock.request.action or format_services(knock.services) or 'all'
+    words = [decision.verdict, knock.client.name, str(knock.source), what]
+    if decision.verdict == 'open':
+        words.append('%ds' % knock.seconds)
+    words.append(knock.carrier)
+    if knock.carrier in DATAGRAMS:      # the others tell no time
+        words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
+    words.append('%dms' % (ended.mono - began.mono))
+    return ' '.join(words)
+
 class Doors:
     """What is open, the knocks that wait until it is, and the commands that are told of
     it."""
@@ -4986,6 +5030,7 @@ class Doors:
         else:
             openings = after_close(self.state.openings, knock)
         self.state.hold(openings)
+        # It is said to be open when the kernel has it, not when it was asked for.
         self.orders.append(Order(self.want(), decision, now))
 
     def in_force(self, number, now):
@@ -5196,8 +5241,8 @@ class Daemon:
             line += '; on probation: %d s for a first knock from outside' % (left // 1000)
         log(line)
         if not self.doors.keeper.reflecting:
-            log('ready: net.ipv4.fwmark_reflect cannot be set: hidden TCP ports answer with '
-                'a reset of the firewall, not of the stack', WARNING)
+            log('ready: net.ipv4.fwmark_reflect cannot be set: hidden TCP ports answer '
+                'with a reset of the firewall, not of the stack', WARNING)
         if self.source.problem is not None:
             log_lines('config: the last good copy rules, for the file is broken: %s'
                       % self.source.problem, ERROR)
@@ -5275,6 +5320,7 @@ class Daemon:
         notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.state.openings))
         self.hearing.unmute(self.config, now)
         if self.hearing.turned(self.config, now):
+            # Looked at once a step; commands of ours say it at once.
             if self.source.changed():
                 self.reload(now)
             self.hearing.turn(self.config, now)
@@ -5357,13 +5403,16 @@ class Daemon:
         """From now on this config judges, and the keeper is asked to hide by it."""
         self.config = config
         self.state.adopt(config)
+        # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
         self.hearing.adopt(config, now)
+        self.turn(now)
         return self.doors.hide(self.probation.state != LAPSED)
 
     def go_back(self, error, now):
         """The firewall could not do what the config asks for."""
         before, self.reloading = self.reloading.before, None
+        # The keeper would try the new config for ever, and no knock would open meanwhile.
         self.refuse(error)
         self.adopt(before, now)
 
@@ -5399,6 +5448,7 @@ class Daemon:
         syn = parse_syn(version, frame)
         if syn is None or self.is_inside(interface):
             return
+        # On a router, SYNs through the box come by here too.
         if not (is_own(syn.destination, interface) or self.is_behind(syn.destination)):
             return
         for packet in self.hearing.packets_of(syn, now):
@@ -5456,12 +5506,13 @@ class Daemon:
         inside: it came from this box or from a `trust` interface."""
         knock, state = decision.knock, self.state
         line = state.ledger.record(
-            knock.client.fingerprint, knock.knock_id, knock.request.time, self.config.window,
-            knock.paper)
+            knock.client.fingerprint, knock.knock_id, knock.request.time,
+            self.config.window, knock.paper)
         what = 'refused %s %s' % (knock.client.name, knock.source)
         if not saved(self.file, state.ledger, line, what):
             return
         state.copies.remember(knock, sender, now.mono)
+        # From inside it proves nothing: that way in may be closed to its owner elsewhere.
         if not inside and self.probation.pass_by(now.mono):
             self.doors.hide(True)
             self.guard.keep()
@@ -5531,19 +5582,6 @@ def state_line(config, keeper, done):
     if 0 < len(decoys) < 5:
         line += ' via decoy ' + ', '.join(map(str, decoys))
     return line
-
-def honour_line(decision, began, ended):
-    """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
-    knock = decision.knock
-    what = knock.request.action or format_services(knock.services) or 'all'
-    words = [decision.verdict, knock.client.name, str(knock.source), what]
-    if decision.verdict == 'open':
-        words.append('%ds' % knock.seconds)
-    words.append(knock.carrier)
-    if knock.carrier in DATAGRAMS:      # the others tell no time
-        words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
-    words.append('%dms' % (ended.mono - began.mono))
-    return ' '.join(words)
 
 # --- administration: one function a command ------------------------------------------------------
 def signal_pipe():

@@ -118,7 +118,7 @@ def watched(wire, house, name):
     finally:
         tried, through = [int(word) for word in watcher.communicate()[0].split()]
     print('a stranger tried %d times' % tried)
-    assert tried > 100 and not through, '%d of %d connections came through' % (through, tried)
+    assert tried > 40 and not through, '%d of %d connections came through' % (through, tried)
 
 
 class Cell:
@@ -204,7 +204,7 @@ class Cell:
     def on_disk(self, knock, call, number, fault):
         """Is the knock in the journal, and was that synced before the firewall was told?"""
         calls, failed = self.house.trace(), None
-        if fault in DISK_FAULTS:
+        if call in FILE_CALLS and fault in DISK_FAULTS:         # no recvfrom is in the trace
             failed = [place for place, name in enumerate(calls) if name == call][number - 1]
         told = calls.index('nft')
         synced = [place for place, name in enumerate(calls[:told])
@@ -220,7 +220,7 @@ class Cell:
         elif operation == 'start':
             assert until(lambda: house.dead() or house.count('ready: ') > readies)
         elif operation == 'heal':
-            assert until(lambda: 'set hidden' in house.namespace.run(
+            assert until(lambda: 'chain guard' in house.namespace.run(
                 'nft', 'list', 'table', 'inet', 'knockd').out), 'the table is not put back'
         else:
             house.settle(self.wire.client, self.address)

@@ -1,0 +1,234 @@
+"""The keeper's thread with a firewall that is played: what it runs, in which order, and what it
+says. The real one: tests/e2e/test_keeper.py."""
+
+import collections
+import socket
+import struct
+import threading
+import time
+
+import knockd
+import pytest
+
+Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys')
+CONFIG = knockd.parse_config('[server]\nid = home\nhide = tcp/22\n', '/nowhere/knockd.ini')
+OTHER = CONFIG._replace(hide=(knockd.Service(6, 25, 25),))
+FINE = Seen('ours', 'accepts all', ([], []), set(), {})
+
+
+class Tool:
+    """Plays nft: its texts say what they are for."""
+    name, sysctls = 'played', ()
+
+    def whole(self, config, seen, decoys, openings, now):
+        return [(['load'], '%s %s' % (knockd.format_services(config.hide), ' '.join(openings)))]
+
+    def change(self, before, after, now):
+        if list(before) == list(after):
+            return []
+        return [(['change'], ' '.join(after))]
+
+    def nothing(self):
+        return [(['nothing'], '')]
+
+
+class Box:
+    """Plays the kernel, and remembers."""
+
+    def __init__(self, monkeypatch):
+        self.ran, self.fails, self.gate, self.seen = [], {}, threading.Event(), FINE
+        self.gate.set()
+        self.listing = None     # a Process: looking takes until that is killed
+        self.foreign, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ours.setblocking(False)
+        self.ends = [self.foreign, ours]
+        monkeypatch.setattr(knockd, 'ruleset_events', lambda: ours)
+        monkeypatch.setattr(knockd, 'see_box', self.see)
+        monkeypatch.setattr(knockd, 'run', self.run)
+        monkeypatch.setattr(knockd, 'decoy_ports', lambda config, seen: ([], set()))
+        monkeypatch.setattr(knockd, 'live', lambda openings, now: openings)
+        monkeypatch.setattr(knockd, 'guard_script', lambda commands: 'guard')
+        monkeypatch.setattr(knockd, 'RETRY_TIME', 50)
+        self.keeper = knockd.Keeper(Tool(), False)
+        self.done = []
+
+    def see(self, tool, config, looks=None):
+        self.ran.append('look' if looks else 'see')
+        if looks and self.listing:
+            looks.begin(self.listing)
+            until(lambda: self.listing.killed)
+            raise knockd.KnockError('nft failed (-9)')
+        return self.seen
+
+    def run(self, argv, text='', seconds=0):
+        self.gate.wait(5)
+        if self.fails.get(argv[0], 0) > 0:
+            self.fails[argv[0]] -= 1
+            self.ran.append(argv[0] + ' failed')
+            raise knockd.KnockError('no ' + argv[0])
+        self.ran.append(argv[0] + ' ' + text)
+
+    def wait(self, number):
+        """Until that is in force; returns all that was said."""
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            self.done += self.keeper.results()
+            if any(done.number >= number and done.error is None for done in self.done):
+                return self.done
+            time.sleep(0.002)
+        raise AssertionError((self.ran, self.done))
+
+    def changes(self):
+        return [each for each in self.ran if each not in ('see', 'look')]
+
+
+@pytest.fixture
+def box(monkeypatch):
+    made = Box(monkeypatch)
+    yield made
+    for end in made.ends:
+        end.close()
+
+
+def settled(box):
+    box.wait(box.keeper.want(CONFIG, ('a',)))
+    until(lambda: box.ran[-1] == 'see' and box.ran.count('see') >= 2)
+    del box.ran[:], box.done[:]
+    return box
+
+
+def until(predicate):
+    end = time.monotonic() + 5
+    while not predicate():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_the_first_is_loaded_whole_and_openings_alone_are_elements(box):
+    first = box.wait(box.keeper.want(CONFIG, ('a',)))
+    assert first[0].loaded.guard == 'guard'
+    until(lambda: box.ran == ['see', 'load tcp/22 a', 'see'])
+    later = box.wait(box.keeper.want(CONFIG, ('a', 'b')))
+    assert box.changes()[1:] == ['change a b'] and later[-1].loaded is None
+
+
+def test_what_changes_nothing_runs_nothing(box):
+    settled(box).wait(box.keeper.want(CONFIG, ('a',)))
+    box.wait(box.keeper.want(CONFIG._replace(window=1), ('a',)))
+    assert box.changes() == [], 'nor does a config with the same rules'
+
+
+def test_another_config_is_loaded_whole(box):
+    settled(box).wait(box.keeper.want(OTHER, ('a',)))
+    assert box.changes() == ['load tcp/25 a']
+
+
+def test_the_newest_wins_and_those_between_are_in_force_with_it(box):
+    settled(box).gate.clear()
+    numbers = [box.keeper.want(CONFIG, ('a', str(count))) for count in range(20)]
+    time.sleep(0.05)
+    last = box.keeper.want(CONFIG, ('z',))
+    box.gate.set()
+    done = box.wait(last)
+    assert box.changes()[-1] == 'change z' and len(box.changes()) == 2
+    assert [each.number for each in done][-1] == last == numbers[-1] + 1
+
+
+def test_elements_that_fail_are_loaded_whole(box):
+    settled(box).fails['change'] = 1
+    done = box.wait(box.keeper.want(CONFIG, ('a', 'b')))
+    assert box.changes() == ['change failed', 'load tcp/22 a b']
+    assert [each.error for each in done] == [None]
+
+
+def test_what_fails_altogether_is_told_and_tried_again_a_moment_later(box):
+    settled(box).fails.update(change=1, load=2, nothing=9)
+    began = time.monotonic()
+    done = box.wait(box.keeper.want(CONFIG, ('a', 'b')))
+    assert time.monotonic() - began > 0.04
+    assert [str(each.error) for each in done] == ['no load', 'None'] or \
+        [str(each.error) for each in done] == ['no load', 'no load', 'None']
+    assert box.changes()[-1] == 'load tcp/22 a b'
+
+
+def tell(box):
+    """The kernel says that a rule was changed."""
+    box.foreign.send(struct.pack('=IHHII', 20, 10 << 8 | 6, 0, 1, 2) + bytes(4))
+
+
+def test_a_foreign_change_that_harms_us_is_put_back_and_one_that_does_not_is_left(box):
+    settled(box)
+    tell(box)
+    until(lambda: 'look' in box.ran)
+    assert box.changes() == []
+    box.seen = FINE._replace(ours='half of it')
+    tell(box)
+    until(lambda: box.changes() == ['load tcp/22 a'])
+    until(box.keeper.results)
+    box.seen = box.seen._replace(box='drops now')
+    tell(box)
+    until(lambda: len(box.changes()) == 2)
+
+
+def test_a_change_during_the_load_is_seen_and_loaded_again_but_not_for_ever(box):
+    box.seen = FINE._replace(accepts=(['input'], []))   # missing, whatever is loaded
+    box.wait(box.keeper.want(CONFIG, ()))
+    time.sleep(0.3)
+    assert len(box.changes()) == 1
+
+
+def test_many_changes_are_few_looks(box):
+    settled(box)
+    for _ in range(200):
+        tell(box)
+    until(lambda: 'look' in box.ran)
+    time.sleep(0.1)
+    assert box.ran.count('look') <= 3
+
+
+class Process:
+    def __init__(self):
+        self.killed = False
+
+    def kill(self):
+        self.killed = True
+
+
+def test_a_look_rests_twice_its_time_and_gives_way():
+    looks, process = knockd.Looks(), Process()
+    looks.ask(1000)
+    assert looks.due == 1000 + knockd.COALESCE
+    looks.begin(process)
+    looks.give_way()
+    assert process.killed
+    assert looks.end(1000, 1500), 'it was broken off'
+    assert looks.due == 2500, 'and is due again when it has rested'
+    looks.begin(Process())
+    assert not looks.end(3000, 3100) and looks.due is None
+    looks.give_way()                        # nothing runs: nobody is killed
+
+
+def test_a_knock_does_not_wait_for_a_look_and_the_look_is_made_later(box):
+    settled(box)
+    box.listing = Process()
+    tell(box)
+    until(lambda: 'look' in box.ran)
+    began = time.monotonic()
+    done = box.wait(box.keeper.want(CONFIG, ('a', 'b')))
+    assert time.monotonic() - began < 1
+    assert [each.error for each in done] == [None], 'to be broken off is no failure'
+    box.listing = None
+    until(lambda: box.ran.count('look') == 2)
+
+
+def test_a_defect_ends_no_thread(box, monkeypatch):
+    settled(box)
+    monkeypatch.setattr(box.keeper.tool, 'change', lambda *_: 1 / 0, raising=False)
+    number = box.keeper.want(CONFIG, ('b',))
+    until(lambda: any(each.error for each in box.keeper.results()))
+    monkeypatch.undo()
+    monkeypatch.setattr(knockd, 'run', box.run)
+    monkeypatch.setattr(knockd, 'see_box', box.see)
+    monkeypatch.setattr(knockd, 'live', lambda openings, now: openings)
+    monkeypatch.setattr(knockd, 'decoy_ports', lambda config, seen: ([], set()))
+    assert box.wait(number)
