@@ -19,6 +19,7 @@ import knockd
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import bpf      # noqa: E402
+from segments import tcp_segment        # noqa: E402
 
 BOTH = ('udp', 'icmp')
 WORD = 0x8badf00d
@@ -280,9 +281,8 @@ def test_a_coarse_filter_and_the_parser_agree(kernel, version):
 
 
 # --- SYNs ---------------------------------------------------------------------------------------
-def tcp(port=5000, flags=2, badge=bytes(range(10)), more=b''):
-    """RFC 9293: a segment; badge is its seq, ack and window."""
-    return struct.pack('>HH8sBB2sHH', 40000, port, badge[:8], 0x50, flags, badge[8:], 0, 0) + more
+def tcp(port=5000, flags=2, badge=bytes(range(10)), options=b''):
+    return tcp_segment(port, badge, flags=flags, options=options)
 
 
 BADGE = struct.pack('>I', WORD) + bytes(6)
@@ -290,7 +290,7 @@ SEQUENCES = (1024, 65535)
 # What is said of it, its segment, passed for sequences and words?, for words alone?
 SYNS = [
     ('SYN to a high port', tcp(), True, False),
-    ('SYN with options', tcp(more=b'\2\4\5\xb4'), True, False),
+    ('SYN with options', tcp(options=b'\2\4\5\xb4'), True, False),
     ('SYN to the lowest port that counts', tcp(1024), True, False),
     ('SYN to the highest port', tcp(65535), True, False),
     ('SYN to a port that does not count', tcp(1023), False, False),
@@ -561,21 +561,21 @@ def test_the_interpreter_refuses_what_the_kernel_refuses(kernel, program):
 def test_every_word_is_in_exactly_one_share():
     for count in (0, 1, 1999, 2000, 2001, 4000, 9000, 16000):
         words = {number * 268435 % (1 << 32) for number in range(count)}
-        shares = knockd.token_shares(words, 2000)
+        shares = knockd.word_shares(words, 2000)
         assert sorted(word for share in shares for word in share) == sorted(words)
         assert len(shares) == max(1, -(-count // 2000)) <= 8
 
 
 def test_more_than_eight_sockets_hold_is_left_to_the_coarse_filter():
-    assert knockd.token_shares(set(range(16001)), 2000) == [None]
-    assert knockd.token_shares({1, 2}, 0) == [None]
+    assert knockd.word_shares(set(range(16001)), 2000) == [None]
+    assert knockd.word_shares({1, 2}, 0) == [None]
 
 
 def test_a_word_stays_where_it_is_when_others_come_and_go():
     chance = random.Random(3)
     first = {chance.getrandbits(32) for _ in range(3500)}
     second = set(sorted(first)[100:]) | {chance.getrandbits(32) for _ in range(33)}
-    before, after = knockd.token_shares(first, 2000), knockd.token_shares(second, 2000)
+    before, after = knockd.word_shares(first, 2000), knockd.word_shares(second, 2000)
     assert len(before) == len(after) == 2
     for old, new in zip(before, after):
         assert set(old) & second == set(new) & first
@@ -599,7 +599,7 @@ class FakeKernel:
     def passes(self, capture, frames):
         """For each frame, how many of the sockets in use pass it."""
         answers = [interpreted(self.programs[sock], frames)
-                   for version, sock in capture.sockets().values() if version == 4]
+                   for version, sock in capture.taps if version == 4]
         return [sum(column) for column in zip(*answers)]
 
 
@@ -607,7 +607,7 @@ class FakeKernel:
 def capture():
     made = knockd.Capture(8)
     yield made
-    for _, sock in made.sockets().values():
+    for _, sock in made.taps:
         sock.close()
 
 
