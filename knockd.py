@@ -3460,7 +3460,9 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
-COMMAND_SECONDS = 10            # what a command may take before it is killed
+# What a command may take before it is killed. The first nft after a boot loads modules of
+# the kernel: 12 s on an emulated processor.
+COMMAND_SECONDS = 30
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
