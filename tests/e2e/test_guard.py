@@ -10,12 +10,14 @@ import ipaddress
 import os
 import socket
 import struct
+import subprocess
+import sys
 import time
 
 import pytest
 from guardbox import Guard
-from network import (CLOSED, HIDDEN, HIDDEN_UDP, accept, alive, be16, checksum, drain, header_size,
-                     ip_packet, protocol_of, source_of, until)
+from network import (CLOSED, HIDDEN, HIDDEN_UDP, TOP, accept, alive, be16, checksum, drain,
+                     environment, header_size, ip_packet, protocol_of, source_of, until)
 from test_forward import DROPPING, NFT_DNAT, inside      # noqa: F401
 from test_stealth import ACK, FIN, INPUT, PSH, RST, SYN, client_port_of, plain, settle, tcp, udp
 
@@ -221,18 +223,43 @@ def test_syns_to_a_hidden_port_and_its_decoy_are_answered_each_by_its_own(wire, 
     assert count > 10000 and not wrong
 
 
+NULL_FLOOD = """
+import os, sys, time
+sys.path[:0] = %r
+import blast
+from test_stealth import tcp
+mac, source, target, port, seconds = sys.argv[1:]
+head = bytes.fromhex(mac.replace(':', '')) + bytes([2, 0, 0, 0, 0, 9])
+head += b'\\x86\\xdd' if ':' in target else b'\\x08\\0'
+frames = []
+for number in range(256):
+    packet = bytearray(tcp(source, target, (20000 + number, int(port)), 0))
+    if ':' not in target:
+        packet[10:12] = blast.checksum(bytes(packet[:20])).to_bytes(2, 'big')
+    frames.append(head + bytes(packet))
+ring, sent, end = blast.Ring('eth0', frames), 0, time.monotonic() + float(seconds)
+while time.monotonic() < end:
+    ring.send()
+    sent += blast.FRAMES
+print(sent)
+"""
+
+
 def test_a_flood_of_null_packets_shows_no_difference(wire, guard, address):
     guard()
-    theirs = wire.stranger.addresses[':' in address]
-    packets = [tcp(theirs, address, (20000 + number, HIDDEN), 0) for number in range(4000)]
-    child = flood(wire, wire.stranger, address, packets, 5)
-    seen = {}
-    for port in (HIDDEN, CLOSED):
-        end, seen[port] = time.monotonic() + 2, collections.Counter()
-        while time.monotonic() < end:
-            seen[port][wire.client.socket_error(address, port)] += 1
-    os.waitpid(child, 0)
-    print('connects under the flood:', {port: dict(found) for port, found in seen.items()})
+    paths = [os.path.join(TOP, 'tests', 'bench'), os.path.dirname(os.path.abspath(__file__)), TOP]
+    argv = wire.stranger.command(
+        sys.executable, '-c', NULL_FLOOD % paths, wire.server.hardware_address(),
+        wire.stranger.addresses[':' in address], address, str(HIDDEN), '6')
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment()) as sender:
+        seen = {port: collections.Counter() for port in (HIDDEN, CLOSED)}
+        while sender.poll() is None:
+            for port in seen:
+                seen[port][wire.client.socket_error(address, port)] += 1
+        sent = int(sender.stdout.read())
+    print('%d packets a second; connects: %s' % (
+        sent // 6, {port: dict(found) for port, found in seen.items()}))
+    assert sent > 60000
     assert set(seen[HIDDEN]) == set(seen[CLOSED]) == {ConnectionRefusedError}
 
 
