@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""knock.py opens a service that knockd.py hides: one UDP packet, then the port answers you alone.
+"""knock.py opens a service that knockd.py hides: one packet, and the port answers you.
 
-    knock.py save                   asks for the server's knock:// line; keeps it by the name in it
-    knock.py laptop                 opens, and waits until it is seen
+    knock.py save           asks for the server's knock:// line; keeps it by its name
+    knock.py laptop         opens, and waits until it is seen
     knock.py --keep laptop -- ssh me@server.example
     ssh -o ProxyCommand='knock.py --proxy %p laptop' me@server.example
     knock.py --print=sh laptop      a line of shell for a machine without Python
 
-The packet is encrypted and authenticated with a key that only you and the server have, names this
-moment, and is worth nothing once the server has seen it. See README.md for the bytes.
+The packet is encrypted and authenticated with a key that only you and the server have,
+names this moment, and is worth nothing once the server has seen it. See README.md for the
+bytes.
 """
+# Read it from top to bottom: up to "edges" everything takes values and returns values.
 __version__ = '0.1.0'
 
 import gc
@@ -21,18 +23,20 @@ if __name__ == '__main__':
     # used below.
     library = sys.base_prefix + ('' if sys.platform == 'win32' else '/lib')
     sys.path = [folder for folder in sys.path if folder.startswith(library)]
-    gc.disable()                            # until a knock is out there is no garbage
+    # Until a knock is out there is no garbage, and looking for some costs milliseconds.
+    gc.disable()
+    # Scripts ask this often, and the imports below take longer than the answer.
     if sys.argv[1:] == ['--version']:
-        print('knock.py ' + __version__)    # before the imports: scripts ask this often
+        print('knock.py ' + __version__)
         sys.exit(0)
 
 import binascii
 import errno
-import functools
 import io
 import os
 import select
 import socket
+import stat
 import time
 import types
 
@@ -260,112 +264,95 @@ def parse_seconds(text):
 
 # --- end of the part shared with knock.py -----------------------------------------------
 
-# --- knock: what is sent -------------------------------------------------------------------------
-FIRST_PAUSE, LAST_PAUSE = 0.003, 0.25   # seconds between two connects that probe the port
-KNOCK_PAUSE = 1.0                       # seconds between two knocks
-TOUCH_PAUSE = 0.15                      # for the answer of a touched port
-FIRST_SYN = 0.9                         # kernels send a SYN again after a second (RFC 6298)
-BLIND_PAUSE = 0.5                       # before COMMAND, where nothing shows that it is open
-KEEP_PAUSE = 5                          # between two knocks of --keep, unless --for says more
-CHUNK = 1 << 18                         # bytes that --proxy carries at once
-SAVED = re.compile(r'(?!save\Z)[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z', re.ASCII)
-HOST = re.compile(r'[A-Za-z0-9._:%-]{1,255}\Z', re.ASCII)      # as in a knock:// line
+# --- knock: what is sent ----------------------------------------------------------------
+FIRST_PAUSE = 0.003         # seconds between two connects that probe the port, at first
+LAST_PAUSE = 0.25           # and at last
+KNOCK_PAUSE = 1.0           # seconds between two knocks
+TOUCH_PAUSE = 0.15          # for the answer of a touched port
+FIRST_SYN = 0.9             # kernels send a SYN again after a second (RFC 6298)
+FIRST_BYTE = 1.0            # for the first byte of a service that may be a proxy's
+BLIND_PAUSE = 0.5           # before COMMAND, where nothing shows that it is open
+KEEP_PAUSE = 5              # between two knocks of --keep, unless --for says more
+ANSWER_PAUSES = (0.5, 1)    # for the answers to two questions
+CHUNK = 1 << 18             # bytes that --proxy carries at once
+RELEASED = 1790000000       # no clock that is right shows less: September 2026
+DATAGRAM_CARRIERS = ('udp', 'icmp')
+COMMANDS = ('save', 'list', 'forget', 'derive', 'page')
 CONNECTING = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
-SEEN = {'refused': 'it refuses as a closed port does; the log of knockd.py there may say why',
-        'silent': 'it is silent: the host is down, or a firewall drops what comes'}
-NAT64 = ipaddress.IPv6Network('64:ff9b::/96')           # RFC 6052
-Target = collections.namedtuple('Target', 'family address')     # address as sockets take it
+
+# A name to keep a line by: it is a file's name, and none of ours.
+SAVED = re.compile(r'(?!(?:%s)\Z)\w[\w.-]{0,63}\Z' % '|'.join(COMMANDS), re.ASCII)
+# As in a line. Other programs would take one that begins with a hyphen for an option.
+HOST = re.compile(r'(?!-)[A-Za-z0-9._:%-]{1,255}\Z', re.ASCII)
+# NAME@HOST or NAME@HOST/ID, for a line that serves a fleet.
+MEMBER = re.compile(r'([^@/:]+)@([^@/]+)(?:/([^@/]+))?\Z', re.ASCII)
+# Name, secret, host (an IPv6 address in brackets), perhaps a port, and the query.
+LINE = re.compile(
+    r'knock://([^:@/?]+):([^:@/?]+)@(\[[^][/?@]+\]|[^][:/?@]+)(?::([0-9]{1,5}))?'
+    r'/?\?([^#]*)\Z', re.ASCII)
+# Around a line: what people write to mark where it begins and ends.
+QUOTES = '"\'`<>\u00ab\u00bb\u2018\u2019\u201c\u201d'
+BYTE_ORDER_MARKS = ('\ufeff', '\ufffd', '\u00ef\u00bb\u00bf')
+
+# A socket address as the socket module takes it, and its family.
+Target = collections.namedtuple('Target', 'family address')
+StunServer = collections.namedtuple('StunServer', 'host port')
 
 def pack_address(address):
     """16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d; all zero for None."""
     if address is None:
         return bytes(16)
-    prefix = bytes(10) + b'\xff\xff' if address.version == 4 else b''
-    return prefix + address.packed
+    if address.version == 4:
+        return bytes(10) + b'\xff\xff' + address.packed
+    return address.packed
 
 def item(kind, value):
     return struct.pack('>BH', kind, len(value)) + value
 
 def encode_plain(request, padding=b''):
-    """version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zero padding."""
-    op = {name: number for number, name in OPS.items()}[request.op]
-    parts = [PLAIN.pack(PLAIN_VERSION, op, request.time, pack_address(request.source),
-                        request.seconds)]
-    parts += [item(PORTS_ITEM, struct.pack('>BHH', *service)) for service in request.services]
+    """version u8 || op u8 || time u64 || source 16 || seconds u16 || items || zero
+    padding."""
+    numbers = {name: number for number, name in OPS.items()}
+    source = pack_address(request.source)
+    plain = PLAIN.pack(PLAIN_VERSION, numbers[request.op], request.time, source,
+                       request.seconds)
+    for service in request.services:
+        plain += item(PORTS_ITEM, struct.pack('>BHH', *service))
     if request.action is not None:
-        parts.append(item(ACTION_ITEM, request.action.encode('ascii')))
+        plain += item(ACTION_ITEM, request.action.encode('ascii'))
     if request.signature is not None:
-        parts.append(item(SIGNATURE_ITEM, request.signature))
-    return b''.join(parts) + padding
-
-URI = re.compile(r'knock://([^:@/?]+):([^:@/?]+)@(\[[^][/?@]+\]|[^][:/?@]+)(?::([0-9]{1,5}))?'
-                 r'/?\?([^#]*)\Z', re.ASCII)
-
-def unquote(text):
-    """RFC 3986, 2.1: %XX is a byte."""
-    raw = re.sub(rb'%([0-9A-Fa-f]{2})', lambda match: bytes([int(match.group(1), 16)]),
-                 text.encode('utf-8', 'surrogatepass'))
-    return raw.decode('utf-8', 'replace')
-
-def parse_query(text):
-    """The part behind the question mark, each key once, none unknown."""
-    query = {}
-    for pair in text.split('&'):
-        key, _, value = pair.partition('=')
-        if key in query or key not in ('id', 'via', 'open', 'once'):    # which may be the secret
-            raise KnockError('behind its ? a knock:// line has id, via, open and once, '
-                             'each once at most, and nothing else', 2)
-        query[key] = unquote(value)
-    return query
-
-def parse_uri(text):
-    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
-    match = URI.match(text.strip())
-    if not match:
-        raise KnockError('this is not a knock:// line; it looks like '
-                         'knock://NAME:SECRET@HOST?id=SERVERID', 2)
-    name, secret, host = [unquote(part) for part in
-                          (match.group(1), match.group(2), match.group(3).strip('[]'))]
-    port, query = match.group(4), parse_query(match.group(5))
-    via, once = query.get('via', 'udp'), query.get('once', '0')
-    problems = [(not NAME.match(name), 'name'), (not NAME.match(query.get('id', '')), 'id'),
-                (port and not 0 < int(port) < 65536, 'port'), (via not in CARRIERS, 'via'),
-                (once not in ('0', '1'), 'once'),
-                (not re.match(r'[A-Za-z0-9._:%-]{1,255}\Z', host, re.ASCII), 'host')]
-    for wrong, part in problems:
-        if wrong:
-            raise KnockError('the knock:// line has no valid %s' % part, 2)
-    return Address(name, decode_secret(secret), host, int(port) if port else None,
-                   query['id'], via, parse_services(query.get('open', '')), once == '1')
+        plain += item(SIGNATURE_ITEM, request.signature)
+    return plain + padding
 
 def seal(keys, nonce, plain, step):
     """tag(8) || nonce(16) || plain XOR keystream || mac(16): encrypt, then MAC."""
-    sealed = bytes(map(operator.xor, plain, keystream(keys['enc'], nonce, len(plain))))
+    stream = keystream(keys['enc'], nonce, len(plain))
+    sealed = bytes(map(operator.xor, plain, stream))
     body = tag_at(keys, step) + nonce + sealed
     if len(body) + MAC_SIZE > DATAGRAM_LIMIT:
-        raise KnockError('the knock is longer than %d bytes: ask for less' % DATAGRAM_LIMIT)
+        raise KnockError('the knock is longer than %d bytes: ask for less'
+                         % DATAGRAM_LIMIT)
     return body + hmac_sha256(keys['mac'], body)[:MAC_SIZE]
+
+def knock_datagram(keys, server_id, request, random, sign):
+    """A fresh datagram of random length; sign(message) makes its signature, or is
+    None."""
+    nonce = random(NONCE_SIZE)
+    step = step_of(request.time)
+    if sign:
+        head = b'knock/1 ' + server_id.encode('ascii') + b'\0'
+        tag = tag_at(keys, step)
+        signature = sign(head + tag + nonce + encode_plain(request))
+        request = request._replace(signature=signature)
+    plain = encode_plain(request)
+    room = DATAGRAM_LIMIT - TAG_SIZE - NONCE_SIZE - MAC_SIZE - len(plain)
+    length = random(1)[0] % (PADDING_LIMIT + 1)
+    padding = bytes(max(0, min(length, room)))
+    return seal(keys, nonce, plain + padding, step)
 
 def code_ports(code):
     """The two ports that carry a code of eight digits."""
     return 10000 + int(code[:4]), 20000 + int(code[4:])
-
-def knock_request(args, address, now, source):
-    """What the command line wants, as a Request of this millisecond."""
-    services = args.open or (() if args.close or args.run else address.services)
-    op = 'run' if args.run else 'close' if args.close else 'open'
-    return Request(op, now, source, args.seconds, services, args.run, None, None)
-
-def knock_datagram(keys, server_id, request, random, sign):
-    """A fresh datagram of random length; sign(message) makes its signature, or is None."""
-    nonce, step = random(NONCE_SIZE), step_of(request.time)
-    if sign:
-        message = b'knock/1 %s\x00' % server_id.encode('ascii') + tag_at(keys, step) + nonce
-        request = request._replace(signature=sign(message + encode_plain(request)))
-    plain = encode_plain(request)
-    room = DATAGRAM_LIMIT - TAG_SIZE - NONCE_SIZE - MAC_SIZE - len(plain)
-    padding = bytes(random(1)[0] % (PADDING_LIMIT + 1))[:max(0, room)]
-    return seal(keys, nonce, plain + padding, step)
 
 def step_for(now, attempt):
     """A step serves once: this one, then the next, then the one before."""
@@ -373,8 +360,11 @@ def step_for(now, attempt):
 
 def sequence(via, keys, step, paper):
     """The ports to touch, in order."""
-    return {'ports': lambda: step_ports(keys, step), 'paper': lambda: paper,
-            'code': lambda: code_ports(code_at(keys, step))}[via]()
+    if via == 'ports':
+        return step_ports(keys, step)
+    if via == 'code':
+        return code_ports(code_at(keys, step))
+    return paper
 
 def checksum(data):
     """RFC 1071."""
@@ -384,24 +374,190 @@ def checksum(data):
         total = (total & 0xffff) + (total >> 16)
     return ~total & 0xffff
 
-def echo_request(version, data, sequence_number):
-    """RFC 792, RFC 4443; the kernel fills in ICMPv6 checksums, and the identifier of a ping."""
-    def header(check):
-        return struct.pack('>BBHHH', 8 if version == 4 else 128, 0, check, sequence_number, 1)
-    return header(checksum(header(0) + data)) + data
+def echo_request(version, data, number):
+    """RFC 792, RFC 4443; the kernel fills in ICMPv6 checksums, and the identifier of a
+    ping."""
+    kind = 8 if version == 4 else 128
+    unsummed = struct.pack('>BBHHH', kind, 0, 0, number, 1) + data
+    return struct.pack('>BBHHH', kind, 0, checksum(unsummed), number, 1) + data
 
 def tcp_syn(source, destination, ports, token):
     """RFC 9293: a SYN whose sequence, acknowledgement and window are the token."""
-    def header(check):
-        return struct.pack('>HH8sBB2sHH', ports[0], ports[1], token[:8], 5 << 4, 2, token[8:],
-                           check, 0)
+    head = struct.pack('>HH8sBB2s', ports[0], ports[1], token[:8], 5 << 4, 2, token[8:])
     pseudo = source.packed + destination.packed + struct.pack('>HH', 6, 20)
-    return header(checksum(pseudo + header(0)))
+    return head + struct.pack('>HH', checksum(pseudo + head + bytes(4)), 0)
 
 def probed_port(services, once):
-    """The TCP port that shows whether it worked; None where nothing can, or a probe would harm."""
-    ports = [service.low for service in services if service.proto == PROTOCOLS['tcp']]
-    return ports[0] if ports and not once else None
+    """The TCP port that shows whether it worked; None where nothing can, or a probe
+    would harm."""
+    if once:
+        return None
+    for service in services:
+        if service.proto == PROTOCOLS['tcp']:
+            return service.low
+    return None
+
+
+# --- knock: the line --------------------------------------------------------------------
+def unquote(text):
+    """RFC 3986, 2.1: %XX is a byte."""
+    raw = text.encode('utf-8', 'surrogatepass')
+
+    def byte(match):
+        return binascii.unhexlify(match.group(1))
+    raw = re.sub(rb'%([0-9A-Fa-f]{2})', byte, raw)
+    return raw.decode('utf-8', 'replace')
+
+def parse_query(text):
+    """The part behind the question mark, each key once, none unknown."""
+    query = {}
+    for pair in text.split('&'):
+        key, _, value = pair.partition('=')
+        # The message does not repeat a key that is not known: it may be the secret.
+        if key in query or key not in ('id', 'via', 'open', 'once'):
+            raise KnockError('behind its ? a knock:// line has id, via, open and once, '
+                             'each once at most, and nothing else', 2)
+        query[key] = unquote(value)
+    return query
+
+def pasting_fault(text):
+    """What a mail program, an editor or a hasty hand did to a line; None if nothing is
+    known."""
+    if not text:
+        return None
+    if text.startswith(BYTE_ORDER_MARKS) or '\0' in text:
+        return 'a byte order mark stands before the line: save it as text without one'
+    if text[:1] in QUOTES or text[-1:] in QUOTES:
+        return 'there are quotation marks around the line: give it without them'
+    if re.search('&(?:amp|#38|#x26);', text):
+        return 'the line was made HTML: write & for each &amp; in it'
+    if 'knock://' in text[1:]:
+        return 'something stands before the knock:// line, or a second line behind it'
+    if text.startswith('knock://') and (text[-1] in '&%?/:@' or '?' not in text):
+        return 'the line is cut: it goes on behind what is here'
+    return None
+
+def line_problem(name, host, port, query):
+    """Which part of a line is wrong; None if none is."""
+    fleet = host == '*' and query.get('id') == '*'
+    if not NAME.match(name):
+        return 'name'
+    if not fleet and not NAME.match(query.get('id', '')):
+        return 'id'
+    if port and not 0 < int(port) < 65536:
+        return 'port'
+    if query.get('via', 'udp') not in CARRIERS:
+        return 'via'
+    if query.get('once', '0') not in ('0', '1'):
+        return 'once'
+    if not fleet and not HOST.match(host):
+        return 'host'
+    return None
+
+def parse_uri(text):
+    """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
+    text = text.strip()
+    match = LINE.match(text)
+    fault = pasting_fault(text)
+    if fault:
+        raise KnockError(fault, 2)
+    if not match:
+        raise KnockError('this is not a knock:// line; it looks like '
+                         'knock://NAME:SECRET@HOST?id=SERVERID', 2)
+    name = unquote(match.group(1))
+    secret = unquote(match.group(2))
+    host = unquote(match.group(3).strip('[]'))
+    port = match.group(4)
+    query = parse_query(match.group(5))
+    problem = line_problem(name, host, port, query)
+    if problem:
+        raise KnockError('the knock:// line has no valid %s' % problem, 2)
+    port = int(port) if port else None
+    services = parse_services(query.get('open', ''))
+    via = query.get('via', 'udp')
+    once = query.get('once') == '1'
+    secret = decode_secret(secret)
+    return Address(name, secret, host, port, query['id'], via, services, once)
+
+
+# --- knock: a fleet ---------------------------------------------------------------------
+def fleet_secret(master, server_id):
+    """What one server of a fleet holds: 32 bytes of HKDF (RFC 5869) that open no other
+    server."""
+    root = hmac_sha256(b'knock/1 fleet', master)
+    return hmac_sha256(root, b'knock/1 fleet\0' + server_id.encode('ascii') + b'\x01')
+
+def member(address, host, server_id):
+    """A fleet's line as the line of one server, whose id is its host's name unless
+    told."""
+    if address.host != '*':
+        raise KnockError('this line is for %s alone: write its name without @%s'
+                         % (address.host, host), 2)
+    host = host.strip('[]')
+    server_id = server_id or host
+    if not HOST.match(host):
+        raise KnockError('%r is not a host' % host, 2)
+    if not NAME.match(server_id):
+        raise KnockError('%r is not the id of a server; write NAME@HOST/ID'
+                         % server_id, 2)
+    secret = fleet_secret(address.secret, server_id)
+    return address._replace(host=host, server_id=server_id, secret=secret)
+
+def fleet_section(address):
+    """What stands in the config of a fleet's server."""
+    lines = ['[client %s]' % address.name, 'secret = ' + encode_secret(address.secret)]
+    if address.services:
+        lines.append('allow = ' + format_services(address.services))
+    if address.once:
+        lines.append('once = yes')
+    return '\n'.join(lines)
+
+
+# --- knock: what others answer ----------------------------------------------------------
+# Where a NAT64 puts the IPv4 address into its IPv6 address, by the length of its prefix:
+# RFC 6052, 2.2. Byte 8 is zero in all of them, and so is what comes behind.
+EMBEDDED = (
+    (32, (4, 5, 6, 7)), (40, (5, 6, 7, 9)), (48, (6, 7, 9, 10)), (56, (7, 9, 10, 11)),
+    (64, (9, 10, 11, 12)), (96, (12, 13, 14, 15)))
+# RFC 6052, 2.1, and RFC 8215
+NAT64 = (ipaddress.IPv6Network('64:ff9b::/96'), ipaddress.IPv6Network('64:ff9b:1::/48'))
+IPV4ONLY = (ipaddress.IPv4Address('192.0.0.170'), ipaddress.IPv4Address('192.0.0.171'))
+
+def embedded(address, places):
+    """The IPv4 address that a NAT64 would read out of an IPv6 address; None if it
+    cannot."""
+    packed = address.packed
+    behind = packed[places[-1] + 1:]
+    if packed[8] or any(behind):
+        return None
+    return ipaddress.IPv4Address(bytes(packed[place] for place in places))
+
+def translation(address, siblings):
+    """Does a NAT64 stand before this IPv6 address? 'sure', 'perhaps' or 'none'.
+
+    siblings: the IPv4 addresses of the same name. A name server makes an IPv6 address for
+    NAT64 out of one of them, and only for names that have no other (RFC 6147, 5.1.2)."""
+    for network in NAT64:
+        if address in network:
+            return 'sure'
+    found = [embedded(address, places) for _, places in EMBEDDED]
+    for inner in found:
+        if inner in siblings:
+            return 'sure'
+    if siblings:
+        return 'none'
+    for inner in found:
+        if inner is not None and inner.is_global:
+            return 'perhaps'
+    return 'none'
+
+def nat64_prefixes(address):
+    """The prefixes by which this is an address of ipv4only.arpa (RFC 7050, 3)."""
+    prefixes = []
+    for length, places in EMBEDDED:
+        if embedded(address, places) in IPV4ONLY:
+            prefixes.append(ipaddress.IPv6Network((address.packed, length), False))
+    return prefixes
 
 def stun_address(answer, request):
     """XOR-MAPPED-ADDRESS (RFC 5389, 15.2) of the answer to this request, or None."""
@@ -410,7 +566,8 @@ def stun_address(answer, request):
     offset = 20
     while offset + 4 <= len(answer):
         kind, length = struct.unpack_from('>HH', answer, offset)
-        value = answer[offset + 8:offset + 4 + length]      # behind a zero, family and port
+        # Before the address stand a zero, its family and the port.
+        value = answer[offset + 8:offset + 4 + length]
         if kind == 0x20 and len(value) in (4, 16):
             return ipaddress.ip_address(bytes(map(operator.xor, value, request[4:20])))
         offset += 4 + length + -length % 4
@@ -418,37 +575,364 @@ def stun_address(answer, request):
 
 def sntp_time(answer, request):
     """The seconds since 1970 in a server's answer (RFC 4330, 4 and 5), or None."""
-    if len(answer) < 48 or answer[0] & 7 != 4 or not answer[1] or answer[24:32] != request[40:]:
-        return None                 # no server, not synchronised (stratum 0), or not for us
-    return (int.from_bytes(answer[40:44], 'big') - 2208988800) % (1 << 32)     # since 1900
+    if len(answer) < 48 or answer[24:32] != request[40:]:
+        return None
+    mode = answer[0] & 7
+    stratum = answer[1]
+    if mode != 4 or stratum == 0:       # not a server, or one that has no time itself
+        return None
+    since_1900 = int.from_bytes(answer[40:44], 'big')
+    return (since_1900 - 2208988800) % (1 << 32)
 
 def http_time(answer):
     """The seconds since 1970 in the Date of an answer (RFC 9110, 5.6.7), or None."""
     import datetime
-    match = re.search(rb'\ndate: *(\w+, \d+ \w+ \d+ \d+:\d+:\d+) GMT', answer, re.IGNORECASE)
-    try:
-        date = datetime.datetime.strptime(match.group(1).decode('ascii'), '%a, %d %b %Y %H:%M:%S')
-        return (date - datetime.datetime(1970, 1, 1)).total_seconds()
-    except (AttributeError, ValueError):
+    match = re.search(rb'\ndate: *(\w+, \d+ \w+ \d+ \d+:\d+:\d+) GMT', answer,
+                      re.IGNORECASE)
+    if not match:
         return None
+    text = match.group(1).decode('ascii')
+    try:
+        date = datetime.datetime.strptime(text, '%a, %d %b %Y %H:%M:%S')
+    except ValueError:
+        return None
+    return (date - datetime.datetime(1970, 1, 1)).total_seconds()
 
+
+# --- knock: a line of shell -------------------------------------------------------------
 def shell_datagram(host, port, datagram):
     """A line of shell that sends it; tail writes once, and one write is one datagram."""
-    text, size = ''.join('\\%03o' % byte for byte in datagram), DATAGRAM_LIMIT
-    return ("k='%s'; bash -c \"printf '$k' | tail -c %d >/dev/udp/%s/%d\" 2>/dev/null || "
-            'printf "$k" | tail -c %d | nc -u -w1 %s %d' % (text, size, host, port,
-                                                           size, host, port))
+    text = ''.join(map('\\{:03o}'.format, datagram))
+    words = {'text': text, 'host': host, 'port': port, 'size': DATAGRAM_LIMIT}
+    by_bash = ('bash -c "printf \'$k\' | tail -c {size} >/dev/udp/{host}/{port}" '
+               '2>/dev/null')
+    by_nc = 'printf "$k" | tail -c {size} | nc -u -w1 {host} {port}'
+    return ("k='{text}'; " + by_bash + ' || ' + by_nc).format(**words)
 
 def shell_touches(host, ports):
-    """A line of shell that touches ports, one a second: a silent one must not hold up the next."""
-    return ('(for p in %s; do if command -v nc; then nc -w1 %s $p; else bash -c ": '
-            '>/dev/tcp/%s/$p"; fi & sleep 1; done) </dev/null >/dev/null 2>&1'
-            % (' '.join(map(str, ports)), host, host))
+    """A line of shell that touches ports, one a second: a silent one must not hold up
+    the next."""
+    words = {'host': host, 'ports': ' '.join(map(str, ports))}
+    by_nc = 'nc -w1 {host} $p'
+    by_bash = 'bash -c ": >/dev/tcp/{host}/$p"'
+    touch = 'if command -v nc; then ' + by_nc + '; else ' + by_bash + '; fi'
+    line = ('(for p in {ports}; do ' + touch + ' & sleep 1; done) '
+            '</dev/null >/dev/null 2>&1')
+    return line.format(**words)
 
 
-# --- edges: names, sockets, the clock ------------------------------------------------------------
+# --- knock: why it did not open ---------------------------------------------------------
+# All that one machine can know of a port that did not open. seen: 'refused', 'silent' or
+# 'mute'; udp: 'arrived', 'blocked' or 'unknown'; named: the source that the knocks named,
+# or None; chosen: somebody chose it with --source; clock: what is wrong with the clock,
+# or ''.
+Facts = collections.namedtuple('Facts', 'host port wait seen via udp named chosen clock')
+
+SEEN = {
+    'refused': 'it refuses as a closed port does, so the host is there: either the knock '
+               'did not reach it, or it was refused, or nothing listens on tcp/%d',
+    'silent': 'it is silent: the host is down, or a firewall drops what comes to tcp/%d',
+    'mute': 'something accepts tcp/%d and ends each connection without a byte: a proxy '
+            'on the way that cannot reach it, or a service that is not well'}
+UDP_SEEN = {
+    'arrived': 'UDP reaches that address, or a router that has it',
+    'blocked': 'the network answers that UDP may not pass: try --via ports',
+    'unknown': 'whether UDP gets there cannot be seen: a filter may stop it on the way '
+               '(try --via ports), or a NAT there must forward it'}
+
+def diagnosis(facts):
+    """What can be known from here about a port that did not open, in one sentence."""
+    first = 'tcp/%d at %s did not open within %d s'
+    words = [first % (facts.port, facts.host, facts.wait)]
+    words.append(SEEN[facts.seen] % facts.port)
+    if facts.via == 'udp':
+        words.append(UDP_SEEN[facts.udp])
+    if facts.clock:
+        words.append(facts.clock)
+    if facts.via in DATAGRAM_CARRIERS:
+        words.append(source_words(facts.named, facts.chosen))
+    words.append('on the server: knockd.py watch')
+    return '; '.join(words)
+
+def source_words(named, chosen):
+    """What to know of the source that the knocks named."""
+    if named is None:
+        return 'no source is named, which a server may demand: see --source'
+    if chosen:
+        return 'the source named is %s: the server refuses it if it sees another' % named
+    return ('%s is named as the source, as it is the address of this machine: if a NAT '
+            'makes another of it, use --source none' % named)
+
+
+# --- knock: a page for a phone ----------------------------------------------------------
+# @WORDS@ are replaced by page_text(). The browser runs no other script than this one, as
+# its hash stands in the page's policy.
+PAGE = '''<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; base-uri 'none'; \
+form-action 'none'; connect-src @MAY_REACH@; script-src @SCRIPT_HASH@; \
+style-src @STYLE_HASH@">
+<title>Open @HOST@</title>
+<style>@STYLE@</style>
+<main>
+<h1>@HOST@</h1>
+<button id="go" type="button">Open</button>
+<p id="said" role="status" aria-live="polite">Knocks as @NAME@.</p>
+<p><a id="link" href="@LINK@" hidden>Go to @LINK@</a></p>
+<noscript><p>This page needs JavaScript to knock.</p></noscript>
+</main>
+<script>@SCRIPT@</script>
+'''
+PAGE_STYLE = '''
+:root { color-scheme: light dark; font: 1.1rem/1.5 system-ui, sans-serif }
+body { margin: 0; background: #fff; color: #111 }
+main { max-width: 30rem; margin: 12vh auto; padding: 0 1rem; overflow-wrap: anywhere }
+button { width: 100%; padding: 1em; font: inherit; font-weight: bold; border: 0;
+  border-radius: .5em; background: #0b57d0; color: #fff }
+button:focus-visible, a:focus-visible { outline: 3px solid #e37400; outline-offset: 3px }
+button[aria-disabled=true] { background: #555 }
+a { color: #0b57d0 }
+@media (prefers-color-scheme: dark) {
+  body { background: #111; color: #eee }
+  button { background: #a8c7fa; color: #111 }
+  button[aria-disabled=true] { background: #999 }
+  a { color: #a8c7fa }
+}
+'''
+PAGE_SCRIPT = '''
+'use strict';
+const HOST = '@HOST@', LOOK = @LOOK@, KEY = bytesOf('@KEY@');
+// Ports that no browser connects to.
+const REFUSED = [@REFUSED@];
+// The square and cube roots of the first primes: FIPS 180-4, 4.2.2 and 5.3.3.
+const START = wordsOf('6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19');
+const ROUND = wordsOf('428a2f9871374491b5c0fbcfe9b5dba53956c25b59f111f1923f82a4ab1c5ed5' +
+  'd807aa9812835b01243185be550c7dc372be5d7480deb1fe9bdc06a7c19bf174' +
+  'e49b69c1efbe47860fc19dc6240ca1cc2de92c6f4a7484aa5cb0a9dc76f988da' +
+  '983e5152a831c66db00327c8bf597fc7c6e00bf3d5a7914706ca635114292967' +
+  '27b70a852e1b21384d2c6dfc53380d13650a7354766a0abb81c2c92e92722c85' +
+  'a2bfe8a1a81a664bc24b8b70c76c51a3d192e819d6990624f40e3585106aa070' +
+  '19a4c1161e376c082748774c34b0bcb5391c0cb34ed8aa4a5b9cca4f682e6ff3' +
+  '748f82ee78a5636f84c878148cc7020890befffaa4506cebbef9a3f7c67178f2');
+
+function bytesOf(hex) { return hex.match(/../g).map(two => parseInt(two, 16)); }
+function wordsOf(hex) { return hex.match(/.{8}/g).map(eight => parseInt(eight, 16)); }
+function turn(word, by) { return word >>> by | word << 32 - by; }
+
+function sha256(bytes) {
+  const size = (bytes.length + 8 >> 6) + 1 << 6;
+  const data = new DataView(new ArrayBuffer(size));
+  bytes.forEach((byte, at) => data.setUint8(at, byte));
+  data.setUint8(bytes.length, 128);
+  data.setUint32(size - 4, bytes.length * 8);
+  const hash = Uint32Array.from(START), w = new Uint32Array(64);
+  for (let block = 0; block < size; block += 64) {
+    for (let i = 0; i < 16; i++) w[i] = data.getUint32(block + 4 * i);
+    for (let i = 16; i < 64; i++) {
+      const x = w[i - 15], y = w[i - 2];
+      w[i] = w[i - 16] + (turn(x, 7) ^ turn(x, 18) ^ x >>> 3) +
+        w[i - 7] + (turn(y, 17) ^ turn(y, 19) ^ y >>> 10);
+    }
+    let [a, b, c, d, e, f, g, h] = hash;
+    for (let i = 0; i < 64; i++) {
+      const one = h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + (e & f ^ ~e & g) +
+        ROUND[i] + w[i];
+      const two = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + (a & b ^ a & c ^ b & c);
+      [h, g, f, e, d, c, b, a] = [g, f, e, d + one | 0, c, b, a, one + two | 0];
+    }
+    [a, b, c, d, e, f, g, h].forEach((word, i) => hash[i] += word);
+  }
+  const hex = word => word.toString(16).padStart(8, '0');
+  return Array.from(hash).flatMap(word => bytesOf(hex(word)));
+}
+
+function hmac(key, message) {
+  const padded = i => (i < key.length ? key[i] : 0);
+  const block = mask => Array.from({length: 64}, (_, i) => padded(i) ^ mask);
+  return sha256(block(0x5c).concat(sha256(block(0x36).concat(message))));
+}
+
+function be32(number) { return [24, 16, 8, 0].map(by => number >>> by & 255); }
+
+// The six ports of a time step, in order.
+function sequence(step) {
+  const ports = [];
+  for (let i = 0; ports.length < 6; i++) {
+    const stream = hmac(KEY, be32(0).concat(be32(step), be32(i)));
+    for (let at = 0; at < 32 && ports.length < 6; at += 2) {
+      const value = stream[at] * 256 + stream[at + 1], port = 1024 + value % 64512;
+      if (value < 64512 && !ports.includes(port)) ports.push(port);
+    }
+  }
+  return ports;
+}
+
+// The server takes each step once. The next one, and the one before, are as good.
+const used = [];
+function chooseStep(now) {
+  const ours = Math.floor(now / 30000);
+  for (const step of [ours, ours + 1, ours - 1, ours + 2, ours - 2]) {
+    const blocked = sequence(step).some(port => REFUSED.includes(port));
+    if (!used.includes(step) && !blocked) return step;
+  }
+  return null;
+}
+
+// One connection: 'answered', or else 'not' after so many milliseconds. A page over https
+// may reach nothing by http.
+async function touch(port, patience) {
+  const scheme = location.protocol === 'https:' ? 'https' : 'http';
+  const end = new AbortController(), timer = setTimeout(() => end.abort(), patience);
+  try {
+    await fetch(scheme + '://' + HOST + ':' + port + '/',
+      {mode: 'no-cors', cache: 'no-store', credentials: 'omit', signal: end.signal});
+    return 'answered';
+  } catch (error) {
+    return 'not';
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+const go = document.getElementById('go'), link = document.getElementById('link');
+function say(words) { document.getElementById('said').textContent = words; }
+
+async function knock() {
+  const step = chooseStep(Date.now());
+  if (step === null) return 'All sequences of this minute are used. Wait 30 seconds.';
+  say('Looking for @HOST@.');
+  // Where nothing can be looked at, this still looks up the name: no port shall be late.
+  if (await touch(LOOK || 80, 3000) === 'answered' && LOOK) {
+    link.hidden = false;
+    return 'It answers already: nothing had to be opened.';
+  }
+  used.push(step);
+  let done = 0;
+  for (const port of sequence(step)) {
+    say('Knocking, ' + ++done + ' of 6.');
+    await touch(port, 300);
+  }
+  link.hidden = false;
+  if (!LOOK) return 'Knocked. A page cannot see whether it opened: try the link.';
+  say('Knocked. Looking whether it opens.');
+  for (const end = Date.now() + 8000; Date.now() < end;) {
+    if (await touch(LOOK, 1500) === 'answered') return 'Open: port ' + LOOK + ' answers.';
+    await new Promise(resume => setTimeout(resume, 300));
+  }
+  return 'No answer on port ' + LOOK + '. Tap again: it knocks another sequence. If ' +
+    'that does not help: is the clock right (it says ' + new Date().toLocaleTimeString() +
+    ')? Does this network let all ports through? On the server: knockd.py watch';
+}
+
+go.addEventListener('click', async () => {
+  if (go.getAttribute('aria-disabled') === 'true') return;
+  go.setAttribute('aria-disabled', 'true');
+  say(await knock());
+  go.setAttribute('aria-disabled', 'false');
+});
+'''
+# Ports that no browser connects to: fetch.spec.whatwg.org, "port blocking".
+REFUSED_PORTS = (
+    1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95,
+    101, 102, 103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161,
+    179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563,
+    587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060,
+    5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080)
+# A URL without what could end an attribute of HTML, and no script in the place of one.
+PAGE_LINK = re.compile(r'(?!javascript|data|vbscript)[a-z][a-z0-9+.-]*:[!#-%(-;=?-~]+\Z',
+                       re.ASCII)
+
+def policy_hash(text):
+    """What a Content-Security-Policy calls a script or a style."""
+    digest = hashlib.sha256(text.encode('utf-8')).digest()
+    return "'sha256-%s'" % binascii.b2a_base64(digest).decode('ascii').strip()
+
+def service_link(host, port):
+    """What a phone opens for a service, as far as its port tells."""
+    if port == 22:
+        return 'ssh://' + host
+    if port == 443:
+        return 'https://%s/' % host
+    return 'http://%s:%d/' % (host, port)
+
+def page_text(address, keys, link):
+    """A page that knocks by `ports`, and holds the key of those alone."""
+    host = address.host
+    # Policies know host names, and no addresses (CSP 3, 6.7.2.8).
+    may_reach = 'http: https:'
+    if re.search('[A-Za-z]', host) and ':' not in host:
+        may_reach = 'http://{0}:* https://{0}:*'.format(host)
+    if ':' in host:
+        host = '[%s]' % host
+    port = probed_port(address.services, address.once) or 0
+    look = 0 if port in REFUSED_PORTS else port
+    words = {'HOST': host, 'NAME': address.name, 'LOOK': str(look)}
+    words['KEY'] = keys['ports'].hex()
+    words['REFUSED'] = ','.join(map(str, REFUSED_PORTS))
+    words['MAY_REACH'] = may_reach
+    words['LINK'] = link or service_link(host, port or 443)
+    words['STYLE'] = PAGE_STYLE
+    script = filled(PAGE_SCRIPT, words)
+    words['SCRIPT'] = script
+    words['SCRIPT_HASH'] = policy_hash(script)
+    words['STYLE_HASH'] = policy_hash(PAGE_STYLE)
+    return filled(PAGE, words)
+
+def filled(text, words):
+    """A text with each @WORD@ replaced."""
+    def word(match):
+        return words[match.group(1)]
+    return re.sub('@([A-Z_]+)@', word, text)
+
+
+# --- edges: what people see -------------------------------------------------------------
+def tell(text, end='\n'):
+    """A line for people; on a terminal it covers one that had no end."""
+    line = 'knock: ' + text
+    if sys.stderr.isatty():
+        line = '\r%-78s' % line
+    print(line, end=end, file=sys.stderr, flush=True)
+
+def say(options, text, level=0, end='\n'):
+    """For people: on a terminal, or where -v asks for it. level 1 is for -v alone."""
+    if options.quiet:
+        return
+    if options.verbose or (level == 0 and sys.stderr.isatty()):
+        tell(text, end)
+
+def start_process(argv, **options):
+    """The one place where a program starts; it gets the descriptors we were given."""
+    import subprocess
+    environment = dict(os.environ)
+    # The line is a secret, and COMMAND may show its environment to anybody.
+    environment.pop('KNOCK_URI', None)
+    return subprocess.Popen(argv, close_fds=False, env=environment, **options)
+
+def output_of(argv):
+    """What a program prints within a second; nothing if it is not there or fails."""
+    import subprocess
+    nowhere = subprocess.DEVNULL
+    try:
+        process = start_process(argv, stdin=nowhere, stdout=subprocess.PIPE,
+                                stderr=nowhere)
+    except OSError:
+        return ''
+    try:
+        output, _ = process.communicate(timeout=1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return ''
+    return output.decode('ascii', 'replace')
+
+
+# --- edges: names and sockets -----------------------------------------------------------
 def resolve(host, family):
-    """Every address of a host. The name goes as bytes: a str needs a codec routers lack."""
+    """Every address of a host. The name goes as bytes: a str needs a codec routers
+    lack."""
     try:
         found = socket.getaddrinfo(host.encode('ascii'), 9, family, socket.SOCK_DGRAM)
     except UnicodeEncodeError:
@@ -460,40 +944,60 @@ def resolve(host, family):
 def with_port(target, port):
     return (target.address[0], port) + tuple(target.address[2:])
 
-def bare(target):
-    """The address without its zone."""
-    return target.address[0].partition('%')[0]
+def bare(address):
+    """A socket address without its zone."""
+    return ipaddress.ip_address(address[0].partition('%')[0])
 
-def own_address(target):
-    """The address this machine sends from towards a target; connecting UDP sends nothing."""
-    with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
-        sock.connect(with_port(target, 9))
-        return ipaddress.ip_address(sock.getsockname()[0].partition('%')[0])
-
-@functools.lru_cache()           # the name is looked up once, however often we knock
-def translated(address):
-    """Does a NAT64 stand between? Its prefix is well known, or this network's own (RFC 7050)."""
-    prefixes = [NAT64]
+def connected(target, kind, protocol, port):
+    """A socket with its route chosen: what it sends comes from its own address, even
+    where a machine has several ways out. Connecting sends nothing but for TCP."""
+    sock = socket.socket(target.family, kind, protocol)
     try:
-        for entry in socket.getaddrinfo(b'ipv4only.arpa', 9, socket.AF_INET6, socket.SOCK_DGRAM):
-            prefixes.append(ipaddress.IPv6Network((entry[4][0].partition('%')[0], 96), False))
+        sock.connect(with_port(target, port))
     except OSError:
-        pass                    # no such name here: no NAT64
-    return any(ipaddress.ip_address(address) in prefix for prefix in prefixes)
+        sock.close()
+        raise
+    return sock
 
-def source_to_name(target):
-    """Our own address, if the server sees it too: a captured knock is worth nothing elsewhere."""
-    try:
-        own = own_address(target)
-    except OSError:
-        return None
-    if not own.is_global or own.version == 6 and translated(bare(target)):
-        return None
-    return own
+def random_port():
+    """A high port that nobody can expect."""
+    return 1024 + int.from_bytes(os.urandom(4), 'big') % (65536 - 1024)
 
-def ask(target, kind, port, question):
+def now_ms():
+    return int(time.time() * 1000)
+
+class Nat64Question:
+    """Asks whether this network has a NAT64 (RFC 7050), while knocks are on their way:
+    a name server that is down takes seconds to say nothing."""
+
+    def __init__(self):
+        self.state = 'not asked'
+        self.prefixes = []
+
+    def ask(self):
+        if self.state == 'not asked':
+            import threading
+            self.state = 'asked'
+            threading.Thread(target=self.look_up, daemon=True).start()
+
+    def look_up(self):
+        try:
+            found = resolve('ipv4only.arpa', socket.AF_INET6)
+        except KnockError:
+            found = []          # no such name here: no NAT64
+        for target in found:
+            self.prefixes += nat64_prefixes(bare(target.address))
+        self.state = 'answered'
+
+    def clears(self, address):
+        """True when the network has said that no NAT64 stands before an address."""
+        if self.state != 'answered':
+            return False
+        return not any(address in prefix for prefix in self.prefixes)
+
+def ask_server(target, kind, port, question):
     """What a server answers to a few bytes; none if it does not, twice."""
-    for seconds in (0.5, 1):
+    for seconds in ANSWER_PAUSES:
         with socket.socket(target.family, kind) as sock:
             sock.settimeout(seconds)
             try:
@@ -501,68 +1005,322 @@ def ask(target, kind, port, question):
                 sock.sendall(question)
                 return sock.recv(4096)
             except OSError:
-                pass
+                continue
     return b''
 
-def find_sources(source, families):
-    """{family: the address to name}; a STUN server says which it sees (RFC 5389)."""
-    if not isinstance(source, tuple):
-        return dict.fromkeys(families, source)
-    (host, port), found = source, {}
-    request = b'\0\1\0\0\x21\x12\xa4\x42' + os.urandom(12)     # Binding, length, cookie (6)
-    for target in resolve(host, socket.AF_UNSPEC):
-        if target.family in families and not found.get(target.family):
-            answer = ask(target, socket.SOCK_DGRAM, port, request)
-            found[target.family] = stun_address(answer, request)
-    if not any(found.values()):
-        raise KnockError('%s does not say which address it sees' % host)
+def ask_stun(server, families):
+    """{family: the address that a STUN server sees} (RFC 5389)."""
+    # Binding, no attributes, the magic cookie (RFC 5389, 6)
+    request = b'\0\1\0\0\x21\x12\xa4\x42' + os.urandom(12)
+    found = {}
+    for target in resolve(server.host, socket.AF_UNSPEC):
+        if target.family not in families or target.family in found:
+            continue
+        answer = ask_server(target, socket.SOCK_DGRAM, server.port, request)
+        address = stun_address(answer, request)
+        if address:
+            found[target.family] = address
+    if not found:
+        raise KnockError('%s does not say which address it sees' % server.host)
     return found
 
-def clock_words(host):
+def chosen_sources(source, families):
+    """{family: the address to name}, as --source says."""
+    if source is None or source == 'none':
+        return {}
+    if isinstance(source, StunServer):
+        return ask_stun(source, families)
+    if source.version == 4:
+        return {socket.AF_INET: source}
+    return {socket.AF_INET6: source}
+
+
+# --- edges: the clock -------------------------------------------------------------------
+# What prints, and the word in it that says that nobody sets this clock.
+CLOCK_TOOLS = (
+    (('timedatectl', 'show', '--property=NTPSynchronized', '--value'), 'no'),
+    (('chronyc', '-c', 'tracking'), 'Not synchronised'))
+
+def clock_against(host):
     """How far this clock is from a host's, asked by SNTP and then of its web server."""
     question = b'\x23' + bytes(39) + os.urandom(8)          # version 4, client
     for target in resolve(host, socket.AF_UNSPEC):
-        theirs = sntp_time(ask(target, socket.SOCK_DGRAM, 123, question), question) or \
-            http_time(ask(target, socket.SOCK_STREAM, 80, b'HEAD / HTTP/1.0\r\n\r\n'))
-        if theirs:
-            ahead = round(time.time() - theirs)
-            return 'this clock is %d s %s that of %s' % (
-                abs(ahead), 'behind' if ahead < 0 else 'ahead of', host)
+        answer = ask_server(target, socket.SOCK_DGRAM, 123, question)
+        theirs = sntp_time(answer, question)
+        if theirs is None:
+            head = b'HEAD / HTTP/1.0\r\n\r\n'
+            answer = ask_server(target, socket.SOCK_STREAM, 80, head)
+            theirs = http_time(answer)
+        if theirs is None:
+            continue
+        ahead = round(time.time() - theirs)
+        side = 'behind' if ahead < 0 else 'ahead of'
+        return 'this clock is %d s %s that of %s' % (abs(ahead), side, host)
     return '%s does not tell the time' % host
 
-def random_port():
-    """A high port that nobody can expect."""
-    return 1024 + int.from_bytes(os.urandom(4), 'big') % (65536 - 1024)
+def clock_doubts():
+    """What this system itself knows against its clock; nothing if it knows nothing."""
+    now = now_ms() // 1000
+    if now < RELEASED:
+        return 'this clock says %s: set it' % time.strftime('%Y-%m-%d', time.gmtime(now))
+    for argv, doubt in CLOCK_TOOLS:
+        if doubt in re.split('[,\n]', output_of(argv)):
+            return '%s says that nobody sets this clock: see --time-check' % argv[0]
+    return ''
 
-def send_udp(target, port, datagram):
-    """From a new source port each time: a kernel may hand over two of one flow as one."""
-    with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
-        sock.sendto(datagram, with_port(target, port))
 
-def raw_socket(target, protocol, why):
+# --- edges: the knock -------------------------------------------------------------------
+def raw_socket(target, protocol, port, why):
     try:
-        return socket.socket(target.family, socket.SOCK_RAW, protocol)
+        return connected(target, socket.SOCK_RAW, protocol, port)
     except PermissionError:
         raise KnockError('%s; run it as root (CAP_NET_RAW), or use --via udp' % why)
 
-def send_echo(target, port, datagram):
-    """As a ping: without privilege where net.ipv4.ping_group_range lets this group."""
-    version = 4 if target.family == socket.AF_INET else 6
-    protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+def echo_socket(target):
+    """For pings: without privilege where net.ipv4.ping_group_range lets this group."""
+    protocol = socket.IPPROTO_ICMPV6
+    if target.family == socket.AF_INET:
+        protocol = socket.IPPROTO_ICMP
     try:
-        sock = socket.socket(target.family, socket.SOCK_DGRAM, protocol)
+        return connected(target, socket.SOCK_DGRAM, protocol, 0)
     except OSError:
-        sock = raw_socket(target, protocol, 'this system lets your group send no pings '
-                          '(net.ipv4.ping_group_range)')
-    with sock:
-        sock.sendto(echo_request(version, datagram, port), with_port(target, 0))
+        return raw_socket(target, protocol, 0, 'this system lets your group send no '
+                          'pings (net.ipv4.ping_group_range)')
 
-def send_syn(target, port, token):
-    """One bare SYN; the kernel will answer for us if the server should reply."""
-    with raw_socket(target, socket.IPPROTO_TCP, 'a SYN of our own needs a raw socket') as sock:
-        source, destination = own_address(target), ipaddress.ip_address(bare(target))
-        sock.sendto(tcp_syn(source, destination, (random_port(), port), token),
-                    with_port(target, 0))
+def ssh_sign(keyfile, message):
+    """Signs as ssh-keygen does; the agent and FIDO keys work as with ssh."""
+    argv = ['ssh-keygen', '-Y', 'sign', '-f', keyfile, '-n', 'knock']
+    process = start_process(argv, stdin=-1, stdout=-1, stderr=-1)       # subprocess.PIPE
+    output, complaint = process.communicate(message)
+    if process.returncode:
+        complaint = complaint.decode('ascii', 'replace').strip()
+        raise KnockError('ssh-keygen cannot sign with %s: %s' % (keyfile, complaint))
+    armored = output.decode('ascii', 'replace').splitlines()
+    return binascii.a2b_base64(''.join(armored[1:-1]))
+
+class Knocker:
+    """Knocks at every address of one server, each time afresh."""
+
+    def __init__(self, options, address, keys):
+        self.options, self.address, self.keys = options, address, keys
+        self.via = options.via or address.via
+        self.paper = None           # the ports of a line of the sheet
+        self.targets = []
+        self.siblings = []          # the IPv4 addresses among all that the host has
+        self.chosen = {}            # family: the source that --source says
+        self.named = None           # the source that the last knock named
+        self.attempts = 0
+        self.sent = []              # UDP sockets: the network's answers come back to them
+        self.nat64 = Nat64Question()
+
+    def find_targets(self):
+        """Looks up the host, and the source where somebody else must say it."""
+        options, host = self.options, self.address.host
+        family = options.family
+        # For -6 too: the IPv4 addresses tell whether the others are a NAT64's.
+        found = resolve(host, family if family == socket.AF_INET else socket.AF_UNSPEC)
+        for target in found:
+            if target.family == socket.AF_INET:
+                self.siblings.append(bare(target.address))
+        self.chosen = chosen_sources(options.source, [target.family for target in found])
+        if self.chosen and not isinstance(options.source, StunServer):
+            family = list(self.chosen)[0]
+        self.targets = [target for target in found if family in (None, target.family)]
+        if not self.targets:
+            raise KnockError('%s has no address of the family that is asked for' % host)
+
+    def knock(self):
+        """A fresh knock at every address; KnockError if none could be sent."""
+        attempt = self.attempts
+        self.attempts += 1
+        if not self.options.proxy and not self.options.verbose:
+            say(self.options, 'knock %d at %s' % (attempt + 1, self.address.host), end='')
+        if attempt and self.via == 'paper':
+            return                          # a line of the sheet is spent
+        targets = self.targets
+        if self.via in ('ports', 'code', 'paper'):
+            targets = targets[:1]           # the one that a connect would try first
+        failures = []
+        for target in targets:
+            try:
+                words = self.knock_at(target, attempt)
+            except OSError as error:
+                failures.append('%s: %s' % (target.address[0], error.strerror or error))
+                continue
+            say(self.options, words, 1)
+        if len(failures) == len(targets):
+            raise KnockError(failures[0])
+
+    def knock_at(self, target, attempt):
+        """One fresh knock to one target; says in words what was sent."""
+        if self.via in DATAGRAM_CARRIERS:
+            return self.send_datagram(target)
+        step = step_for(now_ms(), attempt)
+        if self.via == 'syn':
+            self.send_syn(target, syn_badge(self.keys, step))
+            return 'a SYN to %s by syn' % target.address[0]
+        ports = sequence(self.via, self.keys, step, self.paper)
+        for port in ports:
+            touch(target, port)
+        listed = ' '.join(map(str, ports))
+        return 'touched %s at %s by %s' % (listed, target.address[0], self.via)
+
+    def port(self):
+        return self.options.port or self.address.port or random_port()
+
+    def send_datagram(self, target):
+        """By a socket of its own, whose address is the source that the knock names. A
+        new source port each time: a kernel may hand over two datagrams of one flow as
+        one."""
+        port = self.port()
+        if self.via == 'icmp':
+            sock = echo_socket(target)
+        else:
+            sock = connected(target, socket.SOCK_DGRAM, 0, port)
+        self.keep_open(sock)
+        self.named = self.source_for(target, sock)
+        datagram = self.datagram(self.named)
+        if self.via == 'icmp':
+            version = 4 if target.family == socket.AF_INET else 6
+            sock.send(echo_request(version, datagram, port))
+        else:
+            sock.send(datagram)
+        words = '%d bytes to %s port %d by %s' % (
+            len(datagram), target.address[0], port, self.via)
+        if self.named:
+            words += ', naming %s as the source' % self.named
+        return words
+
+    def keep_open(self, sock):
+        """The last few sockets wait for what the network answers to them."""
+        self.sent.append(sock)
+        while len(self.sent) > 8:
+            self.sent.pop(0).close()
+
+    def datagram(self, source):
+        """A fresh datagram for what the command line wants."""
+        options = self.options
+        request = Request(operation(options), now_ms(), source, options.seconds,
+                          asked_services(options, self.address), options.run, None, None)
+        sign = None
+        if options.sign:
+            def sign(message):
+                return ssh_sign(options.sign, message)
+        return knock_datagram(self.keys, self.address.server_id, request, os.urandom,
+                              sign)
+
+    def source_for(self, target, sock):
+        """The source to name: a captured knock that names one is worth nothing
+        elsewhere. None where the server may see another than we do."""
+        if self.options.source is not None:
+            return self.chosen.get(target.family)
+        own = bare(sock.getsockname())
+        if not own.is_global:
+            return None
+        if own.version == 4:
+            return own
+        address = bare(target.address)
+        stands_before = translation(address, self.siblings)
+        if stands_before == 'perhaps':
+            self.nat64.ask()
+            if self.nat64.clears(address):
+                return own
+        return own if stands_before == 'none' else None
+
+    def send_syn(self, target, token):
+        """One bare SYN; the kernel will answer for us if the server should reply."""
+        with raw_socket(target, socket.IPPROTO_TCP, 0,
+                        'a SYN of our own needs a raw socket') as sock:
+            source = bare(sock.getsockname())
+            ports = random_port(), self.port()
+            sock.send(tcp_syn(source, bare(target.address), ports, token))
+
+    def udp_seen(self):
+        """What came back for the last datagrams: 'arrived', 'blocked' or 'unknown'."""
+        seen = 'unknown'
+        for sock in self.sent:
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error == errno.ECONNREFUSED:
+                return 'arrived'
+            if error in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES):
+                seen = 'blocked'
+        return seen
+
+def operation(options):
+    if options.run:
+        return 'run'
+    return 'close' if options.close else 'open'
+
+def asked_services(options, address):
+    """The services that the command line asks for, or else the line."""
+    if options.open:
+        return options.open
+    if options.proxy:
+        return (Service(PROTOCOLS['tcp'], options.proxy, options.proxy),)
+    if options.close or options.run:
+        return ()
+    return address.services
+
+
+# --- edges: the service -----------------------------------------------------------------
+def begin_connects(targets, port):
+    """Sockets that are connecting. None is a connection for the service before it is
+    used: sshd would log one that ends, and fail2ban would count it."""
+    begun = []
+    for target in targets:
+        sock = socket.socket(target.family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        set_ending(sock, 'reset')
+        set_quick_answer(sock, 0)
+        if sock.connect_ex(with_port(target, port)) in CONNECTING:
+            begun.append(sock)
+        else:
+            sock.close()
+    return begun
+
+def set_ending(sock, ending):
+    """How close() ends a connection: with a 'reset' at once, or in 'order'."""
+    # struct linger: on or off, seconds. Windows' is half as long, and reads the same of
+    # it.
+    linger = struct.pack('=ii', int(ending == 'reset'), 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+def set_quick_answer(sock, value):
+    """With 0, Linux keeps back the last packet of the handshake, for 200 ms at most, as
+    if it were to go with data: who is reset before has never been connected. With 1 it
+    goes."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, value)
+    except (AttributeError, OSError):
+        pass                        # other systems cannot, and send it at once
+
+def begin_use(sock):
+    """From now on a connection like any other."""
+    sock.setblocking(True)
+    set_ending(sock, 'order')
+    # ssh would ask for it, and a keystroke is not to wait.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_quick_answer(sock, 1)
+
+def speaks(sock):
+    """False if a connection ends before its first byte, as one through a transparent
+    proxy does that accepted it before it reached the service."""
+    begin_use(sock)
+    sock.settimeout(FIRST_BYTE)
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except socket.timeout:
+        return True             # it waits for us to speak first
+    except OSError:
+        return False
+
+def ready_sockets(pending, seconds):
+    """Those that have connected or failed; select() of nothing is an error on Windows."""
+    if not pending:
+        time.sleep(seconds)
+        return []
+    _, connects, failures = select.select([], pending, pending, seconds)
+    return connects + [sock for sock in failures if sock not in connects]
 
 def touch(target, port):
     """One SYN to a closed port, and time for its answer, so that the next comes later."""
@@ -571,367 +1329,390 @@ def touch(target, port):
     for sock in begun:
         sock.close()
 
-def start_process(argv, **options):
-    """The one place where a program starts; it gets the descriptors we were given."""
-    import subprocess
-    return subprocess.Popen(argv, close_fds=False, **options)
-
-def ssh_sign(keyfile, message):
-    """Signs as ssh-keygen does; the agent and FIDO keys work as with ssh."""
-    process = start_process(['ssh-keygen', '-Y', 'sign', '-f', keyfile, '-n', 'knock'],
-                            stdin=-1, stdout=-1, stderr=-1)             # subprocess.PIPE
-    armored, complaint = [text.decode('ascii', 'replace') for text in process.communicate(message)]
-    if process.returncode:
-        raise KnockError('ssh-keygen cannot sign with %s: %s' % (keyfile, complaint.strip()))
-    return binascii.a2b_base64(''.join(armored.splitlines()[1:-1]))
-
-def fresh_datagram(args, address, keys, now, source):
-    sign = args.sign and (lambda message: ssh_sign(args.sign, message))
-    return knock_datagram(keys, address.server_id, knock_request(args, address, now, source),
-                          os.urandom, sign)
-
-def tell(text, end='\n'):
-    """A line for people; on a terminal it covers one that had no end."""
-    line = '\r%-78s' if sys.stderr.isatty() else '%s'
-    print(line % ('knock: ' + text), end=end, file=sys.stderr, flush=True)
-
-def say(args, text, level=0, end='\n'):
-    """For people: on a terminal, or where -v asks for it."""
-    if not args.quiet and (args.verbose or level == 0 and sys.stderr.isatty()):
-        tell(text, end)
-
-def knock_once(args, address, keys, target, attempt):
-    """One fresh knock to one target."""
-    now, port = int(time.time() * 1000), args.port or address.port or random_port()
-    if args.via in ('udp', 'icmp'):
-        source = args.sources.get(target.family) or source_to_name(target)
-        datagram = fresh_datagram(args, address, keys, now, source)
-        {'udp': send_udp, 'icmp': send_echo}[args.via](target, port, datagram)
-        return '%d bytes to %s port %d' % (len(datagram), target.address[0], port)
-    if args.via == 'syn':
-        send_syn(target, port, syn_badge(keys, step_for(now, attempt)))
-        return 'a SYN to %s port %d' % (target.address[0], port)
-    ports = sequence(args.via, keys, step_for(now, attempt), args.paper)
-    for port in ports:
-        touch(target, port)
-    return 'touched %s at %s' % (' '.join(map(str, ports)), target.address[0])
-
-def knock_all(args, address, keys, targets, attempt):
-    """Every target, but sequences only where a connect would go first; KnockError if none."""
-    failures, chosen = [], targets if args.via in ('udp', 'icmp', 'syn') else targets[:1]
-    for target in chosen:
-        try:
-            say(args, knock_once(args, address, keys, target, attempt) + ' by ' + args.via, 1)
-        except OSError as error:
-            failures.append(KnockError('%s: %s' % (target.address[0], error.strerror)))
-    if len(failures) == len(chosen):
-        raise failures[0]
-
-def ready_sockets(pending, seconds):
-    """Those that have connected or failed; select() of nothing is an error on Windows."""
-    if not pending:
-        time.sleep(seconds)
-        return []
-    _, connected, failed = select.select([], pending, pending, seconds)
-    return [sock for sock in pending if sock in connected or sock in failed]
-
-def begin_connects(targets, port):
-    """The sockets that are connecting."""
-    begun = []
-    for target in targets:
-        sock = socket.socket(target.family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        begun.append(sock)
-        if sock.connect_ex(with_port(target, port)) not in CONNECTING:
-            begun.pop().close()
-    return begun
-
-def open_port(targets, port, seconds, knock_again):
-    """Knocks until the port accepts: (that connection or None, what was seen). A connect goes out
-    before the first knock: if that one is accepted, there was nothing to open. All of them stay
+class Probe:
+    """Connects to one TCP port, begun again and again until one is accepted. All stay
     while new ones begin: their answer may be a slow network's."""
-    start, attempt, pause, seen = time.monotonic(), 0, FIRST_PAUSE, 'silent'
-    pending = begin_connects(targets, port)
-    early = set(pending)
-    try:
-        knock_again(attempt)
-        probe_at = began = time.monotonic()
-        knock_at = began + KNOCK_PAUSE
-        while time.monotonic() < began + seconds:
-            if time.monotonic() >= knock_at:
-                attempt += 1
-                knock_again(attempt)
-                knock_at, pause = time.monotonic() + KNOCK_PAUSE, FIRST_PAUSE
-            if time.monotonic() >= probe_at:
-                pending += begin_connects(targets, port)
-                pause = min(1.5 * pause, LAST_PAUSE)
-                probe_at = time.monotonic() + pause
-            until = min(probe_at, knock_at, began + seconds) - time.monotonic()
-            for sock in ready_sockets(pending, max(0, until)):
-                pending.remove(sock)
-                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if error == 0:
-                    before = sock in early and time.monotonic() < start + FIRST_SYN
-                    return sock, 'open already' if before else 'open'
-                sock.close()
-                seen = 'refused' if error == errno.ECONNREFUSED else seen
-        return None, seen
-    finally:
-        for sock in pending:
+
+    def __init__(self, targets, port):
+        self.targets, self.port = targets, port
+        self.began = time.monotonic()
+        self.pending = begin_connects(targets, port)
+        self.early = list(self.pending)     # begun before the first knock
+        self.answers_early = False
+        self.seen = 'silent'
+
+    def begin(self):
+        self.pending += begin_connects(self.targets, self.port)
+
+    def accepted(self, seconds):
+        """The first socket that is accepted within this time, or None."""
+        for sock in ready_sockets(self.pending, seconds):
+            self.pending.remove(sock)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error == 0:
+                # A SYN that had no answer is sent again, which may be after the knock.
+                before = time.monotonic() < self.began + FIRST_SYN
+                if before and sock in self.early:
+                    self.answers_early = True
+                return sock
+            sock.close()
+            if error == errno.ECONNREFUSED:
+                self.seen = 'refused'
+        return None
+
+    def close(self):
+        for sock in self.pending:
             sock.close()
 
-def pipe(sock):
-    """Standard input to the service, what it says to standard output; each way ends by itself."""
-    import threading
-    gc.enable()                         # this may last for days
-    sock.setblocking(True)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)      # ssh asks for it, as we do
+def open_port(probe, knocker, wait, used):
+    """Knocks until the port accepts: that connection, or None after wait seconds. One
+    that is to be used, where something answered even before the knock, must bring a
+    byte."""
+    knocker.knock()
+    now = began = probe_at = time.monotonic()
+    knock_at = began + KNOCK_PAUSE
+    pause = FIRST_PAUSE
+    while now < began + wait:
+        if now >= knock_at:
+            knocker.knock()
+            knock_at = time.monotonic() + KNOCK_PAUSE
+            pause = FIRST_PAUSE
+        if now >= probe_at:
+            probe.begin()
+            pause = min(1.5 * pause, LAST_PAUSE)
+            probe_at = now + pause
+        until = min(probe_at, knock_at, began + wait)
+        sock = probe.accepted(max(0, until - time.monotonic()))
+        if sock:
+            if not used or not probe.answers_early or speaks(sock):
+                return sock
+            sock.close()
+            probe.seen = 'mute'
+        now = time.monotonic()
+    return None
 
-    def upload():
+def download(sock):
+    """What the service says, to standard output; returns how many bytes when it ends."""
+    total = 0
+    while True:
+        data = sock.recv(CHUNK)
+        if not data:
+            return total
+        total += len(data)
+        while data:
+            data = data[os.write(1, data):]
+
+class Upload:
+    """Standard input to the service, beside the download."""
+
+    def __init__(self, sock):
+        import threading
+        self.sock = sock
+        self.total = 0
+        self.finished = False       # standard input has ended, and all of it is sent
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
         try:
-            for data in iter(lambda: os.read(0, CHUNK), b''):
-                sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
+            while True:
+                data = os.read(0, CHUNK)
+                if not data:
+                    break
+                self.sock.sendall(data)
+                self.total += len(data)
+            self.finished = True
+            self.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            pass                    # the service is gone, which the other way will see
-    thread = threading.Thread(target=upload, daemon=True)
-    thread.start()
-    try:
-        for data in iter(lambda: sock.recv(CHUNK), b''):
-            while data:
-                data = data[os.write(1, data):]
-        os.close(1)
-        thread.join()
-    except BrokenPipeError:
-        pass                        # nobody listens any more
+            pass                    # the service is gone, which the download sees
 
-def run_command(args, knock_again):
+def pipe(sock):
+    """Standard input to the service, what it says to standard output; each way ends by
+    itself."""
+    gc.enable()                     # this may last for days
+    begin_use(sock)
+    upload = Upload(sock)
+    upload.thread.start()
+    try:
+        received = download(sock)
+    except BrokenPipeError:
+        return                      # nobody listens any more
+    if not received and not (upload.finished and upload.total):
+        raise KnockError('the connection was accepted, and ended without a byte')
+    os.close(1)
+    upload.thread.join()
+
+def hand_over(sock):
+    """Gives the connection to ssh, whose standard output to us is a Unix socket
+    (ProxyUseFdpass): one byte, with the descriptor beside it."""
+    begin_use(sock)
+    rights = struct.pack('@i', sock.fileno())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=os.dup(1)) as ssh:
+        ssh.sendmsg([b'\0'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+def catch_signals(pass_on):
+    """Signals go to pass_on() from now on, but for those that nohup made us ignore."""
+    import signal
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, pass_on)
+
+def run_command(options, knocker):
     """The exit code of COMMAND, or 128 + n when signal n ended it, as in a shell."""
     import signal
     import subprocess
     gc.enable()
-    process, early = None, []           # signals that come before we know COMMAND
+    started = []
+    early = []                      # signals that come before we know COMMAND
 
     def pass_on(number, _):
-        if number != signal.SIGINT or not os.isatty(0):     # a terminal tells the whole group
-            process.send_signal(number) if process else early.append(number)
-    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
-        if signal.getsignal(number) != signal.SIG_IGN:      # as nohup leaves it
-            signal.signal(number, pass_on)
-    process = start_process(args.command)
+        if number == signal.SIGINT and os.isatty(0):
+            return                  # a terminal tells the whole group
+        if started:
+            started[0].send_signal(number)
+        else:
+            early.append(number)
+    catch_signals(pass_on)
+    process = start_process(options.command)
+    started.append(process)
     for number in early:
         process.send_signal(number)
+    pause = None
+    if options.keep:
+        pause = options.seconds / 2 or KEEP_PAUSE
     while True:
         try:
-            status = process.wait((args.seconds / 2 or KEEP_PAUSE) if args.keep else None)
-            return status if status >= 0 else 128 - status
+            status = process.wait(pause)
         except subprocess.TimeoutExpired:
-            try:
-                knock_again()
-            except KnockError as error:         # the network may come back
-                say(args, str(error), 1)
+            keep_open(options, knocker)
+            continue
+        return status if status >= 0 else 128 - status
+
+def keep_open(options, knocker):
+    """One more knock of --keep; the network may come back after one that failed."""
+    try:
+        knocker.knock()
+    except KnockError as error:
+        say(options, str(error), 1)
 
 
-# --- edges: saved lines --------------------------------------------------------------------------
+# --- edges: saved lines -----------------------------------------------------------------
 def config_folder():
-    home = os.environ.get('APPDATA') if os.name == 'nt' else None
-    return os.path.join(home or os.path.expanduser('~/.config'), 'knock')
+    if os.name == 'nt' and os.environ.get('APPDATA'):
+        return os.path.join(os.environ['APPDATA'], 'knock')
+    return os.path.join(os.path.expanduser('~/.config'), 'knock')
+
+def saved_path(name):
+    return os.path.join(config_folder(), name)
+
+def saved_names():
+    """The names of all lines that are kept here."""
+    try:
+        names = os.listdir(config_folder())
+    except OSError:
+        return []
+    return sorted(filter(SAVED.match, names))
 
 def refuse_open(path, mode):
     """Windows keeps others out of %APPDATA% by itself, and has no such modes."""
     if os.name != 'nt' and os.stat(path).st_mode & 0o077:
-        raise KnockError('%s is open to others; type: chmod %o %s' % (path, mode, path), 2)
+        cure = 'chmod %o %s' % (mode, path)
+        raise KnockError('%s is open to others; type: %s' % (path, cure), 2)
 
 def saved_line(name):
-    path = os.path.join(config_folder(), name)
+    path = saved_path(name)
     try:
         refuse_open(config_folder(), 0o700)
         refuse_open(path, 0o600)
-        with open(path, encoding='ascii', errors='replace') as lines:
+        with open(path, encoding='utf-8', errors='replace') as lines:
             return lines.read()
+    except FileNotFoundError:
+        raise KnockError(no_such_name(name), 2)
     except OSError as error:
-        raise KnockError('%s: %s; knock.py save %s keeps a line by that name'
-                         % (path, error.strerror, name), 2)
+        raise KnockError('%s: %s' % (path, error.strerror), 2)
+
+def no_such_name(name):
+    """What to say of a name that is not kept here."""
+    names = saved_names()
+    kept = 'no line at all'
+    if names:
+        kept = 'only ' + ', '.join(names)
+    return '%r is not here, %s is kept; to keep a line by that name: knock.py save %s' % (
+        name, kept, name)
 
 def standard_line():
     with open(0, 'rb', closefd=False) as lines:
-        return lines.readline().decode('ascii', 'replace')
+        return lines.readline().decode('utf-8', 'replace')
 
 def ask_line():
-    """Typed unseen at the terminal, as standard input may be this script: curl ... | python3."""
+    """Typed unseen at the terminal, as standard input may be this script: curl ... |
+    python3."""
     import getpass
     try:
         if os.name != 'nt':
             open('/dev/tty').close()
         return getpass.getpass('the knock:// line (it stays unseen): ')
     except OSError:
-        return standard_line()                  # no terminal: from another program, then
+        return standard_line()          # no terminal: from another program, then
+
+def read_line(text):
+    """The Address of a saved name, a line, or what is typed for -."""
+    if text == '-':
+        text = ask_line()
+    elif SAVED.match(text):
+        text = saved_line(text)
+    return parse_uri(text)
+
+def read_server(text):
+    """The same for one server: of a fleet, NAME@HOST or NAME@HOST/ID."""
+    match = MEMBER.match(text)
+    if match:
+        name, host, server_id = match.groups()
+        return member(read_line(name), host, server_id)
+    address = read_line(text)
+    if address.host == '*':
+        raise KnockError('this line is for a fleet: write NAME@HOST', 2)
+    return address
+
+def typed_line():
+    """The line from standard input, or somebody types it."""
+    line = ''
+    if not os.isatty(0):
+        line = standard_line()
+    return (line or ask_line()).strip()
 
 def save(argv):
-    """knock.py save [NAME]: keeps the line that standard input gives, or somebody types."""
-    line = not os.isatty(0) and standard_line() or ask_line()
+    """knock.py save [NAME]: keeps the line that standard input gives, or somebody
+    types."""
+    line = typed_line()
     address = parse_uri(line)
-    name, folder = argv[0] if argv else address.name, config_folder()
+    name = argv[0] if argv else address.name
     if len(argv) > 1 or not SAVED.match(name):
-        raise KnockError('knock.py save [NAME] takes one name of letters, digits and ._-', 2)
+        raise KnockError('knock.py save [NAME] takes one name of letters, digits and '
+                         '._-, which is no command of knock.py', 2)
+    if '&' not in line:
+        raise KnockError('the line ends behind its id, as one does that a shell has cut '
+                         'at an &: give all of it, or add &via=udp if this is all', 2)
+    folder, path = config_folder(), saved_path(name)
     os.makedirs(folder, 0o700, exist_ok=True)
     refuse_open(folder, 0o700)
-    path = os.path.join(folder, name)
     if not argv and os.path.exists(path):
-        raise KnockError('%s is there already; to replace it: knock.py save %s' % (path, name))
+        raise KnockError('%s is there already; to replace it: knock.py save %s'
+                         % (path, name))
     import tempfile
-    descriptor, new = tempfile.mkstemp(dir=folder, prefix='.')          # 0600
+    descriptor, new = tempfile.mkstemp(dir=folder, prefix='.')      # mode 0600
     with open(descriptor, 'w') as out:
-        out.write(line.strip() + '\n')
+        out.write(line + '\n')
     os.replace(new, path)
     if sys.stderr.isatty():
         tell('saved; it opens with: knock.py ' + name)
 
+def list_saved(argv):
+    """knock.py list: the saved names, and for which server each is; no secrets."""
+    if argv:
+        raise KnockError('knock.py list takes no argument', 2)
+    for name in saved_names():
+        try:
+            address = parse_uri(saved_line(name))
+            services = format_services(address.services)
+            words = '%s as %s by %s %s' % (
+                address.host, address.name, address.via, services)
+        except KnockError as error:
+            words = 'cannot be used: %s' % error
+        print(('%-16s %s' % (name, words)).rstrip())
+    sys.stdout.flush()
 
-# --- command line --------------------------------------------------------------------------------
-def read_target(args):
-    """(Address, its keys) of TARGET; paper knocks need no more than a host."""
-    text = os.environ.get('KNOCK_URI') if args.target is None else args.target
-    if text is None:
-        raise KnockError('where to? Give a saved name, a knock:// line or -, or set $KNOCK_URI', 2)
-    if args.target == '-':
-        text = ask_line()
-    elif SAVED.match(text) and (
-            args.via != 'paper' or os.path.exists(os.path.join(config_folder(), text))):
-        text = saved_line(text)
-    elif text == args.target and text.startswith('knock:'):
-        say(args, 'others on this machine can see a secret on the command line; '
-            'knock.py save keeps it')
-    if args.via == 'paper' and HOST.match(text):
-        return Address('', b'', text, None, '', 'paper', (), False), {}
-    address = parse_uri(text)
-    return address, derive_keys(address.secret, address.server_id)
+def forget(argv):
+    """knock.py forget NAME: the line is gone from here; the server still knows its
+    key."""
+    if len(argv) != 1 or not SAVED.match(argv[0]):
+        raise KnockError('knock.py forget NAME takes the name of a saved line', 2)
+    try:
+        os.unlink(saved_path(argv[0]))
+    except FileNotFoundError:
+        raise KnockError(no_such_name(argv[0]), 2)
 
-def read_paper():
-    """The next line of the sheet, typed."""
-    print('the six ports of the next line of the sheet: ', end='', file=sys.stderr, flush=True)
-    ports = re.findall('[0-9]+', standard_line())[-6:]
-    if len(ports) != 6 or any(not 1023 < int(port) < 65536 for port in ports):
-        raise KnockError('these are not six ports from 1024 to 65535', 2)
-    return [int(port) for port in ports]
+def derive(argv):
+    """knock.py derive NAME ID [--secret]: what one server of a fleet is to hold."""
+    bare_secret = '--secret' in argv
+    words = [word for word in argv if word != '--secret']
+    if len(words) != 2:
+        raise KnockError('knock.py derive NAME ID [--secret] takes the name of a saved '
+                         'line and the id of a server', 2)
+    address = read_line(words[0])
+    if address.host != '*':
+        raise KnockError('this line is not for a fleet: one has @*?id=*', 2)
+    server = member(address, words[1], words[1])
+    text = fleet_section(server)
+    if bare_secret:
+        text = encode_secret(server.secret)
+    print(text, flush=True)
 
-def show(args, address, keys):
-    """What would be sent: for people and other tools, or as a line of shell that sends it."""
-    now = int(time.time() * 1000)
-    step, ports = step_of(now), args.paper
-    if args.via in ('udp', 'icmp'):
-        families = [args.family] if args.family else [socket.AF_INET, socket.AF_INET6]
-        sources = list(filter(None, find_sources(args.source, families).values()))
-        datagram = fresh_datagram(args, address, keys, now, sources[0] if sources else None)
-        shown, port = datagram.hex(), args.port or address.port or random_port()
-    elif args.via == 'syn':
-        shown = syn_badge(keys, step).hex()
-    else:
-        ports = sequence(args.via, keys, step, args.paper)
-        shown = ' '.join(map(str, ports))
-        if args.via == 'code':
-            shown = '%s  (%d s left)' % (code_at(keys, step), (STEP - now % STEP) // 1000)
-    if args.show == 'sh':
-        if args.via in ('icmp', 'syn'):
-            raise KnockError('no shell can send --via %s' % args.via, 2)
-        shown = shell_touches(address.host, ports) if ports else \
-            shell_datagram(address.host, port, datagram)
-    print(shown, flush=True)
+def page(argv):
+    """knock.py page NAME [LINK]: a page that knocks; LINK is what a phone opens then."""
+    if len(argv) not in (1, 2):
+        raise KnockError('knock.py page NAME [LINK] takes the name of a saved line, and '
+                         'perhaps the address that the page then leads to', 2)
+    link = argv[1] if argv[1:] else None
+    if link and not PAGE_LINK.match(link):
+        raise KnockError('%r is no link; write for example ssh://me@server.example'
+                         % link, 2)
+    address = read_server(argv[0])
+    keys = derive_keys(address.secret, address.server_id)
+    print(page_text(address, keys, link), end='', flush=True)
 
-def check_options(args):
-    """What argparse cannot know."""
-    if args.run and not ACTION.match(args.run):
-        raise KnockError('%r is not the name of an action' % args.run, 2)
-    if args.via not in ('udp', 'icmp') and (
-            args.run or args.close or args.sign or args.source or args.keep):
-        raise KnockError('--via %s has no room for --run, --close, --sign, --source, --keep'
-                         % args.via, 2)
-    if args.proxy and (args.command or args.run or args.close or not args.wait):
-        raise KnockError('--proxy goes without COMMAND, --run, --close and --wait 0', 2)
-    if args.keep and not args.command:
-        raise KnockError('--keep goes with a COMMAND: knock.py --keep NAME -- COMMAND ...', 2)
 
-def diagnosis(args, address, targets, port, seen):
-    """What can be known from here about a port that did not open."""
-    words = ['tcp/%d at %s did not open within %d s' % (port, address.host, args.wait), SEEN[seen]]
-    if args.time_check:
-        words.append(clock_words(args.time_check))
-    named = [args.sources.get(target.family) or source_to_name(target) for target in targets]
-    if args.via in ('udp', 'icmp') and not any(named):
-        words.append('no source is named, which a server may demand: see --source')
-    return '; '.join(words)
-
-def knock(args, began):
-    """Knocks, sees that it worked where that can be seen, and does what is to follow."""
-    address, keys = read_target(args)
-    args.via = args.via or address.via
-    check_options(args)
-    args.paper = read_paper() if args.via == 'paper' else None
-    if args.proxy:
-        args.open = args.open or (Service(PROTOCOLS['tcp'], args.proxy, args.proxy),)
-    if args.show:
-        return show(args, address, keys) or 0
-    targets = resolve(address.host, args.family or socket.AF_UNSPEC)
-    if args.source and not isinstance(args.source, tuple):
-        targets = [target for target in targets
-                   if (target.family == socket.AF_INET) == (args.source.version == 4)] or targets
-    args.sources = find_sources(args.source, {target.family for target in targets})
-
-    def knock_again(attempt=0):
-        if not args.proxy and not args.verbose:
-            say(args, 'knock %d at %s' % (attempt + 1, address.host), end='')
-        if not attempt or args.via != 'paper':          # a line of the sheet is spent
-            knock_all(args, address, keys, targets, attempt)
-    port = None if args.close or args.run or not args.wait else \
-        args.proxy or probed_port(args.open or address.services, address.once)
-    if port is None:
-        knock_again()
-        say(args, 'sent to %s; whether it worked cannot be seen from here' % address.host)
-        time.sleep(BLIND_PAUSE if args.command and args.wait else 0)
-    else:
-        sock, seen = open_port(targets, port, args.wait, knock_again)
-        if sock is None:
-            raise KnockError(diagnosis(args, address, targets, port, seen))
-        say(args, 'open in %d ms' % ((time.monotonic() - began) * 1000) if seen == 'open' else
-            'tcp/%d answered even before the knock: it was open already, or is not hidden' % port,
-            1 if args.proxy else 0)
-        with sock:
-            if args.proxy:
-                pipe(sock)
-    return run_command(args, knock_again) if args.command else 0
-
+# --- command line -----------------------------------------------------------------------
 def duration(text):
     if parse_seconds(text) > 65535:
         raise KnockError('%r is longer than 65535 s' % text, 2)
     return parse_seconds(text)
 
 def port_number(text):
-    return parse_service('udp/' + text).low
+    if not re.match(r'\d{1,5}\Z', text, re.ASCII) or not 0 < int(text) < 65536:
+        raise KnockError('%r is not a port: write its number, 1 to 65535' % text, 2)
+    return int(text)
+
+def host_name(text):
+    if not HOST.match(text):
+        raise KnockError('%r is not a host' % text, 2)
+    return text
 
 def source_address(text):
-    """An address, or host and port of a STUN server."""
-    match = re.match(r'stun:(\[.+\]|[^:]+)(?::(\d{1,5}))?\Z', text, re.ASCII)
+    """An address, none, or host and port of a STUN server."""
+    if text == 'none':
+        return text
+    match = re.match(r'stun:(\[.+\]|[^:]+)(?::(\d+))?\Z', text, re.ASCII)
     if match:
-        return match.group(1).strip('[]'), port_number(match.group(2) or '3478')
+        host = host_name(match.group(1).strip('[]'))
+        return StunServer(host, port_number(match.group(2) or '3478'))
     try:
         return ipaddress.ip_address(text)
     except ValueError:
-        raise KnockError('%r is neither an address nor stun:HOST' % text, 2)
+        raise KnockError('%r is neither an address nor stun:HOST nor none' % text, 2)
 
 def carrier(text):
     if text not in CARRIERS:
-        raise KnockError('%r is no way to knock; write one of %s' % (text, ' '.join(CARRIERS)), 2)
+        known = ' '.join(CARRIERS)
+        raise KnockError('%r is no way to knock; write one of %s' % (text, known), 2)
     return text
 
-OPTIONS = (     # as typed, where it goes, what reads its argument or is meant without one, help
+def action_name(text):
+    if not ACTION.match(text):
+        raise KnockError('%r is not the name of an action' % text, 2)
+    return text
+
+# As typed; where it goes; what reads its argument, or what it means without one; help
+OPTIONS = (
     ('what to ask for:',),
     ('--open SERVICES', 'open', parse_services, 'as tcp/22,udp/51820'),
     ('--for TIME', 'seconds', duration, 'how long: 30s, 5m'),
     ('--close', 'close', True, 'close what you opened'),
-    ('--run ACTION', 'run', str, 'run an action of the server instead'),
+    ('--run ACTION', 'run', action_name, 'run an action of the server instead'),
     ('--sign KEYFILE', 'sign', str, 'sign it with an SSH key'),
     ('--source ADDRESS', 'source', source_address,
-     'the address that the server will see; stun:HOST asks a STUN server for it'),
+     'the address that the server will see; stun:HOST asks a STUN server;\n'
+     '                      none: name none'),
     ('how to knock:',),
     ('--via CARRIER', 'via', carrier,
      'udp (as a rule), icmp, syn (these may need root), ports, code, paper'),
@@ -939,9 +1720,11 @@ OPTIONS = (     # as typed, where it goes, what reads its argument or is meant w
     ('-4', 'family', socket.AF_INET, 'IPv4 only'),
     ('-6', 'family', socket.AF_INET6, 'IPv6 only'),
     ('--wait TIME', 'wait', duration, 'how long to try, as a rule 5 s; 0: just send'),
-    ('--time-check HOST', 'time_check', str, 'compare clocks if it does not open (SNTP, HTTP)'),
+    ('--time-check HOST', 'time_check', host_name,
+     'compare clocks if it does not open (SNTP, HTTP)'),
     ('what then:',),
     ('--proxy PORT', 'proxy', port_number, 'connect there and pipe, for ssh'),
+    ('--fdpass', 'fdpass', True, 'with --proxy: hand it to ssh (ProxyUseFdpass=yes)'),
     ('--keep', 'keep', True, 'knock again and again while COMMAND runs'),
     ('--print', 'show', True, 'show it instead of sending'),
     ('--print=sh', 'show', 'sh', 'as a line of shell'),
@@ -950,57 +1733,294 @@ OPTIONS = (     # as typed, where it goes, what reads its argument or is meant w
     ('-h, --help', 'help', True, 'this'),
     ('--version', 'version', True, 'which one this is'))
 
+# An option, and those that would have no effect beside it.
+EXCLUDED = (
+    ('--proxy', ('--run', '--close', '--print', '--keep', 'COMMAND')),
+    ('--print', ('--wait', '--time-check', '--fdpass', '--keep', '-q', '-v', 'COMMAND')),
+    ('--close', ('--run', '--for', '--wait', '--time-check')),
+    ('--run', ('--open', '--for', '--wait', '--time-check')),
+    ('-q', ('-v',)))
+NEEDED = (('--keep', 'COMMAND'), ('--fdpass', '--proxy'))
+# What the carriers other than udp and icmp cannot carry, and those that choose their own
+# ports.
+NO_ROOM = ('--run', '--close', '--sign', '--source', '--keep', '--for')
+OWN_PORTS = ('ports', 'code', 'paper')
+
+def known_options():
+    """{name: its entry in OPTIONS}"""
+    known = {}
+    for option in OPTIONS:
+        for name in option[0].split():
+            if name.startswith('-'):
+                known[name.strip(',')] = option
+    return known
+
+def take_target(options, word):
+    if word.startswith('-') and word != '-':
+        name = word.partition('=')[0]
+        raise KnockError('%s is not an option here; see knock.py --help' % name, 2)
+    if options.target is not None:
+        raise KnockError('give one TARGET; a COMMAND stands behind --', 2)
+    options.target = word
+
+def read_options(words):
+    """The command line as a namespace. argparse would take 2 ms of the 25 that a knock
+    takes."""
+    known = known_options()
+    options = types.SimpleNamespace(target=None, command=[])
+    for option in known.values():
+        setattr(options, option[1], None)
+    options.given = []
+    words = iter(words)
+    for word in words:
+        name, equals, value = word, '', ''
+        if word not in known:
+            name, equals, value = word.partition('=')
+        if name not in known:
+            take_target(options, word)
+            continue
+        typed, place, meaning = known[name][:3]
+        if equals and not callable(meaning):
+            raise KnockError('%s takes no argument' % name, 2)
+        if callable(meaning):
+            if not equals:
+                value = next(words, None)
+            if value is None:
+                words = tuple(typed.split())
+                raise KnockError('%s needs what --help calls %s' % words, 2)
+            meaning = meaning(value)
+        if place == 'family' and options.family not in (None, meaning):
+            raise KnockError('-4 and -6 exclude each other', 2)
+        options.given.append(place)
+        setattr(options, place, meaning)
+    if options.seconds is None:
+        options.seconds = 0
+    if options.wait is None:
+        options.wait = 5
+    return options
+
+def given(options, name):
+    """Does the command line say this? --wait 0 asks for nothing."""
+    if name == 'COMMAND':
+        return bool(options.command)
+    place = known_options()[name][1]
+    return place in options.given and getattr(options, place) != 0
+
+def check_options(options, via):
+    """What is wrong with options that are right one by one: none is ignored without a
+    word."""
+    for name, others in EXCLUDED:
+        for other in others:
+            if given(options, name) and given(options, other):
+                raise KnockError('%s goes without %s' % (name, other), 2)
+    for name, other in NEEDED:
+        if given(options, name) and not given(options, other):
+            raise KnockError('%s goes with %s, see knock.py --help' % (name, other), 2)
+    if via not in DATAGRAM_CARRIERS:
+        for name in NO_ROOM:
+            if given(options, name):
+                raise KnockError('--via %s has no room for %s' % (via, name), 2)
+    if via in OWN_PORTS and options.port:
+        raise KnockError('--via %s chooses its ports by itself, without --port' % via, 2)
+    if not options.wait and (options.proxy or options.time_check):
+        raise KnockError('--wait 0 goes without --proxy and --time-check', 2)
+    if options.show is True and options.port:
+        raise KnockError('--port goes with --print=sh, where it is seen', 2)
+    check_source(options)
+
+def check_source(options):
+    """An address of --source is of one family."""
+    version = getattr(options.source, 'version', None)
+    if version and options.family not in (None, socket.AF_INET if version == 4 else
+                                          socket.AF_INET6):
+        raise KnockError('--source %s is of the other family' % options.source, 2)
+
 def help_text():
     lines = ['usage: knock.py [options] TARGET [-- COMMAND ...]',
-             '       knock.py save [NAME] < FILE', '', __doc__ or '',
-             'TARGET is the name of a saved line, a knock:// line, or - to be asked for one;',
-             'without any, $KNOCK_URI is read.']
+             '       knock.py save [NAME] < FILE',
+             '       knock.py list',
+             '       knock.py forget NAME',
+             '       knock.py derive NAME ID [--secret]',
+             '       knock.py page NAME [LINK] > knock.html', '', __doc__ or '',
+             'TARGET is the name of a saved line, a knock:// line, or - to be asked for',
+             'one; with a line for a fleet NAME@HOST or NAME@HOST/ID; without any,',
+             '$KNOCK_URI is read.']
     for typed, *told in OPTIONS:
         lines.append('  %-20s%s' % (typed, told[2]) if told else '\n' + typed)
     return '\n'.join(lines)
 
-def read_options(words):
-    """The command line as a namespace. argparse would take 2 ms of the 25 that a knock takes."""
-    known = {name.strip(','): option for option in OPTIONS
-             for name in option[0].split() if name.startswith('-')}
-    args = types.SimpleNamespace(target=None, **{option[1]: None for option in known.values()})
-    args.seconds, args.wait = 0, 5
-    words = iter(words)
-    for word in words:
-        name, equals, value = (word, '', '') if word in known else word.partition('=')
-        place, meaning = known[name][1:3] if name in known else ('target', word)
-        if name not in known and word.startswith('-') and word != '-':
-            raise KnockError('%s is not an option here; see knock.py --help' % name, 2)
-        if place == 'target' and args.target is not None:
-            raise KnockError('give one TARGET; a COMMAND stands behind --', 2)
-        if equals and meaning is True:
-            raise KnockError('%s takes no argument' % name, 2)
-        if callable(meaning):
-            value = value if equals else next(words, None)
-            if value is None:
-                raise KnockError('%s needs what --help calls %s' % tuple(known[name][0].split()), 2)
-            meaning = meaning(value)
-        setattr(args, place, meaning)
-    return args
+def read_target(options):
+    """(Address, its keys) of TARGET; paper knocks need no more than a host."""
+    text = options.target
+    if text is None:
+        text = os.environ.get('KNOCK_URI')
+    if text is None:
+        raise KnockError('where to? Give a saved name, a knock:// line or -, '
+                         'or set $KNOCK_URI', 2)
+    if options.via == 'paper' and HOST.match(text) and text not in saved_names():
+        return Address('', b'', text, None, '', 'paper', (), False), {}
+    if text == options.target and text.startswith('knock:'):
+        say(options, 'others on this machine can see a secret on the command line; '
+            'knock.py save keeps it')
+    address = read_server(text)
+    return address, derive_keys(address.secret, address.server_id)
+
+def read_paper():
+    """The next line of the sheet, typed."""
+    question = 'the six ports of the next line of the sheet: '
+    print(question, end='', file=sys.stderr, flush=True)
+    ports = []
+    for word in re.findall('[0-9]+', standard_line())[-6:]:
+        if len(word) < 6 and 1023 < int(word) < 65536:
+            ports.append(int(word))
+    if len(ports) != 6:
+        raise KnockError('these are not six ports from 1024 to 65535', 2)
+    return ports
+
+def show(knocker):
+    """What would be sent: for people and other tools, or as a line of shell that sends
+    it."""
+    if knocker.options.show == 'sh' and knocker.via in ('icmp', 'syn'):
+        raise KnockError('no shell can send --via %s' % knocker.via, 2)
+    if knocker.via in DATAGRAM_CARRIERS:
+        print(shown_datagram(knocker), flush=True)
+        return
+    step = step_of(now_ms())
+    if knocker.via == 'syn':
+        print(syn_badge(knocker.keys, step).hex(), flush=True)
+        return
+    ports = sequence(knocker.via, knocker.keys, step, knocker.paper)
+    shown = ' '.join(map(str, ports))
+    if knocker.options.show == 'sh':
+        shown = shell_touches(knocker.address.host, ports)
+    elif knocker.via == 'code':
+        left = STEP - now_ms() % STEP
+        shown = '%s  (%d s left)' % (code_at(knocker.keys, step), left // 1000)
+    print(shown, flush=True)
+
+def shown_datagram(knocker):
+    """A datagram for another machine to send: it names a source only if --source says
+    one."""
+    options = knocker.options
+    families = [options.family] if options.family else [socket.AF_INET, socket.AF_INET6]
+    sources = chosen_sources(options.source, families)
+    datagram = knocker.datagram(next(iter(sources.values()), None))
+    if options.show == 'sh':
+        return shell_datagram(knocker.address.host, knocker.port(), datagram)
+    return datagram.hex()
+
+def port_to_probe(options, address):
+    """The TCP port that shows whether it worked, or None."""
+    if options.close or options.run or not options.wait:
+        return None
+    if options.proxy:
+        return options.proxy
+    return probed_port(options.open or address.services, address.once)
+
+def complain(knocker, probe):
+    """KnockError with all that can be known of a port that did not open."""
+    options = knocker.options
+    clock = ''
+    if options.time_check:
+        clock = clock_against(options.time_check)
+    elif knocker.via != 'paper':
+        clock = clock_doubts()
+    chosen = options.source is not None
+    raise KnockError(diagnosis(Facts(
+        knocker.address.host, probe.port, options.wait, probe.seen, knocker.via,
+        knocker.udp_seen(), knocker.named, chosen, clock)))
+
+def connect(knocker, port, began):
+    """Knocks, and connects to the port; KnockError if it does not open. The connection is
+    closed again unless --proxy is to use it."""
+    options = knocker.options
+    probe = Probe(knocker.targets, port)
+    try:
+        sock = open_port(probe, knocker, options.wait, options.proxy)
+        # At once, or the service would learn of it.
+        if sock and not options.proxy:
+            sock.close()
+    finally:
+        probe.close()
+    if sock is None:
+        complain(knocker, probe)
+    if not probe.answers_early:
+        say(options, 'open in %d ms' % ((time.monotonic() - began) * 1000))
+    else:
+        words = ('tcp/%d answered even before the knock: it was open already, or is not '
+                 'hidden, or a proxy on the way answers in its place' % port)
+        say(options, words, 1 if options.proxy else 0)
+        if options.command:
+            time.sleep(BLIND_PAUSE)
+    return sock
+
+def knock(options, began):
+    """Knocks, sees that it worked where that can be seen, and does what is to follow."""
+    if options.fdpass and not stat.S_ISSOCK(os.fstat(1).st_mode):
+        raise KnockError('--fdpass is for ssh with ProxyUseFdpass=yes: standard output '
+                         'must be a Unix socket', 2)
+    address, keys = read_target(options)
+    knocker = Knocker(options, address, keys)
+    check_options(options, knocker.via)
+    if knocker.via == 'paper':
+        knocker.paper = read_paper()
+    if options.show:
+        show(knocker)
+        return 0
+    knocker.find_targets()
+    port = port_to_probe(options, address)
+    if port is None:
+        knocker.knock()
+        words = 'sent to %s; whether it worked cannot be seen from here' % address.host
+        say(options, words)
+        if options.command and options.wait:
+            time.sleep(BLIND_PAUSE)
+    else:
+        with connect(knocker, port, began) as sock:
+            if options.fdpass:
+                hand_over(sock)
+            elif options.proxy:
+                pipe(sock)
+    if options.command:
+        return run_command(options, knocker)
+    return 0
+
+def run_words(words, began):
+    """The exit code for a command line."""
+    commands = {'save': save, 'list': list_saved, 'forget': forget, 'derive': derive,
+                'page': page}
+    if words and words[0] in commands:
+        commands[words[0]](words[1:])
+        return 0
+    end = words.index('--') if '--' in words else len(words)
+    options = read_options(words[:end])
+    options.command = words[end + 1:]
+    if options.help:
+        print(help_text(), flush=True)
+        return 0
+    if options.version:
+        print('knock.py ' + __version__, flush=True)
+        return 0
+    if '--' in words and not options.command:
+        raise KnockError('no COMMAND stands behind --', 2)
+    return knock(options, began)
 
 def main(argv=None):
-    began, argv = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
+    began = time.monotonic()
+    words = list(sys.argv[1:] if argv is None else argv)
     sys.stderr = sys.stderr or io.StringIO()        # it may have been closed
-    end = argv.index('--') if '--' in argv else len(argv)
     try:
-        if argv[:1] == ['save']:
-            return save(argv[1:]) or 0
-        args = read_options(argv[:end])
-        if args.help or args.version:
-            print(help_text() if args.help else 'knock.py ' + __version__, flush=True)
-            return 0
-        args.command = argv[end + 1:]
-        return knock(args, began)
+        return run_words(words, began)
     except KnockError as error:
         tell(str(error))
         return error.status
-    except OSError as error:                    # a file, a COMMAND or a connection that fails
-        tell(': '.join(filter(None, [error.filename, error.strerror or str(error)])))
+    except BrokenPipeError:                 # knock.py --help | head
+        return 1
+    except OSError as error:                # a file, a COMMAND or a connection that fails
+        words = error.strerror or str(error)
+        if error.filename:
+            words = '%s: %s' % (error.filename, words)
+        tell(words)
         return 1
     except (KeyboardInterrupt, EOFError):
         return 1

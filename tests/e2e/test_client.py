@@ -72,7 +72,7 @@ def test_a_saved_line_opens_by_its_name_and_is_closed_to_others(wire, knockd, vi
                                               ('box', 0o604, '600')))
 def test_what_others_may_read_is_refused_with_the_chmod_to_type(wire, knockd, visitor, home,
                                                                 tmp_path, path, mode, cure):
-    run(wire, home, 'save', 'box', stdin=knockd.uri(visitor, '10.9.0.1'))
+    run(wire, home, 'save', 'box', stdin=knockd.uri(visitor, '10.9.0.1') + '&open=tcp/2222')
     place = os.path.join(str(tmp_path), '.config', 'knock', path).rstrip('/')
     os.chmod(place, mode)
     done = run(wire, home, '--wait', '0', 'box')
@@ -84,7 +84,8 @@ def test_what_others_may_read_is_refused_with_the_chmod_to_type(wire, knockd, vi
 
 
 def test_a_saved_line_is_replaced_only_by_its_name(wire, knockd, home, tmp_path):
-    first, second = knockd.uri('fence', '10.9.0.1'), knockd.uri('fence', 'fd00:9::1')
+    first, second = [knockd.uri('fence', address) + '&open=tcp/2229'
+                     for address in ('10.9.0.1', 'fd00:9::1')]
     assert run(wire, home, 'save', stdin=first).code == 0
     done = run(wire, home, 'save', stdin=second)
     assert done.code == 1 and 'knock.py save fence' in done.err
@@ -103,6 +104,41 @@ def test_a_name_that_is_none_is_refused(wire, knockd, home, name):
 def test_an_unknown_name_is_said_with_what_to_type(wire, home):
     done = run(wire, home, 'nobody')
     assert done.code == 2 and re.match(r'knock: [^\n]*knock\.py save nobody[^\n]*\n$', done.err)
+    assert 'no line at all is kept' in done.err
+    for name in ('box', 'other'):
+        text = 'knock://me:%s@192.0.2.1?id=box&open=tcp/22' % knock.encode_secret(bytes(32))
+        assert run(wire, home, 'save', name, stdin=text).code == 0
+    assert 'only box, other is kept' in run(wire, home, 'nobody').err
+    assert 'only box, other is kept' in run(wire, home, 'forget', 'nobody').err
+
+
+def test_saved_lines_are_listed_without_their_secrets_and_forgotten(wire, home, tmp_path):
+    secret = knock.encode_secret(bytes(32))
+    text = 'knock://me:%s@192.0.2.1?id=box&via=icmp&open=tcp/22,udp/5' % secret
+    assert run(wire, home, 'save', 'box', stdin=text) == (0, '', '')
+    broken = tmp_path / '.config' / 'knock' / 'broken'
+    broken.write_text('knock://me')
+    broken.chmod(0o600)
+    done = run(wire, home, 'list')
+    assert (done.code, done.err) == (0, '') and secret not in done.out
+    first, second = done.out.splitlines()
+    assert first.split() == ['box', '192.0.2.1', 'as', 'me', 'by', 'icmp', 'tcp/22,udp/5']
+    assert second.startswith('broken ') and 'the line is cut' in second
+    assert run(wire, home, 'forget', 'box') == (0, '', '')
+    assert os.listdir(str(broken.parent)) == ['broken']
+    assert run(wire, home, 'forget').code == run(wire, home, 'list', 'box').code == 2
+
+
+@pytest.mark.parametrize('cut, told', (
+    (lambda text: text.partition('&')[0], 'cut at an &'), (lambda text: text[:40], 'cut'),
+    (lambda text: '"%s"' % text, 'quotation marks'), (lambda text: '\ufeff' + text, 'byte order'),
+    (lambda text: text.replace('&', '&amp;'), 'HTML'), (lambda text: text[8:], 'knock://')),
+    ids=('at &', 'early', 'quoted', 'BOM', 'HTML', 'scheme'))
+def test_a_line_that_was_pasted_badly_is_not_saved(wire, home, tmp_path, cut, told):
+    text = 'knock://me:%s@192.0.2.1?id=box&open=tcp/22' % knock.encode_secret(bytes(32))
+    done = run(wire, home, 'save', stdin=cut(text))
+    assert done.code == 2 and told in done.err and done.err.count('\n') == 1
+    assert not (tmp_path / '.config').exists()
 
 
 def test_the_environment_may_hold_the_line(wire, knockd, visitor, home):
@@ -135,7 +171,7 @@ def test_a_script_from_a_pipe_runs_a_command(wire, knockd, visitor, home):
 
 
 def test_save_asks_at_the_terminal_even_when_the_script_comes_from_a_pipe(wire, knockd, home):
-    uri = knockd.uri('fence', '10.9.0.1')
+    uri = knockd.uri('fence', '10.9.0.1') + '&open=tcp/2229'
     with open(KNOCK) as script:
         code, shown = at_a_terminal(wire, home, sys.executable, '-', 'save', 'box', stdin=script,
                                     typed=uri + '\n', when='unseen')

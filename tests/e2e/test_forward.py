@@ -1,7 +1,7 @@
 """A port that the box forwards to a machine behind it is hidden and opened like one of its own."""
 
 import pytest
-from network import CLOSED, HIDDEN, Namespace, alive, finish_checksums, until
+from network import CLOSED, HIDDEN, Namespace, accept, alive, finish_checksums, until
 
 pytestmark = pytest.mark.kernel
 INSIDE = 2022
@@ -84,12 +84,7 @@ def test_a_forwarded_port_is_hidden_and_opens(wire, forwarded, daemon):
         done = wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address))
         assert done.code == 0, done.err + knockd.text()
         with wire.client.connection(address, HIDDEN) as connection:
-            forwarded.settimeout(5)
-            end = forwarded.accept()[0]
-            while end.getpeername()[1] != connection.getsockname()[1]:
-                end.close()
-                end = forwarded.accept()[0]
-            with end:
+            with accept(forwarded, connection) as end:
                 assert alive(connection, end)
         assert not wire.stranger.connects(address)
         wire.client.send(knockd.datagram('anna', op='close'), address)

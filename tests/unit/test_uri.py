@@ -112,7 +112,8 @@ def test_what_is_no_line_at_all_is_refused(text):
     (line(host='h%20h'), 'host'), (line(host='h h'), 'host'), (line(host='h\u00e9'), 'host'),
     (line(host='h%00'), 'host'), (line(host='h%0Ah'), 'host'), (line(host='%5B%5D'), 'host'),
     (line(host='h%2Fh'), 'host'), (line(host='h' * 256), 'host'), (line(host='%5Bh'), 'host'),
-    (line(host='a%5D%5Bb'), 'host'),
+    (line(host='a%5D%5Bb'), 'host'), (line(host='-e'), 'host'), (line(host='%2De'), 'host'),
+    (line(host='*'), 'host'), (line(query='id=*'), 'id'),
 ], ids=repr)
 def test_a_line_with_a_wrong_part_is_refused_by_the_name_of_the_part(text, part):
     assert part in refusal(text).split()
@@ -149,6 +150,24 @@ def test_a_secret_in_the_wrong_place_is_not_repeated_either(text):
     refusal(text)
 
 
+WHOLE = line(query='id=id&open=tcp/22')
+
+
+@pytest.mark.parametrize('text, told', [
+    ('\ufeff' + WHOLE, 'byte order mark'), (WHOLE.encode().decode('utf-16', 'replace'), 'knock://'),
+    (WHOLE.encode('utf-16').decode('utf-8', 'replace'), 'byte order mark'),
+    ('"%s"' % WHOLE, 'quotation marks'), ("'" + WHOLE, 'quotation marks'),
+    (WHOLE + '"', 'quotation marks'), ('\u201c%s\u201d' % WHOLE, 'quotation marks'),
+    ('<%s>' % WHOLE, 'quotation marks'), ('`%s`' % WHOLE, 'quotation marks'),
+    (WHOLE.replace('&', '&amp;'), 'HTML'), (WHOLE.replace('&', '&#38;'), 'HTML'),
+    ('the line: ' + WHOLE, 'stands before'), (WHOLE + '\n' + WHOLE, 'second line'),
+    (WHOLE[:30], 'cut'), (WHOLE.partition('@')[0], 'cut'), (WHOLE.partition('?')[0], 'cut'),
+    (WHOLE[:WHOLE.index('&') + 1], 'cut'), (WHOLE[:WHOLE.index('?') + 1], 'cut'),
+    (line(secret=TEXT[:-2]), '52 characters'), ('', 'not a knock:// line')], ids=ascii)
+def test_a_line_that_was_pasted_badly_is_told_apart(text, told):
+    assert told in refusal(text)
+
+
 # --- writing ------------------------------------------------------------------------------------
 def test_what_is_written_is_read_back():
     chance = random.Random(1)
@@ -165,7 +184,7 @@ def random_address(chance):
         return ''.join(chance.choice(letters) for _ in range(chance.randint(1, longest)))
 
     letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-'
-    host = chance.choice([word(letters, 255), '192.0.2.%d' % chance.randrange(256),
+    host = chance.choice([word(letters, 255).lstrip('-') or 'h', '192.0.2.%d' % chance.randrange(256),
                           '2001:db8::%x' % chance.getrandbits(16),
                           'fe80::%x%%%s' % (chance.getrandbits(16), word(letters, 15))])
     ports = [sorted(chance.randint(1, 65535) for _ in 'ab') for _ in range(chance.randint(0, 4))]

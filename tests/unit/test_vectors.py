@@ -20,7 +20,7 @@ import knockd
 from test_uri import written
 
 VECTORS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'vectors')
-MADE = ('datagrams', 'keys', 'lines', 'tokens')
+MADE = ('datagrams', 'keys', 'lines', 'tokens', 'fleet')
 TYPED = ('rfc4226', 'rfc4231', 'rfc5869', 'rfc6238')
 
 
@@ -38,7 +38,7 @@ def unhex(text):
 
 
 RFC4226, RFC4231, RFC5869, RFC6238 = [load(name) for name in TYPED]
-DATAGRAMS, CLIENTS, LINES, TOKENS = [load(name) for name in MADE]
+DATAGRAMS, CLIENTS, LINES, TOKENS, FLEET = [load(name) for name in MADE]
 LAPTOP = knockd.derive_keys(unhex(TOKENS['secret']), TOKENS['server_id'])
 
 
@@ -109,6 +109,23 @@ def test_keys_are_those_of_the_vectors(case):
     assert knockd.encode_secret(keys['code'][:20]) == case['code_key_text']
     assert knockd.encode_secret(secret) == case['secret_text']
     assert knockd.decode_secret(case['secret_text']) == secret
+
+
+@pytest.mark.parametrize('case', FLEET['servers'], ids=lambda case: case['server_id'][:9])
+def test_the_secrets_of_a_fleet_are_those_of_the_vectors(case):
+    secret = knock.fleet_secret(unhex(case['master']), case['server_id'])
+    assert secret.hex() == case['secret']
+    assert knock.encode_secret(secret) == case['secret_text']
+    keys = knockd.derive_keys(secret, case['server_id'])
+    assert keys['tag'].hex() == case['tag_key']
+    assert knockd.fingerprint(keys) == case['fingerprint']
+
+
+def test_no_two_servers_of_a_fleet_hold_one_secret():
+    assert len({case['secret'] for case in FLEET['servers']}) == len(FLEET['servers'])
+    address = knock.parse_uri(FLEET['line'])
+    assert (address.host, address.server_id) == ('*', '*')
+    assert knock.member(address, 'web1', None).secret.hex() == FLEET['servers'][0]['secret']
 
 
 @pytest.mark.parametrize('case', TOKENS['steps'], ids=lambda case: str(case['step']))

@@ -5,7 +5,7 @@ Shares no line with knockd.py and imports nothing of it, so that an error in one
 shows. HMAC is spelled out from RFC 2104, HKDF from RFC 5869, base32 from RFC 4648, Ed25519 from
 RFC 8032. The rfc*.json files beside it are typed from those RFCs and not made here.
 
-    python3 tests/vectors/make.py       writes keys, tokens, datagrams and lines (.json) again
+    python3 tests/vectors/make.py       writes keys, tokens, datagrams, lines and fleet (.json)
 
 Bytes are hexadecimal in the JSON, times are milliseconds since 1970.
 """
@@ -441,6 +441,25 @@ def lines():
             'canonical': canonical_lines(), 'forgiven': forgiven_lines()}
 
 
+# --- a fleet (section 10) -----------------------------------------------------------------------
+def fleet_case(master, server_id):
+    info = b'knock/1 fleet' + b'\0' + server_id.encode('ascii')
+    secret = expand(mac256(b'knock/1 fleet', master), info, 32)
+    prk, derived = derive(secret, server_id)
+    return {'master': master.hex(), 'server_id': server_id, 'secret': secret.hex(),
+            'secret_text': base32(secret), 'tag_key': derived['tag'].hex(),
+            'fingerprint': derived['ledger'][:8].hex()}
+
+
+def fleet():
+    return {'about': 'What each server of a fleet holds (section 10): its secret, and two of the '
+                     'keys that it yields with its id.',
+            'line': 'knock://ops:' + base32(UP) + '@*?id=*&open=tcp/22',
+            'servers': [fleet_case(UP, name) for name in ('web1', 'web2', 'x', '192.0.2.7',
+                                                          CLIENTS[3][2])]
+            + [fleet_case(DOWN, 'web1')]}
+
+
 def keys():
     return {'about': 'Keys (3.1), the fingerprint of the ledger (section 4) and what a phone gets '
                      '(3.5), base32 as in a config or an authenticator.',
@@ -449,7 +468,8 @@ def keys():
 
 def make():
     """Returns the text of every file that is made here."""
-    tables = {'keys': keys(), 'tokens': tokens(), 'datagrams': datagrams(), 'lines': lines()}
+    tables = {'keys': keys(), 'tokens': tokens(), 'datagrams': datagrams(), 'lines': lines(),
+              'fleet': fleet()}
     return {name + '.json': readable(table) for name, table in tables.items()}
 
 
