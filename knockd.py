@@ -4089,6 +4089,7 @@ Loaded = collections.namedtuple('Loaded', 'decoys guard')
 OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
 COALESCE = 10                   # ms: one reload of a firewall is many changes
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
+KERNEL_TRIES = 5
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
 LEGACY_TABLES = {'iptables-legacy-save': '/proc/net/ip_tables_names',
@@ -4120,7 +4121,6 @@ def nft_flaw():
     """Why nft cannot be used on this box, or None."""
     try:
         version = run(['nft', '--version'])
-        run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
     except KnockError as error:
         return str(error)
     numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
@@ -4129,7 +4129,19 @@ def nft_flaw():
     known = tuple(int(number or 0) for number in numbers.groups())
     if known < OLDEST_NFT:
         return 'nft %d.%d.%d is older than 1.0.2' % known
-    return None
+    return kernel_flaw()
+
+def kernel_flaw():
+    """Why the kernel does not do what nft asks, or None. One failure says nothing: to take
+    iptables then would leave our own table of before in force, which nobody would open."""
+    for _ in range(KERNEL_TRIES):
+        try:
+            run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+            return None
+        except KnockError as error:
+            flaw = str(error)
+        time.sleep(RETRY_TIME / 5000)
+    return flaw
 
 def choose_tool(config):
     """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask

@@ -25,24 +25,38 @@ def lap(work, *arguments):
 
 def expired(count, now):
     """Openings of that many addresses."""
-    sources = [ipaddress.ip_network('10.8.%d.%d' % divmod(number, 256)) for number in range(count)]
-    openings = [knockd.PortOpening('m0', source, 6, 22, False, now.mono - 1000) for source in sources]
-    return {opening[1:5]: opening for opening in openings}
+    service = knockd.Service(6, 22, 22)
+    found = {}
+    for number in range(count):
+        source = ipaddress.ip_network('10.8.%d.%d' % divmod(number, 256))
+        found['f', source, service] = knockd.Opening(
+            'f', 'm0', source, service, False, now.mono - 1000)
+    return found
+
+
+class Nothing:
+    """Plays the keeper."""
+
+    def want(self, config, openings):
+        return 0
 
 
 def main():
     config = knockd.read_config(sys.argv[1])
     count, openings = int(sys.argv[2]), int(sys.argv[3])
-    daemon, now = knockd.Daemon(config), knockd.moment()
-    daemon.state = knockd.State(config, knockd.Ledger(config.id))
-    daemon.turn(now)
+    now = knockd.moment()
+    state = knockd.State(config, knockd.Ledger(config.id))
+    hearing = knockd.Hearing(state)
+    doors = knockd.Doors(Nothing(), state, knockd.Reports())
+    hearing.adopt(config, now)
     turns, forgets, slices = [], [], []
     for _ in range(count):
-        slices.append([lap(daemon.prepare)])
+        slices.append([lap(hearing.prepare, config)])
         now = now._replace(wall=now.wall + knockd.STEP, mono=now.mono + knockd.STEP)
-        turns.append(lap(daemon.turn, now))
-        daemon.firewall.openings, daemon.next_end = expired(openings, now), 0
-        forgets.append(lap(daemon.look_for_ends, now))
+        turns.append(lap(hearing.turn, config, now))
+        state.hold(expired(openings, now))
+        doors.hide(True)
+        forgets.append(lap(doors.look_for_ends, now))
     print(json.dumps([turns, forgets, slices]))
 
 

@@ -36,7 +36,7 @@ def test_a_call_that_fails_while_the_table_is_put_back_does_not_keep_it_away(wir
     names = ('c%d' % number for number in itertools.count())
     chosen = crashes.cells(wire, house, wire.server.addresses[0], names, crashes.HEAL)
     print('seed %d, of %d cells: %s' % (SEED, len(chosen), sorted({cell[:3] for cell in chosen})))
-    assert {cell[1] for cell in chosen} == {'nft', 'nft-list', 'nft-spare'}
+    assert {cell[1] for cell in chosen} >= {'nft', 'nft-list'}
     for cell in random.Random(SEED).sample(chosen, 8):
         address = wire.server.addresses[len(cell[3]) % 2]
         crashes.Cell(wire, house, next(names), address).run(*cell)

@@ -13,7 +13,7 @@ import pytest
 Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys')
 CONFIG = knockd.parse_config('[server]\nid = home\nhide = tcp/22\n', '/nowhere/knockd.ini')
 OTHER = CONFIG._replace(hide=(knockd.Service(6, 25, 25),))
-FINE = Seen('ours', 'accepts', ([], []), set(), {})
+FINE = Seen('ours', 'accepts all', ([], []), set(), {})
 
 
 class Tool:
@@ -38,6 +38,7 @@ class Box:
     def __init__(self, monkeypatch):
         self.ran, self.fails, self.gate, self.seen = [], {}, threading.Event(), FINE
         self.gate.set()
+        self.listing = None     # a Process: looking takes until that is killed
         self.foreign, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         ours.setblocking(False)
         self.ends = [self.foreign, ours]
@@ -53,6 +54,10 @@ class Box:
 
     def see(self, tool, config, looks=None):
         self.ran.append('look' if looks else 'see')
+        if looks and self.listing:
+            looks.begin(self.listing)
+            until(lambda: self.listing.killed)
+            raise knockd.KnockError('nft failed (-9)')
         return self.seen
 
     def run(self, argv, text='', seconds=0):
@@ -160,7 +165,7 @@ def test_a_foreign_change_that_harms_us_is_put_back_and_one_that_does_not_is_lef
     tell(box)
     until(lambda: box.changes() == ['load tcp/22 a'])
     until(box.keeper.results)
-    box.seen = FINE._replace(box='drops now')
+    box.seen = box.seen._replace(box='drops now')
     tell(box)
     until(lambda: len(box.changes()) == 2)
 
@@ -201,6 +206,19 @@ def test_a_look_rests_twice_its_time_and_gives_way():
     looks.begin(Process())
     assert not looks.end(3000, 3100) and looks.due is None
     looks.give_way()                        # nothing runs: nobody is killed
+
+
+def test_a_knock_does_not_wait_for_a_look_and_the_look_is_made_later(box):
+    settled(box)
+    box.listing = Process()
+    tell(box)
+    until(lambda: 'look' in box.ran)
+    began = time.monotonic()
+    done = box.wait(box.keeper.want(CONFIG, ('a', 'b')))
+    assert time.monotonic() - began < 1
+    assert [each.error for each in done] == [None], 'to be broken off is no failure'
+    box.listing = None
+    until(lambda: box.ran.count('look') == 2)
 
 
 def test_a_defect_ends_no_thread(box, monkeypatch):
