@@ -2361,9 +2361,9 @@ def read_saved(text, family, prefix, mark):
 # of its question (fwmark_reflect); restore puts the hidden port back. clear and leave
 # take OPEN off again, so that no socket and no tunnel inherits it.
 #
-# What hides is a constant in a rule. While rules are replaced, a packet under way sees the
-# old ones but asks the sets with the new generation, and finds nothing there (seen on
-# Linux 6.1): a set of hidden ports would let it by; a set of openings may miss for an
+# What hides is a constant in a rule. While rules are replaced, a packet under way sees
+# the old ones but asks the sets with the new generation, and finds nothing there (seen
+# on Linux 6.1): a set of hidden ports would let it by; a set of openings may miss for an
 # instant, which is safe. The table is never deleted to load it again: a hook that goes
 # lets packets by.
 CHAINS = (
@@ -2928,7 +2928,8 @@ NFT = NftTool()
 # hidden ports from forwards, filter lets the marked in and answers what nat does not see.
 # A table is a transaction; in this order none is asked for a mark that is not set yet.
 # Openings are in an ipset, whose elements the kernel takes out when they are over.
-HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',), 'filter': ('INPUT', 'FORWARD')}
+HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',),
+         'filter': ('INPUT', 'FORWARD')}
 OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
 SAVED_TOOLS = collections.OrderedDict(((4, 'iptables'), (6, 'ip6tables')))
 IPSET_COMMAND = ['ipset', '-exist', 'restore']
@@ -2936,7 +2937,6 @@ IPSET_TYPE = 'hash:net,port family %s timeout 30'
 IPSETS = (('knockd4', IPSET_TYPE % 'inet'), ('knockd6', IPSET_TYPE % 'inet6'))
 LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
-SAVED_NO_SYN = '-p tcp -m tcp ! --tcp-flags SYN,ACK SYN '
 KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
 # To this box, by whatever address. To ip6tables our own addresses are unicast as well,
 # and a list with MULTICAST in it means nothing else.
@@ -2993,9 +2993,13 @@ def mangle_lines(config, version):
     passes = '-j MARK --set-xmark 0x%x/0x%x' % (config.mark, config.mark)
     # A bit that came with the packet, out of a tunnel, is nobody's leave.
     lines = ['-m mark ! --mark 0x0/0x%x -j MARK --set-xmark 0x0/0x%x' % (both, both),
-             '! -p tcp ' + KNOWN, SAVED_NO_SYN + KNOWN]
+             '! -p tcp ' + KNOWN]
     for service in merged(config.hide):
         match = saved_match(service)
+        if service.proto == TCP:
+            # A connection lives on. What conntrack alone remembers does not: a listener
+            # would take the cookie of an old SYN from it.
+            lines.append(match + '! --tcp-flags SYN,ACK SYN -m socket ' + passes)
         for name in ('lo',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
         opened = '-m set --match-set knockd%d src,dst ' % version
@@ -3015,7 +3019,7 @@ def nat_lines(config, decoys, version):
 def filter_lines(config, box, version):
     passes = 'ACCEPT' if config.accept_in else 'RETURN'
     lines = ['-m mark --mark 0x%x/0x%x -j %s' % (config.mark, config.mark, passes),
-             '! -p tcp ' + KNOWN, SAVED_NO_SYN + KNOWN]
+             '! -p tcp ' + KNOWN]
     answers = box_answers(config, box)
     for service in merged(config.hide):
         match = saved_match(service)
