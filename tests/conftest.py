@@ -16,8 +16,9 @@ if os.environ.get('KNOCK_LIGHT') == '1':
 
 
 def is_end_to_end(report):
-    """True for what stands under tests/e2e, a module skipped as a whole included."""
-    return 'e2e' in report.nodeid.replace(os.sep, '/').split('::')[0].split('/')
+    """True for what stands under tests/e2e or tests/vm, a module skipped as a whole included."""
+    folders = report.nodeid.replace(os.sep, '/').split('::')[0].split('/')
+    return 'e2e' in folders or 'vm' in folders
 
 
 def counted(session):

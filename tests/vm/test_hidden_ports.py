@@ -1,0 +1,207 @@
+"""What happens to a box in its life, and a stranger who asks its hidden port all along.
+
+The tests of one kind of guest tell one story, in this order. Each ends with the same
+question: did the hidden port give any answer that a closed one would not have given at
+that time?
+"""
+
+import re
+import time
+
+import pytest
+
+import guest
+import prober
+
+systemd_alone = pytest.mark.kinds(lambda kind: kind.init == 'systemd')
+nft_alone = pytest.mark.kinds(lambda kind: 'nftables' in kind.packages)
+LOADS = 40
+SYN_ACK = 'tcp flags 12'
+
+RULES_AGAIN = '''
+python3 /root/knockd.py rules >/tmp/rules || exit
+for i in $(seq %d); do
+    nft -f /tmp/rules || exit
+    sleep 0.1
+done
+''' % LOADS
+
+# All that is on the disk, but for what Debian writes by itself; what configures it, byte
+# by byte.
+LISTING = '''
+find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp \\
+    -o -path /root -o -path /var/log -o -path /var/cache -o -path /var/lib/systemd \\
+    -o -path /var/lib/docker -o -name '*.pyc' -o -name __pycache__ \\) -prune \\
+    -o -printf '%p %y %m %u %g %l\\n' | sort
+find /etc -type f ! -name '.depend.*' | sort | xargs sha256sum
+find /run -iname '*knock*' | sort
+sysctl net.ipv4.fwmark_reflect net.ipv6.fwmark_reflect
+'''
+TABLES = '''
+nft list tables
+iptables-save | grep -i knock
+ip6tables-save | grep -i knock
+ipset list -n
+'''
+
+
+def unseen(host, alive=True):
+    """Fails if a stranger could have told the hidden port from the closed one since last
+    asked."""
+    lines = host.prober.seen()
+    found = prober.differences(lines)
+    assert not found, host.story(found)
+    if alive:
+        for family in (4, 6):
+            answers = [line for line in lines
+                       if (line.family, line.role) == (family, 'closed')]
+            assert answers, 'nobody asked over IPv%d' % family
+
+
+def answered(host):
+    """Returns what the hidden port said since last asked, as {family: set of classes}."""
+    said = {4: set(), 6: set()}
+    for line in host.prober.seen():
+        if line.role == 'hidden':
+            said[line.family].add(line.what)
+    return said
+
+
+def test_a_stranger_sees_the_port_while_it_is_not_hidden(host):
+    """Without this, a prober that sees nothing would pass everything below."""
+    host.prober.forget()
+    found = prober.differences(host.prober.seen())
+    for family in (4, 6):
+        assert any(SYN_ACK in one.what for one in found if one.family == family)
+
+
+def test_install_hides_the_port_and_prints_the_clients_line(host):
+    host.files_before = host.guest.sh(LISTING)
+    host.tables_before = host.guest.sh(TABLES, code=None)
+    with open(guest.KNOCKD) as script:
+        host.guest.put('/root/knockd.py', script.read())
+    printed = host.guest.sh('python3 knockd.py install --hide tcp/22 --client laptop '
+                            '--host 10.77.0.2 2>&1')
+    line = re.search(r'knock://\S+', printed).group()
+    saved = host.client.knock('save', input=line + '\n')
+    assert saved.code == 0, saved
+    guest.until(host.is_hidden, guest.SOON, 'the port was hidden: ' + printed)
+    host.installed = True
+    unseen(host)
+
+
+def test_a_knock_lets_ssh_in_and_nobody_else(ready):
+    for _ in range(2):
+        knocked = ready.client.knock('--wait', '60', 'laptop')
+        assert knocked.code == 0, knocked
+        came_in = ready.client.ssh('10.77.0.2', 'id -un')
+        assert came_in.out == 'root\n', came_in
+    unseen(ready)
+
+
+def test_a_stranger_never_sees_the_hidden_port_while_the_daemon_is_killed(ready):
+    for _ in range(3):
+        ready.kill_daemon('KILL')
+    unseen(ready)
+    assert ready.client.knock('--wait', '60', 'laptop').code == 0
+    unseen(ready)
+
+
+@nft_alone
+def test_a_stranger_never_sees_the_hidden_port_through_forty_loads(ready):
+    ready.guest.sh(RULES_AGAIN)
+    unseen(ready)
+
+
+def test_a_stranger_never_sees_the_hidden_port_through_restarts(ready):
+    for _ in range(3):
+        before = ready.wait_for_daemon()
+        ready.restart_daemon()
+        ready.wait_for_daemon(other_than=before)
+    unseen(ready)
+
+
+@nft_alone
+def test_flushed_rules_are_back_at_once(ready):
+    """Between the flush and the daemon's answer the port is open to all: that is promised
+    to be short, not to be nothing. What else this machine does can only make it longer: so
+    the shortest of five is held against the promise, and each against the box's own pace.
+    """
+    times = []
+    for _ in range(5):
+        limit = ready.heal_time()
+        ready.guest.sh('nft flush ruleset')
+        times.append(ready.time_open())
+        assert times[-1] < limit
+    print('open for %s s' % ', '.join('%.3f' % seconds for seconds in times))
+    assert min(times) < ready.promised_heal_time()
+    assert max(times) > 0, 'never open: were the rules flushed at all?'
+
+
+def test_the_boxs_own_firewall_may_be_loaded_again(ready):
+    """Tools that flush everything leave the port open until the daemon answers; see
+    above."""
+    for line in ready.guest.image.kind.reload:
+        ready.guest.sh(line)
+        time_open = ready.time_open()
+        print('%s: open for %.3f s' % (line, time_open))
+        assert time_open < ready.heal_time(), line
+
+
+def test_a_stranger_never_sees_the_hidden_port_of_a_box_that_stalls(ready):
+    for _ in range(3):
+        ready.guest.stall(1.5)
+        ready.guest.run('true')
+    unseen(ready)
+
+
+@systemd_alone
+def test_the_watchdog_ends_a_daemon_that_hangs(ready):
+    ready.kill_daemon('STOP')
+    unseen(ready)
+    assert ready.client.knock('--wait', '60', 'laptop').code == 0
+
+
+def test_a_stranger_never_sees_the_hidden_port_while_the_box_boots(ready):
+    ready.guest.reboot()
+    ready.wait_for_daemon()
+    knocked = ready.client.knock('--wait', '60', 'laptop')
+    assert knocked.code == 0, knocked
+    assert ready.client.ssh('10.77.0.2', 'id -un').out == 'root\n'
+    unseen(ready)
+
+
+def test_a_knock_is_spent_though_the_power_fails_right_after_it(ready):
+    ready.guest.sh("sed -i 's/^hide = .*/&\\nwindow = 10m/' /etc/knockd/knockd.ini")
+    ready.restart_daemon()
+    ready.wait_for_daemon()
+    datagram = ready.knock_and_cut_power()
+    ready.guest.boot()
+    ready.wait_for_daemon()
+    for source in ('10.77.0.3', '10.77.0.1'):
+        ready.replay(datagram, source)
+    watched = time.monotonic()
+    while time.monotonic() - watched < 3:
+        assert not ready.opens_to(guest.CLIENT[4]), 'the replayed knock opened'
+    knocked = ready.client.knock('--wait', '60', 'laptop')
+    assert knocked.code == 0, 'a new one does not open: %s' % (knocked,)
+    unseen(ready)
+
+
+def test_a_stranger_never_sees_the_hidden_port_while_the_box_shuts_down(ready):
+    ready.guest.shut_down()
+    unseen(ready)
+
+
+def test_uninstall_leaves_nothing(ready):
+    done = ready.guest.run('sh', '-c', 'yes | python3 /root/knockd.py uninstall 2>&1')
+    assert done.code == 0, done
+    ready.installed = False
+    ready.prober.forget()
+    before, after = ready.files_before.splitlines(), ready.guest.sh(LISTING).splitlines()
+    assert [line for line in after if line not in set(before)] == []
+    assert [line for line in before if line not in set(after)] == []
+    assert ready.guest.sh(TABLES, code=None) == ready.tables_before
+    assert ready.daemon() is None
+    found = prober.differences(ready.prober.seen())
+    assert any(SYN_ACK in one.what for one in found), 'ssh does not answer as before'
