@@ -45,12 +45,22 @@ import types
 # are big-endian, all times integer milliseconds since 1970. Nothing here touches the
 # world.
 import collections
-import hashlib
-import hmac
 import ipaddress
 import operator
 import re
 import struct
+
+try:
+    # hashlib and hmac would load OpenSSL's: 3 MB and 6 ms more for the same hashes.
+    from _operator import _compare_digest as compare_digest
+    from _sha1 import sha1
+    try:
+        from _sha2 import sha256        # since Python 3.12
+    except ImportError:
+        from _sha256 import sha256
+except ImportError:
+    from hashlib import sha1, sha256
+    from hmac import compare_digest
 
 # RFC 6238: the time step X, in milliseconds.
 STEP = 30000
@@ -100,9 +110,21 @@ class KnockError(Exception):
         super().__init__(message)
         self.status = status
 
+# RFC 2104, 2: the key's bytes with the inner pad, and with the outer one.
+INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))
+OUTER_PAD = bytes(byte ^ 0x5c for byte in range(256))
+
+def hmac_of(new_hash, key, message):
+    """RFC 2104 with a hash whose blocks have 64 bytes, as SHA-1's and SHA-256's do."""
+    if len(key) > 64:
+        key = new_hash(key).digest()
+    block = key.ljust(64, b'\0')
+    inner = new_hash(block.translate(INNER_PAD) + message).digest()
+    return new_hash(block.translate(OUTER_PAD) + inner).digest()
+
 def hmac_sha256(key, message):
-    """RFC 2104 with SHA-256: 32 bytes."""
-    return hmac.new(key, message, hashlib.sha256).digest()
+    """32 bytes."""
+    return hmac_of(sha256, key, message)
 
 def encode_secret(secret):
     """RFC 4648 base32, upper case, without padding: 32 bytes as 52 characters."""
@@ -178,7 +200,7 @@ def unseal(keys, datagram):
     hold."""
     body = datagram[:-MAC_SIZE]
     mac = hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-    if not hmac.compare_digest(mac, datagram[-MAC_SIZE:]):
+    if not compare_digest(mac, datagram[-MAC_SIZE:]):
         return None
     nonce = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE]
     sealed = body[TAG_SIZE + NONCE_SIZE:]
@@ -211,7 +233,7 @@ def paper_ports(keys, sheet, number):
 
 def hotp(key, counter, digits):
     """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation; so many digits as text."""
-    mac = hmac.new(key, be64(counter), hashlib.sha1).digest()
+    mac = hmac_of(sha1, key, be64(counter))
     offset = mac[19] & 15
     number = int.from_bytes(mac[offset:offset + 4], 'big') & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
@@ -847,7 +869,7 @@ PAGE_LINK = re.compile(r'(?!javascript|data|vbscript)[a-z][a-z0-9+.-]*:[!#-%(-;=
 
 def policy_hash(text):
     """What a Content-Security-Policy calls a script or a style."""
-    digest = hashlib.sha256(text.encode('utf-8')).digest()
+    digest = sha256(text.encode('utf-8')).digest()
     return "'sha256-%s'" % binascii.b2a_base64(digest).decode('ascii').strip()
 
 def service_link(host, port):
@@ -1069,6 +1091,74 @@ def clock_doubts():
     return ''
 
 
+# --- edges: connections -----------------------------------------------------------------
+def begin_connects(targets, port):
+    """Sockets that are connecting. None is a connection for the service before it is
+    used: sshd would log one that ends, and fail2ban would count it."""
+    begun = []
+    for target in targets:
+        sock = socket.socket(target.family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        set_ending(sock, 'reset')
+        set_quick_answer(sock, 0)
+        if sock.connect_ex(with_port(target, port)) in CONNECTING:
+            begun.append(sock)
+        else:
+            sock.close()
+    return begun
+
+def set_ending(sock, ending):
+    """How close() ends a connection: with a 'reset' at once, or in 'order'."""
+    # struct linger: on or off, seconds. Windows' is half as long, and reads the same of
+    # it.
+    linger = struct.pack('=ii', int(ending == 'reset'), 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+def set_quick_answer(sock, value):
+    """With 0, Linux keeps back the last packet of the handshake, for 200 ms at most, as
+    if it were to go with data: who is reset before has never been connected. With 1 it
+    goes."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, value)
+    except (AttributeError, OSError):
+        pass                        # other systems cannot, and send it at once
+
+def begin_use(sock):
+    """From now on a connection like any other."""
+    sock.setblocking(True)
+    set_ending(sock, 'order')
+    # ssh would ask for it, and a keystroke is not to wait.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_quick_answer(sock, 1)
+
+def speaks(sock):
+    """False if a connection ends before its first byte, as one through a transparent
+    proxy does that accepted it before it reached the service."""
+    begin_use(sock)
+    sock.settimeout(FIRST_BYTE)
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except socket.timeout:
+        return True             # it waits for us to speak first
+    except OSError:
+        return False
+
+def ready_sockets(pending, seconds):
+    """Those that have connected or failed; select() of nothing is an error on Windows."""
+    if not pending:
+        time.sleep(seconds)
+        return []
+    _, connects, failures = select.select([], pending, pending, seconds)
+    return connects + [sock for sock in failures if sock not in connects]
+
+def touch(target, port):
+    """One SYN to a closed port, and time for its answer, so that the next comes later."""
+    begun = begin_connects([target], port)
+    ready_sockets(begun, TOUCH_PAUSE)
+    for sock in begun:
+        sock.close()
+
+
 # --- edges: the knock -------------------------------------------------------------------
 def raw_socket(target, protocol, port, why):
     try:
@@ -1263,72 +1353,6 @@ def asked_services(options, address):
 
 
 # --- edges: the service -----------------------------------------------------------------
-def begin_connects(targets, port):
-    """Sockets that are connecting. None is a connection for the service before it is
-    used: sshd would log one that ends, and fail2ban would count it."""
-    begun = []
-    for target in targets:
-        sock = socket.socket(target.family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        set_ending(sock, 'reset')
-        set_quick_answer(sock, 0)
-        if sock.connect_ex(with_port(target, port)) in CONNECTING:
-            begun.append(sock)
-        else:
-            sock.close()
-    return begun
-
-def set_ending(sock, ending):
-    """How close() ends a connection: with a 'reset' at once, or in 'order'."""
-    # struct linger: on or off, seconds. Windows' is half as long, and reads the same of
-    # it.
-    linger = struct.pack('=ii', int(ending == 'reset'), 0)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-
-def set_quick_answer(sock, value):
-    """With 0, Linux keeps back the last packet of the handshake, for 200 ms at most, as
-    if it were to go with data: who is reset before has never been connected. With 1 it
-    goes."""
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, value)
-    except (AttributeError, OSError):
-        pass                        # other systems cannot, and send it at once
-
-def begin_use(sock):
-    """From now on a connection like any other."""
-    sock.setblocking(True)
-    set_ending(sock, 'order')
-    # ssh would ask for it, and a keystroke is not to wait.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    set_quick_answer(sock, 1)
-
-def speaks(sock):
-    """False if a connection ends before its first byte, as one through a transparent
-    proxy does that accepted it before it reached the service."""
-    begin_use(sock)
-    sock.settimeout(FIRST_BYTE)
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except socket.timeout:
-        return True             # it waits for us to speak first
-    except OSError:
-        return False
-
-def ready_sockets(pending, seconds):
-    """Those that have connected or failed; select() of nothing is an error on Windows."""
-    if not pending:
-        time.sleep(seconds)
-        return []
-    _, connects, failures = select.select([], pending, pending, seconds)
-    return connects + [sock for sock in failures if sock not in connects]
-
-def touch(target, port):
-    """One SYN to a closed port, and time for its answer, so that the next comes later."""
-    begun = begin_connects([target], port)
-    ready_sockets(begun, TOUCH_PAUSE)
-    for sock in begun:
-        sock.close()
-
 class Probe:
     """Connects to one TCP port, begun again and again until one is accepted. All stay
     while new ones begin: their answer may be a slow network's."""

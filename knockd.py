@@ -50,12 +50,22 @@ __version__ = '0.1.0'
 # are big-endian, all times integer milliseconds since 1970. Nothing here touches the
 # world.
 import collections
-import hashlib
-import hmac
 import ipaddress
 import operator
 import re
 import struct
+
+try:
+    # hashlib and hmac would load OpenSSL's: 3 MB and 6 ms more for the same hashes.
+    from _operator import _compare_digest as compare_digest
+    from _sha1 import sha1
+    try:
+        from _sha2 import sha256        # since Python 3.12
+    except ImportError:
+        from _sha256 import sha256
+except ImportError:
+    from hashlib import sha1, sha256
+    from hmac import compare_digest
 
 # RFC 6238: the time step X, in milliseconds.
 STEP = 30000
@@ -105,9 +115,21 @@ class KnockError(Exception):
         super().__init__(message)
         self.status = status
 
+# RFC 2104, 2: the key's bytes with the inner pad, and with the outer one.
+INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))
+OUTER_PAD = bytes(byte ^ 0x5c for byte in range(256))
+
+def hmac_of(new_hash, key, message):
+    """RFC 2104 with a hash whose blocks have 64 bytes, as SHA-1's and SHA-256's do."""
+    if len(key) > 64:
+        key = new_hash(key).digest()
+    block = key.ljust(64, b'\0')
+    inner = new_hash(block.translate(INNER_PAD) + message).digest()
+    return new_hash(block.translate(OUTER_PAD) + inner).digest()
+
 def hmac_sha256(key, message):
-    """RFC 2104 with SHA-256: 32 bytes."""
-    return hmac.new(key, message, hashlib.sha256).digest()
+    """32 bytes."""
+    return hmac_of(sha256, key, message)
 
 def encode_secret(secret):
     """RFC 4648 base32, upper case, without padding: 32 bytes as 52 characters."""
@@ -183,7 +205,7 @@ def unseal(keys, datagram):
     hold."""
     body = datagram[:-MAC_SIZE]
     mac = hmac_sha256(keys['mac'], body)[:MAC_SIZE]
-    if not hmac.compare_digest(mac, datagram[-MAC_SIZE:]):
+    if not compare_digest(mac, datagram[-MAC_SIZE:]):
         return None
     nonce = body[TAG_SIZE:TAG_SIZE + NONCE_SIZE]
     sealed = body[TAG_SIZE + NONCE_SIZE:]
@@ -216,7 +238,7 @@ def paper_ports(keys, sheet, number):
 
 def hotp(key, counter, digits):
     """RFC 4226, 5.3: HMAC-SHA-1, dynamic truncation; so many digits as text."""
-    mac = hmac.new(key, be64(counter), hashlib.sha1).digest()
+    mac = hmac_of(sha1, key, be64(counter))
     offset = mac[19] & 15
     number = int.from_bytes(mac[offset:offset + 4], 'big') & 0x7fffffff
     return '%0*d' % (digits, number % 10 ** digits)
@@ -302,10 +324,8 @@ MUTE = Decision('mute', None, None, None)
 # bool; expires: ms since boot.
 Opening = collections.namedtuple(
     'Opening', 'fingerprint client source service once expires')
-# An opening of 0.1's firewall code, one for each port.
-PortOpening = collections.namedtuple(
-    'PortOpening', 'client source proto port once expires')
-
+# A piece of one or several openings, as the kernel's sets hold it.
+Element = collections.namedtuple('Element', 'source service once')
 # Something in the config that is wrong or cannot work. key: None for the section as a
 # whole.
 Complaint = collections.namedtuple('Complaint', 'section key text')
@@ -627,7 +647,8 @@ def read_client(section, name, entries, server, complaints):
         complaints.append(Complaint(section, 'old_secret', text))
     # Without a secret or an id, which was complained of, they are nobody's keys.
     keys = derive_keys(values['secret'] or b'', server['id'] or '')
-    client = Client(name=name, keys=keys, fingerprint=fingerprint(keys), old=None, **values)
+    client = Client(
+        name=name, keys=keys, fingerprint=fingerprint(keys), old=None, **values)
     return client._replace(old=old_client(client, server))
 
 def old_client(client, server):
@@ -639,6 +660,15 @@ def old_client(client, server):
     return client._replace(
         secret=client.old_secret, keys=keys, fingerprint=fingerprint(keys), paper=None,
         expires=min(client.expires, client.old_until))
+
+def key_owners(config):
+    """Every client, and once more, with the old secret, whose secret is being changed."""
+    owners = []
+    for client in config.clients.values():
+        owners.append(client)
+        if client.old is not None:
+            owners.append(client.old)
+    return owners
 
 def read_server(entries, complaints):
     """{key: value} of [server]."""
@@ -875,8 +905,8 @@ def above_comments(lines, at):
     return at
 
 def with_entry(lines, key, entry):
-    """The lines of a section with this entry in its old place, or else as the last; None takes the
-    key's lines out."""
+    """The lines of a section with this entry in its old place, or else as the last; None
+    takes the key's lines out."""
     places = [at for at, line in enumerate(lines)
               if line.kind == 'key' and line.name == key]
     if not places and entry is None:
@@ -1126,7 +1156,8 @@ def word_tree(words):
     return [(JGE, 0, 1, words[half]), (JUMP, 0, 0, len(left))] + left + right
 
 def word_leaf(words):
-    """Compares A with each; a match leads over all other tests and BPF_DROP to BPF_PASS."""
+    """Compares A with each; a match leads over all other tests and BPF_DROP to
+    BPF_PASS."""
     lines = []
     for number, word in enumerate(words):
         lines.append((JEQ, len(words) - number, 0, word))
@@ -1658,15 +1689,6 @@ def valid_codes(config, now):
     return codes
 
 # --- credentials of a step: all that authenticates in these 30 seconds ------------------
-def key_owners(config):
-    """Every client, and once more, with the old secret, whose secret is being changed."""
-    owners = []
-    for client in config.clients.values():
-        owners.append(client)
-        if client.old is not None:
-            owners.append(client.old)
-    return owners
-
 class StepCredentials:
     """What authenticates in one step. It takes 16 us a client, so the loop makes it
     ahead, when nobody waits: 16 ms with 1,000 clients, 0.2 s with 10,000."""
@@ -1795,22 +1817,41 @@ def too_wide(opening, client):
         return True
     return not covered(opening.service, merged(client.allow))
 
-def count_elements(openings):
-    """How many disjoint ranges these openings are in the kernel: each with one expiry, so
-    a range ends where another begins or ends."""
-    ranges = {}
+def live(openings, now):
+    """Those that are not over. now: ms of the monotonic clock."""
+    return [opening for opening in openings if opening.expires > now]
+
+def elements(openings):
+    """What the kernel holds of these openings: {Element: when it ends}. For each source,
+    protocol and kind of once: ranges that do not overlap, since the kernel's sets refuse
+    that, each with the latest end that an opening which covers it has."""
+    groups = {}
     for opening in openings:
-        service = opening.service
-        owner = opening.source, opening.once, service.proto
-        ranges.setdefault(owner, set()).add((service.low, service.high))
-    count = 0
-    for bounds in ranges.values():
-        edges = {low for low, _ in bounds} | {high + 1 for _, high in bounds}
-        for edge in edges:
-            # An edge that lies in none of the ranges begins a gap.
-            if any(low <= edge <= high for low, high in bounds):
-                count += 1
-    return count
+        key = opening.source, opening.service.proto, opening.once
+        groups.setdefault(key, []).append(opening)
+    found = {}
+    for (source, proto, once), members in groups.items():
+        for low, high, expires in pieces(members):
+            found[Element(source, Service(proto, low, high), once)] = expires
+    return found
+
+def pieces(openings):
+    """[(low, high, latest end)] in order: cut wherever an opening begins or ends, joined
+    again where neighbours end at the same time."""
+    cuts = set()
+    for opening in openings:
+        cuts.update((opening.service.low, opening.service.high + 1))
+    cuts = sorted(cuts)
+    found = []
+    for low, end in zip(cuts, cuts[1:]):
+        ends = [opening.expires for opening in openings
+                if opening.service.low <= low <= opening.service.high]
+        if not ends:
+            continue
+        if found and found[-1][1:] == (low - 1, max(ends)):
+            low, _, _ = found.pop()
+        found.append((low, end - 1, max(ends)))
+    return found
 
 # --- judge: a packet, a moment and what is known in, a Decision out ---------------------
 # For each tag: whoever has sniffed one can make us compute as many, and no more.
@@ -2045,7 +2086,7 @@ def size_flaw(knock, now, state):
     elif knock.request.op == 'close':
         own = after_close(own, knock)
     # Openings that overlap are fewer elements than openings, others more.
-    if len(own) > ELEMENTS_LIMIT or count_elements(own.values()) > ELEMENTS_LIMIT:
+    if len(own) > ELEMENTS_LIMIT or len(elements(own.values())) > ELEMENTS_LIMIT:
         return Flaw(SIZE, 'too much at a time: more than %d port ranges' % ELEMENTS_LIMIT)
     return None
 
@@ -2107,8 +2148,6 @@ Accepts = collections.namedtuple('Accepts', 'missing surplus')      # two lists
 # that may drop what we let by, and take no rule of ours. tools: programs that answered.
 Seen = collections.namedtuple(
     'Seen', 'ours box accepts taken_ports decoys unreachable tools')
-# A piece of one or several openings, as the kernel's sets hold it.
-Element = collections.namedtuple('Element', 'source service once')
 GUARD_PRIORITY = -149
 # Above it a hidden port's reset is made by us, not by the stack.
 MOST_DECOYS = 200
@@ -2220,42 +2259,6 @@ def decoy_ports(config, seen):
     if len(hidden) > MOST_DECOYS:
         return [], hidden
     return sorted(hidden), hidden | seen.taken_ports
-
-def live(openings, now):
-    """now: ms of the monotonic clock, as everywhere below."""
-    return [opening for opening in openings if opening.expires > now]
-
-def elements(openings):
-    """What the kernel holds of these openings: {Element: when it ends}. For each source,
-    protocol and kind of once: ranges that do not overlap, since the kernel's sets refuse
-    that, each with the latest end that an opening which covers it has."""
-    groups = {}
-    for opening in openings:
-        key = opening.source, opening.service.proto, opening.once
-        groups.setdefault(key, []).append(opening)
-    found = {}
-    for (source, proto, once), members in groups.items():
-        for low, high, expires in pieces(members):
-            found[Element(source, Service(proto, low, high), once)] = expires
-    return found
-
-def pieces(openings):
-    """[(low, high, latest end)] in order: cut wherever an opening begins or ends, joined
-    again where neighbours end at the same time."""
-    cuts = set()
-    for opening in openings:
-        cuts.update((opening.service.low, opening.service.high + 1))
-    cuts = sorted(cuts)
-    found = []
-    for low, end in zip(cuts, cuts[1:]):
-        ends = [opening.expires for opening in openings
-                if opening.service.low <= low <= opening.service.high]
-        if not ends:
-            continue
-        if found and found[-1][1:] == (low - 1, max(ends)):
-            low, _, _ = found.pop()
-        found.append((low, end - 1, max(ends)))
-    return found
 
 # What iptables-save prints; nft reads it too, of chains that iptables keeps beside it.
 SAVED_PRIORITIES = {'raw': -300, 'mangle': -150, 'nat': -100, 'filter': 0, 'security': 50}
@@ -2510,16 +2513,12 @@ def ports_match(service):
     """tcp dport 8000-8010"""
     return format_service(service).replace('/', ' dport ')
 
-def guard_lines(config, sets):
+def guard_lines(config):
     """prerouting: who may pass?"""
     both = config.mark | asked_bit(config)
-    lines = [if_marked(both, take_mark(both))]
-    for version in once_versions(sets):
-        # A handshake ends: from here on the SYN of `once` may not come again.
-        lines.append('tcp flags & (syn | ack) == ack delete @begun%d { %s }'
-                     % (version, flow(version)))
-    lines += ['meta l4proto != 6 ct state established,related return',
-              NO_SYN + ' ct state established,related return']
+    lines = [if_marked(both, take_mark(both)),
+             'meta l4proto != 6 ct state established,related return',
+             NO_SYN + ' ct state established,related return']
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' jump check')
     return lines
@@ -2563,15 +2562,24 @@ def answer_lines(config):
         lines.append(ports_match(service) + ' goto closed')
     return lines
 
-def closed_lines(config, box, decoys):
+def closed_lines(config, box, decoys, sets):
     """input: what does a closed port give?"""
     has_decoys = ports_of(config.hide, TCP) <= set(decoys)
     # A connection lives on when its opening is over: the stack has found its socket,
     # whatever the port says by now. What conntrack alone remembers goes to the decoy, for
     # a listener would take the cookie of an old SYN from it (tcp_syncookies).
     forgotten = 'goto decoy' if has_decoys and box.demux else 'accept'
-    lines = ['meta l4proto 6 meta skuid >= 0 accept',
-             'meta l4proto 17 ct state established accept']
+    handshake = 'tcp flags & (syn | ack) == ack '
+    lines, spend = [], []
+    for version in once_versions(sets):
+        # A handshake ends: from here on the SYN of `once` may not come again.
+        delete = 'delete @begun%d { %s }' % (version, flow(version))
+        lines.append(handshake + 'meta skuid >= 0 ' + delete)
+        spend.append(if_marked(config.mark, delete))
+    lines += ['meta l4proto 6 meta skuid >= 0 accept',
+              'meta l4proto 17 ct state established accept']
+    # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
+    lines += [handshake + 'jump check'] + spend + [if_marked(config.mark, 'accept')]
     # The stack reads these headers after us, and would tell of the decoy.
     for proto in (TCP, UDP):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
@@ -2634,11 +2642,11 @@ def nft_rules(config, box, decoys, sets):
     """{chain: lines} of the whole table."""
     clear = if_marked(config.mark, take_mark(config.mark))
     rules = {'clear': [clear], 'leave': [clear]}
-    rules['guard'] = guard_lines(config, sets)
+    rules['guard'] = guard_lines(config)
     rules['check'] = check_lines(config, sets)
     rules['stay'] = stay_lines(config)
     rules['answer'] = answer_lines(config)
-    rules['closed'] = closed_lines(config, box, decoys)
+    rules['closed'] = closed_lines(config, box, decoys, sets)
     rules['decoy'] = decoy_lines(config, decoys)
     rules['restore'] = restore_lines(config, decoys)
     return rules
@@ -3183,6 +3191,9 @@ def printable(text):
     """No byte of a stranger's reaches a terminal or a log as anything but plain text."""
     return re.sub(r'[^\x20-\x7e]', '?', text)
 
+def note(text):
+    print('note: ' + printable(text), file=sys.stderr, flush=True)
+
 QUIET_TIME = 60000              # ms in which a kind of line is written once
 
 class Kind:
@@ -3267,6 +3278,176 @@ class Reports:
             for kind in kinds.values():
                 found.append(kind.row(client))
         return found
+
+# --- edges: files ----------------------------------------------------------------------
+def read_file(path):
+    with open(path, encoding='utf-8', errors='surrogateescape') as file:
+        return file.read()
+
+def sync_folder(path):
+    """The names in the folder of this file are on disk when this returns. OSError."""
+    folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+def replace_file(path, data):
+    """The file is either as it was or as it shall be, and then it is on disk. OSError."""
+    os.close(replaced_file(path, data))
+
+def replaced_file(path, data, room=0):
+    """As replace_file(); returns a descriptor of the new file, which has so many zero
+    bytes of room behind the data where the file system can reserve them."""
+    remove_stale(path)
+    # Another user may have laid a file or a link under any name that he can guess.
+    name = '%s.%d-%s.new' % (path, os.getpid(), os.urandom(8).hex())
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(name, flags, 0o600)
+    try:
+        write_whole(descriptor, data, 0)
+        if room:
+            reserve(descriptor, len(data), room)
+        os.fsync(descriptor)
+        os.rename(name, path)
+        sync_folder(path)
+    except OSError:
+        os.close(descriptor)
+        # The first error is the one to tell.
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    return descriptor
+
+def write_whole(descriptor, data, offset):
+    """All of the data with one write, or OSError."""
+    written = os.pwrite(descriptor, data, offset)
+    if written < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+def reserve(descriptor, offset, size):
+    """Room on the disk, if it has any and the file system can; True if it is there."""
+    try:
+        os.posix_fallocate(descriptor, offset, size)
+    except OSError:
+        return False
+    return True
+
+def remove_stale(path):
+    """Takes away what a crash of ours left beside this file: new ones of a dead process.
+    What we may not take away is another user's and harms nobody."""
+    folder, name = os.path.split(path)
+    # The name, the process's id, 16 hex digits.
+    pattern = re.escape(name) + r'\.(\d+)-[0-9a-f]{16}\.new\Z'
+    for found in os.listdir(folder or '.'):
+        match = re.match(pattern, found)
+        if match and not os.path.exists('/proc/' + match.group(1)):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, found))
+
+@contextlib.contextmanager
+def locked(path):
+    """Whoever edits this file waits until nobody else does; KnockError after 10 s.
+
+    The lock is on the file's folder: it outlives the rename that replaces the file, it
+    is there before the file is, and it leaves nothing behind."""
+    place = os.path.dirname(os.path.realpath(path))
+    try:
+        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise KnockError('%s: %s' % (place, error.strerror))
+    try:
+        take_lock(folder, place)
+        yield
+    finally:
+        os.close(folder)
+
+def take_lock(folder, place):
+    """Not for ever: every user who may read the folder can hold this lock."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise KnockError('%s: another command is editing there' % place)
+        time.sleep(0.02)
+
+def way_to(path):
+    """Every folder, link and file that is passed on the way to this path, / first.
+    OSError if links lead in a circle."""
+    passed, place = ['/'], '/'
+    left = os.path.join(os.getcwd(), path).split('/')
+    while left:
+        name = left.pop(0)
+        if name == '..':
+            place = os.path.dirname(place)
+        if name in ('', '.', '..'):
+            continue
+        place = os.path.join(place, name)
+        passed.append(place)
+        if len(passed) > 400:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if not os.path.islink(place):
+            continue
+        target = os.readlink(place)
+        # The kernel reads a link from the folder in which it lies.
+        left = target.split('/') + left
+        place = os.path.dirname(place)
+        if target.startswith('/'):
+            place = '/'
+    return passed
+
+def path_flaws(path, forbidden):
+    """A line for each user but root and us who could change this file, by a folder or a
+    link on the way to it too; forbidden: bits of its mode. What is not there yet has no
+    flaw."""
+    try:
+        passed = way_to(path)
+    except OSError as error:
+        return ['%s: %s' % (path, error.strerror)]
+    flaws = place_flaws(passed.pop(), forbidden)
+    for place in sorted(set(passed), reverse=True):
+        flaws += place_flaws(place, 0o022)
+    return flaws
+
+def place_flaws(place, forbidden):
+    """The same for this file, folder or link alone."""
+    try:
+        status = os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    flaws = []
+    # In a namespace root may go by another number: / is his.
+    if status.st_uid not in (0, os.geteuid(), os.stat('/').st_uid):
+        flaws.append('%s belongs to user %d; type: chown root %s'
+                     % (place, status.st_uid, place))
+    # In a sticky folder, as /tmp, nobody can replace what is another's.
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    open_to_others = status.st_mode & forbidden and not sticky
+    if open_to_others and not stat.S_ISLNK(status.st_mode):
+        cure = 'chmod 600' if forbidden == 0o027 else 'chmod go-w'
+        flaws.append('%s is open to others; type: %s %s' % (place, cure, place))
+    return flaws
+
+def read_config(path):
+    """The Config in a file that belongs to root or us and is closed to others; KnockError
+    with a line for everything that is wrong."""
+    try:
+        text, problems = read_file(path), path_flaws(path, 0o027)
+        config = parse_config(text, os.path.abspath(path))
+    except OSError as error:
+        raise KnockError('%s: %s' % (path, error.strerror), 2)
+    except KnockError as error:
+        problems.append(str(error))
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+    return config
+
+def beside(config, name):
+    """The path of what is kept in the ledger's folder."""
+    return os.path.join(os.path.dirname(config.ledger), name)
 
 # --- edges: commands --------------------------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
@@ -3456,178 +3637,9 @@ def verify_signature(client, request):
         for descriptor in pipes:
             os.close(descriptor)
 
-# --- edges: files ----------------------------------------------------------------------
-def read_file(path):
-    with open(path, encoding='utf-8', errors='surrogateescape') as file:
-        return file.read()
-
-def sync_folder(path):
-    """The names in the folder of this file are on disk when this returns. OSError."""
-    folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-def replace_file(path, data):
-    """The file is either as it was or as it shall be, and then it is on disk. OSError."""
-    os.close(replaced_file(path, data))
-
-def replaced_file(path, data, room=0):
-    """As replace_file(); returns a descriptor of the new file, which has so many zero
-    bytes of room behind the data where the file system can reserve them."""
-    remove_stale(path)
-    # Another user may have laid a file or a link under any name that he can guess.
-    name = '%s.%d-%s.new' % (path, os.getpid(), os.urandom(8).hex())
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    descriptor = os.open(name, flags, 0o600)
-    try:
-        write_whole(descriptor, data, 0)
-        if room:
-            reserve(descriptor, len(data), room)
-        os.fsync(descriptor)
-        os.rename(name, path)
-        sync_folder(path)
-    except OSError:
-        os.close(descriptor)
-        # The first error is the one to tell.
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    return descriptor
-
-def write_whole(descriptor, data, offset):
-    """All of the data with one write, or OSError."""
-    written = os.pwrite(descriptor, data, offset)
-    if written < len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-def reserve(descriptor, offset, size):
-    """Room on the disk, if it has any and the file system can; True if it is there."""
-    try:
-        os.posix_fallocate(descriptor, offset, size)
-    except OSError:
-        return False
-    return True
-
-def remove_stale(path):
-    """Takes away what a crash of ours left beside this file: new ones of a dead process.
-    What we may not take away is another user's and harms nobody."""
-    folder, name = os.path.split(path)
-    # The name, the process's id, 16 hex digits.
-    pattern = re.escape(name) + r'\.(\d+)-[0-9a-f]{16}\.new\Z'
-    for found in os.listdir(folder or '.'):
-        match = re.match(pattern, found)
-        if match and not os.path.exists('/proc/' + match.group(1)):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(folder, found))
-
-@contextlib.contextmanager
-def locked(path):
-    """Whoever edits this file waits until nobody else does; KnockError after 10 s.
-
-    The lock is on the file's folder: it outlives the rename that replaces the file, it
-    is there before the file is, and it leaves nothing behind."""
-    place = os.path.dirname(os.path.realpath(path))
-    try:
-        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise KnockError('%s: %s' % (place, error.strerror))
-    try:
-        take_lock(folder, place)
-        yield
-    finally:
-        os.close(folder)
-
-def take_lock(folder, place):
-    """Not for ever: every user who may read the folder can hold this lock."""
-    end = time.monotonic() + 10
-    while True:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise KnockError('%s: another command is editing there' % place)
-        time.sleep(0.02)
-
-def way_to(path):
-    """Every folder, link and file that is passed on the way to this path, / first.
-    OSError if links lead in a circle."""
-    passed, place = ['/'], '/'
-    left = os.path.join(os.getcwd(), path).split('/')
-    while left:
-        name = left.pop(0)
-        if name == '..':
-            place = os.path.dirname(place)
-        if name in ('', '.', '..'):
-            continue
-        place = os.path.join(place, name)
-        passed.append(place)
-        if len(passed) > 400:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        if not os.path.islink(place):
-            continue
-        target = os.readlink(place)
-        # The kernel reads a link from the folder in which it lies.
-        left = target.split('/') + left
-        place = os.path.dirname(place)
-        if target.startswith('/'):
-            place = '/'
-    return passed
-
-def path_flaws(path, forbidden):
-    """A line for each user but root and us who could change this file, by a folder or a
-    link on the way to it too; forbidden: bits of its mode. What is not there yet has no
-    flaw."""
-    try:
-        passed = way_to(path)
-    except OSError as error:
-        return ['%s: %s' % (path, error.strerror)]
-    flaws = place_flaws(passed.pop(), forbidden)
-    for place in sorted(set(passed), reverse=True):
-        flaws += place_flaws(place, 0o022)
-    return flaws
-
-def place_flaws(place, forbidden):
-    """The same for this file, folder or link alone."""
-    try:
-        status = os.lstat(place)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    flaws = []
-    # In a namespace root may go by another number: / is his.
-    if status.st_uid not in (0, os.geteuid(), os.stat('/').st_uid):
-        flaws.append('%s belongs to user %d; type: chown root %s'
-                     % (place, status.st_uid, place))
-    # In a sticky folder, as /tmp, nobody can replace what is another's.
-    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-    open_to_others = status.st_mode & forbidden and not sticky
-    if open_to_others and not stat.S_ISLNK(status.st_mode):
-        cure = 'chmod 600' if forbidden == 0o027 else 'chmod go-w'
-        flaws.append('%s is open to others; type: %s %s' % (place, cure, place))
-    return flaws
-
-def read_config(path):
-    """The Config in a file that belongs to root or us and is closed to others; KnockError with a
-    line for everything that is wrong."""
-    try:
-        text, problems = read_file(path), path_flaws(path, 0o027)
-        config = parse_config(text, os.path.abspath(path))
-    except OSError as error:
-        raise KnockError('%s: %s' % (path, error.strerror), 2)
-    except KnockError as error:
-        problems.append(str(error))
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
-    return config
-
-def beside(config, name):
-    """The path of what is kept in the ledger's folder."""
-    return os.path.join(os.path.dirname(config.ledger), name)
-
 # --- edges: the file of the ledger ------------------------------------------------------
-JOURNAL_ROOM = 65536            # bytes behind the last line, so that knocks fit on a full disk
+# Bytes behind the last line, so that knocks fit on a full disk.
+JOURNAL_ROOM = 65536
 JOURNAL_LINES = 10000           # of a journal; a longer one is written anew
 
 class LedgerFile:
@@ -4136,8 +4148,9 @@ def nft_flaw():
     return kernel_flaw()
 
 def kernel_flaw():
-    """Why the kernel does not do what nft asks, or None. One failure says nothing: to take
-    iptables then would leave our own table of before in force, which nobody would open."""
+    """Why the kernel does not do what nft asks, or None. One failure says nothing: to
+    take iptables then would leave our own table of before in force, and nobody would open
+    it."""
     for _ in range(KERNEL_TRIES):
         try:
             run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
@@ -5452,6 +5465,7 @@ class Daemon:
         # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
         self.hearing.adopt(config, now)
+        self.turn(now)
         return self.doors.hide(self.probation.state != LAPSED)
 
     def go_back(self, error, now):
@@ -5627,6 +5641,115 @@ def state_line(config, keeper, done):
     if 0 < len(decoys) < 5:
         line += ' via decoy ' + ', '.join(map(str, decoys))
     return line
+
+# --- checks: what check, selftest, status and run find wrong, and agree about ----------
+FEATURES = (    # of a firewall: what it is, what tries it, what it needs
+    ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }',
+     'nf_tables (OpenWrt: kmod-nft-core)'),
+    ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }',
+     'Linux 5.6'),
+    ('nft: connections', 'chain a { ct state established return; }',
+     'nft_ct (OpenWrt: kmod-nft-core)'),
+    ('nft: payload rewriting', 'chain a { tcp dport set 61022; }', 'a newer nft'),
+    ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }',
+     'Linux 5.7, for once = yes'),
+    ('nft: fib', 'chain a { type nat hook prerouting priority -199; '
+     'fib daddr type != unicast return; }', 'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
+    ('nft: NAT', 'chain a { type nat hook prerouting priority -199; '
+     'tcp dport 22 dnat to :22; }', 'nft_nat and Linux 5.2 (OpenWrt: kmod-nft-nat)'),
+    ('nft: reject', 'chain a { type filter hook input priority 40; '
+     'reject with icmpx type port-unreachable; }',
+     'nft_reject_inet (OpenWrt: kmod-nft-core)'),
+    ('iptables: ipset', 'ipset create a hash:net,port timeout 9',
+     'ip_set (OpenWrt: kmod-ipt-ipset)'),
+    ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
+     'xt_mark (OpenWrt: kmod-ipt-core)'),
+    ('iptables: NAT', 'iptables -w -t nat -A PREROUTING -p tcp -j DNAT --to-destination '
+     ':1024', 'xt_nat (OpenWrt: kmod-ipt-nat)'))
+NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
+NFT_FEATURE = 'table inet a { %s\n}\n'
+
+def preflight(config):
+    """Warnings, a line each; KnockError with all that would keep the daemon from running.
+    check, selftest, status and run ask this, so they agree."""
+    check_programs(config)
+    complaints = warnings(config, box_facts(config))
+    found = [complaint_line(config.path, complaint) for complaint in complaints]
+    # Nobody else may list the rules.
+    if os.geteuid() == 0:
+        found += firewall_warnings(config)
+    return found
+
+def firewall_warnings(config):
+    """The same for the tool, and for what other rules do to ours."""
+    tool, flaw = choose_tool(config)
+    found = []
+    if flaw:
+        found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
+    if config.hide:
+        for chain in see_box(tool, config).unreachable:
+            found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
+                         'opens, and takes no rule of ours'
+                         % (config.path, chain.family, chain.table, chain.name))
+    return found
+
+def box_facts(config):
+    """What warnings() must know of this box."""
+    programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
+    interfaces = [name for _, name in socket.if_nameindex()]
+    there = os.path.isdir(os.path.dirname(config.ledger))
+    return Facts(moment().wall, interfaces, programs, chains_of_box(), there)
+
+def chains_of_box():
+    """{(family, table, chain)} as nft lists them; None if it does not."""
+    try:
+        listing = json.loads(run(['nft', '-j', 'list', 'chains']))
+    except (KnockError, ValueError):
+        return None
+    found = set()
+    for entry in listing['nftables']:
+        chain = entry.get('chain')
+        if chain:
+            found.add((chain['family'], chain['table'], chain['name']))
+    return found
+
+def rules_of(config):
+    """[(argument list, its input)]: what would be applied now. The daemon takes other
+    decoys, by chance, unless its rules are loaded."""
+    tool, _ = choose_tool(config)
+    seen = see_box(tool, config)
+    hidden, taken = decoy_ports(config, seen)
+    trial = Decoys()
+    decoys = trial.hold(hidden, {}, taken)
+    trial.keep(())
+    # A daemon that runs holds those of the rules that are loaded.
+    for port in hidden:
+        decoys[port] = seen.decoys.get(port, decoys[port])
+    return tool.whole(config, seen, decoys, (), moment().mono)
+
+def try_rules(config):
+    """KnockError if this kernel refuses the rules, with what it lacks."""
+    if os.geteuid():
+        note('without root the rules are not tried on this kernel')
+        return
+    for argv, text in rules_of(config):
+        if argv != NFT_COMMAND:
+            continue
+        try:
+            run(NFT_TRY, text)
+        except KnockError as error:
+            raise KnockError('%s%s' % (error, missing_feature()), 2)
+
+def missing_feature():
+    """What a kernel lacks that refuses our rules, as the end of a sentence."""
+    for what, how, needs in FEATURES:
+        if not what.startswith('nft'):
+            continue
+        try:
+            run(NFT_TRY, NFT_FEATURE % how)
+        except KnockError:
+            return '; this is missing: %s, which needs %s' % (what, needs)
+    return ''
 
 # --- status and lists: what people, programs and Prometheus are told --------------------
 METRICS = (     # of `status --metrics`: name, kind, what it is
@@ -5893,7 +6016,7 @@ def compiled_path(source):
     import importlib.util
     import marshal
     magic = importlib.util.MAGIC_NUMBER
-    digest = hashlib.sha256(magic + source).hexdigest()
+    digest = sha256(magic + source).hexdigest()
     path = os.path.join(runtime_folder(), 'knockd-%s.pyc' % digest[:16])
     try:
         os.makedirs(runtime_folder(), 0o700, exist_ok=True)
@@ -6171,9 +6294,6 @@ def print_line(config, client, via=None, picture=False):
              'server carriers=%s' % (client.name, ' and '.join(lacking),
                                      ','.join(config.carriers + lacking)))
 
-def note(text):
-    print('note: ' + printable(text), file=sys.stderr, flush=True)
-
 def agreed(question):
     """Asks whoever sits at the terminal; no if nobody does."""
     if not os.isatty(0):
@@ -6410,111 +6530,6 @@ def next_sheet(config, client):
     before = client.paper[0] if client.paper else 0
     floor = known_ledger(config).floor // 1000
     return max(int(time.time()), floor + 1, before + 1)
-
-# --- the box: what check, selftest, status and run find wrong, and agree about ----------
-FEATURES = (    # of a firewall: what it is, what tries it, what it needs
-    ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }',
-     'nf_tables (OpenWrt: kmod-nft-core)'),
-    ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }',
-     'Linux 5.6'),
-    ('nft: connections', 'chain a { ct state established return; }',
-     'nft_ct (OpenWrt: kmod-nft-core)'),
-    ('nft: payload rewriting', 'chain a { tcp dport set 61022; }', 'a newer nft'),
-    ('nft: limits of elements', 'set a { type mark; limit rate 1/week; }',
-     'Linux 5.7, for once = yes'),
-    ('nft: fib', 'chain a { type nat hook prerouting priority -199; '
-     'fib daddr type != unicast return; }', 'nft_fib_inet (OpenWrt: kmod-nft-fib)'),
-    ('nft: NAT', 'chain a { type nat hook prerouting priority -199; '
-     'tcp dport 22 dnat to :22; }', 'nft_nat and Linux 5.2 (OpenWrt: kmod-nft-nat)'),
-    ('nft: reject', 'chain a { type filter hook input priority 40; '
-     'reject with icmpx type port-unreachable; }',
-     'nft_reject_inet (OpenWrt: kmod-nft-core)'),
-    ('iptables: ipset', 'ipset create a hash:net,port timeout 9',
-     'ip_set (OpenWrt: kmod-ipt-ipset)'),
-    ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
-     'xt_mark (OpenWrt: kmod-ipt-core)'),
-    ('iptables: NAT', 'iptables -w -t nat -A PREROUTING -p tcp -j DNAT --to-destination '
-     ':1024', 'xt_nat (OpenWrt: kmod-ipt-nat)'))
-NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
-NFT_FEATURE = 'table inet a { %s\n}\n'
-
-def preflight(config):
-    """Warnings, a line each; KnockError with all that would keep the daemon from running.
-    check, selftest, status and run ask this, so they agree."""
-    check_programs(config)
-    complaints = warnings(config, box_facts(config))
-    found = [complaint_line(config.path, complaint) for complaint in complaints]
-    # Nobody else may list the rules.
-    if os.geteuid() == 0:
-        found += firewall_warnings(config)
-    return found
-
-def firewall_warnings(config):
-    """The same for the tool, and for what other rules do to ours."""
-    tool, flaw = choose_tool(config)
-    found = []
-    if flaw:
-        found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
-    if config.hide:
-        for chain in see_box(tool, config).unreachable:
-            found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
-                         'opens, and takes no rule of ours'
-                         % (config.path, chain.family, chain.table, chain.name))
-    return found
-
-def box_facts(config):
-    """What warnings() must know of this box."""
-    programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
-    interfaces = [name for _, name in socket.if_nameindex()]
-    there = os.path.isdir(os.path.dirname(config.ledger))
-    return Facts(moment().wall, interfaces, programs, chains_of_box(), there)
-
-def chains_of_box():
-    """{(family, table, chain)} as nft lists them; None if it does not."""
-    try:
-        listing = json.loads(run(['nft', '-j', 'list', 'chains']))
-    except (KnockError, ValueError):
-        return None
-    found = set()
-    for entry in listing['nftables']:
-        chain = entry.get('chain')
-        if chain:
-            found.add((chain['family'], chain['table'], chain['name']))
-    return found
-
-def rules_of(config):
-    """[(argument list, its input)]: what would be applied now. The daemon takes other
-    decoys, by chance, unless its rules are loaded."""
-    tool, _ = choose_tool(config)
-    seen = see_box(tool, config)
-    hidden, free = decoy_ports(config, seen)
-    decoys = dict(zip(hidden, free))
-    decoys.update(seen.decoys)
-    return tool.whole(config, seen, decoys, (), moment().mono)
-
-def try_rules(config):
-    """KnockError if this kernel refuses the rules, with what it lacks."""
-    if os.geteuid():
-        note('without root the rules are not tried on this kernel')
-        return
-    for argv, text in rules_of(config):
-        if argv != NFT_COMMAND:
-            continue
-        try:
-            run(NFT_TRY, text)
-        except KnockError as error:
-            raise KnockError('%s%s' % (error, missing_feature()), 2)
-
-def missing_feature():
-    """What a kernel lacks that refuses our rules, as the end of a sentence."""
-    for what, how, needs in FEATURES:
-        if not what.startswith('nft'):
-            continue
-        try:
-            run(NFT_TRY, NFT_FEATURE % how)
-        except KnockError:
-            return '; this is missing: %s, which needs %s' % (what, needs)
-    return ''
 
 # --- selftest: what the daemon needs, tried in namespaces that are thrown away ----------
 # In the environment: the network namespace that selftest came from.
@@ -6756,9 +6771,10 @@ error_logger="logger -t knockd"
 depend() { after localmount; before net; }
 start_pre() { sh STATE/guard || true; }
 ''' % (PYTHON, SCRIPT)
+# svlogd is part of runit; a syslog may not be there.
 RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec %s\n' % RUN,
          '/etc/sv/knockd/log/run': '#!/bin/sh\numask 077\nmkdir -p /var/log/knockd\n'
-         'exec svlogd -tt /var/log/knockd\n'}      # part of runit; a syslog may not be there
+         'exec svlogd -tt /var/log/knockd\n'}
 SYSV = '''#!/bin/sh
 ### BEGIN INIT INFO
 # Provides: knockd

@@ -6,6 +6,7 @@ replay, what is not is junk. The kernel's answer to every frame, and that of tes
 eighth, must be the parser's.
 """
 
+import functools
 import random
 import resource
 import socket
@@ -14,6 +15,7 @@ import struct
 import bpf
 import knock
 import knockd
+import played
 
 NOW, MONO = 1800000012345, 10 ** 9
 SOURCES = {4: bytes([192, 0, 2, 1]), 6: bytes([0x20, 1, 0xd, 0xb8]) + bytes(11) + b'\1'}
@@ -147,24 +149,18 @@ def mutated(chance, frames):
 
 
 # --- who is asked ---------------------------------------------------------------------------------
-class Untouchable:
+class Untouchable(played.Keeper):
     """Plays ledger file and firewall: nothing may ever be written or opened."""
-    openings = {}
 
-    def __getattr__(self, name):
-        def never(*arguments, **keywords):
-            raise Broken('%s() was called' % name)
-        return never
+    def touched(self, *arguments):
+        raise Broken('it was honoured')
 
+    append = rewrite = touched
 
-class Deaf:
-    """Plays the sockets; the filters are attached to Kernel's."""
-
-    def load(self, tokens, program):
-        pass
-
-    def drops(self):
-        return 0
+    def want(self, config, openings):
+        if openings:
+            self.touched()
+        return super().want(config, openings)
 
 
 class Kernel:
@@ -213,16 +209,14 @@ class Target:
     def __init__(self, patch):
         self.lines, self.mono = [], MONO
         patch.setattr(knockd, 'log', lambda text, level=6: self.lines.append(text))
-        patch.setattr(knockd, 'is_own', lambda address, interface: True)
+        patch.setattr(knockd, 'is_own', functools.lru_cache()(lambda address, interface: True))
         patch.setattr(knockd, 'moment', lambda: knockd.Moment(NOW, self.mono))
         secrets = [knockd.encode_secret(bytes([number]) * 32) for number in (1, 2)]
         self.config = knockd.parse_config(CONFIG % tuple(secrets), '/played/knockd.ini')
-        self.daemon = knockd.Daemon(self.config)
-        self.daemon.datagrams = self.daemon.syns = Deaf()
-        self.daemon.state = knockd.State(self.config, self.spent())
-        self.daemon.turn(knockd.Moment(NOW, MONO))
-        self.daemon.file = self.daemon.firewall = Untouchable()
-        state = self.daemon.state
+        state = knockd.State(self.config, self.spent())
+        keeper = Untouchable()
+        self.daemon = played.furnished(patch, self.config, state, knockd.Moment(NOW, MONO), keeper)
+        self.daemon.file = keeper
         self.tags = {int.from_bytes(tag[:4], 'big') for tag in state.tags}
         self.syns = {int.from_bytes(token[:4], 'big') for token in state.badges}
         self.kernels = {}

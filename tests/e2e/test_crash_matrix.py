@@ -54,7 +54,7 @@ def test_while_a_call_fails_nothing_opens_and_when_it_does_not_no_restart_is_nee
     house.plan(call, 0, fault)
     for _ in range(3):
         cell.send(cell.knock())
-    house.says(said, 3)
+    house.says(said, 1 if call == 'nft' else 3)         # what nft cannot do is told once
     cell.check_hidden('%s %s' % (call, fault), 'open')
     assert cell.left() is None
     house.forget()

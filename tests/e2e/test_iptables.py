@@ -1,4 +1,4 @@
-"""A box without nft: both kinds of iptables, openings in an ipset or in recent lists."""
+"""A box without nft: both kinds of iptables, openings in an ipset."""
 
 import os
 import re
@@ -10,6 +10,8 @@ import threading
 import time
 
 import pytest
+
+import knockd as script
 from network import (CLOSED, HIDDEN, HIDDEN_UDP, KNOCKD, Daemon, Namespace, accept, alive,
                      environment, family_of, until)
 from test_firewall import wherever
@@ -18,7 +20,7 @@ from test_forward import INSIDE, IPTABLES, inside      # noqa: F401
 pytestmark = pytest.mark.kernel
 TOOLS = ('iptables', 'ip6tables')
 PATH = '/usr/local/sbin'                                # the first place where knockd.py looks
-KINDS = ['nft ipset', 'nft recent', 'legacy ipset', 'legacy recent']
+KINDS = ['nft', 'legacy']
 # Rules of the box, some of them with our name in it.
 OWN = '''
 {0} -t filter -A INPUT -p tcp --dport 8080 -m comment --comment "not knockd" -j ACCEPT
@@ -34,11 +36,10 @@ LOSSES = [FLUSH, '{0} -F', '{0} -t nat -F KNOCKD', '{0} -t mangle -D PREROUTING 
 
 
 class Box:
-    """The server with one kind of iptables; a daemon there does not find what it lacks."""
+    """The server with one kind of iptables."""
 
     def __init__(self, wire, kind):
-        self.server, (self.kind, self.store) = wire.server, kind.split()
-        self.lacks = wherever('ipset') if self.store == 'recent' else []
+        self.server, self.kind = wire.server, kind
 
     def set_up(self):
         self.server.must('mount', '-t', 'tmpfs', 'tmpfs', PATH)
@@ -46,12 +47,8 @@ class Box:
             for end in ('', '-save', '-restore'):
                 self.server.must('ln', '-s', '/usr/sbin/%s-%s%s' % (tool, self.kind, end),
                                  '%s/%s%s' % (PATH, tool, end))
-        for path in self.lacks:
-            self.server.must('mount', '--bind', '/dev/null', path)
 
     def clear(self):
-        for path in self.lacks:
-            self.server.run('umount', path)
         for tool in TOOLS:
             for table in ('filter', 'nat', 'mangle'):
                 for step in ('-F', '-X'):
@@ -80,9 +77,10 @@ class Box:
     def saved(self, *options):
         """All rules of both families, and the sets, without what differs from time to time."""
         text = ''.join(self.server.must('%s/%s-save' % (PATH, tool), *options) for tool in TOOLS)
-        text += self.server.must('ipset', 'save') if self.store == 'ipset' else ''
-        text = re.sub(r'#.*\n|.*! --tcp-flags FIN,SYN,RST,ACK SYN.*\n| timeout \d+$| initval \S+|'
-                      r'--seconds \d+ ', '', text, flags=re.M)
+        text += self.server.must('ipset', 'save')
+        text = re.sub(r'#.*\n| timeout \d+$| initval \S+|', '', text, flags=re.M)
+        text = re.sub(r'(--dport (\d+) .*--to-destination) :(?!\2$)\d+$', r'\1 a decoy', text,
+                      flags=re.M)
         return re.sub(r'(?m)^(:.*) \[\d+:\d+\]' if options else r' ?\[\d+:\d+\]', r'\1' * bool(
             options), text)             # iptables-legacy forgets those of policies
 
@@ -169,7 +167,7 @@ def test_the_boxs_own_rules_and_counters_stay_and_uninstall_leaves_no_trace(wire
     box.server.must('mkdir', '-p', '/run/systemd/system')
     told = knockd.do('uninstall', '--dry-run').out
     box.server.must('rm', '-r', '/run/systemd')
-    assert box.apply(told) == 2 + (box.store == 'ipset')
+    assert box.apply(told) == 3
     assert box.saved('-c') == before
 
 
@@ -269,7 +267,7 @@ def test_rules_prints_what_run_applies(wire, box, started):
     knockd.kill()
     box.do(FLUSH)
     printed = knockd.do('rules', env=box.environment()).out
-    assert box.apply(printed) == 2 + (box.store == 'ipset')
+    assert box.apply(printed) == 3
     assert box.saved() == applied
 
 
@@ -318,10 +316,12 @@ def test_auto_takes_iptables_where_nft_is_not_there(wire, tmp_path, settings):
 
 def test_the_guard_for_a_boot_without_python_hides_and_doubles_nothing(wire, box, started):
     knockd = started(anna='')
-    before, guard = box.saved(), os.path.join(os.path.dirname(knockd.ledger), 'guard')
-    with open(guard, 'w') as file:
-        file.write('# not yet made\n')                 # as install --probation 0 leaves it
-    knockd.reload()
+    folder = os.path.dirname(knockd.ledger)
+    knockd.kill()
+    with open(os.path.join(folder, 'probation'), 'w') as file:
+        file.write(script.probation_text(script.PASSED))
+    knockd.start()
+    before, guard = box.saved(), os.path.join(folder, 'guard')
     knockd.kill()
     box.do(FLUSH)
     assert 'KNOCKD' not in box.saved()

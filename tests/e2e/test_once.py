@@ -11,7 +11,7 @@ from network import HIDDEN, checksum, ip_packet, pseudo_header, until
 pytestmark = pytest.mark.kernel
 PAIRS = 5000
 COUNTER = '''table inet count {
-    chain input { type filter hook input priority 10; policy accept;
+    chain input { type filter hook input priority 41; policy accept;
         tcp dport 2222 tcp flags & (syn | ack) == syn counter
     }
 }
@@ -106,8 +106,10 @@ def test_of_two_syns_at_the_same_moment_one_gets_in(wire, daemon):
     sources = [str(ipaddress.ip_address(first + number)) for number in range(PAIRS)]
     wire.server.nft(COUNTER)
     for begin in range(0, PAIRS, 500):
-        wire.server.nft('add element inet knockd once6 { %s }\n' % ', '.join(
-            '%s . tcp . 2222 timeout 60s' % source for source in sources[begin:begin + 500]))
+        elements = ', '.join('%s . tcp . 2222 timeout 60s' % source
+                             for source in sources[begin:begin + 500])
+        for name in ('once6', 'held6'):
+            wire.server.nft('add element inet knockd %s { %s }\n' % (name, elements))
     start = time.monotonic() + 0.5
     children = [spray(wire, target, sources, port, start) for port in (50001, 50002)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
@@ -122,7 +124,7 @@ def test_a_network_opens_for_all_of_it_and_for_nobody_else(wire, daemon):
     knockd = daemon(anna='prefix4 = 31\nprefix6 = 127', bert='')
     for address in wire.server.addresses:
         assert not wire.stranger.connects(address)
-        assert wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address)).code == 0
+        assert wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address)).code == 0, knockd.text()
         assert wire.stranger.reaches(address)
         wire.client.send(knockd.datagram('anna', op='close'), address)
         assert until(lambda at=address: not wire.stranger.connects(at), 5)

@@ -11,6 +11,7 @@ SERVER = '''[server]
 id = home
 hide = tcp/22, tcp/25, udp/51820
 ledger = /nowhere/ledger.json
+carriers = udp, icmp, syn, ports, code
 '''
 CLIENTS = '''
 [client anna]

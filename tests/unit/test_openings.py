@@ -213,13 +213,13 @@ def test_the_old_secret_of_a_client_keeps_its_openings():
 
 # --- how many elements --------------------------------------------------------------------------
 def count(*ranges):
-    """Of (low, high) or (low, high, source, proto, once)."""
+    """Of (low, high) or (low, high, source, proto, once); each ends a second before the next."""
     openings = []
-    for low, high, *more in ranges:
+    for end, (low, high, *more) in enumerate(ranges):
         source, proto, once = (tuple(more) + (NET, 6, False)[len(more):])
         openings.append(knockd.Opening('f', 'anna', source, knockd.Service(proto, low, high),
-                                       once, 0))
-    return knockd.count_elements(openings)
+                                       once, end * 1000))
+    return len(knockd.elements(openings))
 
 
 def test_elements_are_disjoint_ranges_of_a_source_and_a_protocol():
@@ -229,8 +229,8 @@ def test_elements_are_disjoint_ranges_of_a_source_and_a_protocol():
     assert count((22, 22), (24, 24)) == count((22, 22), (23, 23)) == 2
     assert count((10, 30), (20, 20)) == 3, 'below, it, above'
     assert count((10, 30), (10, 20)) == count((10, 30), (20, 30)) == 2
-    assert count((10, 30), (20, 40)) == 3
-    assert count((10, 30), (10, 30)) == 1
+    assert count((10, 30), (20, 40)) == 2, 'where both are open the later end counts'
+    assert count((20, 20), (10, 30)) == count((10, 30), (10, 30)) == 1
     assert count((22, 22), (22, 22, other)) == 2
     assert count((22, 22), (22, 22, NET, 17)) == 2
     assert count((22, 22), (22, 22, NET, 6, True)) == 2
@@ -238,10 +238,11 @@ def test_elements_are_disjoint_ranges_of_a_source_and_a_protocol():
 
 def test_they_are_counted_as_a_walk_over_every_port_counts_them():
     bounds = [(low, high) for low in range(1, 6) for high in range(low, 6)]
-    for ranges in itertools.combinations(bounds, 3):
-        coverings = [tuple(low <= port <= high for low, high in ranges) for port in range(0, 7)]
-        changes = sum(1 for before, after in zip(coverings, coverings[1:])
-                      if after != before and any(after))
+    for ranges in itertools.permutations(bounds, 3):
+        ends = [max((end for end, (low, high) in enumerate(ranges) if low <= port <= high),
+                    default=None) for port in range(0, 7)]
+        changes = sum(1 for before, after in zip(ends, ends[1:])
+                      if after != before and after is not None)
         assert count(*ranges) == changes, ranges
 
 

@@ -1,7 +1,10 @@
 """Keys, steps, sequences, codes and the lists that people type: the shared block but datagrams."""
 import hashlib
 import hmac
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +26,35 @@ def refusal(function, *arguments):
     assert caught.value.status == 2
     assert message and len(message.splitlines()) == 1
     return message
+
+
+# --- hashes -------------------------------------------------------------------------------------
+@pytest.mark.parametrize('name, new', [('sha1', knockd.sha1), ('sha256', knockd.sha256)])
+def test_hmac_is_that_of_python_for_keys_of_every_length(name, new):
+    for length in range(150):
+        key, message = bytes(range(100, 100 + length)), bytes(length)
+        assert knockd.hmac_of(new, key, message) == hmac.new(key, message, name).digest()
+
+
+@pytest.mark.parametrize('script', ['knockd', 'knock'])
+@pytest.mark.parametrize('absent', ['', '_operator', '_sha1', '_sha2 _sha256'])
+def test_the_hashes_are_pythons_own_or_where_one_is_missing_hashlibs(script, absent):
+    """Own ones come without OpenSSL, or the daemon would have twice the memory."""
+    code = """
+import sys
+sys.path.insert(0, %r)
+for name in %r:
+    sys.modules[name] = None            # importing it is an ImportError
+import operator
+import %s as script
+print(script.hmac_sha256(bytes([11] * 20), b'Hi There').hex()[:16])
+print(script.compare_digest(b'a', b'a'), 'hashlib' in sys.modules)
+"""
+    top = os.path.dirname(os.path.abspath(knockd.__file__))
+    said = subprocess.check_output(
+        [sys.executable, '-I', '-S', '-c', code % (top, absent.split(), script)]).decode()
+    # RFC 4231 test case 1
+    assert said.split() == ['b0344c61d8db3853', 'True', str(bool(absent))]
 
 
 # --- secrets ------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import os
 import re
 import symtable
 import sys
-import tokenize
 
 import pytest
 
@@ -27,6 +26,8 @@ IMPORTABLE = frozenset("""
     shlex shutil signal socket stat string struct subprocess sys syslog tempfile termios
     textwrap threading time traceback tty types
 """.split())
+# CPython's own hashes; the scripts do without where one is missing.
+OPTIONAL = frozenset(['_operator', '_sha1', '_sha2', '_sha256'])
 
 # Names through which a pure section would touch sockets, files, clocks, processes or chance.
 IMPURE = frozenset("""
@@ -36,13 +37,6 @@ IMPURE = frozenset("""
 """.split())
 IMPURE_METHODS = frozenset(['now', 'utcnow', 'today'])  # the clocks of datetime
 
-# Younger than 3.6 without being syntax; what runs under a real 3.6 would find the rest.
-YOUNG_ATTRIBUTES = frozenset("""
-    removeprefix removesuffix isascii fromisoformat time_ns monotonic_ns nullcontext subnet_of
-    supernet_of reconfigure create_server bit_count pairwise BooleanOptionalAction
-    cached_property
-""".split())
-YOUNG_KEYWORDS = frozenset(['capture_output', 'text', 'missing_ok', 'dirs_exist_ok'])
 PROCESS_CALLS = frozenset(['run', 'call', 'check_call', 'check_output', 'Popen',
                            'getoutput', 'getstatusoutput'])
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -92,90 +86,7 @@ def foreign_imports(source):
                 '__import__', 'importlib'):
             names = [dotted(node.func)]
         problems += [found(node, 'imports ' + name) for name in names
-                     if name not in IMPORTABLE and name != 'collections.abc']
-    return problems
-
-
-def young_syntax(source):
-    """Syntax that Python 3.6 does not have."""
-    try:
-        if sys.version_info >= (3, 8):
-            ast.parse(source, feature_version=(3, 6))
-        compile(source, 'sample', 'exec')
-    except SyntaxError as error:
-        return ['line %s: %s' % (error.lineno, error.msg)]
-    problems = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == '__future__':
-            problems.append(found(node, 'from __future__ import'))
-        if type(node).__name__ == 'NamedExpr' or getattr(node, 'posonlyargs', None):
-            problems.append('walrus or positional-only argument')   # 3.8 and 3.9 let them pass
-        for decorator in getattr(node, 'decorator_list', []):
-            if not dotted(getattr(decorator, 'func', decorator)):
-                problems.append(found(decorator, 'decorator is no dotted name'))
-    return problems + young_withs(source) + young_strings(source)
-
-
-def tokens_of(source):
-    return list(tokenize.generate_tokens(io.StringIO(source).readline))
-
-
-def young_withs(source):
-    """`with (a as b, c as d):` (3.9), which feature_version lets pass."""
-    problems, depth, opened = [], 0, None
-    tokens = tokens_of(source)
-    for before, token in zip(tokens, tokens[1:]):
-        if token.string in ('(', '[', '{'):
-            depth += 1
-            if token.string == '(' and before.string == 'with':
-                opened = depth
-        elif token.string in (')', ']', '}'):
-            opened = None if opened == depth else opened
-            depth -= 1
-        elif token.string == 'as' and depth == opened:
-            problems.append('line %d: parenthesised with' % token.start[0])
-    return problems
-
-
-def young_strings(source):
-    """Since 3.12 an f-string may hold its own quotes, backslashes and comments (PEP 701)."""
-    if sys.version_info < (3, 12):
-        return []                                       # compile() has refused them
-    problems, opened = [], []
-    tokens = tokens_of(source)
-    for token, after in zip(tokens, tokens[1:]):
-        if token.type == tokenize.FSTRING_START:
-            if opened and token.string.lstrip('rRfF') == opened[-1]:
-                problems.append('line %d: f-string in f-string' % token.start[0])
-            opened.append(token.string.lstrip('rRfF'))
-        elif token.type == tokenize.FSTRING_END:
-            opened.pop()
-        elif opened and token.type == tokenize.COMMENT:
-            problems.append('line %d: comment in f-string' % token.start[0])
-        elif opened and token.type == tokenize.STRING and (
-                '\\' in token.string or opened[-1] in token.string
-                or opened[-1][0] == token.string.lstrip('rRbBuU')[0]):
-            problems.append('line %d: quote or backslash in f-string' % token.start[0])
-        elif opened and token.type == tokenize.NL and len(opened[-1]) == 1:
-            problems.append('line %d: line break in f-string' % token.start[0])
-        elif opened and token.string == '=' and after.string in ('}', '!', ':'):
-            problems.append('line %d: = in f-string' % token.start[0])
-    return problems
-
-
-def young_library(source):
-    """Well-known functions and arguments that came after Python 3.6."""
-    problems = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and (
-                node.attr in YOUNG_ATTRIBUTES or dotted(node) in ('shlex.join', 'math.prod')):
-            problems.append(found(node, 'uses ' + node.attr))
-        if isinstance(node, ast.Call):
-            problems += [found(node, 'passes %s=' % keyword.arg) for keyword in node.keywords
-                         if keyword.arg in YOUNG_KEYWORDS]
-            if getattr(node.func, 'attr', None) == 'add_subparsers':
-                problems += [found(node, 'passes required=') for keyword in node.keywords
-                             if keyword.arg == 'required']
+                     if name not in IMPORTABLE | OPTIONAL and name != 'collections.abc']
     return problems
 
 
@@ -193,23 +104,6 @@ def bare_excepts(source):
 def globals_declared(source):
     return [found(node, 'global') for node in ast.walk(ast.parse(source))
             if isinstance(node, ast.Global)]
-
-
-def wide_lines(source):
-    return ['line %d: %d columns' % (number, len(line))
-            for number, line in enumerate(source.split('\n'), 1) if len(line) > 100]
-
-
-def long_functions(source):
-    problems = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, FUNCTIONS):
-            last = max(getattr(inner, 'end_lineno', None) or getattr(inner, 'lineno', 0)
-                       for inner in ast.walk(node))
-            if last - node.lineno + 1 > 60:
-                problems.append(found(node, '%s has %d lines' % (node.name,
-                                                                 last - node.lineno + 1)))
-    return problems
 
 
 def process_starters(source):
@@ -324,31 +218,9 @@ VIOLATIONS = [
     (foreign_imports, 'import knock\n'),
     (foreign_imports, '__import__("uuid")\n'),
     (foreign_imports, 'importlib.import_module("uuid")\n'),
-    (young_syntax, 'if (a := 1):\n    pass\n'),
-    (young_syntax, 'def f(a, /):\n    pass\n'),
-    (young_syntax, 'f"{a=}"\n'),
-    (young_syntax, 'match a:\n    case 1:\n        pass\n'),
-    (young_syntax, 'with (open(a) as b, open(c) as d):\n    pass\n'),
-    (young_syntax, 'try:\n    pass\nexcept* ValueError:\n    pass\n'),
-    (young_syntax, 'from __future__ import annotations\n'),
-    (young_syntax, 'def f[T](a: T):\n    pass\n'),
-    (young_syntax, 'f"{a["b"]}"\n'),
-    (young_syntax, 'f"{a.join(\'\\n\')}"\n'),
-    (young_syntax, 'f"{f"{a}"}"\n'),
-    (young_syntax, 'f"{a\n}"\n'),
-    (young_syntax, 'f"{a  # why\n}"\n'),
-    (young_syntax, '@a[0].b\ndef f():\n    pass\n'),
-    (young_library, 'a.removeprefix("b")\n'),
-    (young_library, 'time.time_ns()\n'),
-    (young_library, 'shlex.join(a)\n'),
-    (young_library, 'subprocess.run(a, capture_output=True)\n'),
-    (young_library, 'parser.add_subparsers(required=True)\n'),
     (asserts, 'assert a\n'),
     (bare_excepts, 'try:\n    a()\nexcept:\n    pass\n'),
     (globals_declared, 'def f():\n    global a\n    a = 1\n'),
-    (wide_lines, 'a' * 101 + '\n'),
-    (long_functions, 'def f():\n' + '    a()\n' * 60),
-    (long_functions, 'class A:\n    def f(self):\n' + '        a()\n' * 60),
     (shells, 'run(a, shell=True)\n'),
     (silent_orders, 'struct.pack("HL", 1, 2)\n'),
     (silent_orders, 'struct.Struct("%dH" % n)\n'),
