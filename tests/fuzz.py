@@ -16,6 +16,7 @@ import bpf
 import knock
 import knockd
 import played
+from segments import tcp_segment
 
 NOW, MONO = 1800000012345, 10 ** 9
 SOURCES = {4: bytes([192, 0, 2, 1]), 6: bytes([0x20, 1, 0xd, 0xb8]) + bytes(11) + b'\1'}
@@ -60,11 +61,6 @@ def echo(kind, data):
     return struct.pack('>BBHHH', kind, 0, 0, 1, 2) + data
 
 
-def syn(port, token=bytes(10), options=b''):
-    return struct.pack('>HH8sBB2sHH', 40001, port, token[:8], (5 + len(options) // 4) << 4, 2,
-                       token[8:], 0, 0) + options
-
-
 def datagrams(client):
     """Knocks of one client: the shortest, one that asks for much, a close, the longest."""
     step = NOW // knockd.STEP
@@ -85,8 +81,8 @@ def segments(client):
     ports = knockd.step_ports(client.keys, step) + knock.code_ports(
         knockd.code_at(client.keys, step)) + knockd.paper_ports(client.keys, 1700000000, 1)
     options = struct.pack('>BBHBB', 2, 4, 1460, 4, 2) + b'\1\1'
-    return [syn(22, knockd.syn_badge(client.keys, step))] + \
-        [syn(port, options=options * (port & 1)) for port in ports]
+    return [tcp_segment(22, knockd.syn_badge(client.keys, step))] + \
+        [tcp_segment(port, options=options * (port & 1)) for port in ports]
 
 
 EXTENSIONS = (      # RFC 8200, 4: next header, and what such a header looks like before UDP

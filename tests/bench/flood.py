@@ -29,14 +29,16 @@ def datagram(args):
 
 def syn(address, port):
     """A SYN from an address that nobody routes back to (RFC 2544)."""
-    sys.path[:0] = [TOP, os.path.join(TOP, 'tests', 'e2e')]
+    tests = os.path.join(TOP, 'tests')
+    sys.path[:0] = [TOP, tests, os.path.join(tests, 'e2e')]
     import network
+    import segments
     source = '198.18.%d.%d' % (random.randrange(256), random.randrange(256))
-    head = struct.pack('!HHLLBBHHH', random.randrange(1024, 65536), port, random.getrandbits(32),
-                       0, 5 << 4, 2, 64240, 0, 0)
-    whole = network.pseudo_header(source, address, 6, len(head)) + head
-    head = head[:16] + network.be16(network.checksum(whole)) + head[18:]
-    return network.ip_packet(source, address, 6, head)
+    badge = struct.pack('!IIH', random.getrandbits(32), 0, 64240)
+    fields = port, badge, random.randrange(1024, 65536), segments.SYN, b''
+    head = network.pseudo_header(source, address, 6, 20) + segments.tcp_segment(*fields)
+    segment = segments.tcp_segment(*fields, check=network.checksum(head))
+    return network.ip_packet(source, address, 6, segment)
 
 
 def batches(args):

@@ -16,11 +16,11 @@ import knock
 import network
 import pytest
 from network import KNOCK, KNOCKD, be16, checksum, family_of, ip_packet, pseudo_header, until
+from segments import ACK, RST, SYN, tcp_segment  # noqa: F401
 
 FENCE, FIRST_DOOR, LAST_DOOR = 100, 101, 999    # below 1024: no sequence goes through them
 DOORS = 'hide = tcp/%d-%d' % (FENCE, LAST_DOOR)
 FREE_DOORS = itertools.cycle(range(FIRST_DOOR, LAST_DOOR + 1))
-SYN, ACK, RST = 0x02, 0x10, 0x04        # RFC 9293
 
 
 def tool(name):
@@ -129,11 +129,9 @@ def touch_all(namespace, address, ports, source=None):
 
 def syn_packet(source, target, port, source_port=40000, token=bytes(10), flags=SYN):
     """A SYN with a right checksum; token is its seq, ack and window."""
-    def header(check):
-        return struct.pack('!HH8sBB2sHH', source_port, port, token[:8], 5 << 4, flags, token[8:],
-                           check, 0)
-    whole = pseudo_header(source, target, 6, 20) + header(0)
-    return ip_packet(source, target, 6, header(checksum(whole)))
+    fields = port, token, source_port, flags, b''
+    check = checksum(pseudo_header(source, target, 6, 20) + tcp_segment(*fields))
+    return ip_packet(source, target, 6, tcp_segment(*fields, check=check))
 
 
 def syns_seen(capture, target, after=0):

@@ -5,8 +5,9 @@ import os
 import struct
 import time
 
+import carriers
 import pytest
-from network import HIDDEN, checksum, ip_packet, pseudo_header, until
+from network import HIDDEN, until
 
 pytestmark = pytest.mark.kernel
 PAIRS = 5000
@@ -25,9 +26,8 @@ def counted(wire):
 
 
 def syn(source, target, port, sequence=1):
-    head = struct.pack('!HHIIBBHHH', port, HIDDEN, sequence, 0, 5 << 4, 2, 64240, 0, 0)
-    check = checksum(pseudo_header(source, target, 6, len(head)) + head)
-    return ip_packet(source, target, 6, head[:16] + struct.pack('!H', check) + head[18:])
+    badge = struct.pack('!IIH', sequence, 0, 64240)
+    return carriers.syn_packet(source, target, HIDDEN, port, badge)
 
 
 def open_once(wire, knockd, address):

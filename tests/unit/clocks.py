@@ -11,6 +11,7 @@ import struct
 import knock
 import knockd
 import played
+from segments import tcp_segment
 
 YEAR_2001, RIGHT = 1000000000000, 1800000012345         # milliseconds
 SECRET = bytes(range(32))
@@ -85,7 +86,7 @@ class Box:
 
 
 def syn(port, token=bytes(10)):
-    return 6, struct.pack('>HH8sBB2sHH', 40001, port, token[:8], 5 << 4, 2, token[8:], 0, 0)
+    return 6, tcp_segment(port, token)
 
 
 def knock_by(box, via, time):

@@ -21,6 +21,7 @@ import tempfile
 
 import knockd
 from knock import encode_plain, seal
+from segments import tcp_segment
 
 SECRETS = [bytes([number]) * 32 for number in (1, 2, 3)]
 KEYS = [knockd.derive_keys(secret, 'home') for secret in SECRETS]
@@ -125,7 +126,7 @@ def frame_of(sent, address):
     """An IPv4 packet with this knock."""
     body, length = sent.payload, len(sent.payload)
     if sent.slack:
-        body = struct.pack('>HH8sBB2sHH', 40000, 50000, body[:8], 0x50, 2, body[8:], 0, 0)
+        body = tcp_segment(50000, body)
     else:
         body = struct.pack('>HHHH', 40000, 50000, 8 + length, 0) + body
     return struct.pack('>BBHHHBBH4s4s', 0x45, 0, 20 + len(body), 0, 0, 64, 6 if sent.slack else 17,

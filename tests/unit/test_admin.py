@@ -13,6 +13,7 @@ import time
 import pytest
 
 import knockd
+from compiled import compiled
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -49,7 +50,7 @@ def read(path):
 def command(path, *arguments, **options):
     """(exit code, standard output, standard error) of one process."""
     process = subprocess.Popen(
-        [sys.executable, KNOCKD, '--config', path] + list(arguments), stdin=subprocess.PIPE,
+        [sys.executable, compiled(KNOCKD), '--config', path] + list(arguments), stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(options.get('stdin', '').encode())
     return process.returncode, out.decode(), err.decode()

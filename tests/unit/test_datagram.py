@@ -265,7 +265,7 @@ def test_a_datagram_does_not_take_the_tag_or_the_nonce_of_another():
 def test_the_mac_is_the_first_thing_looked_at_and_compared_in_constant_time(monkeypatch):
     """Encrypt-then-MAC: nothing is decrypted before the MAC holds."""
     datagram = knock.seal(KEYS, NONCE, plain_of(), STEP)
-    compared, compare = [], knockd.hmac.compare_digest
+    compared, compare = [], knockd.compare_digest
 
     def spy(left, right):
         compared.append({bytes(left), bytes(right)})
@@ -274,7 +274,7 @@ def test_the_mac_is_the_first_thing_looked_at_and_compared_in_constant_time(monk
     def decrypt(*_):
         raise AssertionError('decrypted before the MAC held')
 
-    monkeypatch.setattr(knockd.hmac, 'compare_digest', spy)
+    monkeypatch.setattr(knockd, 'compare_digest', spy)
     monkeypatch.setattr(knockd, 'keystream', decrypt)
     forged = datagram[:-1] + bytes([datagram[-1] ^ 1])
     assert knockd.unseal(KEYS, forged) is None

@@ -19,6 +19,7 @@ import knockd
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import bpf      # noqa: E402
+from segments import tcp_segment        # noqa: E402
 
 BOTH = ('udp', 'icmp')
 WORD = 0x8badf00d
@@ -280,9 +281,8 @@ def test_a_coarse_filter_and_the_parser_agree(kernel, version):
 
 
 # --- SYNs ---------------------------------------------------------------------------------------
-def tcp(port=5000, flags=2, badge=bytes(range(10)), more=b''):
-    """RFC 9293: a segment; badge is its seq, ack and window."""
-    return struct.pack('>HH8sBB2sHH', 40000, port, badge[:8], 0x50, flags, badge[8:], 0, 0) + more
+def tcp(port=5000, flags=2, badge=bytes(range(10)), options=b''):
+    return tcp_segment(port, badge, flags=flags, options=options)
 
 
 BADGE = struct.pack('>I', WORD) + bytes(6)
@@ -290,7 +290,7 @@ SEQUENCES = (1024, 65535)
 # What is said of it, its segment, passed for sequences and words?, for words alone?
 SYNS = [
     ('SYN to a high port', tcp(), True, False),
-    ('SYN with options', tcp(more=b'\2\4\5\xb4'), True, False),
+    ('SYN with options', tcp(options=b'\2\4\5\xb4'), True, False),
     ('SYN to the lowest port that counts', tcp(1024), True, False),
     ('SYN to the highest port', tcp(65535), True, False),
     ('SYN to a port that does not count', tcp(1023), False, False),

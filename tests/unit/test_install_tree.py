@@ -10,6 +10,8 @@ import threading
 
 import pytest
 
+from compiled import compiled
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
 GOLDEN = os.path.join(TOP, 'tests', 'unit', 'golden')
@@ -44,7 +46,10 @@ ENDS = {    # in this order, before the files go
 
 
 def knockd(*arguments, **options):
-    process = subprocess.Popen((sys.executable,) + (options.get('script', KNOCKD),) + arguments,
+    script = options.get('script', KNOCKD)
+    if arguments[:1] == ('uninstall',):
+        script = compiled(KNOCKD)
+    process = subprocess.Popen((sys.executable, script) + arguments,
                                stdin=options.get('stdin', subprocess.DEVNULL),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/',
                                pass_fds=options.get('pass_fds', ()))

@@ -274,7 +274,8 @@ def test_a_line_that_was_written_to_its_end_counts(journal):
     LINE.replace(b'}', b', "floor": 0}'), b'{"key": "%s", "paper": [1]}' % KEY.encode(),
     b'{"key": "%s", "paper": [1, -1]}' % KEY.encode(),
     b'{"key": "%s", "paper": "12"}' % KEY.encode(),
-    b'{"knockd": 2, "id": "home", "floor": 0, "keys": {}}', b'\xff\xfe', b'[' * 100000])
+    b'{"knockd": 2, "id": "home", "floor": 0, "keys": {}}', b'\xff\xfe', b'[' * 100000],
+    ids=lambda text: repr(text)[:40])
 @pytest.mark.parametrize('last', [False, True])
 def test_a_broken_line_with_its_end_is_a_lost_ledger(journal, lines, broken, last):
     for _ in range(3):
