@@ -12,6 +12,7 @@ the clock showed an earlier time, or the window was shorter, than when it was ho
 """
 import collections
 import errno
+import functools
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ import struct
 import tempfile
 
 import knockd
+import played
 from knock import encode_plain, seal
 from segments import tcp_segment
 
@@ -31,7 +33,8 @@ MARGIN = 2000                   # DESIGN 4: the quarantine ends at now + w + 2 s
 ADDRESSES = (bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]))
 MIDDLE = 1700000000000
 CRASHES = ('before the write', 'in the write', 'after the rename', 'after the write')
-SOCKETS = (10 ** 6, 10 ** 6 + 1)        # no descriptor of ours is that high: for SYNs, datagrams
+# No descriptor of ours is that high: for SYNs, for datagrams, the keeper's.
+SOCKETS, KEEPER = (10 ** 6, 10 ** 6 + 1), 10 ** 6 + 2
 
 # payload: the datagram, or the ten bytes of a SYN; slack: a SYN names no more than its step
 Sent = collections.namedtuple('Sent', 'owner time payload slack')
@@ -150,13 +153,21 @@ class World:
                 ('moment', lambda: knockd.Moment(self.wall, self.mono)), ('log', self.log),
                 ('state_line', lambda *_: 'ready'),
                 ('read_config', lambda path: self.config()), ('select', Select(self)),
-                ('config_stamp', lambda path: (0, self.edition)), ('is_own', lambda *_: True),
-                ('ruleset_events', Quiet), ('status_socket', lambda config: Quiet()),
+                ('config_stamp', lambda path: (0, self.edition)),
+                ('is_own', functools.lru_cache()(lambda *_: True)),
+                ('status_socket', lambda config: Quiet()), ('runtime_folder', lambda: '/nowhere'),
+                ('own_namespace', lambda: None), ('reflect_marks', lambda *_: True),
+                ('choose_tool', lambda config: (knockd.NFT, None)),
+                ('changes_silently', lambda tool: False),
                 ('JOURNAL_ROOM', 400), ('JOURNAL_LINES', 6),
-                ('make_firewall', lambda *_: Firewall(self)),
+                ('Keeper', self.make_keeper), ('Doors', functools.partial(Doors, self)),
                 ('Capture', lambda limit: Sockets(self, SOCKETS[limit > 1]))):
             patch.setattr(knockd, name, played)
         self.disk = Disk(self, patch)
+
+    def make_keeper(self, *_):
+        self.keeper = Keeper()
+        return self.keeper
 
     def close(self):
         os.close(self.reader)
@@ -252,7 +263,8 @@ class World:
         if self.events < 0:
             raise Crash()
         self.tick(self.chance.choice((0, 50, 300, 1000, 1000)))
-        return self.happen(self) or []
+        ready = self.happen(self) or []
+        return ready + [(KEEPER, 1)] * bool(self.keeper.done)
 
     def settle(self):
         """Was a knock that had to be honoured honoured? Is what had to be written written?"""
@@ -412,6 +424,9 @@ class Select:
     def register(self, descriptor, events):
         pass
 
+    def select(self, *descriptors):
+        pass
+
 
 class Disk:
     """A folder on a disk that fails when it is told to, and that a power cut leaves as it may.
@@ -543,8 +558,9 @@ class Sockets(Quiet):
     def __init__(self, world, descriptor):
         self.world, self.descriptor = world, descriptor
 
-    def sockets(self):
-        return {self.descriptor: (4, self)}
+    @property
+    def taps(self):
+        return [(4, self)]
 
     def fileno(self):
         return self.descriptor
@@ -565,18 +581,20 @@ class Sockets(Quiet):
         return self.recvfrom(size)[0]
 
 
-class Firewall(Quiet):
-    """Plays knockd.Firewall."""
-    spare, undo = knockd.NFT, ''
+class Keeper(played.Keeper):
+    """What is wanted is in force when the daemon wakes up next."""
 
-    def __init__(self, world):
-        self.world, self.openings = world, {}
+    def fileno(self):
+        return KEEPER
 
-    def open(self, openings, now):
+
+class Doors(knockd.Doors):
+    """Tells the world of each knock that is honoured."""
+
+    def __init__(self, world, *arguments):
+        super().__init__(*arguments)
+        self.world = world
+
+    def enter(self, decision, now):
         self.world.honour()
-
-    def close(self, openings):
-        self.world.honour()
-
-    def chosen(self, knock):
-        return []
+        super().enter(decision, now)

@@ -561,21 +561,21 @@ def test_the_interpreter_refuses_what_the_kernel_refuses(kernel, program):
 def test_every_word_is_in_exactly_one_share():
     for count in (0, 1, 1999, 2000, 2001, 4000, 9000, 16000):
         words = {number * 268435 % (1 << 32) for number in range(count)}
-        shares = knockd.token_shares(words, 2000)
+        shares = knockd.word_shares(words, 2000)
         assert sorted(word for share in shares for word in share) == sorted(words)
         assert len(shares) == max(1, -(-count // 2000)) <= 8
 
 
 def test_more_than_eight_sockets_hold_is_left_to_the_coarse_filter():
-    assert knockd.token_shares(set(range(16001)), 2000) == [None]
-    assert knockd.token_shares({1, 2}, 0) == [None]
+    assert knockd.word_shares(set(range(16001)), 2000) == [None]
+    assert knockd.word_shares({1, 2}, 0) == [None]
 
 
 def test_a_word_stays_where_it_is_when_others_come_and_go():
     chance = random.Random(3)
     first = {chance.getrandbits(32) for _ in range(3500)}
     second = set(sorted(first)[100:]) | {chance.getrandbits(32) for _ in range(33)}
-    before, after = knockd.token_shares(first, 2000), knockd.token_shares(second, 2000)
+    before, after = knockd.word_shares(first, 2000), knockd.word_shares(second, 2000)
     assert len(before) == len(after) == 2
     for old, new in zip(before, after):
         assert set(old) & second == set(new) & first
@@ -599,7 +599,7 @@ class FakeKernel:
     def passes(self, capture, frames):
         """For each frame, how many of the sockets in use pass it."""
         answers = [interpreted(self.programs[sock], frames)
-                   for version, sock in capture.sockets().values() if version == 4]
+                   for version, sock in capture.taps if version == 4]
         return [sum(column) for column in zip(*answers)]
 
 
@@ -607,7 +607,7 @@ class FakeKernel:
 def capture():
     made = knockd.Capture(8)
     yield made
-    for _, sock in made.sockets().values():
+    for _, sock in made.taps:
         sock.close()
 
 
