@@ -6,6 +6,7 @@ one. Figures are printed: pytest -rP.
 
 import collections
 import contextlib
+import ipaddress
 import os
 import socket
 import struct
@@ -410,6 +411,59 @@ def test_openings_change_and_nothing_else_does(wire, services, guard, address):
     assert wire.client.connects(address, 2222), 'openings outlive a load'
 
 
+@pytest.mark.parametrize('what', ['tcp/2222', 'tcp/2220-2230'])
+@pytest.mark.parametrize('wide', [False, True], ids=['host', 'network'])
+def test_once_is_one_connection_until_it_is_over_and_never_after(wire, services, guard, address,
+                                                                 what, wide):
+    """By the same port again and again: at once, after its end, after the opening was closed."""
+    made = guard('hide = tcp/2200-2240', anna='once = yes\nallow = tcp/2200-2240\n'
+                 + 'prefix4 = 24\nprefix6 = 64' * wide)
+    length = '/64' if ':' in address else '/24'
+    source = ipaddress.ip_network(my(wire, address) + length * wide, strict=False)
+    made.open(source, what, once=True)
+    connection, end = connected(wire, services, address)
+    port = connection.getsockname()[1]
+    assert alive(connection, end)
+    assert not wire.client.connects(address)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    connection.close()
+    end.close()
+    for _ in range(5):
+        assert not wire.client.connection(address, HIDDEN, source_port=port)
+    made.turn([])
+    for _ in range(3):
+        assert not wire.client.connection(address, HIDDEN, source_port=port)
+    made.open(source, what, once=True)
+    assert wire.client.connects(address), 'another knock, another connection'
+    assert not wire.client.connects(address)
+
+
+def test_a_syn_of_once_that_comes_again_is_no_second_connection_and_none_after_the_end(
+        wire, guard, address):
+    made, mine = guard(anna='once = yes'), my(wire, address)
+    made.open(mine, once=True)
+    packets = [tcp(mine, address, (50001, HIDDEN), SYN)] * 3 + [
+        tcp(mine, address, (50002, HIDDEN), SYN)]
+    answers = answered(wire, address, packets)
+    assert answers[SYN | ACK, HIDDEN] >= 1 and answers[RST | ACK, HIDDEN] == 1
+    made.turn([])
+    answers = answered(wire, address, packets[:1])
+    assert SYN | ACK not in {flags for flags, _ in answers}
+
+
+def test_of_once_by_udp_one_flow_gets_in(wire, services, guard):
+    made = guard(anna='once = yes\nallow = udp/5182')
+    made.open('10.9.0.2', 'udp/5182', once=True)
+    for source_port, wanted in ((40001, True), (40001, True), (40002, False)):
+        wire.client.send(b'hello', '10.9.0.1', HIDDEN_UDP, source_port)
+        services['udp'].settimeout(0.3)
+        try:
+            heard_it = services['udp'].recv(100) == b'hello'
+        except OSError:
+            heard_it = False
+        assert heard_it is wanted
+
+
 def test_a_mark_is_cleared_whoever_has_set_it(wire, guard, address):
     guard('', 'table inet early { chain p { type filter hook prerouting priority -150;\n'
               'meta mark set 0x60000000\n}\n}')
@@ -479,8 +533,14 @@ def seen(wire, address, packet, port, number):
     with wire.capture(wire.server) as capture, wire.client.raw_sender(address) as send:
         send(packet)
         settle(wire, capture, my(wire, address), address, send)
-        return [plain(each, port, number) for each in capture.packets(address)
-                if client_port_of(each) == number]
+        found = []
+        for each in capture.packets(address):
+            size = header_size(each)
+            if client_port_of(each) == number:
+                found.append(plain(each, port, number))
+            elif protocol_of(each) == 58 and each[size] == 4:       # what it quotes, but the port
+                found.append(each[size + 48:-4].replace(be16(port), b'..'))
+        return found
 
 
 def test_drained(services):
