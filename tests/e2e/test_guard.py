@@ -6,15 +6,18 @@ one. Figures are printed: pytest -rP.
 
 import collections
 import contextlib
+import ipaddress
 import os
 import socket
 import struct
+import subprocess
+import sys
 import time
 
 import pytest
 from guardbox import Guard
-from network import (CLOSED, HIDDEN, HIDDEN_UDP, accept, alive, be16, checksum, drain, header_size,
-                     ip_packet, protocol_of, source_of, until)
+from network import (CLOSED, HIDDEN, HIDDEN_UDP, TOP, accept, alive, be16, checksum, drain,
+                     environment, header_size, ip_packet, protocol_of, source_of, until)
 from test_forward import DROPPING, NFT_DNAT, inside      # noqa: F401
 from test_stealth import ACK, FIN, INPUT, PSH, RST, SYN, client_port_of, plain, settle, tcp, udp
 
@@ -220,18 +223,43 @@ def test_syns_to_a_hidden_port_and_its_decoy_are_answered_each_by_its_own(wire, 
     assert count > 10000 and not wrong
 
 
+NULL_FLOOD = """
+import os, sys, time
+sys.path[:0] = %r
+import blast
+from test_stealth import tcp
+mac, source, target, port, seconds = sys.argv[1:]
+head = bytes.fromhex(mac.replace(':', '')) + bytes([2, 0, 0, 0, 0, 9])
+head += b'\\x86\\xdd' if ':' in target else b'\\x08\\0'
+frames = []
+for number in range(256):
+    packet = bytearray(tcp(source, target, (20000 + number, int(port)), 0))
+    if ':' not in target:
+        packet[10:12] = blast.checksum(bytes(packet[:20])).to_bytes(2, 'big')
+    frames.append(head + bytes(packet))
+ring, sent, end = blast.Ring('eth0', frames), 0, time.monotonic() + float(seconds)
+while time.monotonic() < end:
+    ring.send()
+    sent += blast.FRAMES
+print(sent)
+"""
+
+
 def test_a_flood_of_null_packets_shows_no_difference(wire, guard, address):
     guard()
-    theirs = wire.stranger.addresses[':' in address]
-    packets = [tcp(theirs, address, (20000 + number, HIDDEN), 0) for number in range(4000)]
-    child = flood(wire, wire.stranger, address, packets, 5)
-    seen = {}
-    for port in (HIDDEN, CLOSED):
-        end, seen[port] = time.monotonic() + 2, collections.Counter()
-        while time.monotonic() < end:
-            seen[port][wire.client.socket_error(address, port)] += 1
-    os.waitpid(child, 0)
-    print('connects under the flood:', {port: dict(found) for port, found in seen.items()})
+    paths = [os.path.join(TOP, 'tests', 'bench'), os.path.dirname(os.path.abspath(__file__)), TOP]
+    argv = wire.stranger.command(
+        sys.executable, '-c', NULL_FLOOD % paths, wire.server.hardware_address(),
+        wire.stranger.addresses[':' in address], address, str(HIDDEN), '6')
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment()) as sender:
+        seen = {port: collections.Counter() for port in (HIDDEN, CLOSED)}
+        while sender.poll() is None:
+            for port in seen:
+                seen[port][wire.client.socket_error(address, port)] += 1
+        sent = int(sender.stdout.read())
+    print('%d packets a second; connects: %s' % (
+        sent // 6, {port: dict(found) for port, found in seen.items()}))
+    assert sent > 60000
     assert set(seen[HIDDEN]) == set(seen[CLOSED]) == {ConnectionRefusedError}
 
 
@@ -410,6 +438,59 @@ def test_openings_change_and_nothing_else_does(wire, services, guard, address):
     assert wire.client.connects(address, 2222), 'openings outlive a load'
 
 
+@pytest.mark.parametrize('what', ['tcp/2222', 'tcp/2220-2230'])
+@pytest.mark.parametrize('wide', [False, True], ids=['host', 'network'])
+def test_once_is_one_connection_until_it_is_over_and_never_after(wire, services, guard, address,
+                                                                 what, wide):
+    """By the same port again and again: at once, after its end, after the opening was closed."""
+    made = guard('hide = tcp/2200-2240', anna='once = yes\nallow = tcp/2200-2240\n'
+                 + 'prefix4 = 24\nprefix6 = 64' * wide)
+    length = '/64' if ':' in address else '/24'
+    source = ipaddress.ip_network(my(wire, address) + length * wide, strict=False)
+    made.open(source, what, once=True)
+    connection, end = connected(wire, services, address)
+    port = connection.getsockname()[1]
+    assert alive(connection, end)
+    assert not wire.client.connects(address)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    connection.close()
+    end.close()
+    for _ in range(5):
+        assert not wire.client.connection(address, HIDDEN, source_port=port)
+    made.turn([])
+    for _ in range(3):
+        assert not wire.client.connection(address, HIDDEN, source_port=port)
+    made.open(source, what, once=True)
+    assert wire.client.connects(address), 'another knock, another connection'
+    assert not wire.client.connects(address)
+
+
+def test_a_syn_of_once_that_comes_again_is_no_second_connection_and_none_after_the_end(
+        wire, guard, address):
+    made, mine = guard(anna='once = yes'), my(wire, address)
+    made.open(mine, once=True)
+    packets = [tcp(mine, address, (50001, HIDDEN), SYN)] * 3 + [
+        tcp(mine, address, (50002, HIDDEN), SYN)]
+    answers = answered(wire, address, packets)
+    assert answers[SYN | ACK, HIDDEN] >= 1 and answers[RST | ACK, HIDDEN] == 1
+    made.turn([])
+    answers = answered(wire, address, packets[:1])
+    assert SYN | ACK not in {flags for flags, _ in answers}
+
+
+def test_of_once_by_udp_one_flow_gets_in(wire, services, guard):
+    made = guard(anna='once = yes\nallow = udp/5182')
+    made.open('10.9.0.2', 'udp/5182', once=True)
+    for source_port, wanted in ((40001, True), (40001, True), (40002, False)):
+        wire.client.send(b'hello', '10.9.0.1', HIDDEN_UDP, source_port)
+        services['udp'].settimeout(0.3)
+        try:
+            heard_it = services['udp'].recv(100) == b'hello'
+        except OSError:
+            heard_it = False
+        assert heard_it is wanted
+
+
 def test_a_mark_is_cleared_whoever_has_set_it(wire, guard, address):
     guard('', 'table inet early { chain p { type filter hook prerouting priority -150;\n'
               'meta mark set 0x60000000\n}\n}')
@@ -479,8 +560,14 @@ def seen(wire, address, packet, port, number):
     with wire.capture(wire.server) as capture, wire.client.raw_sender(address) as send:
         send(packet)
         settle(wire, capture, my(wire, address), address, send)
-        return [plain(each, port, number) for each in capture.packets(address)
-                if client_port_of(each) == number]
+        found = []
+        for each in capture.packets(address):
+            size = header_size(each)
+            if client_port_of(each) == number:
+                found.append(plain(each, port, number))
+            elif protocol_of(each) == 58 and each[size] == 4:       # what it quotes, but the port
+                found.append(each[size + 48:-4].replace(be16(port), b'..'))
+        return found
 
 
 def test_drained(services):
