@@ -17,6 +17,7 @@ import knockd
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 with open(os.path.join(TOP, 'README.md'), encoding='utf-8') as file:
     README = file.read()
+VALUE = 'value' if sys.version_info >= (3, 8) else 's'         # of a text in a syntax tree
 COMMANDS = [command[0] for command in knockd.COMMANDS]
 
 
@@ -136,7 +137,7 @@ def log_words():
         if getattr(name, 'id', getattr(name, 'attr', None)) not in ('log', 'log_lines', 'tell'):
             continue
         for node in ast.walk(call):
-            match = re.match('([a-z]+)(?: [a-z]+)*[:;]', str(getattr(node, 's', '')))
+            match = re.match('([a-z]+)(?: [a-z]+)*[:;]', str(getattr(node, VALUE, '')))
             if match:
                 words.add(match.group(1))
     return words
