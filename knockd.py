@@ -41,7 +41,6 @@ import stat
 import subprocess
 import threading
 import time
-import types
 
 __version__ = '0.1.0'
 
