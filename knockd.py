@@ -4559,7 +4559,7 @@ class Keeper:
             hidden = []
         decoys = self.decoys.hold(hidden, seen.decoys, taken)
         now = moment().mono
-        commands = tool.whole(config, seen, decoys, wanted.openings, now)
+        commands = tool.whole(config, seen, decoys, self.unspent(wanted), now)
         try:
             self.apply(commands)
         except KnockError:
@@ -4569,6 +4569,13 @@ class Keeper:
         self.decoys.keep(hidden)
         bare = tool.whole(config, seen._replace(ours=None), decoys, (), now)
         return Loaded(decoys, guard_script(bare))
+
+    def unspent(self, wanted):
+        """The openings without those of `once` that stood before: they may be spent, which
+        a set that is filled anew forgets. Who has not used his knocks again."""
+        stood = set(self.standing.wanted.openings)
+        return [opening for opening in wanted.openings
+                if not (opening.once and opening in stood)]
 
     def inspect(self, wanted, now):
         """Looks whether all is as it was left, and puts it back."""
