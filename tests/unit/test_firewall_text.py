@@ -1,6 +1,6 @@
 """What the firewall's text promises, what is read from nft -j, and what openings become.
 
-The golden text was written by hand from the ruleset that passed every probe; that kernels take it
+The golden text was read line by line against the ruleset that passed every probe; that kernels take it
 and do with it what is said here is tried in tests/e2e/test_guard.py and tests/vm.
 """
 
@@ -70,7 +70,7 @@ def chains(text):
     return found
 
 
-def test_the_text_is_the_one_that_was_written_by_hand():
+def test_the_text_is_the_one_that_was_read_line_by_line():
     with open(os.path.join(GOLDEN, 'guard.nft')) as file:
         assert whole(openings=[opening('203.0.113.5'),
                                opening('2001:db8::5', 'udp/51820', 7999)]) == file.read()

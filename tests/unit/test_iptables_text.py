@@ -1,4 +1,4 @@
-"""The text for iptables, against a file written by hand, and what is read from iptables-save."""
+"""The text for iptables, against a file that was read line by line, and what is read from iptables-save."""
 
 import ipaddress
 import os
@@ -52,7 +52,7 @@ def shown(commands):
     return ''.join('# %s\n%s' % (' '.join(argv), text) for argv, text in commands)
 
 
-def test_the_text_is_the_one_that_was_written_by_hand():
+def test_the_text_is_the_one_that_was_read_line_by_line():
     with open(GOLDEN) as file:
         assert shown(whole(openings=OPENINGS)) == file.read()
 
