@@ -1125,9 +1125,9 @@ LD_WORD_X, LD_HALF_X, LD_BYTE_X = 0x40, 0x48, 0x50
 LDX_NUMBER, LDX_LENGTH, LDX_MEMORY, LDX_HEADER = 0x01, 0x81, 0x61, 0xb1
 STORE, STORE_X, TXA, ADD, SUB_X, AND = 0x02, 0x03, 0x87, 0x04, 0x1c, 0x54
 JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0x06
-# linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: its
-# protocol by Ethernet's number, what kind it is, whether a VLAN's tag was taken off it.
-PACKET_PROTOCOL, PACKET_TYPE, VLAN_TAG_PRESENT = 0xfffff000, 0xfffff004, 0xfffff030
+# linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: what
+# kind it is.
+PACKET_TYPE = 0xfffff004
 # linux/if_packet.h: it is for this box. linux/if_ether.h: the protocols.
 PACKET_HOST = 0
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
@@ -1138,8 +1138,6 @@ FILTER_TAGS = 3400
 LEAF = 32
 # What no protocol is, for a carrier that is off.
 NO_PROTOCOL = 256
-# Instead of 4 or 6: the program of a socket that hears both versions, on ETH_P_ALL.
-ANY_VERSION = 0
 
 def word_tree(words):
     """Looks for A among these sorted 32-bit words; None passes everything. Every leaf
@@ -1187,13 +1185,6 @@ FOR_THIS_BOX = [
     (LD_BYTE, PACKET_TYPE),             # A = host, broadcast, other host, outgoing, ...
     (JEQ, 0, 'drop', PACKET_HOST),
 ]
-WHICH_VERSION = [
-    (LD_BYTE, VLAN_TAG_PRESENT),        # a VLAN's packet comes again by its own interface
-    (JEQ, 0, 'drop', 0),
-    (LD_HALF, PACKET_PROTOCOL),
-    (JEQ, 'version 4', 0, ETH_P_IP),
-    (JEQ, 'version 6', 'drop', ETH_P_IPV6),
-]
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
 # A = the protocol. They refuse what the parser below refuses, in the same words.
 HEAD4 = [                               # RFC 791, 3.1
@@ -1229,16 +1220,7 @@ HEAD6 = [                               # RFC 8200, 3
     (LD_BYTE, 6),                       # A = next header: extension headers are no knock
 ]
 
-def with_heads(version, branches):
-    """A listing: the head, or both, each followed by its branch of {4: listing, 6:
-    listing}."""
-    if version == 4:
-        return FOR_THIS_BOX + HEAD4 + branches[4]
-    if version == 6:
-        return FOR_THIS_BOX + HEAD6 + branches[6]
-    four = ['version 4'] + HEAD4 + branches[4]
-    six = ['version 6'] + HEAD6 + branches[6]
-    return FOR_THIS_BOX + WHICH_VERSION + four + six
+HEADS = {4: HEAD4, 6: HEAD6}
 
 # IANA; RFC 792 and RFC 4443: protocol, type and code of an echo request.
 TCP, UDP = 6, 17
@@ -1259,21 +1241,18 @@ LENGTH_FITS = [
 ]
 
 def datagram_filter(version, carriers, port, words):
-    """The program for one socket, of IPv4 (4), IPv6 (6) or both (ANY_VERSION): knock/1
-    datagrams whose first 32 bits are among the words. words None passes every datagram of
-    a possible length."""
+    """The program for one socket, of IPv4 (4) or IPv6 (6): knock/1 datagrams whose first
+    32 bits are among the words. words None passes every datagram of a possible length."""
     udp = UDP if 'udp' in carriers else NO_PROTOCOL
-    branches = {}
-    for each in (4, 6):
-        icmp = ECHO_PROTOCOL[each] if 'icmp' in carriers else NO_PROTOCOL
-        branches[each] = [
-            (JEQ, 'udp', 0, udp),
-            (JEQ, 0, 'drop', icmp),
-            (LD_HALF_X, 0),             # A = type and code
-            (JEQ, 'echo', 'drop', int.from_bytes(ECHO_REQUEST[each], 'big')),
-        ]
-    listing = with_heads(version, branches)
-    listing.append('udp')
+    icmp = ECHO_PROTOCOL[version] if 'icmp' in carriers else NO_PROTOCOL
+    request = int.from_bytes(ECHO_REQUEST[version], 'big')
+    listing = FOR_THIS_BOX + HEADS[version] + [
+        (JEQ, 'udp', 0, udp),
+        (JEQ, 0, 'drop', icmp),
+        (LD_HALF_X, 0),                 # A = type and code
+        (JEQ, 'echo', 'drop', request),
+        'udp',
+    ]
     if port:
         listing += [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)]
     listing += [
@@ -1296,10 +1275,8 @@ def syn_filter(version, ports, words):
     """The program for SYNs, version as above: to a port of this range (or None), or with
     a badge whose first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
-    branch = [(JEQ, 'tcp', 'drop', TCP)]
-    listing = with_heads(version, {4: branch, 6: branch})
-    listing += [
-        'tcp',
+    listing = FOR_THIS_BOX + HEADS[version] + [
+        (JEQ, 0, 'drop', TCP),
         (LD_MEMORY, 2),                 # A = bytes behind the IP header
         (JGE, 0, 'drop', TCP_HEADER),
         (LDX_MEMORY, 1),
@@ -1868,7 +1845,7 @@ DATAGRAMS = 'udp', 'icmp'
 # Why a knock was refused. The log says each once a minute for each client.
 MALFORMED, CLOCK, EXPIRED, SOURCE = 'malformed', 'clock', 'expired', 'source'
 SCOPE, SIZE, SIGNATURE, PACE = 'scope', 'size', 'signature', 'pace'
-REPLAY, QUARANTINE, VOIDED = 'replay', 'quarantine', 'void'
+REPLAY = 'replay'               # or what else the ledger says: quarantine, void
 
 Flaw = collections.namedtuple('Flaw', 'kind reason')    # reason: the sentence for the log
 
