@@ -4083,7 +4083,7 @@ Loaded = collections.namedtuple('Loaded', 'decoys guard')
 OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
 COALESCE = 10                   # ms: one reload of a firewall is many changes
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
-KERNEL_TRIES = 5
+NFT_TRIES = 5
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
 LEGACY_TABLES = {'iptables-legacy-save': '/proc/net/ip_tables_names',
@@ -4113,30 +4113,29 @@ def check_programs(config):
 
 def nft_flaw():
     """Why nft cannot be used on this box, or None."""
-    try:
-        version = run(['nft', '--version'])
-    except KnockError as error:
-        return str(error)
+    if find_program('nft') is None:
+        return str(missing('nft'))
+    # One failure says nothing: to take iptables then would leave our own table of before in
+    # force, and nobody would open it.
+    for _ in range(NFT_TRIES):
+        try:
+            version = run(['nft', '--version'])
+            run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+            return version_flaw(version)
+        except KnockError as error:
+            flaw = str(error)
+        time.sleep(RETRY_TIME / 5000)
+    return flaw
+
+def version_flaw(version):
+    """Why what calls itself so cannot be used, or None."""
     numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
     if numbers is None:
         return 'nft does not say its version'
     known = tuple(int(number or 0) for number in numbers.groups())
     if known < OLDEST_NFT:
         return 'nft %d.%d.%d is older than 1.0.2' % known
-    return kernel_flaw()
-
-def kernel_flaw():
-    """Why the kernel does not do what nft asks, or None. One failure says nothing: to
-    take iptables then would leave our own table of before in force, and nobody would open
-    it."""
-    for _ in range(KERNEL_TRIES):
-        try:
-            run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
-            return None
-        except KnockError as error:
-            flaw = str(error)
-        time.sleep(RETRY_TIME / 5000)
-    return flaw
+    return None
 
 def choose_tool(config):
     """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask
