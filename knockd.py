@@ -1271,20 +1271,21 @@ SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 SYN_FLAGS, SYN = 0x17, 0x02
 TCP_HEADER = 20
 
+IS_SYN = [
+    (JEQ, 0, 'drop', TCP),
+    (LD_MEMORY, 2),                     # A = bytes behind the IP header
+    (JGE, 0, 'drop', TCP_HEADER),
+    (LDX_MEMORY, 1),
+    (LD_BYTE_X, 13),                    # A = flags
+    (AND, SYN_FLAGS),
+    (JEQ, 0, 'drop', SYN),
+]
+
 def syn_filter(version, ports, words):
     """The program for SYNs, version as above: to a port of this range (or None), or with
     a badge whose first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
-    listing = FOR_THIS_BOX + HEADS[version] + [
-        (JEQ, 0, 'drop', TCP),
-        (LD_MEMORY, 2),                 # A = bytes behind the IP header
-        (JGE, 0, 'drop', TCP_HEADER),
-        (LDX_MEMORY, 1),
-        (LD_BYTE_X, 13),                # A = flags
-        (AND, SYN_FLAGS),
-        (JEQ, 0, 'drop', SYN),
-    ]
-    listing += [
+    listing = FOR_THIS_BOX + HEADS[version] + IS_SYN + [
         (LD_HALF_X, 2),                 # A = destination port
         (JGE, 0, 'badge', low),
         (JGT, 'badge', 0, high),
