@@ -16,6 +16,7 @@ import tokenize
 
 import pytest
 
+pytestmark = pytest.mark.kernel         # the text is the same whoever reads it
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # So much, and no more, has to be read by whoever wants to be sure of it: what comes in must be
 # worth what it costs him, or pay for itself by what goes out.
