@@ -1271,20 +1271,21 @@ SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 SYN_FLAGS, SYN = 0x17, 0x02
 TCP_HEADER = 20
 
+IS_SYN = [
+    (JEQ, 0, 'drop', TCP),
+    (LD_MEMORY, 2),                     # A = bytes behind the IP header
+    (JGE, 0, 'drop', TCP_HEADER),
+    (LDX_MEMORY, 1),
+    (LD_BYTE_X, 13),                    # A = flags
+    (AND, SYN_FLAGS),
+    (JEQ, 0, 'drop', SYN),
+]
+
 def syn_filter(version, ports, words):
     """The program for SYNs, version as above: to a port of this range (or None), or with
     a badge whose first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
-    listing = FOR_THIS_BOX + HEADS[version] + [
-        (JEQ, 0, 'drop', TCP),
-        (LD_MEMORY, 2),                 # A = bytes behind the IP header
-        (JGE, 0, 'drop', TCP_HEADER),
-        (LDX_MEMORY, 1),
-        (LD_BYTE_X, 13),                # A = flags
-        (AND, SYN_FLAGS),
-        (JEQ, 0, 'drop', SYN),
-    ]
-    listing += [
+    listing = FOR_THIS_BOX + HEADS[version] + IS_SYN + [
         (LD_HALF_X, 2),                 # A = destination port
         (JGE, 0, 'badge', low),
         (JGT, 'badge', 0, high),
@@ -3272,6 +3273,10 @@ def replace_file(path, data):
     """The file is either as it was or as it shall be, and then it is on disk. OSError."""
     os.close(replaced_file(path, data))
 
+def replace_text(path, text):
+    """The same with text, as read_file() reads it. OSError."""
+    replace_file(path, text.encode('utf-8', 'surrogateescape'))
+
 def replaced_file(path, data, room=0):
     """As replace_file(); returns a descriptor of the new file, which has so many zero
     bytes of room behind the data where the file system can reserve them."""
@@ -4209,7 +4214,7 @@ def reflect_marks(names, path):
         if set(before.values()) <= {'1'}:
             return True
         if not os.path.exists(path):
-            replace_file(path, json.dumps(before).encode('ascii'))
+            replace_text(path, json.dumps(before))
         for name in before:
             write_variable(name, '1')
     except OSError as error:
@@ -4638,7 +4643,7 @@ class GuardFile:
             return
         try:
             if not os.path.exists(self.path) or read_file(self.path) != text:
-                replace_file(self.path, text.encode('ascii'))
+                replace_text(self.path, text)
         except OSError as error:
             log('%s: %s' % (self.path, error.strerror), ERROR)
 
@@ -4692,7 +4697,7 @@ class Probation:
             left = max(0, self.ends - now)
         text = probation_text(self.state, left, now, boot_id())
         try:
-            replace_file(self.path, text.encode('ascii'))
+            replace_text(self.path, text)
         except OSError as error:
             log('probation: %s: %s' % (self.path, error.strerror), ERROR)
 
@@ -4795,7 +4800,7 @@ class ConfigFile:
             text = GOOD_HEAD % self.path + read_file(self.path)
             if self.changed() or (os.path.exists(copy) and read_file(copy) == text):
                 return
-            replace_file(copy, text.encode('utf-8', 'surrogateescape'))
+            replace_text(copy, text)
         except OSError as error:
             log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
 
@@ -5205,7 +5210,7 @@ class Desk:
             return
         self.noted = True
         with contextlib.suppress(OSError):
-            replace_file(self.path, json.dumps(self.last).encode('ascii'))
+            replace_text(self.path, json.dumps(self.last))
 
     def count_mended(self):
         self.mended += 1
@@ -6065,7 +6070,7 @@ class Placing:
         self.before.append((path,) + content_of(path))
         folder = os.path.dirname(path)
         os.makedirs(folder, 0o755 if mode & 4 else 0o700, exist_ok=True)
-        replace_file(path, text.encode('utf-8', 'surrogateescape'))
+        replace_text(path, text)
         os.chmod(path, mode)
 
     def carry_out(self, line, quiet=False):
@@ -6310,7 +6315,7 @@ def write_edited(config, text, expected):
     parse_config(text, config.path)
     if dict(ini_sections(text, config.path)) != dict(expected):
         raise KnockError('%s cannot be changed safely; edit it by hand' % config.path)
-    replace_file(os.path.realpath(config.path), text.encode('utf-8', 'surrogateescape'))
+    replace_text(os.path.realpath(config.path), text)
 
 def taken(path):
     """The new Config; says so if the daemon did not take it."""
@@ -6618,8 +6623,8 @@ def try_knock(config):
     text = ('[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\n'
             'secret = %s\n' % (config.firewall, config.answer, given_secret(None)))
     trial = parse_config(text, path)
-    replace_file(path, text.encode('ascii'))
-    replace_file(trial.ledger, Ledger(trial.id).state_line().encode('ascii'))
+    replace_text(path, text)
+    replace_text(trial.ledger, Ledger(trial.id).state_line())
     reader, writer = os.pipe()
     said = io.StringIO()
     with contextlib.redirect_stderr(said):

@@ -16,22 +16,11 @@ import pytest
 
 import knockd
 import played
+from bytes_of import read, write
 
 TOP = os.path.dirname(os.path.abspath(knockd.__file__))
 CONFIG = '[server]\nid = home\nhide = tcp/22\nledger = %s/ledger.json\n'
 SECRET = knockd.encode_secret(bytes(range(32)))
-
-
-def read(path):
-    with open(path, 'rb') as file:
-        return file.read()
-
-
-def write(path, data, mode=0o600):
-    with open(path, 'wb') as file:
-        file.write(data)
-    os.chmod(path, mode)
-    return path
 
 
 def empty_ledger():

@@ -9,20 +9,9 @@ import sys
 import pytest
 
 import knockd
+from bytes_of import read, write
 
 TOP = os.path.dirname(os.path.abspath(knockd.__file__))
-
-
-def read(path):
-    with open(path, 'rb') as file:
-        return file.read()
-
-
-def write(path, data, mode=0o600):
-    with open(path, 'wb') as file:
-        file.write(data)
-    os.chmod(path, mode)
-    return path
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ ENDS = {    # in this order, before the files go
 
 def knockd(*arguments, **options):
     script = options.get('script', KNOCKD)
-    if arguments[:1] == ('uninstall',):
+    if script == KNOCKD and (arguments[:1] == ('uninstall',) or '--dry-run' in arguments):
         script = compiled(KNOCKD)
     process = subprocess.Popen((sys.executable, script) + arguments,
                                stdin=options.get('stdin', subprocess.DEVNULL),

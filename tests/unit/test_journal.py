@@ -13,24 +13,13 @@ import time
 import pytest
 
 import knockd
+from bytes_of import read, write
 
 TOP = os.path.dirname(os.path.abspath(knockd.__file__))
 CONFIG = '[server]\nid = home\nhide = tcp/22\nledger = %s/ledger.json\n'
 KEY, NOW = '00112233445566aa', 1700000000000
 VERSION_1 = b'{"knockd": 1, "id": "home", "floor": 7, "keys": {"%s": {"floor": 5, "spent": ' \
     b'{"aa": %d}, "paper": [3, 4]}}}' % (KEY.encode(), NOW)
-
-
-def read(path):
-    with open(path, 'rb') as file:
-        return file.read()
-
-
-def write(path, data, mode=0o600):
-    with open(path, 'wb') as file:
-        file.write(data)
-    os.chmod(path, mode)
-    return path
 
 
 class Journal:
