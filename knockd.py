@@ -4120,8 +4120,8 @@ def nft_flaw():
     """Why nft cannot be used on this box, or None."""
     if find_program('nft') is None:
         return str(missing('nft'))
-    # One failure says nothing: to take iptables then would leave our own table of before in
-    # force, and nobody would open it.
+    # One failure says nothing: to take iptables then would leave our own table of before
+    # in force, and nobody would open it.
     for _ in range(NFT_TRIES):
         try:
             version = run(['nft', '--version'])
@@ -4552,8 +4552,8 @@ class Keeper:
         return Loaded(decoys, guard_script(bare))
 
     def unspent(self, wanted):
-        """The openings without those of `once` that stood before: they may be spent, which
-        a set that is filled anew forgets. Who has not used his knocks again."""
+        """The openings without those of `once` that stood before: they may be spent, and a
+        set that is filled anew forgets that. Who has not used his knocks again."""
         stood = set(self.standing.wanted.openings)
         return [opening for opening in wanted.openings
                 if not (opening.once and opening in stood)]
