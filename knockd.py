@@ -6335,7 +6335,9 @@ def find_client(config, name):
     return config.clients[name]
 
 def command_run(args):
-    first_config(args, args.client, args.hide, Placing(args))
+    # One that is there and broken is no reason to stop: the last good one rules then.
+    if args.client or args.hide or not os.path.exists(args.config):
+        first_config(args, args.client, args.hide, Placing(args))
     go_small(args)
     run_daemon(args.config, args.verbose)
 
@@ -6358,11 +6360,16 @@ def command_check(args):
         raise KnockError('%d warnings' % len(warned), 2)
     print('configuration OK')
 
+def show_rules(argv, text):
+    """What would be given to a command on its standard input."""
+    print('# %s\n%s' % (' '.join(argv), text), end='')
+
 def command_rules(args):
     for argv, text in rules_of(read_config(args.config)):
-        if argv != NFT_COMMAND:
-            print('# ' + ' '.join(argv))
-        print(text, end='')
+        if argv == NFT_COMMAND:
+            print(text, end='')
+        else:
+            show_rules(argv, text)
 
 def command_add(args):
     """With a secret that is told, a client that is there already is no error."""
@@ -7038,8 +7045,10 @@ def command_uninstall(args):
     question = 'Delete the keys in %s too?' % ' and '.join(folders)
     with_keys = args.yes or bool(folders) and agreed(question)
     failed = stop_service(system, place) if system else []
-    if not (args.root or args.dry_run):
-        failed += take_rules_away(folders)
+    if args.dry_run:
+        failed += take_rules_away((), show_rules)
+    elif not args.root:
+        failed += take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
         paths += each.files
@@ -7071,9 +7080,9 @@ def remove(args, path):
     else:
         os.unlink(path)
 
-def take_rules_away(folders):
+def take_rules_away(folders, give):
     """The rules of every firewall tool that is there, and what the kernel was told; what
-    failed."""
+    failed. give(argv, text) runs a command, or shows it."""
     failed = []
     # Its whole ruleset is none, accept rules included.
     nobody = parse_config('[server]\nid = none\nhide =\n', '/etc/knockd/knockd.ini')
@@ -7085,7 +7094,7 @@ def take_rules_away(folders):
             # iptables would make its empty tables.
             if seen.ours or seen.accepts.surplus:
                 for argv, text in tool.whole(nobody, seen, {}, (), 0):
-                    run(argv, text)
+                    give(argv, text)
         except KnockError as error:
             failed.append(str(error))
     for folder in folders:
