@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -11,6 +12,7 @@ import time
 import knock
 import pytest
 from carriers import keys_of, touch, touch_all
+from floods import begin, blast, ended
 from network import HIDDEN, KNOCKD, environment, forged, ip_packet, until
 
 CLIENTS = {name: '' for name in (
@@ -166,3 +168,24 @@ def test_the_summary_of_silence_and_without_a_daemon(wire, knockd, server):
         for secret in knockd.secrets.values():
             assert knock.encode_secret(secret) not in watch.end() if watch.process.poll() is None \
                 else knock.encode_secret(secret) not in watch.text()
+
+
+def seconds_of(process):
+    """Processor time of the watch: its nsenter has become it."""
+    with open('/proc/%d/stat' % process.pid) as stat:
+        fields = stat.read().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+@pytest.mark.parametrize('kind', ('one', 'udp', 'syn'))
+def test_a_flood_costs_little_and_is_counted(wire, knockd, server, kind):
+    source = '198.18.*' if kind == 'syn' else '10.9.0.3'
+    with watching(knockd) as watch:
+        began, used = time.monotonic(), seconds_of(watch.process)
+        sent, seconds = ended(begin(blast(wire, kind, server, '4s', source=source)))
+        share = (seconds_of(watch.process) - used) / (time.monotonic() - began)
+        said = watch.end()
+    print(kind, 'sent %d in %.1f s: %.0f %% of a core' % (sent, seconds, share * 100))
+    assert share < 0.2
+    assert int(re.search(r'(\d+) packets came too fast', said).group(1)) > sent / 2
+    assert len(said.splitlines()) < 60
