@@ -6418,31 +6418,52 @@ Finding = collections.namedtuple('Finding', 'kind client text knock')
 # What a cut packet still shows. carrier may be None.
 Glimpse = collections.namedtuple('Glimpse', 'carrier source port tag torn')
 
+# What of a knock is told, by kind; %s or %d: what was found.
+SENTENCES = {
+    'stranger': 'no client of this server made it: other traffic, another line or server '
+                'id, a secret from before `rekey`, or a clock off by more than a day',
+    'damaged': 'was changed or cut on its way, or somebody repeats its tag',
+    'clocks': 'made at %s, your clocks differ by %s: set both',
+    'port': 'came to port %d, the config says port = %d',
+    'carrier': 'carrier %s is off: see `carriers` in [server]',
+    'disorder': 'all six ports came, in another order or too slowly',
+    'part': '%d of six ports of its sequence came, not number %s: a filter on the way? '
+            'knock again',
+    'source': 'it names the source %s, and came from %s: NAT in between? --source none',
+    'silence': '''No knock came. Most likely UDP is blocked on the way:
+try knock.py --via ports. Behind a NAT or a provider's filter, forward a UDP port to
+this box and write it in the config as: port = 40000''',
+}
+# What to do about a refusal.
 ADVICE = {
     CLOCK: 'set both clocks',
-    EXPIRED: 'see `expires` in its section, or give it the line of: knockd.py show %s',
-    SCOPE: 'see [client %s] in the config',
+    EXPIRED: 'see `expires` in its section',
+    SOURCE: 'it must name where it comes from: knock.py --source ADDRESS',
+    SCOPE: 'see its section of the config',
     SIGNATURE: 'its section names an ssh_key: knock.py --sign KEYFILE',
     REPLAY: 'a knock is good once; somebody repeats it',
     VOIDED: 'take the next line of the newest sheet',
     PACE: 'it knocks too often'}
 
+# By protocol and length alone: fragments and what was cut pass.
+SHORTEST = 20 + TRANSPORT + TAG_SIZE + NONCE_SIZE
+ANY_LENGTH = [
+    (JEQ, 'length', 0, UDP),
+    (JEQ, 'length', 0, ECHO_PROTOCOL[4]),
+    (JEQ, 'length', 0, ECHO_PROTOCOL[6]),
+    (JEQ, 0, 'drop', FRAGMENT),
+    'length',
+    (LD_LENGTH, 0),
+    (JGE, 0, 'drop', SHORTEST),
+    (JGT, 'drop', 0, 60 + TRANSPORT + DATAGRAM_LIMIT),
+    BPF_PASS,
+    'drop',
+    BPF_DROP,
+]
+
 def watch_filter(version, words):
-    """By protocol and length alone: fragments and what was cut pass."""
     protocol_at = {4: 9, 6: 6}[version]
-    return link(FOR_THIS_BOX + [
-        (LD_BYTE, protocol_at),
-        (JEQ, 'length', 0, UDP),
-        (JEQ, 'length', 0, ECHO_PROTOCOL[version]),
-        (JEQ, 0, 'drop', FRAGMENT),
-        'length',
-        (LD_LENGTH, 0),
-        (JGE, 0, 'drop', 20 + TRANSPORT + TAG_SIZE + NONCE_SIZE),
-        (JGT, 'drop', 0, 60 + TRANSPORT + DATAGRAM_LIMIT),
-        BPF_PASS,
-        'drop',
-        BPF_DROP,
-    ])
+    return link(FOR_THIS_BOX + [(LD_BYTE, protocol_at)] + ANY_LENGTH)
 
 def watch_syns(version, words):
     return syn_filter(version, SEQUENCE_PORTS['ports'], None)
@@ -6450,6 +6471,9 @@ def watch_syns(version, words):
 def glimpse(version, frame):
     """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
     torn = None
+    # Frames that came before the filter was attached may be anything.
+    if len(frame) < SHORTEST:
+        return None
     protocol, start, ends = frame[9], (frame[0] & 15) * 4, slice(12, 16)
     if version == 6:
         protocol, start, ends = frame[6], 40, slice(8, 24)
@@ -6561,9 +6585,7 @@ class Watcher:
         if owner is None:
             if seen.torn or seen.carrier == 'icmp':
                 return None
-            return Finding('stranger', None, 'no client of this server made it: other '
-                           'traffic, another line or server id, a secret from before '
-                           '`rekey`, or a clock off by more than a day', None)
+            return Finding('stranger', None, SENTENCES['stranger'], None)
         client, step = owner
         if seen.torn:
             return Finding('cut', client, seen.torn + ': knock with less, or --via ports',
@@ -6576,7 +6598,7 @@ class Watcher:
         client, step = owner
         plain = unseal(client.keys, packet.payload)
         if plain is None:
-            text = 'was changed or cut on its way, or somebody repeats its tag'
+            text = SENTENCES['damaged']
             if seen.carrier == 'udp' and not checksum_holds(sent):
                 text += '; its checksum is wrong'
             return Finding('damaged', client, text, None)
@@ -6584,22 +6606,23 @@ class Watcher:
             time = step * STEP
             with contextlib.suppress(KnockError):
                 time = decode_plain(plain).time
-            return Finding(CLOCK, client, 'made at %s, your clocks differ by %s: set both' % (
-                time_of_day(time), spelled(now.wall - time)), None)
+            times = time_of_day(time), spelled(now.wall - time)
+            return Finding(CLOCK, client, SENTENCES['clocks'] % times, None)
         port = self.config.port
         if seen.port is not None and port not in (None, seen.port):
-            return Finding('port', client, 'came to port %d, the config says port = %d' % (
-                seen.port, port), None)
+            text = SENTENCES['port'] % (seen.port, port)
+            return Finding('port', client, text, None)
         return self.judged(packet, now)
 
     def judged(self, packet, now):
         """Of what is authentic, or a whole sequence."""
         carrier = packet.carrier
         if carrier != 'paper' and carrier not in self.config.carriers:
-            client = packet.payload.client if carrier not in DATAGRAMS else \
-                self.state.tags[packet.payload[:TAG_SIZE]][0]
-            return Finding('carrier', client, 'carrier %s is off: see `carriers` in [server]'
-                           % carrier, None)
+            if carrier in DATAGRAMS:
+                client, _ = self.state.tags[packet.payload[:TAG_SIZE]]
+            else:
+                client = packet.payload.client
+            return Finding('carrier', client, SENTENCES['carrier'] % carrier, None)
         decision = judge(packet, now, self.state)
         knock = decision.knock
         if knock is None or decision.verdict == 'copy':
@@ -6658,28 +6681,22 @@ def part_of(credential, ports):
     missing = [place for place, port in enumerate(wanted, 1) if port not in ports]
     if len(missing) > 3:
         return None
-    text = 'all six ports came, in another order or too slowly'
+    text = SENTENCES['disorder']
     if missing:
+        # By number alone: with the ports, whoever reads along could finish the sequence.
         places = ' and '.join(map(str, missing))
-        text = ('%d of six ports of its sequence came, not number %s: a filter on the way?'
-                ' knock again' % (len(wanted) - len(missing), places))
+        text = SENTENCES['part'] % (len(wanted) - len(missing), places)
     return Finding('part', credential.client, text, None)
 
 def refusal_text(decision):
     """The judge's reason, and what to do."""
     knock = decision.knock
     named = knock.request and knock.request.source
-    if decision.kind == SOURCE:
-        if named is None:
-            return 'it must name its source: knock.py --source ADDRESS'
-        return 'it names the source %s, and came from %s: NAT in between? --source none' % (
-            named, knock.source)
+    if decision.kind == SOURCE and named is not None:
+        return SENTENCES['source'] % (named, knock.source)
     if 'newer secret' in decision.reason:
         return 'made with the secret from before `rekey`: give it the new line'
-    advice = ADVICE.get(decision.kind, '')
-    if '%' in advice:
-        advice %= knock.client.name
-    return 'refused: %s; %s' % (decision.reason, advice)
+    return 'refused: %s; %s' % (decision.reason, ADVICE.get(decision.kind, 'see the log'))
 
 def nobody_listens(services, tables):
     """Those of the services at which nothing listens. tables: {protocol: the lines of
@@ -6697,13 +6714,18 @@ def nobody_listens(services, tables):
             deaf.append(service)
     return deaf
 
+# trace id, a number, family table chain; then either "rule", its text and (verdict drop),
+# or "policy drop".
+TRACED_DROP = re.compile(
+    r'trace id \S+ (\S+ \S+ \S+) (?:rule (.*) \(verdict drop\)|policy drop)')
+
 def dropped_by(line):
     """What nft's trace says of a packet that ends in a drop: chain and rule, or None."""
-    found = re.match(r'trace id \S+ (\S+ \S+ \S+) (?:rule (.*) \(verdict drop\)|policy drop)',
-                     line)
+    found = TRACED_DROP.match(line)
     if not found or found.group(1).startswith('inet knockd '):
         return None
-    return 'chain %s drops its connection: %s' % (found.group(1), found.group(2) or 'policy')
+    chain, rule = found.groups()
+    return 'chain %s drops its connection: %s' % (chain, rule or 'policy')
 
 class Trace:
     """nft's trace of what was let in, by a table of its own which does nothing else and
@@ -6713,7 +6735,7 @@ class Trace:
         self.process = None
 
     def follow(self, knock):
-        if find_program('nft') is None or knock.source.version not in (4, 6):
+        if find_program('nft') is None:
             return
         lines = []
         if self.process is None:
@@ -6732,15 +6754,17 @@ class Trace:
                 'limit rate 5/second meta nftrace set 1' % (
                     family, knock.source, PROTOCOL_NAMES[service.proto], service.low,
                     service.high, flags))
-        run(NFT_COMMAND, '\n'.join(lines) + '\n')
+        # Where the kernel cannot trace, all else is told.
+        with contextlib.suppress(KnockError):
+            run(NFT_COMMAND, '\n'.join(lines) + '\n')
 
     def drops(self):
         """What it said since the last time."""
         if self.process is None:
             return []
         text = self.process.stdout.read(65536) or b''
-        found = [dropped_by(line) for line in text.decode('ascii', 'replace').splitlines()]
-        return [drop for drop in found if drop]
+        lines = text.decode('ascii', 'replace').splitlines()
+        return [dropped_by(line) for line in lines if dropped_by(line)]
 
     def end(self):
         if self.process is not None:
@@ -6760,7 +6784,8 @@ class Watch:
         self.datagrams = Capture(1)
         self.syns = Capture(1)
         self.trace = Trace()
-        self.told = collections.Counter()
+        self.kinds = collections.Counter()
+        self.told = set()       # keys of the lines that were printed
         self.waiting = []       # (ms, source, Finding): soon to be asked of the daemon
         self.unseen = 0         # packets that nobody looked at
 
@@ -6800,18 +6825,22 @@ class Watch:
 
     def tell(self, seen, interface, finding, now):
         """One line for each client, reason and source; the rest is counted."""
-        if finding is None or (finding.client and self.name not in (None, finding.client.name)):
+        if finding is None:
             return
-        whose = 'a datagram'
+        name, line = None, 'a datagram'
         if finding.client is not None:
-            whose = '%s: its knock' % finding.client.name
-        where = '' if seen.port is None else ' to port %d' % seen.port
-        line = '%s from %s by %s%s %s' % (whose, seen.source, interface or seen.carrier, where,
-                                          finding.text)
-        self.told[finding.kind] += 1
-        if finding.kind == 'stranger' and self.told['stranger'] > STRANGERS_TOLD:
+            name = finding.client.name
+            line = '%s: its knock' % name
+            if self.name not in (None, name):
+                return
+        line += ' from %s by %s' % (seen.source, interface or seen.carrier)
+        if seen.port is not None:
+            line += ' to port %d' % seen.port
+        line += ' ' + finding.text
+        self.kinds[finding.kind] += 1
+        if finding.kind == 'stranger' and self.kinds['stranger'] > STRANGERS_TOLD:
             return
-        key = finding.kind, finding.client and finding.client.name, seen.source
+        key = finding.kind, name, seen.source
         if finding.knock is None:
             self.say(key, line)
             return
@@ -6821,8 +6850,8 @@ class Watch:
             self.waiting.append((now.mono + 700, finding))
 
     def say(self, key, line):
-        self.told[key] += 1
-        if self.told[key] == 1:
+        if key not in self.told:
+            self.told.add(key)
             print('%s %s' % (time_of_day(moment().wall), printable(line)), flush=True)
 
     def ask_daemon(self, now):
@@ -6830,33 +6859,33 @@ class Watch:
         while self.waiting and self.waiting[0][0] <= now.mono:
             _, finding = self.waiting.pop(0)
             knock = finding.knock
-            config = self.watcher.config
             name = knock.client.name
-            report = asked(status_path(config), b'status')
+            report = asked(status_path(self.watcher.config), b'status')
             self.say(knock.knock_id, '%s: %s' % (name, outcome(knock, report)))
-            tables = {}
-            for proto, word in PROTOCOL_NAMES.items():
-                tables[proto] = []
-                for ending in ('', '6'):
-                    with contextlib.suppress(OSError):
-                        tables[proto] += read_file('/proc/net/' + word + ending).splitlines()
-            for service in nobody_listens(knock.services, tables):
+            for service in nobody_listens(knock.services, listener_tables()):
                 self.say((name, service), '%s: nothing listens on %s of this box' % (
                     name, format_service(service)))
 
     def end(self):
         """What most likely is wrong."""
-        if not sum(self.told.values()):
-            print('No knock came. Most likely UDP is blocked on the way: try knock.py --via '
-                  'ports. Behind a NAT or a\nprovider\'s filter, forward a UDP port to this box '
-                  'and write it in the config as: port = 40000')
-        elif set(self.told) <= {'stranger'}:
-            print('No client of this server knocked.')
-        if self.told['stranger'] > STRANGERS_TOLD:
-            print('%d datagrams of nobody in all' % self.told['stranger'])
+        strangers = self.kinds['stranger']
+        if not sum(self.kinds.values()):
+            print(SENTENCES['silence'])
+        elif strangers == sum(self.kinds.values()):
+            print('%d datagrams, but no client of this server knocked.' % strangers)
         unseen = self.unseen + self.watcher.skipped
         if unseen:
             print('%d packets came too fast to be looked at' % unseen)
+
+def listener_tables():
+    """{protocol: lines} as nobody_listens() wants them."""
+    tables = {}
+    for proto, word in PROTOCOL_NAMES.items():
+        tables[proto] = []
+        for name in (word, word + '6'):
+            with contextlib.suppress(OSError):
+                tables[proto] += read_file('/proc/net/' + name).splitlines()
+    return tables
 
 def outcome(knock, report):
     """What the daemon made of a good knock. report: its status, {} if none is alive."""

@@ -113,7 +113,7 @@ def test_source_replay_scope_expiry_and_an_old_secret(wire, knockd, watch, serve
     wire.client.send(knockd.datagram('nat', source='203.0.113.9'), server)
     watch.says('nat', 'names the source 203.0.113.9', 'came from 10.9.0.2', '--source none')
     wire.client.send(knockd.datagram('greedy', open='tcp/2222'), server)
-    watch.says('greedy', 'not allowed tcp/2222', '[client greedy]')
+    watch.says('greedy', 'not allowed tcp/2222', 'see its section')
     wire.client.send(knockd.datagram('gone'), server)
     watch.says('gone', 'expired')
     sent = knockd.datagram('again')
