@@ -189,3 +189,35 @@ def test_a_flood_costs_little_and_is_counted(wire, knockd, server, kind):
     assert share < 0.2
     assert int(re.search(r'(\d+) packets came too fast', said).group(1)) > sent / 2
     assert len(said.splitlines()) < 60
+
+
+def test_the_last_good_config_rules_and_nobody_else_may_look(wire, knockd, server):
+    if knockd.process.poll() is not None:
+        knockd.start()
+    with open(knockd.config, 'a') as out:
+        out.write('\nnonsense = 1\n')
+    try:
+        with watching(knockd, 'good') as watch:
+            watch.says('config is broken', 'last good')
+            wire.client.send(knockd.datagram('good'), server)
+            watch.says('good', 'honoured, open for')
+    finally:
+        knockd.write_config()
+    with open(KNOCKD) as script:
+        denied = subprocess.run(
+            ['setpriv', '--reuid', '65534', '--clear-groups', '/usr/bin/python3', '-', 'watch'],
+            stdin=script, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if os.geteuid() == 0:
+        assert denied.returncode == 1 and b'root' in denied.stderr
+
+
+def test_ended_by_a_signal_it_takes_its_table_along(wire, knockd, server):
+    before = wire.server.must('nft', '-s', 'list', 'ruleset')
+    with watching(knockd) as watch:
+        wire.client.send(knockd.datagram('deaf'), server)
+        watch.says('deaf', 'is good')
+        assert until(lambda: 'knockd-watch' in wire.server.must('nft', 'list', 'tables'))
+        watch.process.send_signal(signal.SIGTERM)
+        watch.process.wait(10)
+    assert 'knockd-watch' not in wire.server.must('nft', 'list', 'tables')
+    assert before.count('\n') > 10
