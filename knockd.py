@@ -4552,8 +4552,8 @@ class Keeper:
         return Loaded(decoys, guard_script(bare))
 
     def unspent(self, wanted):
-        """The openings without those of `once` that stood before: they may be spent, and a
-        set that is filled anew forgets that. Who has not used his knocks again."""
+        """The openings without those of `once` that stood before: they may be spent, and
+        a set that is filled anew forgets that. Who has not used his knocks again."""
         stood = set(self.standing.wanted.openings)
         return [opening for opening in wanted.openings
                 if not (opening.once and opening in stood)]
