@@ -6335,7 +6335,9 @@ def find_client(config, name):
     return config.clients[name]
 
 def command_run(args):
-    first_config(args, args.client, args.hide, Placing(args))
+    # One that is there and broken is no reason to stop: the last good one rules then.
+    if args.client or args.hide or not os.path.exists(args.config):
+        first_config(args, args.client, args.hide, Placing(args))
     go_small(args)
     run_daemon(args.config, args.verbose)
 
@@ -6358,11 +6360,16 @@ def command_check(args):
         raise KnockError('%d warnings' % len(warned), 2)
     print('configuration OK')
 
+def show_rules(argv, text):
+    """What would be given to a command on its standard input."""
+    print('# %s\n%s' % (' '.join(argv), text), end='')
+
 def command_rules(args):
     for argv, text in rules_of(read_config(args.config)):
-        if argv != NFT_COMMAND:
-            print('# ' + ' '.join(argv))
-        print(text, end='')
+        if argv == NFT_COMMAND:
+            print(text, end='')
+        else:
+            show_rules(argv, text)
 
 def command_add(args):
     """With a secret that is told, a client that is there already is no error."""
@@ -6519,6 +6526,543 @@ def next_sheet(config, client):
     before = client.paper[0] if client.paper else 0
     floor = known_ledger(config).floor // 1000
     return max(int(time.time()), floor + 1, before + 1)
+
+# --- watch: why a knock opens nothing -------------------------------------------------
+# It hears for itself what the daemon hears and what the daemon's filter drops, and judges
+# it by the same rules, with a copy of the ledger. Only the daemon can open.
+WATCH_TIME = 60                 # seconds
+# So often a second it looks, at so many packets of each socket; the kernel counts the
+# rest.
+LOOKS, LOOK_AT_ONCE = 10, 20
+LOOK_BUFFER = 65536             # bytes: what waits is never old
+SEARCHES_A_SECOND = 20          # tags of a wrong clock, or of nobody
+STRANGERS_TOLD = 40
+# Tags a day back and ahead; a shorter time where more than 100 clients share them.
+DAY_STEPS, FAR_TAGS = 2880, 576000
+FOLLOWED, PORTS_KEPT = 1024, 64
+PAUSE = 5000                    # ms of silence after which a sequence has stopped
+FRAGMENT = 44                   # IANA: IPv6's next header
+WATCH_TABLE = 'table inet knockd-watch\ndelete table inet knockd-watch\n'
+LD_LENGTH = 0x80
+
+# kind: a word; client: a Client or None; text: the sentence; knock: of kind open or None.
+Finding = collections.namedtuple('Finding', 'kind client text knock')
+# What a cut packet still shows. carrier may be None.
+Glimpse = collections.namedtuple('Glimpse', 'carrier source port tag torn')
+
+# What of a knock is told, by kind; %s or %d: what was found.
+SENTENCES = {
+    'stranger': 'no client of this server made it: other traffic, another line or server '
+                'id, a secret from before `rekey`, or a clock off by more than a day',
+    'damaged': 'was changed or cut on its way, or somebody repeats its tag',
+    'clocks': 'made at %s, your clocks differ by %s: set both',
+    'port': 'came to port %d, the config says port = %d',
+    'carrier': 'carrier %s is off: see `carriers` in [server]',
+    'disorder': 'all six ports came, in another order or too slowly',
+    'part': '%d of six ports of its sequence came, not number %s: a filter on the way? '
+            'knock again',
+    'source': 'it names the source %s, and came from %s: NAT in between? --source none',
+    'silence': '''No knock came. Most likely UDP is blocked on the way:
+try knock.py --via ports. Behind a NAT or a provider's filter, forward a UDP port to
+this box and write it in the config as: port = 40000''',
+}
+# What to do about a refusal.
+ADVICE = {
+    CLOCK: 'set both clocks',
+    EXPIRED: 'see `expires` in its section',
+    SOURCE: 'it must name where it comes from: knock.py --source ADDRESS',
+    SCOPE: 'see its section of the config',
+    SIGNATURE: 'its section names an ssh_key: knock.py --sign KEYFILE',
+    REPLAY: 'a knock is good once; somebody repeats it',
+    'void': 'take the next line of the newest sheet',
+    PACE: 'it knocks too often'}
+
+# By protocol and length alone: fragments and what was cut pass.
+SHORTEST = 20 + TRANSPORT + TAG_SIZE + NONCE_SIZE
+ANY_LENGTH = [
+    (JEQ, 'length', 0, UDP),
+    (JEQ, 'length', 0, ECHO_PROTOCOL[4]),
+    (JEQ, 'length', 0, ECHO_PROTOCOL[6]),
+    (JEQ, 0, 'drop', FRAGMENT),
+    'length',
+    (LD_LENGTH, 0),
+    (JGE, 0, 'drop', SHORTEST),
+    (JGT, 'drop', 0, 60 + TRANSPORT + DATAGRAM_LIMIT),
+    BPF_PASS,
+    'drop',
+    BPF_DROP,
+]
+
+def watch_filter(version, words):
+    protocol_at = {4: 9, 6: 6}[version]
+    return link(FOR_THIS_BOX + [(LD_BYTE, protocol_at)] + ANY_LENGTH)
+
+def watch_syns(version, words):
+    return syn_filter(version, SEQUENCE_PORTS['ports'], None)
+
+def glimpse(version, frame):
+    """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
+    torn = None
+    # Frames that came before the filter was attached may be anything.
+    if len(frame) < SHORTEST:
+        return None
+    protocol, start, ends = frame[9], (frame[0] & 15) * 4, slice(12, 16)
+    if version == 6:
+        protocol, start, ends = frame[6], 40, slice(8, 24)
+        if protocol == FRAGMENT:
+            torn, protocol, start = 'came in fragments', frame[40], 48
+    elif int.from_bytes(frame[6:8], 'big') & 0x3fff:
+        torn = 'came in fragments'
+    body = frame[start:]
+    carrier = 'udp' if protocol == UDP else 'icmp'
+    if len(body) < TRANSPORT + TAG_SIZE:
+        return None
+    port = None
+    if carrier == 'udp':
+        port = int.from_bytes(body[2:4], 'big')
+    elif body[:2] != ECHO_REQUEST[version]:
+        return None
+    if not torn and parse_packet(version, frame, DATAGRAMS, None) is None:
+        torn = 'was cut on its way'
+    tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
+    return Glimpse(carrier, ipaddress.ip_address(frame[ends]), port, tag, torn)
+
+def checksum_holds(packet):
+    """RFC 768: the sum over pseudo header and body. 0: none was made."""
+    body = packet.body
+    if body[6:8] == b'\0\0':
+        return True
+    head = packet.source + packet.destination + struct.pack('>II', len(body), UDP)
+    data = head + body + b'\0' * (len(body) % 2)
+    return sum(struct.unpack('>%dH' % (len(data) // 2), data)) % 0xffff == 0
+
+def far_tags(clients, now):
+    """[(Client, first step, the tags of a day back and ahead in one text)]."""
+    owners = [client for client in clients if client is not None]
+    reach = min(DAY_STEPS, FAR_TAGS // 2 // max(1, len(owners)))
+    first = max(0, step_of(now) - reach)
+    rows = []
+    for client in owners:
+        steps = range(first, step_of(now) + reach + 1)
+        tags = b''.join([tag_at(client.keys, step) for step in steps])
+        rows.append((client, first, tags))
+    return rows
+
+def spelled(time):
+    """2 h 3 min: a distance in ms, to the minute where it is long."""
+    seconds = abs(time) // 1000
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    if hours:
+        return '%d h %d min' % (hours, minutes)
+    return duration(seconds)
+
+def time_of_day(time):
+    seconds = time // 1000 % 86400
+    return '%02d:%02d:%02d UTC' % (seconds // 3600, seconds // 60 % 60, seconds % 60)
+
+class Watcher:
+    """Packets in, Findings out; it touches nothing of the world."""
+
+    def __init__(self, config, ledger, far):
+        self.config = config
+        self.state = State(config, ledger)
+        self.far = far
+        # With every carrier, also those that are off: whoever uses one shall be told.
+        self.every = config._replace(carriers=CARRIERS)
+        self.steps = []
+        self.sequences = Sequences(paper_sequences(config))
+        self.codes = Codes()
+        self.searches = Budget(SEARCHES_A_SECOND)
+        self.touched = collections.OrderedDict()    # {source: (ports, ms)}
+        self.skipped = 0        # tags that were not searched for
+
+    def turn(self, now):
+        """What authenticates now."""
+        step = step_of(now.wall)
+        if self.steps and self.steps[-1].step > step_of(now.wall + self.config.window):
+            return step
+        self.steps = valid_steps(self.every, now.wall, self.steps)
+        tags, badges = {}, {}
+        for credentials in self.steps:
+            tags.update(credentials.tags)
+            badges.update(credentials.badges)
+        self.state.learn(tags, badges, valid_codes(self.every, now.wall))
+        paper = self.sequences.tables[:1]
+        self.sequences.tables = paper + [made.sequences for made in self.steps]
+        return step
+
+    def owner_of(self, tag, now):
+        """(Client, step), None if it is nobody's; LookupError: there was no time."""
+        if tag in self.state.tags:
+            return self.state.tags[tag]
+        affordable = self.searches.spend('tag', now.mono // 1000)
+        if not affordable:
+            self.skipped += 1
+            raise LookupError
+        for client, first, tags in self.far:
+            at = tags.find(tag)
+            if at >= 0 and at % TAG_SIZE == 0:
+                return client, first + at // TAG_SIZE
+        return None
+
+    def hear_datagram(self, version, frame, now):
+        """A Finding or None."""
+        seen = glimpse(version, frame)
+        if seen is None:
+            return None
+        try:
+            owner = self.owner_of(seen.tag, now)
+        except LookupError:
+            return None
+        if owner is None:
+            if seen.torn or seen.carrier == 'icmp':
+                return None
+            return Finding('stranger', None, SENTENCES['stranger'], None)
+        client, step = owner
+        if seen.torn:
+            return Finding('cut', client, seen.torn + ': knock with less, or --via ports',
+                           None)
+        return self.whole(parse_packet(version, frame, DATAGRAMS, None), seen, owner,
+                          PARSERS[version](frame), now)
+
+    def whole(self, packet, seen, owner, sent, now):
+        """Of a datagram that is all there."""
+        client, step = owner
+        plain = unseal(client.keys, packet.payload)
+        if plain is None:
+            text = SENTENCES['damaged']
+            if seen.carrier == 'udp' and not checksum_holds(sent):
+                text += '; its checksum is wrong'
+            return Finding('damaged', client, text, None)
+        if seen.tag not in self.state.tags:
+            time = step * STEP
+            with contextlib.suppress(KnockError):
+                time = decode_plain(plain).time
+            times = time_of_day(time), spelled(now.wall - time)
+            return Finding(CLOCK, client, SENTENCES['clocks'] % times, None)
+        port = self.config.port
+        if seen.port is not None and port not in (None, seen.port):
+            text = SENTENCES['port'] % (seen.port, port)
+            return Finding('port', client, text, None)
+        return self.judged(packet, now)
+
+    def judged(self, packet, now):
+        """Of what is authentic, or a whole sequence."""
+        carrier = packet.carrier
+        if carrier != 'paper' and carrier not in self.config.carriers:
+            if carrier in DATAGRAMS:
+                client, _ = self.state.tags[packet.payload[:TAG_SIZE]]
+            else:
+                client = packet.payload.client
+            return Finding('carrier', client, SENTENCES['carrier'] % carrier, None)
+        decision = judge(packet, now, self.state)
+        knock = decision.knock
+        if knock is None or decision.verdict == 'copy':
+            return None
+        if decision.verdict == 'refused':
+            return Finding(decision.kind, knock.client, refusal_text(decision), None)
+        self.state.ledger.record(knock.client.fingerprint, knock.knock_id,
+                                 knock.request.time, self.config.window, knock.paper)
+        self.state.copies.remember(knock, packet.source, now.mono)
+        return Finding(decision.verdict, knock.client, 'is good', knock)
+
+    def hear_syn(self, syn, now):
+        """Findings of what this SYN completes."""
+        found = []
+        badge = self.state.badges.get(syn.badge)
+        if badge is not None:
+            found.append(badge)
+        found += self.sequences.touch(syn.source, syn.port, now.mono).finished
+        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
+        if code is not None:
+            found.append(code)
+        self.follow(syn, now)
+        if found:
+            self.touched.pop(syn.source, None)
+        packets = [Packet(one.carrier, syn.source, one) for one in found]
+        return [self.judged(packet, now) for packet in packets]
+
+    def follow(self, syn, now):
+        ports, _ = self.touched.pop(syn.source, ((), 0))
+        if syn.port not in ports:
+            ports += (syn.port,)
+        self.touched[syn.source] = ports[-PORTS_KEPT:], now.mono
+        if len(self.touched) > FOLLOWED:
+            self.touched.popitem(last=False)
+
+    def stopped(self, now):
+        """(source, Finding) of the source that has been silent for longest, or None."""
+        if not self.touched:
+            return None
+        source = next(iter(self.touched))
+        ports, last = self.touched[source]
+        if now.mono - last < PAUSE:
+            return None
+        del self.touched[source]
+        for table in self.sequences.tables:
+            for row in table.values():
+                for credential in row:
+                    finding = part_of(credential, ports)
+                    if finding:
+                        return source, finding
+        return None
+
+def part_of(credential, ports):
+    """A Finding where three or more ports of a sequence came and it did not finish."""
+    wanted = credential.ports
+    missing = [place for place, port in enumerate(wanted, 1) if port not in ports]
+    if len(missing) > 3:
+        return None
+    text = SENTENCES['disorder']
+    if missing:
+        # By number alone: with the ports, whoever reads along could finish the sequence.
+        places = ' and '.join(map(str, missing))
+        text = SENTENCES['part'] % (len(wanted) - len(missing), places)
+    return Finding('part', credential.client, text, None)
+
+def refusal_text(decision):
+    """The judge's reason, and what to do."""
+    knock = decision.knock
+    named = knock.request and knock.request.source
+    if decision.kind == SOURCE and named is not None:
+        return SENTENCES['source'] % (named, knock.source)
+    if 'newer secret' in decision.reason:
+        return 'made with the secret from before `rekey`: give it the new line'
+    return 'refused: %s; %s' % (decision.reason, ADVICE.get(decision.kind, 'see the log'))
+
+def nobody_listens(services, tables):
+    """Those of the services at which nothing listens. tables: {protocol: the lines of
+    /proc/net/tcp or udp}, whose state is 0A, or 07 for UDP."""
+    deaf = []
+    for service in services:
+        state = {TCP: '0A', UDP: '07'}[service.proto]
+        heard = False
+        for line in tables[service.proto]:
+            fields = line.split()
+            if len(fields) > 3 and fields[3] == state:
+                port = int(fields[1].rpartition(':')[2], 16)
+                heard = heard or service.low <= port <= service.high
+        if not heard:
+            deaf.append(service)
+    return deaf
+
+# trace id, a number, family table chain; then either "rule", its text and (verdict drop),
+# or "policy drop".
+TRACED_DROP = re.compile(
+    r'trace id \S+ (\S+ \S+ \S+) (?:rule (.*) \(verdict drop\)|policy drop)')
+
+def dropped_by(line):
+    """What nft's trace says of a packet that ends in a drop: chain and rule, or None."""
+    found = TRACED_DROP.match(line)
+    if not found or found.group(1).startswith('inet knockd '):
+        return None
+    chain, rule = found.groups()
+    return 'chain %s drops its connection: %s' % (chain, rule or 'policy')
+
+class Trace:
+    """nft's trace of what was let in, by a table of its own which does nothing else and
+    goes with us."""
+
+    def __init__(self):
+        self.process = None
+
+    def follow(self, knock):
+        if find_program('nft') is None:
+            return
+        lines = []
+        if self.process is None:
+            self.process = start(['nft', 'monitor', 'trace'])
+            os.set_blocking(self.process.stdout.fileno(), False)
+            lines = [WATCH_TABLE + 'add table inet knockd-watch',
+                     'add chain inet knockd-watch trace '
+                     '{ type filter hook prerouting priority -400; }']
+        family = {4: 'ip', 6: 'ip6'}[knock.source.version]
+        for service in knock.services:
+            flags = ''
+            if service.proto == TCP:
+                flags = 'tcp flags & (syn | ack) == syn '
+            lines.append(
+                'add rule inet knockd-watch trace %s saddr %s %s dport %d-%d %s'
+                'limit rate 5/second meta nftrace set 1' % (
+                    family, knock.source, PROTOCOL_NAMES[service.proto], service.low,
+                    service.high, flags))
+        # Where the kernel cannot trace, all else is told.
+        with contextlib.suppress(KnockError):
+            run(NFT_COMMAND, '\n'.join(lines) + '\n')
+
+    def drops(self):
+        """What it said since the last time."""
+        if self.process is None:
+            return []
+        text = self.process.stdout.read(65536) or b''
+        lines = text.decode('ascii', 'replace').splitlines()
+        return [dropped_by(line) for line in lines if dropped_by(line)]
+
+    def end(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            run(NFT_COMMAND, WATCH_TABLE)
+
+def interrupted(number, frame):
+    raise KeyboardInterrupt
+
+class Watch:
+    """What `watch` hears and prints."""
+
+    def __init__(self, watcher, name):
+        self.watcher = watcher
+        self.name = name        # of the client alone that counts, or None
+        self.datagrams = Capture(1)
+        self.syns = Capture(1)
+        self.trace = Trace()
+        self.kinds = collections.Counter()
+        self.told = set()       # keys of the lines that were printed
+        self.waiting = []       # (ms, source, Finding): soon to be asked of the daemon
+        self.unseen = 0         # packets that nobody looked at
+
+    def listen(self):
+        self.datagrams.load([], watch_filter)
+        self.syns.load([], watch_syns)
+        for _, sock in self.datagrams.taps + self.syns.taps:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
+
+    def look(self):
+        """Once: what waits in the sockets, what the daemon did, what nft says."""
+        now = moment()
+        self.watcher.turn(now)
+        for version, sock in self.datagrams.taps:
+            for frame, interface in itertools.islice(receive(sock), LOOK_AT_ONCE):
+                seen = glimpse(version, frame)
+                finding = self.watcher.hear_datagram(version, frame, now)
+                self.tell(seen, interface, finding, now)
+        for version, sock in self.syns.taps:
+            for frame, interface in itertools.islice(receive(sock), LOOK_AT_ONCE):
+                self.hear_syn(parse_syn(version, frame), interface, now)
+        stopped = self.watcher.stopped(now)
+        if stopped:
+            self.tell(Glimpse('ports', stopped[0], None, b'', None), '', stopped[1], now)
+        for drop in self.trace.drops():
+            self.say('firewall ' + drop, drop)
+        self.ask_daemon(now)
+        self.unseen += self.datagrams.drops() + self.syns.drops()
+
+    def hear_syn(self, syn, interface, now):
+        inside = interface == 'lo' or is_interface(interface, self.watcher.config.trust)
+        if syn is None or inside or not is_own(syn.destination, interface):
+            return
+        for finding in self.watcher.hear_syn(syn, now):
+            seen = Glimpse('syn', syn.source, syn.port, b'', None)
+            self.tell(seen, interface, finding, now)
+
+    def tell(self, seen, interface, finding, now):
+        """One line for each client, reason and source; the rest is counted."""
+        if finding is None:
+            return
+        name, line = None, 'a datagram'
+        if finding.client is not None:
+            name = finding.client.name
+            line = '%s: its knock' % name
+            if self.name not in (None, name):
+                return
+        line += ' from %s by %s' % (seen.source, interface or seen.carrier)
+        if seen.port is not None:
+            line += ' to port %d' % seen.port
+        line += ' ' + finding.text
+        self.kinds[finding.kind] += 1
+        if finding.kind == 'stranger' and self.kinds['stranger'] > STRANGERS_TOLD:
+            return
+        key = finding.kind, name, seen.source
+        if finding.knock is None:
+            self.say(key, line)
+            return
+        self.say(key + (finding.knock.knock_id,), line)
+        if finding.knock.request.op == 'open':
+            self.trace.follow(finding.knock)
+            self.waiting.append((now.mono + 700, finding))
+
+    def say(self, key, line):
+        if key not in self.told:
+            self.told.add(key)
+            print('%s %s' % (time_of_day(moment().wall), printable(line)), flush=True)
+
+    def ask_daemon(self, now):
+        """Did it open what is good, and does anybody listen there?"""
+        while self.waiting and self.waiting[0][0] <= now.mono:
+            _, finding = self.waiting.pop(0)
+            knock = finding.knock
+            name = knock.client.name
+            report = asked(status_path(self.watcher.config), b'status')
+            self.say(knock.knock_id, '%s: %s' % (name, outcome(knock, report)))
+            for service in nobody_listens(knock.services, listener_tables()):
+                self.say((name, service), '%s: nothing listens on %s of this box' % (
+                    name, format_service(service)))
+
+    def end(self):
+        """What most likely is wrong."""
+        strangers = self.kinds['stranger']
+        if not sum(self.kinds.values()):
+            print(SENTENCES['silence'])
+        elif strangers == sum(self.kinds.values()):
+            print('%d datagrams, but no client of this server knocked.' % strangers)
+        unseen = self.unseen + self.watcher.skipped
+        if unseen:
+            print('%d packets came too fast to be looked at' % unseen)
+
+def listener_tables():
+    """{protocol: lines} as nobody_listens() wants them."""
+    tables = {}
+    for proto, word in PROTOCOL_NAMES.items():
+        tables[proto] = []
+        for name in (word, word + '6'):
+            with contextlib.suppress(OSError):
+                tables[proto] += read_file('/proc/net/' + name).splitlines()
+    return tables
+
+def outcome(knock, report):
+    """What the daemon made of a good knock. report: its status, {} if none is alive."""
+    if not report:
+        return 'no daemon runs, so nothing opens: start knockd'
+    for row in report['openings']:
+        if row['client'] == knock.client.name and \
+                knock.source in ipaddress.ip_network(row['source']):
+            return 'honoured, open for %s s' % row['seconds_left']
+    for row in report['refusals']:
+        if row['client'] == knock.client.name:
+            return 'the daemon refused it: %s' % row['reason']
+    return 'the daemon did not open: %s' % (report['problem'] or 'see its log')
+
+def command_watch(args):
+    """Hears for a minute, or until Ctrl-C, and says why nothing opens."""
+    if os.geteuid():
+        raise KnockError('watch needs root')
+    config, problem = config_to_run(args.config)
+    if problem:
+        print(printable('The config is broken; the last good one rules: ' + problem))
+    owners = key_owners(config)
+    if args.client:
+        client = find_client(config, args.client)
+        owners = [client, client.old]
+    now = moment()
+    if len(owners) > FAR_TAGS // 2 // DAY_STEPS:
+        print('%d clients: a clock is looked for less than a day off; name one client '
+              'for a whole day' % len(owners))
+    watch = Watch(Watcher(config, known_ledger(config), far_tags(owners, now.wall)),
+                  args.client)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    try:
+        watch.listen()
+        print('Watching for %d s; knock now. Ctrl-C ends it.' % WATCH_TIME, flush=True)
+        end = moment().mono + WATCH_TIME * 1000
+        while moment().mono < end:
+            watch.look()
+            time.sleep(1 / LOOKS)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        watch.trace.end()
+    watch.end()
 
 # --- selftest: what the daemon needs, tried in namespaces that are thrown away ----------
 # In the environment: the network namespace that selftest came from.
@@ -7038,8 +7582,10 @@ def command_uninstall(args):
     question = 'Delete the keys in %s too?' % ' and '.join(folders)
     with_keys = args.yes or bool(folders) and agreed(question)
     failed = stop_service(system, place) if system else []
-    if not (args.root or args.dry_run):
-        failed += take_rules_away(folders)
+    if args.dry_run:
+        failed += take_rules_away((), show_rules)
+    elif not args.root:
+        failed += take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
         paths += each.files
@@ -7071,9 +7617,9 @@ def remove(args, path):
     else:
         os.unlink(path)
 
-def take_rules_away(folders):
+def take_rules_away(folders, give):
     """The rules of every firewall tool that is there, and what the kernel was told; what
-    failed."""
+    failed. give(argv, text) runs a command, or shows it."""
     failed = []
     # Its whole ruleset is none, accept rules included.
     nobody = parse_config('[server]\nid = none\nhide =\n', '/etc/knockd/knockd.ini')
@@ -7085,7 +7631,7 @@ def take_rules_away(folders):
             # iptables would make its empty tables.
             if seen.ours or seen.accepts.surplus:
                 for argv, text in tool.whole(nobody, seen, {}, (), 0):
-                    run(argv, text)
+                    give(argv, text)
         except KnockError as error:
             failed.append(str(error))
     for folder in folders:
@@ -7149,6 +7695,8 @@ COMMANDS = (    # name, function, what it does, its options
     ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
     ('status', command_status, 'is all hidden, what is open, who knocked, who not', [
         JSON, ('--metrics', None, 'for Prometheus')]),
+    ('watch', command_watch, 'why does it not open? hears knocks for a minute', [
+        ('client', 'CLIENT', 'of this one alone', {'nargs': '?'})]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
