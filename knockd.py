@@ -2116,7 +2116,8 @@ Limit = collections.namedtuple('Limit', 'key values negated')
 Probe = collections.namedtuple('Probe', 'version proto state interface')
 # closed: {(version, proto, state): {interface, or None for all others: verdict}}
 # demux: does the stack find a packet's socket before the input hook (tcp_early_demux)?
-Box = collections.namedtuple('Box', 'closed demux')
+# labels: are the flow labels of its resets its own, or those that it was asked with?
+Box = collections.namedtuple('Box', 'closed demux labels')
 # Our rule in somebody's chain. tool: nft, or the iptables program that keeps the chain.
 Accept = collections.namedtuple('Accept', 'tool family table chain handle')
 Accepts = collections.namedtuple('Accepts', 'missing surplus')      # two lists
@@ -2200,7 +2201,7 @@ def all_probes(rules):
     kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
     return [Probe(*kind) for kind in kinds]
 
-def read_box(chains, rules, demux):
+def read_box(chains, rules, demux, labels):
     """A Box; of interfaces only those are named with which it does something else."""
     closed = {}
     for probe in all_probes(rules):
@@ -2208,7 +2209,7 @@ def read_box(chains, rules, demux):
         verdicts = closed.setdefault(probe[:3], {})
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
-    return Box(closed, demux)
+    return Box(closed, demux, labels)
 
 def may_drop(chain, rules):
     """Does it stop, from some interface, new packets that no rule of its own allows?"""
@@ -2353,6 +2354,7 @@ CHAINS = (
     ('answer', ' type filter hook input priority 40; policy accept;'),
     ('closed', ''),
     ('decoy', ''),
+    ('label', ''),
     ('clear', ' type filter hook input priority 1000; policy accept;'),
     ('leave', ' type filter hook forward priority 1000; policy accept;'),
     ('restore', ' type route hook output priority -301; policy accept;'))
@@ -2372,6 +2374,8 @@ NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 SYSCTLS = 'net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect'
 DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
                  '/proc/sys/net/ipv4/tcp_early_demux']
+# Its second bit: resets repeat the label of what they answer.
+LABEL_COMMAND = ['sysctl', '-e', '-n', 'net.ipv6.flowlabel_reflect']
 
 def asked_bit(config):
     """The bit below config.mark, or the one above the lowest."""
@@ -2608,11 +2612,26 @@ def decoy_lines(config, decoys):
             port, put_mark(asked_bit(config)), decoy))
     return lines + ['drop']
 
-def restore_lines(config, decoys):
+def restore_lines(config, box, decoys):
     bit = asked_bit(config)
     lines = ['meta mark & 0x%08x == 0 return' % bit]
+    if box.labels:
+        lines.append('ip6 flowlabel != 0 jump label')
     for port, decoy in sorted(decoys.items()):
         lines.append('tcp sport %d tcp sport set %d %s' % (decoy, port, take_mark(bit)))
+    return lines
+
+def label_lines(config):
+    """The stack makes a flow label out of both ports (RFC 6437): the decoy's own, which
+    the hidden port would then share, would tell whose it is. So resets get another one,
+    as constant and as wild. nft writes whole bytes: 16 bits of a hash as they are, the
+    upper four by a rule for each value."""
+    seeds = hmac_sha256(b'flow label', config.id.encode('ascii'))
+    low, high = struct.unpack_from('>II', seeds)
+    flow = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
+    lines = ['@nh,16,16 set ' + flow % (0xffffffff, low)]
+    for value in range(16):
+        lines.append('%s == %d @nh,12,4 set %d' % (flow % (16, high), value, value))
     return lines
 
 def nft_rules(config, box, decoys, sets):
@@ -2625,7 +2644,8 @@ def nft_rules(config, box, decoys, sets):
     rules['answer'] = answer_lines(config)
     rules['closed'] = closed_lines(config, box, decoys, sets)
     rules['decoy'] = decoy_lines(config, decoys)
-    rules['restore'] = restore_lines(config, decoys)
+    rules['restore'] = restore_lines(config, box, decoys)
+    rules['label'] = label_lines(config)
     return rules
 
 def nft_table(config, box, decoys, openings, now):
@@ -2809,7 +2829,8 @@ def read_nft(outputs, config):
     named = [entry.get('expr') for _, entry in others]
     named += [outputs.get(program) for program in SAVERS]
     demux = '0' not in outputs.get('cat', '').split()
-    return Seen(nft_ours(ours), read_box(chains, rules, demux), accepts,
+    labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
+    return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
                 named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
 
 def find_accepts(config, chains, rules, locked, keepers):
@@ -2859,6 +2880,8 @@ class NftTool:
         """[argv] whose outputs read() wants; has(program): is it there? Listed without
         elements, which change with every knock and may be very many."""
         commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset'], DEMUX_COMMAND]
+        if has('sysctl'):
+            commands.append(LABEL_COMMAND)
         return commands + [[program] for program in SAVERS if has(program)]
 
     def read(self, outputs, config):
@@ -3074,7 +3097,8 @@ class IptablesTool:
         decoys = saved_decoys(all_ours)
         # Numbers in our own rules are no others' ports.
         taken = named_ports(repr(rules))
-        return Seen(json.dumps(ours) if all_ours else None, read_box(chains, rules, True),
+        return Seen(json.dumps(ours) if all_ours else None,
+                    read_box(chains, rules, True, True),
                     Accepts([], []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):

@@ -2,10 +2,12 @@
 says. The real one: tests/e2e/test_keeper.py."""
 
 import collections
+import ipaddress
 import socket
 import struct
 import threading
 import time
+import types
 
 import knockd
 import pytest
@@ -47,6 +49,8 @@ class Box:
         monkeypatch.setattr(knockd, 'run', self.run)
         monkeypatch.setattr(knockd, 'decoy_ports', lambda config, seen: ([], set()))
         monkeypatch.setattr(knockd, 'live', lambda openings, now: openings)
+        # Its openings are letters.
+        monkeypatch.setattr(knockd.Keeper, 'unspent', lambda self, wanted: wanted.openings)
         monkeypatch.setattr(knockd, 'guard_script', lambda commands: 'guard')
         monkeypatch.setattr(knockd, 'RETRY_TIME', 50)
         self.keeper = knockd.Keeper(Tool(), False)
@@ -232,3 +236,14 @@ def test_a_defect_ends_no_thread(box, monkeypatch):
     monkeypatch.setattr(knockd, 'live', lambda openings, now: openings)
     monkeypatch.setattr(knockd, 'decoy_ports', lambda config, seen: ([], set()))
     assert box.wait(number)
+
+
+def test_what_of_once_stood_before_a_whole_load_lapses_and_nothing_else():
+    network = ipaddress.ip_network('192.0.2.7')
+    often, once = [knockd.Opening('f' * 16, 'anna', network, knockd.Service(6, 22, 22), kind,
+                                  5000) for kind in (False, True)]
+    new = once._replace(expires=9000)
+    keeper = types.SimpleNamespace(standing=types.SimpleNamespace(
+        wanted=knockd.Wanted(1, None, (often, once))))
+    wanted = knockd.Wanted(2, None, (often, once, new))
+    assert knockd.Keeper.unspent(keeper, wanted) == [often, new]
