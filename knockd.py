@@ -1815,10 +1815,10 @@ def elements(openings):
 def pieces(openings):
     """[(low, high, latest end)] in order: cut wherever an opening begins or ends, joined
     again where neighbours end at the same time."""
-    cuts = set()
+    edges = set()
     for opening in openings:
-        cuts.update((opening.service.low, opening.service.high + 1))
-    cuts = sorted(cuts)
+        edges.update((opening.service.low, opening.service.high + 1))
+    cuts = sorted(edges)
     found = []
     for low, end in zip(cuts, cuts[1:]):
         ends = [opening.expires for opening in openings
@@ -4283,10 +4283,7 @@ class Decoys:
 
     def taken(self, ports):
         """Is one of these ports a decoy of ours?"""
-        for decoy, _ in self.held.values():
-            if decoy in ports:
-                return True
-        return False
+        return any(decoy in ports for decoy, _ in self.held.values())
 
     def bound(self, preferred, taken):
         """(port, socket): the preferred one, or one by chance, since the first that is
@@ -4637,7 +4634,7 @@ def guard_script(commands):
         text += GUARD % (THERE[argv[0]], ' '.join(argv), lines)
     return text
 
-# --- probation: a new installation hides for good once somebody has come in from outside 
+# --- probation: a new installation hides for good once somebody has come in from outside
 ON_TRIAL, PASSED, LAPSED = 'on trial', 'passed', 'lapsed'
 TRIAL_SAVED = 120000            # ms between two notes of the time that is left
 TRIAL_GUARD = '# Hides nothing: on probation.\n'
@@ -5190,10 +5187,7 @@ class Doors:
             if owner == (visit.fingerprint, visit.network):
                 own.append(opening.service)
         own = merged(own)
-        for service in visit.services:
-            if not covered(service, own):
-                return False
-        return True
+        return all(covered(service, own) for service in visit.services)
 
     def due(self, now):
         """Milliseconds until it must be looked at."""
@@ -5537,10 +5531,7 @@ class Daemon:
 
     def is_behind(self, address):
         """Is it one of the addresses that are guarded behind this box?"""
-        for network in self.config.behind:
-            if address in network:
-                return True
-        return False
+        return any(address in network for network in self.config.behind)
 
     def handle(self, packet, interface, now):
         """One packet that may be a knock."""
@@ -5912,19 +5903,19 @@ def print_section(rows):
 
 def print_report(report, now):
     """What is open, what was refused, what was counted."""
-    rows = [('OPEN', 'FROM', 'SERVICES', 'CLOSES IN')]
+    opened = [('OPEN', 'FROM', 'SERVICES', 'CLOSES IN')]
     for each in report.get('openings', ()):
         # Of one address, unless the client's section opens a network.
         source = re.sub('/(32|128)$', '', each['source'])
         services = ','.join(each['services'])
-        rows.append((each['client'], source, services, duration(each['seconds_left'])))
-    print_section(rows)
-    rows = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
+        opened.append((each['client'], source, services, duration(each['seconds_left'])))
+    print_section(opened)
+    refused = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
     for each in report.get('refusals', ()):
-        row = [each['client'], each['source'], str(each['count'])]
         ago = duration((now - each['last']) // 1000) + ' ago'
-        rows.append(row + [ago, each['reason']])
-    print_section(rows)
+        refused.append(
+            (each['client'], each['source'], str(each['count']), ago, each['reason']))
+    print_section(refused)
     told = ['%d %s' % (count, verdict)
             for verdict, count in sorted(report.get('counts', {}).items())]
     if told:

@@ -1,4 +1,4 @@
-"""A script compiled once for all commands of a session: compiling takes longer than most of them."""
+"""A script compiled once for all commands of a session: compiling takes longer than most do."""
 
 import atexit
 import functools

@@ -3,9 +3,10 @@
 With this folder on PYTHONPATH every Python imports this file when it starts. $KNOCK_FAULTS names
 a folder: in its file `trace` every call that changes something leaves its name; its file `plan`,
 "TOKEN NAME NUMBER FAULT", is heeded by the call of that name and number since the plan was made,
-which first renames it to `fired` (a NUMBER 0 is every call, and stays; NAME may be two, a|b). FAULT is an errno's name,
-kill-before, kill-after, and for a command refused (it ends with 1 and has done nothing), told
-(it has done its work, and ends with 1), stuck (it never ends) or late (done, but never ends).
+which first renames it to `fired` (a NUMBER 0 is every call, and stays; NAME may be two, a|b). FAULT
+is an errno's name, kill-before, kill-after, and for a command refused (it ends with 1 and has done
+nothing), told (it has done its work, and ends with 1), stuck (it never ends) or late (done, but
+never ends).
 A command that is started before there is work for it is told of twice, with -spare when it starts.
 """
 

@@ -2,11 +2,8 @@
 proxies, several ways out, no name server, UDP that does not pass, fail2ban behind an sshd."""
 
 import contextlib
-import os
 import re
 import select
-import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -17,7 +14,7 @@ import pytest
 import knock
 import network
 from carriers import tool
-from network import HIDDEN, KNOCK, environment, until
+from network import KNOCK, environment, until
 
 SSHD, PORT = 2240, 2245         # nothing hides them; on PORT nothing listens
 SECRET = bytes(range(32))

@@ -47,7 +47,8 @@ def test_a_call_that_fails_while_the_table_is_put_back_does_not_keep_it_away(wir
     ('fdatasync|create', 'EROFS', 'cannot be written'),
     ('fdatasync|fsync', 'EIO', 'cannot be written'),
     ('fdatasync|rename', 'EIO', 'cannot be written'),
-    ('fdatasync|fsync-folder', 'EIO', 'cannot be written'), ('nft', 'refused', 'open c0 10.9.0.2 failed')))
+    ('fdatasync|fsync-folder', 'EIO', 'cannot be written'),
+    ('nft', 'refused', 'open c0 10.9.0.2 failed')))
 def test_while_a_call_fails_nothing_opens_and_when_it_does_not_no_restart_is_needed(
         wire, house, call, fault, said):
     cell = crashes.Cell(wire, house, 'c0', wire.server.addresses[0])

@@ -275,12 +275,14 @@ def test_without_a_firewall_tool_the_package_manager_brings_one(wire, box):
     """nft and iptables are covered up; an apt-get that uncovers nft stands for the real one."""
     nft, iptables = ['/usr/sbin/' + name for name in ('nft', 'iptables')]
     box.must('sh', '-c', 'cat >/usr/local/sbin/apt-get; chmod 755 /usr/local/sbin/apt-get; '
-             ': >/run/cover', stdin='#!/bin/sh\necho "$@" >>/run/apt\n[ "$1" = update ] || umount ' + nft)
+             ': >/run/cover',
+             stdin='#!/bin/sh\necho "$@" >>/run/apt\n[ "$1" = update ] || umount ' + nft)
     box.must('mount', '--bind', '/run/cover', nft)
     box.must('mount', '--bind', '/run/cover', os.path.realpath(iptables))
     try:
         shown = install(box, '--dry-run')
-        assert '$ apt-get update && apt-get install -y nftables\n' in shown and box.run('cat', '/run/apt').code
+        assert '$ apt-get update && apt-get install -y nftables\n' in shown
+        assert box.run('cat', '/run/apt').code
         assert '$ apt-get update && apt-get install -y nftables\n' in install(box)
         assert box.must('cat', '/run/apt') == 'update\ninstall -y nftables\n'
         says(box, 'ready: ')
@@ -365,7 +367,8 @@ def test_a_service_that_does_not_get_ready_is_told_with_its_log_and_all_is_taken
 def test_rules_that_the_kernel_refuses_are_told_before_anything_is_written(box):
     """An nft that knows no fib stands for a kernel without it."""
     nft = os.path.realpath('/usr/sbin/nft')
-    box.must('sh', '-c', 'cp %s /run/nft; cat >/run/fake; chmod 755 /run/fake' % nft, stdin="""#!/bin/sh
+    put = 'cp %s /run/nft; cat >/run/fake; chmod 755 /run/fake' % nft
+    box.must('sh', '-c', put, stdin="""#!/bin/sh
         case "$*" in *"-f -") ;; *) exec /run/nft "$@";; esac
         text=$(cat)
         case $text in *'fib daddr'*) echo 'Error: No such file or directory' >&2; exit 1;; esac

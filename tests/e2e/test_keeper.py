@@ -1,4 +1,4 @@
-"""One writer of the firewall: a slow, failing or stopped nft harms nobody but those it opens for."""
+"""One writer of the firewall: a slow, failing or stopped nft harms none but those it opens for."""
 
 import contextlib
 import os

@@ -127,7 +127,8 @@ def test_a_network_opens_for_all_of_it_and_for_nobody_else(wire, daemon):
     knockd = daemon(anna='prefix4 = 31\nprefix6 = 127', bert='')
     for address in wire.server.addresses:
         assert not wire.stranger.connects(address)
-        assert wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address)).code == 0, knockd.text()
+        done = wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address))
+        assert done.code == 0, knockd.text()
         assert wire.stranger.reaches(address)
         wire.client.send(knockd.datagram('anna', op='close'), address)
         assert until(lambda at=address: not wire.stranger.connects(at), 5)

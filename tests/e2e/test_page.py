@@ -11,7 +11,6 @@ import time
 import pytest
 
 import knock
-import network
 from carriers import tool
 from network import HIDDEN, KNOCK, environment, until
 

@@ -67,7 +67,7 @@ def shop(tmp_path_factory):
     for command in (git + 'init -q', git + 'add .', git + 'commit -qm all',
                     'ssh-keygen -q -t ed25519 -N "" -f %s/key' % top,
                     'sh %s/tests/release %s/key %s' % (checkout, top, folder)):
-        subprocess.check_call(command, shell=True)
+        subprocess.check_call(['sh', '-c', command])
     return folder
 
 
@@ -181,8 +181,9 @@ def test_a_release_is_checked_as_it_says(shop, tmp_path):
         (folder / 'signers').write_text('knockd ' + key.read())
 
     def check():
-        return [subprocess.call(line, shell=True, cwd=str(folder), stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL) for line in CHECKS.splitlines()]
+        return [subprocess.call(
+            ['sh', '-c', line], cwd=str(folder), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL) for line in CHECKS.splitlines()]
     assert check() == [0, 0]
     with open(str(folder / 'knock.py'), 'a') as file:
         file.write('# something more\n')

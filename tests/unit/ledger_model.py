@@ -149,7 +149,7 @@ class World:
         self.opened, self.events, self.reading = set(), 0, None
         self.counts = collections.Counter()
         self.reader, self.writer = os.pipe()
-        for name, played in (
+        for name, ours in (
                 ('moment', lambda: knockd.Moment(self.wall, self.mono)), ('log', self.log),
                 ('state_line', lambda *_: 'ready'),
                 ('read_config', lambda path: self.config()), ('select', Select(self)),
@@ -162,7 +162,7 @@ class World:
                 ('JOURNAL_ROOM', 400), ('JOURNAL_LINES', 6),
                 ('Keeper', self.make_keeper), ('Doors', functools.partial(Doors, self)),
                 ('Capture', lambda limit: Sockets(self, SOCKETS[limit > 1]))):
-            patch.setattr(knockd, name, played)
+            patch.setattr(knockd, name, ours)
         self.disk = Disk(self, patch)
 
     def make_keeper(self, *_):

@@ -50,8 +50,8 @@ def read(path):
 def command(path, *arguments, **options):
     """(exit code, standard output, standard error) of one process."""
     process = subprocess.Popen(
-        [sys.executable, compiled(KNOCKD), '--config', path] + list(arguments), stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [sys.executable, compiled(KNOCKD), '--config', path] + list(arguments),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(options.get('stdin', '').encode())
     return process.returncode, out.decode(), err.decode()
 

@@ -89,8 +89,8 @@ import knock
 sys.exit(knock.main(sys.argv[1:]))
 """
 EVERYWHERE = ('AF_INET', 'AF_INET6', 'AF_UNSPEC', 'SOCK_STREAM', 'SOCK_DGRAM', 'SOCK_RAW',
-              'SOL_SOCKET', 'SO_ERROR', 'SO_LINGER', 'MSG_PEEK', 'IPPROTO_TCP', 'IPPROTO_UDP', 'TCP_NODELAY', 'SHUT_RD',
-              'SHUT_WR', 'SHUT_RDWR', 'EBADF', 'EAGAIN', 'EWOULDBLOCK')
+              'SOL_SOCKET', 'SO_ERROR', 'SO_LINGER', 'MSG_PEEK', 'IPPROTO_TCP', 'IPPROTO_UDP',
+              'TCP_NODELAY', 'SHUT_RD', 'SHUT_WR', 'SHUT_RDWR', 'EBADF', 'EAGAIN', 'EWOULDBLOCK')
 SECRET = bytes(range(32))
 
 

@@ -3,9 +3,9 @@
 As a program it prints the figures: PYTHONPATH=.:tests/unit python3 tests/unit/test_code_odds.py
 
 A strategy is a generator: it yields (milliseconds, [(source, port), ...]), SYNs that arrive then,
-and sees the carrier's state, which no stranger can; so a real one does no better. What counts is not
-what he calls a try but every look at the table of valid codes, so that no guess can be free: each
-pair of a number and a step is a chance, once, of the likeliest of the 10^8 numbers.
+and sees the carrier's state, which no stranger can; so a real one does no better. What counts is
+not what he calls a try but every look at the table of valid codes, so that no guess can be free:
+each pair of a number and a step is a chance, once, of the likeliest of the 10^8 numbers.
 """
 import collections
 import random
@@ -117,7 +117,7 @@ def a_fresh_address_for_each(codes, honoured):
 def sleeps_then_quiet(sleeps, more):
     """So many sleeps, then some tries that bring no sleep, then quiet until all is forgiven."""
     def strategy(codes, honoured):
-        now, left, ports = BEGIN, 0, numbers()
+        now, ports = BEGIN, numbers()
         while True:
             for _ in range(3 * sleeps + more):
                 now = awake(codes, now)
@@ -154,8 +154,7 @@ def the_same_in_each_step(sources, at=0):
 
 def copies_over_the_edge(codes, honoured):
     """Second ports again as TCP repeats them: behind the edge of a step, and ten seconds later."""
-    now, number = BEGIN, 0
-    ports = numbers()
+    now, ports = BEGIN, numbers()
     while True:
         first, second = next(ports)
         edge = awake(codes, now) // STEP * STEP + STEP

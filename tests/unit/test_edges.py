@@ -3,13 +3,10 @@ and processes; faults are put in by hand. Files as such: test_files.py, test_jou
 import errno
 import ipaddress
 import os
-import shutil
 import socket
-import stat
 import struct
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -498,7 +495,8 @@ def test_an_nft_that_is_too_old_is_none(programs, version, old):
 
 
 def test_without_a_usable_nft_it_is_iptables_and_why_is_told(programs):
-    programs('nft', '[ "$1" = --version ] && echo nftables v1.0.6 && exit 0; echo no such >&2; exit 1')
+    programs('nft', '[ "$1" = --version ] && echo nftables v1.0.6 && exit 0; '
+             'echo no such >&2; exit 1')
     for program in ('iptables-save', 'ipset'):
         programs(program, '')
     tool, why = knockd.choose_tool(config_of())

@@ -1,7 +1,7 @@
 """What the firewall's text promises, what is read from nft -j, and what openings become.
 
-The golden text was read line by line against the ruleset that passed every probe; that kernels take it
-and do with it what is said here is tried in tests/e2e/test_guard.py and tests/vm.
+The golden text was read line by line against the ruleset that passed every probe; that kernels take
+it and do with it what is said here is tried in tests/e2e/test_guard.py and tests/vm.
 """
 
 import ipaddress
@@ -43,7 +43,10 @@ def box(**verdicts):
     return knockd.Box(closed, verdicts.get('demux', True), True)
 
 
-def seen(there=box(), accepts=knockd.Accepts([], []), **fields):
+BY_STACK, NO_ACCEPTS = box(), knockd.Accepts([], [])
+
+
+def seen(there=BY_STACK, accepts=NO_ACCEPTS, **fields):
     values = dict(ours=None, box=there, accepts=accepts, taken_ports=set(), decoys={},
                   unreachable=[], tools=())
     return knockd.Seen(**dict(values, **fields))
@@ -54,7 +57,7 @@ def opening(source, services='tcp/22', left=30000, once=False, client='anna'):
                           knockd.parse_services(services)[0], once, NOW + left)
 
 
-def whole(config=None, there=box(), decoys=DECOYS, openings=(), **fields):
+def whole(config=None, there=BY_STACK, decoys=DECOYS, openings=(), **fields):
     """The text of the transaction."""
     commands = knockd.NFT.whole(config or make_config(), seen(there, **fields), decoys, openings,
                                 NOW)
@@ -107,7 +110,8 @@ def test_a_config_that_hides_nothing_leaves_no_table():
     assert whole(make_config()._replace(hide=())) == 'table inet knockd\ndelete table inet knockd\n'
 
 
-@pytest.mark.parametrize('mark,other', [('0x40000000', 1 << 29), ('0x1', 2), ('0x80000000', 1 << 30)])
+@pytest.mark.parametrize('mark,other', [
+    ('0x40000000', 1 << 29), ('0x1', 2), ('0x80000000', 1 << 30)])
 def test_the_marks_are_two_bits_from_the_configs_own(mark, other):
     config = make_config('mark = ' + mark)
     text = whole(config)
@@ -117,8 +121,8 @@ def test_the_marks_are_two_bits_from_the_configs_own(mark, other):
     assert '| 0x%08x tcp dport set 61022' % other in text
 
 
-# --- what a closed port of this box gives ---------------------------------------------------------
-def ends(config=None, there=box(), decoys=DECOYS):
+# --- what a closed port of this box gives --------------------------------------------------------
+def ends(config=None, there=BY_STACK, decoys=DECOYS):
     """The verdicts of `closed`: {(version, proto, interface): verdict}."""
     found = {}
     pattern = (r'meta nfproto ipv(\d) meta l4proto (\d+) (?:iifname "(.*)" )?'
@@ -188,7 +192,7 @@ def test_decoys_are_no_ports_that_the_box_or_the_config_names():
     assert knockd.decoy_ports(many, seen())[0] == []
 
 
-# --- openings ---------------------------------------------------------------------------------------
+# --- openings ------------------------------------------------------------------------------------
 def spans(openings):
     """{(source, first port, last port, once): ms left} of elements()."""
     return {(str(element.source), element.service.low, element.service.high, element.once):
@@ -243,7 +247,8 @@ def change(before, after, now=NOW):
     return commands[0][1] if commands else ''
 
 
-OPEN4 = 'table inet knockd {\n set open4 { type ipv4_addr . inet_proto . inet_service; flags timeout\n'
+OPEN4 = ('table inet knockd {\n'
+         ' set open4 { type ipv4_addr . inet_proto . inet_service; flags timeout\n')
 
 
 def test_a_pure_addition_is_one_block_that_reads_no_set():
@@ -301,7 +306,7 @@ def test_every_set_that_a_change_names_is_declared_alike_by_the_whole():
         assert '@%s ' % name.split()[0] in check
 
 
-# --- values are nothing but values ------------------------------------------------------------------
+# --- values are nothing but values ---------------------------------------------------------------
 HOSTILE = ['; flush ruleset', '}', '{', '" }', '\n flush ruleset', '\\', "'", '$x', '@open4', '#',
            '22 }; delete table inet filter; add element inet knockd open4 { 1.2.3.4', '\u2028',
            '*', '0.0.0.0/0', '!= 22', ' ', '\t', '..', '-f', '/etc/passwd', '%s', '\x00', '\u0660']
@@ -336,7 +341,7 @@ def test_no_value_of_the_config_reaches_nft_as_anything_but_a_value(key):
     assert taken
 
 
-# --- nft -j: what the box does ------------------------------------------------------------------------
+# --- nft -j: what the box does -------------------------------------------------------------------
 def rule(*expressions, **where):
     """A rule as `nft -j` lists it."""
     place = dict({'family': 'inet', 'table': 'filter', 'chain': 'input', 'handle': 7}, **where)
@@ -447,7 +452,7 @@ def test_whether_the_stack_finds_sockets_early(settings, demux):
     assert read([], cat=settings).box.demux is demux
 
 
-# --- our rule in chains that drop ----------------------------------------------------------------------
+# --- our rule in chains that drop ----------------------------------------------------------------
 # As nft 1.0.6 lists `meta mark & 0x40000000 == 0x40000000 accept`.
 OURS = [match({'&': [{'meta': {'key': 'mark'}}, 1 << 30]}, 1 << 30), ACCEPT]
 
@@ -526,7 +531,7 @@ def test_chains_of_iptables_get_it_by_iptables():
     assert [each[:4] for each in twice.surplus] == [('iptables-nft', 'ip', 'filter', 'INPUT')] * 2
 
 
-# --- what is listed of ours -------------------------------------------------------------------------------
+# --- what is listed of ours ----------------------------------------------------------------------
 def own(handle=1, right=61022, value=22):
     mangle = {'mangle': {'key': {'payload': {'protocol': 'tcp', 'field': 'sport'}}, 'value': value}}
     port = match({'payload': {'protocol': 'tcp', 'field': 'sport'}}, right)

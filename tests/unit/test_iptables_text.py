@@ -1,4 +1,4 @@
-"""The text for iptables, against a file that was read line by line, and what is read from iptables-save."""
+"""The text for iptables, against a file read line by line, and what iptables-save is read as."""
 
 import ipaddress
 import os
@@ -199,8 +199,8 @@ def test_what_the_box_does_with_closed_ports(rules, policy, tcp, udp):
 
 
 def test_interfaces_with_an_answer_of_their_own():
-    assert policies(['INPUT -i lan+ -j ACCEPT', 'INPUT -i lo -j ACCEPT', 'INPUT ! -i wan -j ACCEPT'],
-                    'DROP')[0] == {None: 'stack', 'wan': 'drop'}
+    rules = ['INPUT -i lan+ -j ACCEPT', 'INPUT -i lo -j ACCEPT', 'INPUT ! -i wan -j ACCEPT']
+    assert policies(rules, 'DROP')[0] == {None: 'stack', 'wan': 'drop'}
     text = whole(saved={'iptables-save': '*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i wan+ -j DROP\n'
                                          'COMMIT\n'})[1][1]
     named = '-A KNOCKD -i wan+ -p tcp -m tcp --dport 22 -m addrtype ! --dst-type UNICAST -j DROP\n'

@@ -393,7 +393,7 @@ def test_no_line_goes_into_a_journal_that_has_lost_its_name(journal, lines, what
 
 def test_no_descriptor_stays_open(journal, monkeypatch):
     count = []
-    for turn in range(10):
+    for _ in range(10):
         journal.file.rewrite(journal.ledger)
         journal.knock()
         journal.file.resume()
@@ -518,7 +518,7 @@ def test_whatever_lies_there_the_daemon_starts_and_refuses(tmp_path, lines, make
 
 # --- what it costs ------------------------------------------------------------------------------
 def test_a_knock_costs_the_same_however_many_clients_are_known(tmp_path, monkeypatch):
-    """Medians of the time for a line, without the disk; a whole file would cost a thousand times."""
+    """Medians of the time for a line, without the disk; a whole file costs a thousand times."""
     monkeypatch.setattr(os, 'fdatasync', lambda descriptor: None)
     costs = []
     for clients in (10, 10000):

@@ -259,7 +259,7 @@ def test_a_step_that_was_made_ahead_is_not_made_at_the_tick(monkeypatch):
 @pytest.mark.parametrize('carriers', [(), ('syn',), ('ports',), ('syn', 'ports')])
 def test_a_step_holds_what_each_client_may_send_in_it(carriers):
     made = knockd.StepCredentials(CONFIG._replace(carriers=('udp',) + carriers), STEP)
-    for name, client in CONFIG.clients.items():
+    for client in CONFIG.clients.values():
         assert made.tags[knockd.tag_at(client.keys, STEP)] == (client, STEP)
         if 'syn' in carriers:
             expected = knockd.Credential(client, 'syn', STEP, None, ())

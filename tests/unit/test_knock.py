@@ -122,8 +122,9 @@ FACTS = knock.Facts('box.example', 22, 5, 'refused', 'udp', 'unknown', None, Fal
 
 
 @pytest.mark.parametrize('changes, told, untold', (
-    ({}, ['tcp/22 at box.example did not open within 5 s', 'it refuses', 'nothing listens on tcp/22',
-          'whether UDP gets there cannot be seen', '--via ports', 'no source is named'], ['clock']),
+    ({}, ['tcp/22 at box.example did not open within 5 s', 'it refuses',
+          'nothing listens on tcp/22', 'whether UDP gets there cannot be seen', '--via ports',
+          'no source is named'], ['clock']),
     ({'seen': 'silent'}, ['it is silent', 'firewall'], ['refuses']),
     ({'seen': 'mute'}, ['without a byte', 'proxy'], ['refuses']),
     ({'udp': 'arrived'}, ['UDP reaches that address'], ['--via ports']),

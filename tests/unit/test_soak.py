@@ -32,7 +32,8 @@ def measured(box):
     """(objects, descriptors, bytes of what the ledger knows, instructions in the filters)"""
     gc.collect()
     return (len(gc.get_objects()), len(os.listdir('/proc/self/fd')),
-            len(box.daemon.state.ledger.state_line()), box.daemon.hearing.datagrams.size + box.daemon.hearing.syns.size)
+            len(box.daemon.state.ledger.state_line()),
+            box.daemon.hearing.datagrams.size + box.daemon.hearing.syns.size)
 
 
 def test_a_day_leaves_memory_descriptors_ledger_and_filter_as_they_were(tmp_path, monkeypatch):

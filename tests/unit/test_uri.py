@@ -184,7 +184,8 @@ def random_address(chance):
         return ''.join(chance.choice(letters) for _ in range(chance.randint(1, longest)))
 
     letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-'
-    host = chance.choice([word(letters, 255).lstrip('-') or 'h', '192.0.2.%d' % chance.randrange(256),
+    host = chance.choice([word(letters, 255).lstrip('-') or 'h',
+                          '192.0.2.%d' % chance.randrange(256),
                           '2001:db8::%x' % chance.getrandbits(16),
                           'fe80::%x%%%s' % (chance.getrandbits(16), word(letters, 15))])
     ports = [sorted(chance.randint(1, 65535) for _ in 'ab') for _ in range(chance.randint(0, 4))]
