@@ -11,12 +11,12 @@ import time
 
 import knock
 import pytest
-from carriers import keys_of, touch, touch_all
+from carriers import keys_of, touch_all
 from floods import begin, blast, ended
 from network import HIDDEN, KNOCKD, environment, forged, ip_packet, until
 
-CLIENTS = {name: '' for name in (
-    'good', 'skewed', 'torn', 'split', 'damaged', 'ported', 'pinger', 'nat', 'again', 'renewed', 'part')}
+CLIENTS = dict.fromkeys(('good', 'skewed', 'torn', 'split', 'damaged', 'ported', 'pinger', 'nat',
+                         'again', 'renewed', 'part'), '')
 CLIENTS.update(greedy='allow = tcp/2229', gone='expires = 2001-01-01', deaf='allow = tcp/2231',
                dropped='allow = tcp/2222')
 OLD = os.urandom(32)
