@@ -14,6 +14,8 @@ import knock
 from carriers import tool
 from network import HIDDEN, KNOCK, environment, until
 
+pytestmark = pytest.mark.browser
+
 
 class Browser:
     """What a person does with either: go() and run(), as the browser knows them."""
