@@ -333,6 +333,11 @@ Complaint = collections.namedtuple('Complaint', 'section key text')
 # if no tool lists them; ledger_folder: is it there?
 Facts = collections.namedtuple('Facts', 'wall interfaces programs chains ledger_folder')
 
+# What reading a tree of JSON raises where it is not as it should be. int() of 1e999 is an
+# OverflowError, a thousand brackets are a RecursionError.
+MISREAD = (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration,
+           RecursionError, OverflowError)
+
 # --- config: text in, a Config or all that is wrong with it out -------------------------
 MONTH = 31 * 86400              # seconds
 NEVER = 1 << 62                 # ms, later than any clock says
@@ -1067,7 +1072,7 @@ def parse_ledger(text, server_id):
         ledger = read_state(state, server_id)
         for entry in entries:
             read_entry(ledger, json.loads(entry))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except MISREAD as error:
         raise KnockError('the ledger cannot be read: %s' % error)
     return ledger
 
@@ -2285,8 +2290,28 @@ def saved_limit(option, words, negated):
         values = [(int(low), int(high or low)) for low, _, high in ranges]
     return Limit(key, values, negated)
 
+def tolerant(read):
+    """Reads a rule; one that another version of the tool writes in a way unknown here
+    decides nothing, and keeps nobody from reading the others."""
+    def reader(listed, mark):
+        try:
+            return read(listed, mark)
+        except MISREAD:
+            return [Rule([Limit('other', [], False)], None, None, False)]
+    return reader
+
+def whole_listing(read):
+    """Reads a listing; KnockError if it is none."""
+    def reader(tool, outputs, config):
+        try:
+            return read(tool, outputs, config)
+        except MISREAD as error:
+            raise KnockError('what %s lists cannot be read: %r' % (tool.name, error))
+    return reader
+
+@tolerant
 def saved_rule(line, mark):
-    """The Rule that a line is."""
+    """[Rule] that a line is."""
     limits, verdict = [], None
     for option, words, negated in saved_options(line):
         if option == '--reject-with':
@@ -2300,7 +2325,7 @@ def saved_rule(line, mark):
         elif option not in ('-m', '--comment'):
             limits.append(saved_limit(option, words, negated))
     ours = Limit('other', ['0x%x/0x%x' % (mark, mark)], False)
-    return Rule(limits, verdict, None, limits == [ours] and verdict == ACCEPT)
+    return [Rule(limits, verdict, None, limits == [ours] and verdict == ACCEPT)]
 
 def saved_lines(text):
     """[(table, line)] without counters: those of chains and of rules."""
@@ -2330,8 +2355,8 @@ def read_saved(text, family, prefix, mark):
                 Chain(family, prefix + table, name, hook, kind, priority, policy))
             continue
         _, name, options = (line + ' ').split(' ', 2)
-        rule = saved_rule(options, mark)
-        rules.setdefault((family, prefix + table, name), []).append(rule)
+        chain = rules.setdefault((family, prefix + table, name), [])
+        chain.extend(saved_rule(options, mark))
     return chains, rules
 
 # --- nft text: our table, and what nft -j lists -----------------------------------------
@@ -2749,11 +2774,15 @@ def nft_reject(detail):
         return TCP_RESET
     return 'reject with %s type %s' % (kind, detail.get('expr', 'port-unreachable'))
 
+@tolerant
 def nft_rule(entry, mark):
     """[Rule] of a rule as listed; a verdict map is a rule for each of its entries."""
     ours = is_accept(entry, mark)
     limits, rules = [], []
     for statement in entry['expr']:
+        if isinstance(statement, str):
+            # nft writes so what it has no JSON for, a match or not.
+            statement = {'xt': statement}
         kind, detail = next(iter(statement.items()))
         if kind == 'match':
             limits += nft_limits(detail['left'], detail['right'], detail['op'])
@@ -2884,6 +2913,7 @@ class NftTool:
             commands.append(LABEL_COMMAND)
         return commands + [[program] for program in SAVERS if has(program)]
 
+    @whole_listing
     def read(self, outputs, config):
         """outputs: {program: what it printed}"""
         return read_nft(outputs, config)
@@ -3082,6 +3112,7 @@ class IptablesTool:
         commands = [[tool + '-save'] for tool in SAVED_TOOLS.values()]
         return [argv for argv in commands if has(argv[0])]
 
+    @whole_listing
     def read(self, outputs, config):
         """outputs: {program: what it printed}; a family without one is not guarded."""
         chains, rules, ours = [], {}, collections.OrderedDict()
@@ -4690,7 +4721,7 @@ class Probation:
     def read(self, now):
         """It may end early, never late: an unreadable file is one that has lapsed."""
         self.state = LAPSED
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, *MISREAD):
             note = json.loads(read_file(self.path))
             if note['state'] == PASSED:
                 self.state = PASSED
@@ -4703,9 +4734,10 @@ class Probation:
     def time_left(self, note, now):
         """Milliseconds. After a boot nobody knows how long the one before went on behind
         its last note, so as much as there can have been is over."""
-        left = min(int(note['left']), MONTH * 1000)
+        left = min(whole_number(note['left']), MONTH * 1000)
         if note['boot'] == boot_id():
-            return max(0, left - (now - int(note['mono'])))
+            # A clock that went back gives no time.
+            return max(0, left - max(0, now - whole_number(note['mono'])))
         if note['boot']:
             left -= TRIAL_SAVED
         return max(0, left)
@@ -5204,6 +5236,14 @@ def facts_of(client, source, services, seconds):
 def knock_facts(knock, services):
     return facts_of(knock.client.name, str(knock.source), services, knock.seconds)
 
+def last_noted(path):
+    """Desk.last, from its file. OSError, or one of MISREAD."""
+    rows = {}
+    for name, row in json.loads(read_file(path)).items():
+        source = ipaddress.ip_address(row['source'])
+        rows[name] = {'last': whole_number(row['last']), 'source': str(source)}
+    return rows
+
 class Desk:
     """Answers `status`, by a Unix socket."""
 
@@ -5215,8 +5255,8 @@ class Desk:
         self.noted = True       # is that in the file?
         self.mended = 0
         # Over a restart, not over a boot: flash is not worn by it.
-        with contextlib.suppress(OSError, ValueError):
-            self.last.update(json.loads(read_file(self.path)))
+        with contextlib.suppress(OSError, *MISREAD):
+            self.last = last_noted(self.path)
 
     def honoured(self, knock, now):
         self.last[knock.client.name] = {'last': now.wall, 'source': str(knock.source)}
@@ -5803,13 +5843,16 @@ def ask_daemon(config_path, word):
 def asked(path, word):
     """What the daemon at this socket answers; {} if nobody does within 10 s."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with sock, contextlib.suppress(OSError, ValueError):
+    with sock, contextlib.suppress(OSError, *MISREAD):
         sock.settimeout(10)
         # Any name, for the answer: unix(7), autobind.
         sock.bind('')
         sock.connect(path)
         sock.send(word)
-        return json.loads(sock.recv(8 << 20).decode('ascii'))
+        # Whoever is no daemon of ours has no items() or no such path.
+        report = dict(json.loads(sock.recv(8 << 20).decode('ascii')).items())
+        os.fspath(report['config']['path'])
+        return report
     return {}
 
 def known_ledger(config):
