@@ -6,7 +6,7 @@ import sys
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 E2E = os.path.join(TESTS, 'e2e')
-sys.path[:0] = [TESTS, E2E, os.path.join(TESTS, 'unit')]
+sys.path[:0] = [TESTS, E2E, os.path.join(TESTS, 'unit'), os.path.join(TESTS, 'fuzz')]
 
 spec = importlib.util.spec_from_file_location('e2e_fixtures', os.path.join(E2E, 'conftest.py'))
 fixtures = importlib.util.module_from_spec(spec)

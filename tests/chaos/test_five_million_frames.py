@@ -1,9 +1,9 @@
-"""5,000,000 mutated frames, a million with each seed: see tests/fuzz.py. About five minutes."""
+"""5,000,000 mutated frames, a million with each seed: see tests/fuzz/frames.py. About five minutes."""
 
 import os
 import time
 
-import fuzz
+import frames
 import pytest
 
 pytestmark = pytest.mark.chaos
@@ -14,7 +14,7 @@ FRAMES, SEED = 1000000, int(os.environ.get('KNOCK_SEED', '88'))
 def test_mutated_frames_raise_nothing_open_nothing_and_kernel_and_parser_agree(
         monkeypatch, seed):
     began = time.monotonic()
-    taken, grown = fuzz.shake(monkeypatch, seed, FRAMES)
+    taken, grown = frames.shake(monkeypatch, seed, FRAMES)
     print('%d frames in %d s, %d of them candidates, %d kB more' % (
         FRAMES, time.monotonic() - began, taken, grown))
     assert FRAMES / 20 < taken
