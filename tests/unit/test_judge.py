@@ -557,3 +557,16 @@ def test_what_has_no_room_for_a_request_asks_for_the_default_and_is_spent_by_its
 def test_the_budgets_are_those_that_the_readme_names():
     assert (knockd.SYNS_A_SECOND, knockd.MACS_A_SECOND, knockd.KNOCKS_A_SECOND,
             knockd.SIGNATURES_A_SECOND) == (20000, 200, 5, 2)
+
+
+def test_a_client_is_refused_by_a_carrier_that_is_not_his(state):
+    """The filter lets by what another client may use."""
+    client = state.config.clients['anna']._replace(carriers=('icmp',))
+    state.config.clients['anna'] = client
+    state.tags = {tag: (client if owner.name == 'anna' else owner, step)
+                  for tag, (owner, step) in state.tags.items()}
+    try:
+        assert said(state, knock(state)) == ('refused', 'not allowed carrier udp')
+        assert said(state, knock(state, carrier='icmp'))[0] == 'open'
+    finally:
+        state.config.clients['anna'] = CONFIG.clients['anna']
