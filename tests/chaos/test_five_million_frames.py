@@ -1,4 +1,4 @@
-"""5,000,000 mutated frames, a million with each seed: see tests/fuzz/frames.py. About five minutes."""
+"""5,000,000 mutated frames, a million with each seed: see tests/fuzz. About five minutes."""
 
 import os
 import time

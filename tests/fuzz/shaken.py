@@ -58,8 +58,8 @@ run = /sbin/reboot
 ''' % (SECRET, knockd.encode_secret(bytes(range(1, 33))))
 CONFIG_WORDS = sorted(itertools.chain(
     knockd.SERVER_KEYS, knockd.CLIENT_KEYS, '= : # ; [ ] [server] [client [client\tanna] yes no , '
-    'tcp/0 tcp/65536 0 -1 99999999999d 1.2.3.4/33 ::/0 % %% \r \x00 \ufeff \x0b \x1c \x85 \u2028 \xa0'
-    ' \u0131 \u0661 auto none * ../.. @ \'" \ud800'.split(' ')))
+    'tcp/0 tcp/65536 0 -1 9999999999d 1.2.3.4/33 ::/0 % %% \r \x00 \ufeff \x0b \x1c \x85 \u2028'
+    ' \xa0 \u0131 \u0661 auto none * ../.. @ \'" \ud800'.split(' ')))
 LINE = 'knock://anna:%s@box.example.org:50000?id=box&via=udp&open=tcp/22,udp/51820&once=1' % SECRET
 LINE_WORDS = ('knock:// : @ ? & = % %00 %ff %25 [ ] [::1] * id=* ; \ufeff 0 65536 via=ports once=2 '
               'tcp/22-21 " \u201c \ud800 \x85 \u0661 &amp; # /').split(' ')
