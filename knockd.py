@@ -6715,6 +6715,7 @@ class Watcher:
             self.skipped += 1
             raise LookupError
         for client, first, tags in self.far:
+            # The end of one tag and the beginning of the next may look like a third.
             at = tags.find(tag)
             if at >= 0 and at % TAG_SIZE == 0:
                 return client, first + at // TAG_SIZE
@@ -6730,6 +6731,7 @@ class Watcher:
         except LookupError:
             return None
         if owner is None:
+            # Or each ping and each fragment of other traffic would be told as a knock.
             if seen.torn or seen.carrier == 'icmp':
                 return None
             return Finding('stranger', None, SENTENCES['stranger'], None)
@@ -6750,6 +6752,7 @@ class Watcher:
                 text += '; its checksum is wrong'
             return Finding('damaged', client, text, None)
         if seen.tag not in self.state.tags:
+            # Of a request that cannot be read, its step still tells the time.
             time = step * STEP
             with contextlib.suppress(KnockError):
                 time = decode_plain(plain).time
@@ -6776,6 +6779,7 @@ class Watcher:
             return None
         if decision.verdict == 'refused':
             return Finding(decision.kind, knock.client, refusal_text(decision), None)
+        # In our copy alone: without it a replay would be called good.
         self.state.ledger.record(knock.client.fingerprint, knock.knock_id,
                                  knock.request.time, self.config.window, knock.paper)
         self.state.copies.remember(knock, packet.source, now.mono)
@@ -6792,6 +6796,7 @@ class Watcher:
         if code is not None:
             found.append(code)
         self.follow(syn, now)
+        # Or five seconds later a sequence that finished would be told as a part of one.
         if found:
             self.touched.pop(syn.source, None)
         packets = [Packet(one.carrier, syn.source, one) for one in found]
@@ -6887,6 +6892,7 @@ class Trace:
         lines = []
         if self.process is None:
             self.process = start(['nft', 'monitor', 'trace'])
+            # Else each look would wait until nft has something to say.
             os.set_blocking(self.process.stdout.fileno(), False)
             lines = [WATCH_TABLE + 'add table inet knockd-watch',
                      'add chain inet knockd-watch trace '
@@ -6917,6 +6923,9 @@ class Trace:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+        # Also where none was traced: one that was killed has left its table, and its
+        # rules would trace on.
+        with contextlib.suppress(KnockError):
             run(NFT_COMMAND, WATCH_TABLE)
 
 def interrupted(number, frame):
@@ -6994,6 +7003,7 @@ class Watch:
         self.say(key + (finding.knock.knock_id,), line)
         if finding.knock.request.op == 'open':
             self.trace.follow(finding.knock)
+            # Asked at once, a daemon that is still opening would seem to have refused.
             self.waiting.append((now.mono + 700, finding))
 
     def say(self, key, line):
