@@ -42,7 +42,7 @@ import subprocess
 import threading
 import time
 
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
 # tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
@@ -768,6 +768,8 @@ def server_warnings(config, facts):
         found.append(Complaint('server', key, text))
     if not config.hide:
         warn('hide', 'nothing is hidden; write for example: hide = tcp/22')
+    if config.behind:
+        warn('behind', 'is not guarded by this version; hide the ports on those hosts')
     if not config.clients:
         warn(None, 'no client, so nobody can knock; make one with: knockd.py add NAME')
     if config.port and 'udp' not in config.carriers:
