@@ -3467,9 +3467,7 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
-# What a command may take before it is killed. The first nft after a boot loads modules of
-# the kernel: 12 s on an emulated processor.
-COMMAND_SECONDS = 30
+COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
@@ -5673,6 +5671,8 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
     ('iptables: NAT', 'iptables -w -t nat -A PREROUTING -p tcp -j DNAT --to-destination '
      ':1024', 'xt_nat (OpenWrt: kmod-ipt-nat)'))
 NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
+# The first nft after a boot loads modules of the kernel: 12 s on an emulated processor.
+TRY_SECONDS = 60
 NFT_FEATURE = 'table inet a { %s\n}\n'
 
 def preflight(config):
@@ -5742,7 +5742,7 @@ def try_rules(config):
         if argv != NFT_COMMAND:
             continue
         try:
-            run(NFT_TRY, text)
+            run(NFT_TRY, text, TRY_SECONDS)
         except KnockError as error:
             raise KnockError('%s%s' % (error, missing_feature()), 2)
 
