@@ -4570,7 +4570,8 @@ class Keeper:
             self.apply(cleared(tool, commands))
         self.decoys.keep(hidden)
         bare = tool.whole(config, seen._replace(ours=None), decoys, (), now)
-        return Loaded(decoys, guard_script(bare))
+        variables = tool.sysctls if self.reflecting else ()
+        return Loaded(decoys, guard_script(bare, variables))
 
     def unspent(self, wanted):
         """The openings without those of `once` that stood before: they may be spent, and
@@ -4624,9 +4625,13 @@ def cleared(tool, commands):
         return commands
     return [(argv, nothing + commands[0][1])] + commands[1:]
 
-def guard_script(commands):
-    """A shell script that hides from the boot on; never over what is there."""
+def guard_script(commands, variables=()):
+    """A shell script that hides from the boot on; never over what is there. variables:
+    the kernel's that must be 1, for until the daemon runs a reset would leave from the
+    decoy's port."""
     text = GUARD_HEAD
+    for name in variables:
+        text += '[ ! -w /proc/sys/%s ] || echo 1 >/proc/sys/%s\n' % (name, name)
     for argv, lines in commands:
         # At a boot the chains of others, where we have a rule besides, are not yet there.
         if argv[0] not in THERE:
