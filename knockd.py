@@ -7248,7 +7248,7 @@ SCRIPT = '/usr/local/sbin/knockd.py'
 OPENWRT_SCRIPT = '/usr/sbin/knockd.py'      # where PATH looks there
 PYTHON = find_program('python3') or sys.executable
 RUN = '%s -I %s run' % (PYTHON, SCRIPT)     # whatever PYTHON* says
-READY_TIME = 20                 # seconds until a service must be ready
+READY_TIME = 60                 # seconds until a service must be ready; slow boxes need 30
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again
 # for ever.
 SYSTEMD = '''[Unit]
