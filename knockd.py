@@ -7333,9 +7333,25 @@ OPENRC = '''#!/sbin/openrc-run
 supervisor=supervise-daemon respawn_max=0 respawn_delay=1
 command=%s command_args="-I %s run"
 error_logger="logger -t knockd"
-depend() { after localmount; before net; }
+depend() { after localmount mountall; before net networking; }
 start_pre() { sh STATE/guard || true; }
 ''' % (PYTHON, SCRIPT)
+# Debian's OpenRC never enters the level boot; disks and network come up in sysinit.
+OPENRC_LEVEL = ('$(if [ -e /etc/runlevels/sysinit/networking ]; then echo sysinit; '
+                'else echo boot; fi)')
+# Runit's second stage starts all services side by side: hidden before that, in the first.
+RUNIT_GUARD = '''#!/bin/sh
+### BEGIN INIT INFO
+# Provides: knockd-guard
+# Required-Start: $local_fs
+# Required-Stop:
+# X-Start-Before: $network
+# Default-Start: S
+# Default-Stop:
+### END INIT INFO
+[ "$1" = start ] && sh STATE/guard
+exit 0
+'''
 # svlogd is part of runit; a syslog may not be there.
 RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec %s\n' % RUN,
          '/etc/sv/knockd/log/run': '#!/bin/sh\numask 077\nmkdir -p /var/log/knockd\n'
@@ -7365,15 +7381,16 @@ setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 InitSystem = collections.namedtuple(
     'InitSystem', 'name evidence script state files starts ends log')
 
-def runit_in(folder):
-    """Runit, whose services are links in this folder."""
+def runit_in(folder, early, enable, disable):
+    """Runit, whose services are links in this folder. early: {path: text} of what its
+    first stage runs; enable, disable: commands for that."""
     link = folder + '/knockd'
     # The first time, runsvdir starts it.
     starts = ['ln -sfn /etc/sv/knockd ' + link, 'sv restart /etc/sv/knockd || true']
     ends = ['rm ' + link, 'sv shutdown /etc/sv/knockd',
             'rm -rf /etc/sv/knockd /var/log/knockd']
-    return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib', RUNIT,
-                      starts, ends, 'tail -n 5 /var/log/knockd/current')
+    return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib',
+                      dict(RUNIT, **early), enable + starts, ends + disable, 'tail -n 5 /var/log/knockd/current')
 
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
 INIT_SYSTEMS = [
@@ -7391,10 +7408,14 @@ INIT_SYSTEMS = [
                'logread -e knockd | tail -n 5'),
     InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib',
                {'/etc/init.d/knockd': OPENRC},
-               ['rc-update add knockd boot', 'rc-service knockd restart'],
-               ['rc-service knockd stop', 'rc-update delete knockd boot'], SYSLOG),
+               ['rc-update add knockd ' + OPENRC_LEVEL, 'rc-service knockd restart'],
+               ['rc-service knockd stop', 'rc-update -a delete knockd'], SYSLOG),
     # Of Void, of Debian.
-    runit_in('/var/service'), runit_in('/etc/service'),
+    runit_in('/var/service', {'/etc/runit/core-services/10-knockd.sh': 'sh STATE/guard\n'},
+             [], []),
+    runit_in('/etc/service', {'/etc/init.d/knockd-guard': RUNIT_GUARD},
+             ['update-rc.d knockd-guard defaults'],
+             ['update-rc.d -f knockd-guard remove']),
     InitSystem('SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
                {'/etc/init.d/knockd': SYSV},
                ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
