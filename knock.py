@@ -12,7 +12,7 @@ names this moment, and is worth nothing once the server has seen it. See README.
 bytes.
 """
 # Read it from top to bottom: up to "edges" everything takes values and returns values.
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'
 
 import gc
 import sys

@@ -42,7 +42,7 @@ import subprocess
 import threading
 import time
 
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
 # tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
@@ -773,6 +773,8 @@ def server_warnings(config, facts):
         found.append(Complaint('server', key, text))
     if not config.hide:
         warn('hide', 'nothing is hidden; write for example: hide = tcp/22')
+    if config.behind:
+        warn('behind', 'is not guarded by this version; hide the ports on those hosts')
     if not config.clients:
         warn(None, 'no client, so nobody can knock; make one with: knockd.py add NAME')
     if config.port and 'udp' not in config.carriers:
@@ -3496,9 +3498,7 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
-# What a command may take before it is killed. The first nft after a boot loads modules of
-# the kernel: 12 s on an emulated processor.
-COMMAND_SECONDS = 30
+COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
@@ -4601,7 +4601,8 @@ class Keeper:
             self.apply(cleared(tool, commands))
         self.decoys.keep(hidden)
         bare = tool.whole(config, seen._replace(ours=None), decoys, (), now)
-        return Loaded(decoys, guard_script(bare))
+        variables = tool.sysctls if self.reflecting else ()
+        return Loaded(decoys, guard_script(bare, variables))
 
     def unspent(self, wanted):
         """The openings without those of `once` that stood before: they may be spent, and
@@ -4655,9 +4656,13 @@ def cleared(tool, commands):
         return commands
     return [(argv, nothing + commands[0][1])] + commands[1:]
 
-def guard_script(commands):
-    """A shell script that hides from the boot on; never over what is there."""
+def guard_script(commands, variables=()):
+    """A shell script that hides from the boot on; never over what is there. variables:
+    the kernel's that must be 1, for until the daemon runs a reset would leave from the
+    decoy's port."""
     text = GUARD_HEAD
+    for name in variables:
+        text += '[ ! -w /proc/sys/%s ] || echo 1 >/proc/sys/%s\n' % (name, name)
     for argv, lines in commands:
         # At a boot the chains of others, where we have a rule besides, are not yet there.
         if argv[0] not in THERE:
@@ -5711,6 +5716,8 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
     ('iptables: NAT', 'iptables -w -t nat -A PREROUTING -p tcp -j DNAT --to-destination '
      ':1024', 'xt_nat (OpenWrt: kmod-ipt-nat)'))
 NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
+# The first nft after a boot loads modules of the kernel: 12 s on an emulated processor.
+TRY_SECONDS = 60
 NFT_FEATURE = 'table inet a { %s\n}\n'
 
 def preflight(config):
@@ -5780,7 +5787,7 @@ def try_rules(config):
         if argv != NFT_COMMAND:
             continue
         try:
-            run(NFT_TRY, text)
+            run(NFT_TRY, text, TRY_SECONDS)
         except KnockError as error:
             raise KnockError('%s%s' % (error, missing_feature()), 2)
 
@@ -6758,6 +6765,7 @@ class Watcher:
             self.skipped += 1
             raise LookupError
         for client, first, tags in self.far:
+            # The end of one tag and the beginning of the next may look like a third.
             at = tags.find(tag)
             if at >= 0 and at % TAG_SIZE == 0:
                 return client, first + at // TAG_SIZE
@@ -6773,6 +6781,7 @@ class Watcher:
         except LookupError:
             return None
         if owner is None:
+            # Or each ping and each fragment of other traffic would be told as a knock.
             if seen.torn or seen.carrier == 'icmp':
                 return None
             return Finding('stranger', None, SENTENCES['stranger'], None)
@@ -6793,6 +6802,7 @@ class Watcher:
                 text += '; its checksum is wrong'
             return Finding('damaged', client, text, None)
         if seen.tag not in self.state.tags:
+            # Of a request that cannot be read, its step still tells the time.
             time = step * STEP
             with contextlib.suppress(KnockError):
                 time = decode_plain(plain).time
@@ -6819,6 +6829,7 @@ class Watcher:
             return None
         if decision.verdict == 'refused':
             return Finding(decision.kind, knock.client, refusal_text(decision), None)
+        # In our copy alone: without it a replay would be called good.
         self.state.ledger.record(knock.client.fingerprint, knock.knock_id,
                                  knock.request.time, self.config.window, knock.paper)
         self.state.copies.remember(knock, packet.source, now.mono)
@@ -6835,6 +6846,7 @@ class Watcher:
         if code is not None:
             found.append(code)
         self.follow(syn, now)
+        # Or five seconds later a sequence that finished would be told as a part of one.
         if found:
             self.touched.pop(syn.source, None)
         packets = [Packet(one.carrier, syn.source, one) for one in found]
@@ -6930,6 +6942,7 @@ class Trace:
         lines = []
         if self.process is None:
             self.process = start(['nft', 'monitor', 'trace'])
+            # Else each look would wait until nft has something to say.
             os.set_blocking(self.process.stdout.fileno(), False)
             lines = [WATCH_TABLE + 'add table inet knockd-watch',
                      'add chain inet knockd-watch trace '
@@ -6960,6 +6973,9 @@ class Trace:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+        # Also where none was traced: one that was killed has left its table, and its
+        # rules would trace on.
+        with contextlib.suppress(KnockError):
             run(NFT_COMMAND, WATCH_TABLE)
 
 def interrupted(number, frame):
@@ -7037,6 +7053,7 @@ class Watch:
         self.say(key + (finding.knock.knock_id,), line)
         if finding.knock.request.op == 'open':
             self.trace.follow(finding.knock)
+            # Asked at once, a daemon that is still opening would seem to have refused.
             self.waiting.append((now.mono + 700, finding))
 
     def say(self, key, line):
@@ -7274,7 +7291,7 @@ SCRIPT = '/usr/local/sbin/knockd.py'
 OPENWRT_SCRIPT = '/usr/sbin/knockd.py'      # where PATH looks there
 PYTHON = find_program('python3') or sys.executable
 RUN = '%s -I %s run' % (PYTHON, SCRIPT)     # whatever PYTHON* says
-READY_TIME = 20                 # seconds until a service must be ready
+READY_TIME = 60                 # seconds until a service must be ready; slow boxes need 30
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again
 # for ever.
 SYSTEMD = '''[Unit]
@@ -7359,9 +7376,25 @@ OPENRC = '''#!/sbin/openrc-run
 supervisor=supervise-daemon respawn_max=0 respawn_delay=1
 command=%s command_args="-I %s run"
 error_logger="logger -t knockd"
-depend() { after localmount; before net; }
+depend() { after localmount mountall; before net networking; }
 start_pre() { sh STATE/guard || true; }
 ''' % (PYTHON, SCRIPT)
+# Debian's OpenRC never enters the level boot; disks and network come up in sysinit.
+OPENRC_LEVEL = ('$(if [ -e /etc/runlevels/sysinit/networking ]; then echo sysinit; '
+                'else echo boot; fi)')
+# Runit's second stage starts all services side by side: hidden before that, in the first.
+RUNIT_GUARD = '''#!/bin/sh
+### BEGIN INIT INFO
+# Provides: knockd-guard
+# Required-Start: $local_fs
+# Required-Stop:
+# X-Start-Before: $network
+# Default-Start: S
+# Default-Stop:
+### END INIT INFO
+[ "$1" = start ] && sh STATE/guard
+exit 0
+'''
 # svlogd is part of runit; a syslog may not be there.
 RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec %s\n' % RUN,
          '/etc/sv/knockd/log/run': '#!/bin/sh\numask 077\nmkdir -p /var/log/knockd\n'
@@ -7391,15 +7424,16 @@ setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 InitSystem = collections.namedtuple(
     'InitSystem', 'name evidence script state files starts ends log')
 
-def runit_in(folder):
-    """Runit, whose services are links in this folder."""
+def runit_in(folder, early, enable, disable):
+    """Runit, whose services are links in this folder. early: {path: text} of what its
+    first stage runs; enable, disable: commands for that."""
     link = folder + '/knockd'
     # The first time, runsvdir starts it.
     starts = ['ln -sfn /etc/sv/knockd ' + link, 'sv restart /etc/sv/knockd || true']
     ends = ['rm ' + link, 'sv shutdown /etc/sv/knockd',
             'rm -rf /etc/sv/knockd /var/log/knockd']
-    return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib', RUNIT,
-                      starts, ends, 'tail -n 5 /var/log/knockd/current')
+    return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib',
+                      dict(RUNIT, **early), enable + starts, ends + disable, 'tail -n 5 /var/log/knockd/current')
 
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
 INIT_SYSTEMS = [
@@ -7417,10 +7451,14 @@ INIT_SYSTEMS = [
                'logread -e knockd | tail -n 5'),
     InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib',
                {'/etc/init.d/knockd': OPENRC},
-               ['rc-update add knockd boot', 'rc-service knockd restart'],
-               ['rc-service knockd stop', 'rc-update delete knockd boot'], SYSLOG),
+               ['rc-update add knockd ' + OPENRC_LEVEL, 'rc-service knockd restart'],
+               ['rc-service knockd stop', 'rc-update -a delete knockd'], SYSLOG),
     # Of Void, of Debian.
-    runit_in('/var/service'), runit_in('/etc/service'),
+    runit_in('/var/service', {'/etc/runit/core-services/10-knockd.sh': 'sh STATE/guard\n'},
+             [], []),
+    runit_in('/etc/service', {'/etc/init.d/knockd-guard': RUNIT_GUARD},
+             ['update-rc.d knockd-guard defaults'],
+             ['update-rc.d -f knockd-guard remove']),
     InitSystem('SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
                {'/etc/init.d/knockd': SYSV},
                ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],

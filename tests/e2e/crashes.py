@@ -25,6 +25,7 @@ FILE_FAULTS = DISK_FAULTS + KILLS
 SOCKET_FAULTS = ('ENETDOWN', 'ENOBUFS', 'EINTR') + KILLS
 COMMAND_FAULTS = ('ENOMEM', 'EINTR', 'refused', 'told', 'stuck', 'late') + KILLS
 SHORT, LONG = 20, 40            # seconds of an opening, and of its extension
+LOOKS = ('cat', 'sysctl', 'nft-list', 'iptables-nft-save', 'ip6tables-nft-save')
 OPERATIONS = ('open', 'extend', 'close', 'reload', 'start', 'stop')
 HOOKS = 'on_open = /bin/true\non_close = /bin/true'
 HEAL = ('heal',)                # apart: until the table is back, nothing is hidden
@@ -181,7 +182,11 @@ class Cell:
         house.plan(call, number, fault)
         readies, began = house.count('ready: '), time.monotonic()
         self.act(operation, knock)
-        assert until(house.fired), (told, 'the call was not made', house.trace())
+        if not until(house.fired):
+            # A look at the rules comes when it comes: beside a knock or not.
+            assert call in LOOKS, (told, 'the call was not made', house.trace())
+            house.forget()
+            return
         self.wait(operation, fault, readies)
         if operation == 'heal' and house.dead():
             house.start()                   # the table was gone, and nobody was there to mend it
@@ -269,6 +274,8 @@ def cells(wire, house, address, names, operations=OPERATIONS):
         cell.act(operation, knock)
         if operation != 'heal':
             house.says(line, before + 1)
+        else:
+            assert until(lambda: 'nft' in house.trace(), 10), house.text()
         house.rest()            # what it prepares for the next one comes after it
         calls = house.trace()
         if operation == 'stop':

@@ -161,6 +161,9 @@ def test_a_connection_that_was_there_lives_through_the_installation(wire, box, s
             assert alive(connection, end)
 
 
+REFLECT = ['/proc/sys/net/%s/fwmark_reflect' % family for family in ('ipv4', 'ipv6')]
+
+
 def test_the_guard_is_there_before_python_is(wire, box):
     """As after a boot with a broken Python: no table, and only the unit's first lines run."""
     line = line_of(install(box))
@@ -170,9 +173,13 @@ def test_the_guard_is_there_before_python_is(wire, box):
     assert until(lambda: 'table inet knockd' in box.must('cat', '/var/lib/knockd/guard'))
     box.must('systemctl', 'disable', '--now', 'knockd')
     box.nft('flush ruleset')
+    for path in REFLECT:
+        box.must('sh', '-c', 'echo 0 >' + path)
     assert wire.client.connects('10.9.0.1')
     box.must('sh', '/run/before')
     assert not wire.client.connects('10.9.0.1')
+    # Without these a reset leaves from the decoy's port.
+    assert box.must('cat', *REFLECT) == '1\n1\n'
 
 
 def test_no_rule_is_left_in_a_chain_of_the_box(box):

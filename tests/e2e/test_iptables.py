@@ -167,7 +167,8 @@ def test_the_boxs_own_rules_and_counters_stay_and_uninstall_leaves_no_trace(wire
     box.server.must('mkdir', '-p', '/run/systemd/system')
     told = re.sub('(?m)^remove .*\n', '', knockd.do('uninstall', '--dry-run').out)
     box.server.must('rm', '-r', '/run/systemd')
-    assert box.apply(told) == 3
+    # ipset, iptables and ip6tables; and nft where it sees what iptables keeps in the kernel.
+    assert box.apply(told) >= 3
     assert box.saved('-c') == before
 
 

@@ -11,14 +11,14 @@ import time
 
 import knock
 import pytest
-from carriers import keys_of, touch_all
+from carriers import keys_of, tool, touch_all
 from floods import begin, blast, ended
-from network import HIDDEN, KNOCKD, environment, forged, ip_packet, until
+from network import HIDDEN, KNOCK, KNOCKD, environment, forged, ip_packet, until
 
 CLIENTS = dict.fromkeys(('good', 'skewed', 'torn', 'split', 'damaged', 'ported', 'pinger', 'nat',
-                         'again', 'renewed', 'part'), '')
+                         'again', 'renewed', 'part', 'moved', 'ahead', 'foreign'), '')
 CLIENTS.update(greedy='allow = tcp/2229', gone='expires = 2001-01-01', deaf='allow = tcp/2231',
-               dropped='allow = tcp/2222')
+               dropped='allow = tcp/2222', six='allow = tcp/2231')
 OLD = os.urandom(32)
 
 
@@ -128,6 +128,56 @@ def test_source_replay_scope_expiry_and_an_old_secret(wire, knockd, watch, serve
     watch.says('renewed', 'secret from before `rekey`')
 
 
+def test_knock_behind_a_real_nat(wire, knockd, watch, server):
+    inside, outside = '10.9.0.2', '10.9.0.77'
+    wire.client.must('ip', 'addr', 'add', outside + '/24', 'dev', 'eth0')
+    wire.client.nft('table ip nat {\n chain out {\n type nat hook postrouting priority 100;\n'
+                    ' udp dport 40000 snat to %s\n }\n}' % outside)
+    try:
+        done = wire.client.knock('--wait', '0', '--port', '40000', '--source', inside,
+                                 knockd.uri('moved', server))
+        assert done.code == 0, done.err
+        watch.says('moved', 'names the source %s, and came from %s:' % (inside, outside),
+                   '--source none')
+    finally:
+        wire.client.nft('delete table ip nat')
+        wire.client.must('ip', 'addr', 'del', outside + '/24', 'dev', 'eth0')
+
+
+def test_knock_of_a_clock_two_hours_ahead(wire, knockd, watch, server):
+    ahead = 2 * 3600
+    earliest = int(time.time()) + ahead
+    done = wire.client.run(tool('faketime'), '-f', '+2h', sys.executable, KNOCK, '--wait', '0',
+                           '--port', '40000', knockd.uri('ahead', server))
+    assert done.code == 0, done.err
+    line = watch.says('ahead', 'set both')
+    latest = int(time.time()) + ahead
+    # A moment passes until it is heard: a little less than two hours is left.
+    assert re.search('your clocks differ by (2 h 0|1 h 59) min', line), line
+    assert re.search(r'made at (\S+) UTC', line).group(1) in [
+        time.strftime('%H:%M:%S', time.gmtime(second)) for second in range(earliest, latest + 1)]
+
+
+def test_the_right_secret_and_another_servers_id(wire, knockd, watch, server):
+    done = wire.stranger.knock('--wait', '0', '--port', '40000',
+                               knockd.uri('foreign', server, server_id='box-elsewhere'))
+    assert done.code == 0, done.err
+    line = watch.says('datagram from 10.9.0.3 by eth0 to port 40000',
+                      'no client of this server made it', 'another line or server id')
+    assert 'foreign' not in line
+
+
+def test_ipv6_honoured_and_refused(wire, knockd, watch):
+    uri = knockd.uri('six', wire.server.addresses[1])
+    for arguments in ((), ('--open', 'tcp/2222')):
+        done = wire.client.knock('--wait', '0', '--port', '40000', *arguments, uri)
+        assert done.code == 0, done.err
+    watch.says('six: its knock from fd00:9::2 by eth0 to port 40000 is good')
+    watch.says('six', 'honoured, open for')
+    watch.says('six', 'nothing listens on tcp/2231')
+    watch.says('six: its knock from fd00:9::2', 'not allowed tcp/2222', 'see its section')
+
+
 def test_honoured_and_nobody_listens(wire, knockd, watch, server):
     wire.client.send(knockd.datagram('deaf'), server)
     watch.says('deaf', 'honoured, open for')
@@ -213,6 +263,7 @@ def test_the_last_good_config_rules_and_nobody_else_may_look(wire, knockd, serve
 
 def test_ended_by_a_signal_it_takes_its_table_along(wire, knockd, server):
     before = wire.server.must('nft', '-s', 'list', 'ruleset')
+    wire.server.nft('table inet knockd-watch\ndelete table inet knockd-watch')   # of a killed one
     with watching(knockd) as watch:
         wire.client.send(knockd.datagram('deaf'), server)
         watch.says('deaf', 'is good')
@@ -221,3 +272,25 @@ def test_ended_by_a_signal_it_takes_its_table_along(wire, knockd, server):
         watch.process.wait(10)
     assert 'knockd-watch' not in wire.server.must('nft', 'list', 'tables')
     assert before.count('\n') > 10
+
+
+def test_what_a_killed_one_left_is_taken_along_without_a_knock(wire, knockd):
+    wire.server.nft('add table inet knockd-watch')
+    with watching(knockd) as watch:
+        watch.end()
+    assert 'knockd-watch' not in wire.server.must('nft', 'list', 'tables')
+
+
+def test_sequences_codes_and_syns_that_are_off(wire, daemon, server):
+    off = daemon('carriers = udp', six='', typed='code = yes', badge='')
+    with watching(off) as watch:
+        for via, name in (('ports', 'six'), ('syn', 'badge')):
+            done = wire.client.knock('--wait', '0', '--via', via, off.uri(name, server))
+            assert done.code == 0, done.err
+        step = knock.step_of(int(time.time() * 1000))
+        touch_all(wire.stranger, server,
+                  knock.code_ports(knock.code_at(keys_of(off, 'typed'), step)))
+        watch.says('six: its knock from 10.9.0.2', 'carrier ports is off', 'see `carriers`')
+        watch.says('badge: its knock from 10.9.0.2', 'carrier syn is off')
+        watch.says('typed: its knock from 10.9.0.3', 'carrier code is off')
+    assert off.count('open ') == 0

@@ -426,7 +426,6 @@ port = 62201
 trust = lan0, wg+
 accept_in = auto, inet filter input
 on_open = /bin/echo
-behind = 203.0.113.8/29
 [client anna]
 secret = %s
 code = yes
@@ -455,6 +454,8 @@ run = /bin/echo hello
      'write a later date or remove it'),
     ('on_open = /no/such "a b"', '',
      '[server] on_open: /no/such cannot be run; install it or name another'),
+    ('behind = 203.0.113.8/29', '',
+     '[server] behind: is not guarded by this version; hide the ports on those hosts'),
     ('on_close = /no/such', '',
      '[server] on_close: /no/such cannot be run; install it or name another'),
     ('trust = eth77', '', '[server] trust: there is no interface eth77 now; see: ip link'),

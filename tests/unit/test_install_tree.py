@@ -25,7 +25,9 @@ EVIDENCE = {'systemd': ['run/systemd/system'], 'procd': ['sbin/procd', 'etc/init
 SERVICE = {'systemd': ['etc/systemd/system/knockd.service'], 'procd': ['etc/init.d/knockd'],
            'openrc': ['etc/init.d/knockd'], 'sysv': ['etc/init.d/knockd'],
            'runit': ['etc/sv/knockd/run', 'etc/sv/knockd/log/run']}
-SERVICE['void'] = SERVICE['runit']
+# What hides before any service starts, for runit starts them all side by side.
+SERVICE['void'] = SERVICE['runit'] + ['etc/runit/core-services/10-knockd.sh']
+SERVICE['runit'] = SERVICE['runit'] + ['etc/init.d/knockd-guard']
 START = {'systemd': 'systemctl restart knockd', 'procd': '/etc/init.d/knockd restart',
          'openrc': 'rc-service knockd restart', 'sysv': '/etc/init.d/knockd restart',
          'runit': 'sv restart /etc/sv/knockd || true'}
@@ -37,9 +39,10 @@ STATE['procd'] = 'etc'                          # OpenWrt's /var is in memory
 ENDS = {    # in this order, before the files go
     'systemd': ['systemctl disable --now knockd'],
     'procd': ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
-    'openrc': ['rc-service knockd stop', 'rc-update delete knockd boot'],
+    'openrc': ['rc-service knockd stop', 'rc-update -a delete knockd'],
     'runit': ['rm /etc/service/knockd', 'sv shutdown /etc/sv/knockd',
-              'rm -rf /etc/sv/knockd /var/log/knockd'],
+              'rm -rf /etc/sv/knockd /var/log/knockd',
+              'update-rc.d -f knockd-guard remove'],
     'void': ['rm /var/service/knockd', 'sv shutdown /etc/sv/knockd',
              'rm -rf /etc/sv/knockd /var/log/knockd'],
     'sysv': ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove']}
@@ -93,7 +96,7 @@ def test_a_tree_is_as_its_golden_file_says(system, tmp_path):
     code, out, err = knockd('install', '--root', tree, *FIRST)
     assert (code, err) == (0, '')
     assert re.match('knock://laptop:[A-Z2-7]{52}@gate.example[?]id=', out)
-    golden = os.path.join(GOLDEN, system.replace('void', 'runit'))
+    golden = os.path.join(GOLDEN, system)
     if os.environ.get('WRITE_GOLDEN'):
         with open(golden, 'w') as file:
             file.write(files_of(tree))

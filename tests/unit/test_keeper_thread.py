@@ -51,7 +51,7 @@ class Box:
         monkeypatch.setattr(knockd, 'live', lambda openings, now: openings)
         # Its openings are letters.
         monkeypatch.setattr(knockd.Keeper, 'unspent', lambda self, wanted: wanted.openings)
-        monkeypatch.setattr(knockd, 'guard_script', lambda commands: 'guard')
+        monkeypatch.setattr(knockd, 'guard_script', lambda commands, variables: 'guard')
         monkeypatch.setattr(knockd, 'RETRY_TIME', 50)
         self.keeper = knockd.Keeper(Tool(), False)
         self.done = []

@@ -417,7 +417,7 @@ class Host:
         return max(0.1, 20 * (float(times[1]) - float(times[0])))
 
     def promised_heal_time(self):
-        return 0.5 if emulated(self.guest.image.kernel) else 0.1
+        return 2 if emulated(self.guest.image.kernel) else 0.1
 
     def daemon(self):
         """Returns the process id of who listens on packet sockets in the guest, or
