@@ -27,7 +27,7 @@ import tempfile
 TOP = pathlib.Path(__file__).resolve().parent.parent
 CACHE = TOP / '.tox' / 'mutants.json'
 HARMLESS = TOP / 'tests' / 'mutants.txt'
-TARGET, SEED, SECONDS, JOBS, NOWHERE = 0.95, 7, 60, 2, subprocess.DEVNULL
+TARGET, SEED, SECONDS, JOBS, NULL = 0.95, 7, 60, 2, subprocess.DEVNULL
 SEQUENCES = 'test_sequences test_honour test_openings test_judge'
 SECTIONS = {        # how the banner begins: the test files, the quickest first
     'ledger rules': 'test_ledger test_journal',
@@ -130,7 +130,7 @@ def is_killed(tree, data, files):
     """Do the tests fail with this knockd.py in this copy?"""
     pathlib.Path(tree, 'knockd.py').write_bytes(data)
     argv = [sys.executable, '-B', '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider'] + files
-    process = subprocess.Popen(argv, cwd=tree, stdout=NOWHERE, stderr=NOWHERE, start_new_session=True)
+    process = subprocess.Popen(argv, cwd=tree, stdout=NULL, stderr=NULL, start_new_session=True)
     try:
         return process.wait(SECONDS) != 0
     except subprocess.TimeoutExpired:
