@@ -94,7 +94,7 @@ def changes_of(source, node):
         yield source.span(node.func) + (CALLS[source.text(node.func)],)
     elif isinstance(node, (ast.If, ast.While, ast.IfExp)):
         yield source.span(node.test) + ('not (%s)' % source.text(node.test),)
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and source.text(node)[7:] not in ('', 'None', 'False'):
         yield begin, end, 'return None'
     elif isinstance(node, (ast.Break, ast.Continue)):
         yield begin, end, 'pass' if isinstance(node, ast.Break) else 'break'

@@ -567,3 +567,12 @@ def test_a_client_is_refused_by_a_carrier_that_is_not_his(state):
             state.tags[tag] = client, step
     assert said(state, knock(state)) == ('refused', 'not allowed carrier udp')
     assert said(state, knock(state, carrier='icmp'))[0] == 'open'
+
+
+@pytest.mark.parametrize('away,verdict', [(-2, 'refused'), (-1, 'open'), (0, 'open'), (1, 'open'),
+                                          (2, 'refused')])
+def test_a_code_is_good_for_its_step_and_the_ones_beside_it(state, away, verdict):
+    client = CONFIG.clients['trusted']
+    credential = knockd.Credential(client, 'code', STEP + away, None, ())
+    decision = knockd.judge(knockd.Packet('code', HERE, credential), at(), state)
+    assert decision.verdict == verdict
