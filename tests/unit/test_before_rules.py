@@ -1,0 +1,31 @@
+"""What is decided before the keeper loads the first rule."""
+
+import json
+import os
+
+import pytest
+
+import knockd
+
+
+@pytest.mark.parametrize('text,flaw', [
+    ('nftables v1.0.2 (Lester Gooch)', None), ('nftables v1.0.6', None), ('nftables v1.1', None),
+    ('nftables v1.0.1', 'nft 1.0.1 is older than 1.0.2'),
+    ('nftables v0.9.8', 'nft 0.9.8 is older than 1.0.2'), ('', 'nft does not say its version')])
+def test_which_nft_is_too_old(text, flaw):
+    assert knockd.version_flaw(text) == flaw
+
+
+def test_what_the_kernel_was_told_before_is_kept_once(tmp_path, monkeypatch):
+    values, kept = {'a': '0', 'b': '1'}, tmp_path / 'sysctls'
+    real, there = knockd.read_file, os.path.exists
+    monkeypatch.setattr(knockd, 'read_file', lambda path: values[path[10:]] + '\n'
+                        if path.startswith('/proc/sys/') else real(path))
+    monkeypatch.setattr(os.path, 'exists', lambda path: path[10:] in values
+                        if path.startswith('/proc/sys/') else there(path))
+    monkeypatch.setattr(knockd, 'write_variable', values.__setitem__)
+    assert knockd.reflect_marks(('a', 'b', 'absent'), str(kept)) is True
+    assert values == {'a': '1', 'b': '1'}
+    values['b'] = '0'
+    assert knockd.reflect_marks(('a', 'b'), str(kept)) is True
+    assert json.loads(kept.read_text()) == {'a': '0', 'b': '1'} and values['b'] == '1'
