@@ -7291,7 +7291,8 @@ SCRIPT = '/usr/local/sbin/knockd.py'
 OPENWRT_SCRIPT = '/usr/sbin/knockd.py'      # where PATH looks there
 PYTHON = find_program('python3') or sys.executable
 RUN = '%s -I %s run' % (PYTHON, SCRIPT)     # whatever PYTHON* says
-READY_TIME = 60                 # seconds until a service must be ready; slow boxes need 30
+# Seconds until a service must be ready; slow boxes need 30.
+READY_TIME = 60
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again
 # for ever.
 SYSTEMD = '''[Unit]
@@ -7433,7 +7434,8 @@ def runit_in(folder, early, enable, disable):
     ends = ['rm ' + link, 'sv shutdown /etc/sv/knockd',
             'rm -rf /etc/sv/knockd /var/log/knockd']
     return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib',
-                      dict(RUNIT, **early), enable + starts, ends + disable, 'tail -n 5 /var/log/knockd/current')
+                      dict(RUNIT, **early), enable + starts, ends + disable,
+                      'tail -n 5 /var/log/knockd/current')
 
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
 INIT_SYSTEMS = [
@@ -7454,8 +7456,8 @@ INIT_SYSTEMS = [
                ['rc-update add knockd ' + OPENRC_LEVEL, 'rc-service knockd restart'],
                ['rc-service knockd stop', 'rc-update -a delete knockd'], SYSLOG),
     # Of Void, of Debian.
-    runit_in('/var/service', {'/etc/runit/core-services/10-knockd.sh': 'sh STATE/guard\n'},
-             [], []),
+    runit_in('/var/service',
+             {'/etc/runit/core-services/10-knockd.sh': 'sh STATE/guard\n'}, [], []),
     runit_in('/etc/service', {'/etc/init.d/knockd-guard': RUNIT_GUARD},
              ['update-rc.d knockd-guard defaults'],
              ['update-rc.d -f knockd-guard remove']),
