@@ -112,5 +112,6 @@ def test_a_note_of_the_last_knocks_that_cannot_be_read_is_none(tmp_path, monkeyp
 @pytest.mark.parametrize('floor', ['-1', 'true', '1.5', '4611686018427387904'])
 def test_a_number_of_the_ledger_that_is_none_is_named(floor):
     text = '{"knockd": 2, "id": "box", "floor": %s, "keys": {}}\n' % floor
-    with pytest.raises(knockd.KnockError, match='cannot be read: number ' + floor.replace('true', 'True')):
+    said = 'cannot be read: number ' + floor.replace('true', 'True')
+    with pytest.raises(knockd.KnockError, match=said):
         knockd.parse_ledger(text, 'box')
