@@ -115,3 +115,11 @@ def test_a_number_of_the_ledger_that_is_none_is_named(floor):
     said = 'cannot be read: number ' + floor.replace('true', 'True')
     with pytest.raises(knockd.KnockError, match=said):
         knockd.parse_ledger(text, 'box')
+
+
+def test_a_port_range_twice_is_malformed():
+    item = bytes([1, 0, 5, 6, 0, 22, 0, 22])
+    head = knockd.PLAIN.pack(1, 1, 1700000000000, bytes(16), 30)
+    assert knockd.decode_plain(head + item).services == (knockd.Service(6, 22, 22),)
+    with pytest.raises(knockd.KnockError, match='a port range twice'):
+        knockd.decode_plain(head + item * 2)
