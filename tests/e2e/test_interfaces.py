@@ -116,9 +116,9 @@ def bridged(wire):
             addr add %s/32 dev br-lan
             addr add %s/128 dev br-lan nodad\n''' % ((same,) + LATE))
         wire.client.must('ip', 'neigh', 'flush', 'all')
-        for address in LATE:
-            assert until(lambda: wire.client.socket_error(address, network.CLOSED)
-                         is ConnectionRefusedError)
+        assert until(lambda: all(
+            wire.client.socket_error(address, network.CLOSED) is ConnectionRefusedError
+            for address in LATE))
         yield
     finally:
         wire.server.run('ip', 'link', 'del', 'br-lan')
