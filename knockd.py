@@ -490,7 +490,8 @@ port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
 one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
                    'one bit; write for example 0x40000000', read_bit)
 host_name = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address', read_host)
-interface_name = matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
+# + alone would be every interface.
+interface_name = matching(r'(?!\+)[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
 # auto, or a family, a table and a chain with one space between them.
 chain_name = matching('auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
                       'auto or a chain; write for example inet filter input',
@@ -2536,6 +2537,8 @@ def check_lines(config, sets):
     passes = put_mark(config.mark) + ' return'
     lines = []
     for name in ('lo',) + config.trust:
+        if name.endswith('+'):          # nft writes * where iptables writes +
+            name = name[:-1] + '*'
         lines.append('iifname "%s" %s' % (name, passes))
     for name, (_, element) in sets.items():
         network = element.source
