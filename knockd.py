@@ -2388,6 +2388,7 @@ CHAINS = (
     ('restore', ' type route hook output priority -301; policy accept;'))
 # A SYN alone belongs to no connection, whatever is still known of an old one.
 NO_SYN = 'tcp flags & (syn | ack) != syn'
+SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
 # ms. nft counts no limit by a longer time, so no opening of `once` is longer.
@@ -2548,7 +2549,10 @@ def check_lines(config, sets):
         match = '%s . meta l4proto . th dport @%s ' % (source, name)
         begun, same = '@begun%d' % network.version, flow(network.version)
         if name.startswith('once'):     # the first packet uses the limit up
-            match = 'ct state new %sadd %s { %s } ' % (match, begun, same)
+            match += 'add %s { %s } ' % (begun, same)
+            # Where a box tracks nothing (notrack), no packet is new.
+            lines.append('%s ct state untracked %s%s' % (SYN_ALONE, match, passes))
+            match = 'ct state new ' + match
         elif name.startswith('held'):   # its flow goes on until it is established
             match += '%s %s ' % (same, begun)
         lines.append(match + passes)
@@ -2565,10 +2569,15 @@ def stay_lines(config):
         lines.append('%s%s dnat to :%s' % (stranger, ports_match(service), ports))
     return lines
 
-def answer_lines(config):
+def answer_lines(config, sets):
     # Over lo the stack does not look for a packet's socket early, so `closed` could not
     # tell what belongs to a connection.
-    lines = ['iifname "lo" return', if_marked(config.mark, 'return')]
+    lines = ['iifname "lo" return']
+    for version in once_versions(sets):
+        # Where nothing is tracked (notrack) the end of a handshake comes by here.
+        lines.append('tcp flags & (syn | ack) == ack ' + if_marked(
+            config.mark, 'delete @begun%d { %s }' % (version, flow(version))))
+    lines.append(if_marked(config.mark, 'return'))
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
     return lines
@@ -2671,7 +2680,7 @@ def nft_rules(config, box, decoys, sets):
     rules['guard'] = guard_lines(config)
     rules['check'] = check_lines(config, sets)
     rules['stay'] = stay_lines(config)
-    rules['answer'] = answer_lines(config)
+    rules['answer'] = answer_lines(config, sets)
     rules['closed'] = closed_lines(config, box, decoys, sets)
     rules['decoy'] = decoy_lines(config, decoys)
     rules['restore'] = restore_lines(config, box, decoys)
