@@ -2429,8 +2429,9 @@ NO_SYN = 'tcp flags & (syn | ack) != syn'
 SYN_RETRIES = '10s'
 # ms. nft counts no limit by a longer time, so no opening of `once` is longer.
 WEEK = 604800000
-# At a hidden port these would reach every host of a bridge: multicast and broadcast.
-TO_MANY = ipaddress.ip_network('224.0.0.0/3'), ipaddress.ip_network('ff00::/8')
+# In forward: many hosts of a bridge; and this box, where a packet is on a route of its
+# sender's and names the next host in an option.
+NOT_ONE_HOST = 'multicast', 'broadcast', 'local'
 ANSWERS = {     # for TCP, for UDP
     'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),
     'prohibited': (PROHIBITED, PROHIBITED)}
@@ -2709,7 +2710,9 @@ def beyond_lines(config, sets):
               NO_SYN + ' ct state established,related return',
               # stay has let it by: the world sees it at a port that is not hidden.
               'ct state new ct status dnat return']
-    for network in config.behind + TO_MANY:
+    for kind in NOT_ONE_HOST:
+        lines.append('fib daddr type %s drop' % kind)
+    for network in config.behind:
         for proto, verdict in zip((TCP, UDP), answers_behind(config)):
             lines.append('%s meta l4proto %d %s' % (to_network(network), proto, verdict))
     return lines
@@ -4192,9 +4195,9 @@ def bridges_of_box():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for index, name in socket.if_nameindex():
             # struct ethtool_drvinfo { u32 cmd; char driver[32]; ... }, 196 bytes.
-            told = array.array('B', struct.pack('=I192x', ETHTOOL_GDRVINFO))
+            told = array.array('B', struct.pack('@I192x', ETHTOOL_GDRVINFO))
             # struct ifreq { char name[16]; void *data; }, 40 bytes.
-            request = struct.pack('16sP16x', os.fsencode(name), told.buffer_info()[0])
+            request = struct.pack('@16sP16x', os.fsencode(name), told.buffer_info()[0])
             with contextlib.suppress(OSError):  # it has no driver, or is gone
                 fcntl.ioctl(sock, SIOCETHTOOL, request)
             if told.tobytes()[4:12] == b'bridge\0\0':
@@ -4214,11 +4217,14 @@ def missing_for_bridges():
             lacking.append(name.replace('/', '.'))
     return lacking
 
-def overhear_bridges():
-    """A socket that receives nothing. While it is open, each bridge hands up what it
-    passes on from port to port, so that our others hear a knock to a host behind it."""
+def overhear_bridges(trust):
+    """A socket that receives nothing. While it is open, each bridge that is not in trust
+    hands up what it passes on from port to port, so that our others hear a knock to a
+    host behind it."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
-    for index, _ in bridges_of_box():
+    for index, name in bridges_of_box():
+        if is_inside(name, trust):
+            continue
         # struct packet_mreq { int index; u16 type, length; u8 address[8]; }
         request = struct.pack('@iHH8x', index, PACKET_MR_PROMISC, 0)
         with contextlib.suppress(OSError):      # it is gone
@@ -5208,7 +5214,7 @@ class Hearing:
         knock could pass unheard."""
         before, self.bridges = self.bridges, None
         if config.behind:
-            self.bridges = overhear_bridges()
+            self.bridges = overhear_bridges(config.trust)
         if before is not None:
             before.close()
 
@@ -5957,13 +5963,13 @@ def flaws_behind(config):
     if not config.behind:
         return []
     found = []
-    bridges = [name for _, name in bridges_of_box()]
+    bridges = [name for _, name in bridges_of_box() if not is_inside(name, config.trust)]
     lacking = missing_for_bridges()
     for name in bridges:
-        if lacking and not is_inside(name, config.trust):
+        if lacking:
             cure = ' '.join(setting + '=1' for setting in lacking)
-            found.append('not all that bridge %s passes on from port to port meets our '
-                         'rules; type: modprobe br_netfilter; sysctl -w %s' % (name, cure))
+            found.append('not all that bridge %s passes on meets our rules; type: '
+                         'modprobe br_netfilter; sysctl -w %s' % (name, cure))
     routes = routes_of_box()
     for network in config.behind:
         # A guest of a bridge may be on the same link as the way out, and without a route.
@@ -7238,7 +7244,7 @@ class Watch:
     def listen(self):
         config = self.watcher.config
         if config.behind:
-            self.bridges = overhear_bridges()
+            self.bridges = overhear_bridges(config.trust)
         begin = packets_for(config)
         self.datagrams.load([], lambda version, words: watch_filter(version, begin))
         self.syns.load([], lambda version, words: watch_syns(version, begin))

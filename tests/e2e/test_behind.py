@@ -3,18 +3,20 @@
         client, stranger ── the wire ── server, which is the router ── lan ── inside
 """
 
-import itertools
 import json
 import os
 import re
 import socket
+import struct
 import threading
 import time
 
 import pytest
 
+import knockd as knockd_script
 import network
 from network import CLOSED, HIDDEN, TOP, Capture, accept, alive, until
+from segments import tcp_segment
 from test_forward import inside      # noqa: F401
 from test_iptables import Box
 from test_layouts import LAYOUTS
@@ -57,7 +59,10 @@ def started(request, wire, host, daemon):
         box = Box(wire, request.param[len('iptables-'):])
         box.set_up()
         settings += 'firewall = iptables\n'
-    yield lambda more='', **clients: daemon(settings + more, **clients)
+    def start(more='', **clients):
+        return daemon(settings + more, **clients)
+    start.box = box
+    yield start
     wire.clear()
     if box:
         box.clear()
@@ -133,7 +138,7 @@ def test_a_knock_to_the_box_opens_behind_it_and_one_to_the_host_opens_at_the_box
         assert wire.client.connects(own)
 
 
-# --- a bridge: the guest is on the same link as the strangers --------------------------------------
+# --- a bridge: the guest is on the same link as the strangers ------------------------------------
 GUEST = '10.9.0.20', 'fd00:9::20'
 
 
@@ -223,7 +228,34 @@ def test_a_guest_of_a_bridge_is_hidden_and_a_knock_on_its_way_to_him_opens(
             assert asked_for_hidden(capture, wire.stranger.addresses[':' in address]) == []
 
 
-# --- what opens, and where ------------------------------------------------------------------------
+def test_a_guest_of_a_bridge_hears_no_stranger_who_asks_everybody(wire, hypervisor, hosting):
+    hosting(anna='')
+    guest = hypervisor.guest
+    with guest.listen(network.HIDDEN_UDP, socket.SOCK_DGRAM) as hidden, \
+            guest.listen(OTHER, socket.SOCK_DGRAM) as other:
+        with wire.stranger.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sender.sendto(b'stranger', ('10.9.0.255', network.HIDDEN_UDP))
+            sender.sendto(b'stranger', ('10.9.0.255', OTHER))
+            assert other.recv(100) == b'stranger'
+        with wire.stranger.make_socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+            scope = int(wire.stranger.must('ip', '-o', 'link', 'show', 'eth0').split(':')[0])
+            sender.sendto(b'stranger', ('ff02::1', network.HIDDEN_UDP, 0, scope))
+            sender.sendto(b'stranger', ('ff02::1', OTHER, 0, scope))
+            assert other.recv(100) == b'stranger'
+        hidden.settimeout(0.2)
+        with pytest.raises(OSError):
+            hidden.recv(100)
+
+
+def test_a_guest_of_a_bridge_answers_as_the_config_says(wire, hypervisor, hosting):
+    hosting('answer = reset\n', anna='')
+    with hypervisor.guest.listen(HIDDEN):
+        for address in GUEST:
+            assert wire.stranger.socket_error(address, HIDDEN) is ConnectionRefusedError
+
+
+# --- what opens, and where -----------------------------------------------------------------------
 @pytest.mark.parametrize('number', (0, 1), ids=('IPv4', 'IPv6'))
 @pytest.mark.parametrize('via', ['icmp', 'syn', 'ports', 'code'])
 def test_every_carrier_is_heard_on_its_way_to_the_host(wire, guarding, via, number):
@@ -374,7 +406,67 @@ def test_an_address_that_a_host_takes_later_is_hidden_at_once_and_openings_hold_
         router.must('ip', 'addr', 'del', temporary + '/64', 'dev', 'eth0')
 
 
-# --- addresses that are rewritten ------------------------------------------------------------------
+def test_hidden_udp_behind_is_silent_and_opens(wire, router, started):
+    knockd = started(anna='allow = udp/5182')
+    for own, address in zip(wire.client.addresses, WHERE):
+        family, place = network.family_of(address), (address, network.HIDDEN_UDP)
+        with router.make_socket(family, socket.SOCK_DGRAM) as service, \
+                wire.client.make_socket(family, socket.SOCK_DGRAM) as sender:
+            service.bind(place)
+            service.settimeout(5)
+            sender.settimeout(5)
+            for member in (wire.stranger, wire.client):
+                member.send(b'stranger', *place)
+            wire.client.send(knockd.datagram('anna'), address)
+            knockd.says('open anna %s' % own)
+            sender.sendto(b'client', place)
+            data, source = service.recvfrom(100)
+            assert data == b'client'
+            wire.client.send(knockd.datagram('anna', op='close'), address)
+            knockd.says('close anna %s' % own)
+            service.sendto(b'answer', source)
+            assert sender.recv(100) == b'answer'
+            wire.client.send(b'new', *place)
+            sender.sendto(b'more', place)
+            assert service.recv(100) == b'more', 'what is established lives on'
+
+
+@pytest.mark.parametrize('number', (0, 1), ids=('IPv4', 'IPv6'))
+def test_no_packet_of_a_strangers_making_comes_through(wire, router, host, started, number):
+    """Every combination of flags, behind options and extension headers, in fragments."""
+    started(anna='')
+    source, target = wire.stranger.addresses[number], WHERE[number]
+    segments = [tcp_segment(HIDDEN, flags=flags, options=bytes(8)) for flags in range(64)]
+    if number:
+        options = bytes([6, 0, 1, 4, 0, 0, 0, 0])       # PadN; TCP follows
+        packets = [network.ip_packet(source, target, 60, options + segment)
+                   for segment in segments]
+        for segment in segments[:4]:
+            for offset, piece, more in ((0, segment[:8], 1), (8, segment[8:], 0)):
+                head = struct.pack('!BBHL', 6, 0, offset | more, 7 + segments.index(segment))
+                packets.append(network.ip_packet(source, target, 44, head + piece))
+    else:
+        packets = [network.ip_packet(source, target, 6, segment, options=bytes([7, 7, 4] + [0] * 5))
+                   for segment in segments]
+        packets.append(network.ip_packet(source, target, 6, segments[2][:8], fragment=0x2000))
+        packets.append(network.ip_packet(source, target, 6, segments[2][8:], fragment=1))
+        # RFC 791: a loose route by the box to the host, where the box allows that.
+        wire.server.set(ipv4__conf__all__accept_source_route=1)
+        route = bytes([131, 7, 4]) + network.socket_address(target) + b'\0'
+        packets += [network.ip_packet(source, '10.9.0.1', 6, segment, options=route)
+                    for segment in segments]
+    packets += [network.ip_packet(source, target, 6, segment) for segment in segments]
+    with Capture(router, 'eth0') as capture:
+        for packet in packets:
+            wire.stranger.inject(packet)
+        assert wire.stranger.connects(target, OTHER), 'all those before have been looked at'
+        found = [packet for packet in capture.packets(source)
+                 if network.be16(HIDDEN) in packet[22:80]]
+        assert found == []
+    wire.server.set(ipv4__conf__all__accept_source_route=0)
+
+
+# --- addresses that are rewritten ----------------------------------------------------------------
 DNAT = '''
 table inet nat {
     chain prerouting { type nat hook prerouting priority dstnat;
@@ -395,17 +487,16 @@ IPTABLES_DNAT = '''
 REWRITTEN = '10.8.0.77', 'fd00:8::77'
 
 
-@pytest.mark.parametrize('kind', ['nft', 'iptables'])
-def test_a_forwarded_address_is_guarded_by_what_the_world_sees(wire, host, guarding, kind):
+def test_a_forwarded_address_is_guarded_by_what_the_world_sees(wire, host, started):
     """Whether it is the box's own or one behind it; a port that is not hidden stays open."""
-    if kind == 'nft':
+    if started.box is None:
         wire.server.nft(DNAT)
     else:
         for words in (('iptables', '10.8.0.77', '10.8.0.2', '10.8.0.2'),
                       ('ip6tables', 'fd00:8::77', 'fd00:8::2', '[fd00:8::2]')):
             for line in IPTABLES_DNAT.format(*words).strip().splitlines():
-                wire.server.must(*line.split())
-    knockd = guarding(anna='')
+                wire.server.must(*line.split(), env=started.box.environment())
+    knockd = started(anna='')
     for own, address in zip(wire.server.addresses, REWRITTEN):
         assert wire.stranger.connects(own, 2022), 'a port that nobody hides'
         for place in (own, address):
@@ -421,7 +512,7 @@ def test_a_forwarded_address_is_guarded_by_what_the_world_sees(wire, host, guard
             assert alive(connection, end)
 
 
-# --- a router as OpenWrt makes it -----------------------------------------------------------------
+# --- a router as OpenWrt makes it ----------------------------------------------------------------
 FW4 = '''
 insert rule inet fw4 forward ct status dnat accept comment "!fw4: Accept port forwards"
 insert rule inet fw4 forward iifname "eth0" ip6 daddr fd00:8::2 tcp dport { 2222, 8080 } accept
@@ -455,7 +546,7 @@ def test_beside_fw4_a_forward_and_an_ipv6_rule_are_hidden_and_open(wire, host, g
         assert not wire.stranger.connects(address)
 
 
-# --- while rules come and go ----------------------------------------------------------------------
+# --- while rules come and go ---------------------------------------------------------------------
 def test_no_packet_of_a_stranger_comes_to_the_hidden_port_through_forty_loads(
         wire, router, host, guarding):
     knockd = guarding(anna='')
@@ -490,8 +581,8 @@ def test_no_packet_of_a_stranger_comes_to_the_hidden_port_through_forty_loads(
         assert capture.packets(wire.stranger.addresses[0]), 'it captures'
 
 
-# --- what people are told --------------------------------------------------------------------------
-def test_status_list_watch_and_the_log_say_where(wire, guarding):
+# --- what people are told ------------------------------------------------------------------------
+def test_status_list_and_the_log_say_where(wire, guarding):
     knockd = guarding(anna='only = 10.8.0.2')
     assert 'also at 10.8.0.0/24, fd00:8::/64' in knockd.says('ready: ')
     opened(wire, knockd, '10.8.0.2', '--for', '60')
@@ -507,3 +598,122 @@ def test_status_list_watch_and_the_log_say_where(wire, guarding):
     assert knockd.do('set', 'anna', 'only=10.8.0.9').code == 0
     assert knockd.do('set', 'anna', 'only=10.7.0.9').code == 2
     assert 'ip daddr 10.8.0.0/24' in knockd.do('rules').out
+
+
+def test_watch_hears_a_knock_on_its_way_to_a_host_behind(wire, guarding):
+    knockd = guarding(anna='')
+    argv = knockd.namespace.command(network.sys.executable, network.KNOCKD, '--config',
+                                    knockd.config, 'watch', 'anna')
+    watch = network.subprocess.Popen(argv, stdout=network.subprocess.PIPE,
+                                     env=network.environment())
+    assert b'Watching' in watch.stdout.readline()
+    for via in ('udp', 'ports'):
+        assert wire.client.knock('--via', via, knockd.uri('anna', WHERE[1])).code == 0
+        assert b'is good' in watch.stdout.readline()
+        assert b'honoured' in watch.stdout.readline()
+    watch.send_signal(network.signal.SIGINT)
+    assert watch.communicate()[0] == b'', 'it may listen on another host'
+
+
+def flaws(knockd):
+    return [line.partition('behind: ')[2] for line in knockd.do('check').out.splitlines()
+            if '[server] behind: ' in line]
+
+
+def test_check_says_what_is_not_reached_through_this_box(wire, guarding):
+    knockd = guarding(anna='')
+    assert flaws(knockd) == []
+    for family, route in (('-4', 'default via 10.9.0.3'), ('-6', 'default via fd00:9::3')):
+        wire.server.must('ip', family, 'route', 'add', *route.split())
+    try:
+        for place in ('198.51.100.0/24', '10.9.0.77', '2001:db8::/32', 'fd00:9::/64'):
+            knockd.settings = 'behind = 10.8.0.0/16, fd00:8::7, %s' % place
+            knockd.write_config()
+            network_there = str(knockd_script.ipaddress.ip_network(place))
+            assert flaws(knockd) == [network_there + ' is not reached through this box; see: '
+                                     'ip route']
+    finally:
+        wire.server.must('ip', '-4', 'route', 'del', 'default')
+        wire.server.must('ip', '-6', 'route', 'del', 'default')
+
+
+def test_check_names_bridges_whose_frames_meet_no_rule(hypervisor, hosting):
+    knockd, box = hosting(anna=''), hypervisor.box
+    names = ('call-iptables', 'call-ip6tables', 'filter-vlan-tagged')
+    settings = {'bridge__bridge-nf-' + name: 1 for name in names}
+    box.set(**settings)
+    try:
+        assert flaws(knockd) == []
+        box.set(**dict(settings, **{'bridge__bridge-nf-call-ip6tables': 0}))
+        assert flaws(knockd) == [
+            'not all that bridge br0 passes on meets our rules; type: modprobe br_netfilter; '
+            'sysctl -w net.bridge.bridge-nf-call-ip6tables=1']
+        knockd.settings += '\ntrust = br0'
+        knockd.write_config()
+        assert flaws(knockd) == []
+    finally:
+        box.set(**dict(settings, **{'bridge__bridge-nf-filter-vlan-tagged': 0}))
+
+
+# --- the examples of the README ------------------------------------------------------------------
+def example(beginning):
+    """What the README says to type, in the row of its table that begins so."""
+    with open(os.path.join(TOP, 'README.md'), encoding='utf-8') as file:
+        row = re.search(r'^\| %s.*$' % beginning, file.read(), re.M).group()
+    return re.findall(r'`([^`]+)`', row)
+
+
+def type_in(knockd, commands, **ours):
+    """Types them, with our own addresses and interfaces in the place of the example's."""
+    for command in commands:
+        for theirs, own in ours.items():
+            command = command.replace(THEIRS[theirs], own)
+        script, _, words = command.partition(' ')
+        if script == 'knockd.py':
+            done = knockd.do(*words.split())
+            assert done.code == 0, done.err
+        elif script != 'modprobe':      # the tests' kernel has it
+            knockd.namespace.must(script, *words.split())
+    knockd.says('config reloaded', commands[-1].count('only') + 1)
+
+
+THEIRS = {'lan': '2001:db8:1::/64', 'interface': 'br-lan', 'guests': '203.0.113.8/29',
+          'containers': '172.18.0.0/16,2001:db8:2::/64', 'docker': 'docker0',
+          'name': 'set laptop', 'container': '2001:db8:2::7'}
+
+
+def test_the_readmes_router_hides_its_lan(wire, router, daemon, host):
+    knockd = daemon(anna='')
+    type_in(knockd, example('a router'), lan='fd00:8::/64', interface='lan')
+    assert not wire.stranger.connects(WHERE[1]) and not wire.client.connects(WHERE[1])
+    opened(wire, knockd, WHERE[1])
+    assert wire.client.connects(WHERE[1]) and not wire.stranger.connects(WHERE[1])
+    with wire.stranger.listen(HIDDEN):
+        assert router.connects(wire.stranger.addresses[1]), 'the LAN needs no knock'
+
+
+def test_the_readmes_hypervisor_hides_its_guests(wire, hypervisor, tmp_path):
+    knockd = network.Daemon(hypervisor.box, tmp_path, anna='').start()
+    try:
+        with hypervisor.guest.listen(HIDDEN):
+            assert wire.stranger.connects(GUEST[0])
+            type_in(knockd, example('a hypervisor'), guests='10.9.0.16/29')
+            assert not wire.stranger.connects(GUEST[0])
+            opened(wire, knockd, GUEST[0])
+            assert not wire.stranger.connects(GUEST[0])
+        assert flaws(knockd) == []
+    finally:
+        knockd.remove()
+
+
+def test_the_readmes_container_host_opens_one_container_for_one_client(wire, daemon, host):
+    knockd = daemon(anna='', bert='')
+    type_in(knockd, example('a container host'), containers='10.8.0.0/24,fd00:8::/64',
+            docker='lan', name='set anna', container='fd00:8::3')
+    for address in (WHERE[0], WHERE[1], ELSEWHERE[1]):
+        assert not wire.client.connects(address)
+    wire.client.send(knockd.datagram('anna'), 'fd00:8::3')
+    assert wire.client.reaches('fd00:8::3')
+    assert not wire.client.connects(WHERE[1]) and not wire.client.connects('fd00:9::1')
+    wire.client.send(knockd.datagram('bert'), 'fd00:8::3')
+    assert wire.client.reaches(WHERE[1])

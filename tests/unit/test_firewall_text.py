@@ -203,9 +203,11 @@ def test_what_hides_behind_the_box_is_a_constant_in_a_rule_too():
         assert match + ' jump beyond' in found['leave']
         for network in NETWORKS:
             assert any(network + ' ' + match + ' dnat to :' in line for line in found['stay'])
-    for network in NETWORKS + ('ip daddr 224.0.0.0/3', 'ip6 daddr ff00::/8'):
+    for network in NETWORKS:
         assert network + ' meta l4proto 6 drop' in found['beyond']
         assert network + ' meta l4proto 17 drop' in found['beyond']
+    for kind in ('multicast', 'broadcast', 'local'):
+        assert 'fib daddr type %s drop' % kind in found['beyond']
     assert not any('@' in line or '{' in line for line in found['beyond'] + found['stay'])
 
 
