@@ -6170,7 +6170,7 @@ def headline(report):
         return 'NOT HIDDEN: ' + report['problem']
     hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
     return 'hidden: %s%s; knockd %s, since %s UTC' % (
-        hidden, and_behind(report['behind']), report['version'],
+        hidden, and_behind(report.get('behind', ())), report['version'],
         format_time(report['since']))
 
 def remarks(report, now):
@@ -6202,7 +6202,7 @@ def print_report(report, now):
     for each in report.get('openings', ()):
         # Of one address, unless the client's section opens a network.
         source = re.sub('/(32|128)$', '', each['source'])
-        services = ','.join(each['services']) + at_places(each['only'])
+        services = ','.join(each['services']) + at_places(each.get('only', ()))
         opened.append((each['client'], source, services, duration(each['seconds_left'])))
     print_section(opened)
     refused = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
