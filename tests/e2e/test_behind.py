@@ -355,6 +355,24 @@ def test_once_lets_one_connection_in_behind_the_box(wire, host, guarding, only):
         assert not wire.client.connection(address, HIDDEN, source_port=port)
 
 
+def test_a_syn_of_once_comes_again_to_the_same_address_alone(wire, guarding):
+    knockd = guarding(anna='once = yes')
+    nobody = '10.8.0.99', 'fd00:8::99'
+    for address, silent in zip(WHERE, nobody):
+        assert wire.client.knock('--open', 'tcp/2222', '--for', '60', '--wait', '0',
+                                 knockd.uri('anna', address)).code == 0
+        knockd.says('open anna %s' % wire.client.addresses[':' in address])
+        with wire.client.make_socket(network.family_of(address), socket.SOCK_STREAM) as first:
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            first.bind(('', 0))
+            first.setblocking(False)
+            first.connect_ex((silent, HIDDEN))
+            assert until(lambda: ' . 2222 . ' in wire.server.must(
+                'nft', 'list', 'set', 'inet', 'knockd', 'begun%d' % (6 if ':' in address else 4)))
+            port = first.getsockname()[1]
+            assert not wire.client.connection(address, HIDDEN, source_port=port)
+
+
 @pytest.mark.parametrize('answer,error', [
     ('drop', OSError), ('reset', ConnectionRefusedError), ('prohibited', OSError)])
 def test_a_stranger_gets_what_answer_says(wire, router, started, answer, error):
