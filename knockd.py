@@ -308,9 +308,11 @@ Syn = collections.namedtuple('Syn', 'source destination port badge')
 Credential = collections.namedtuple('Credential', 'client carrier step paper ports')
 
 # client: a Client; source: an address; knock_id: text; step: T; paper: (sheet, number) or
-# None; request: a Request; services: (Service, ...); seconds: how long it shall be open.
+# None; request: a Request; services: (Service, ...); seconds: how long it shall be open;
+# elsewhere: is it for another address than its own?
 Knock = collections.namedtuple(
-    'Knock', 'client carrier source knock_id step paper request services seconds')
+    'Knock',
+    'client carrier source knock_id step paper request services seconds elsewhere')
 # What judge() says. verdict: junk, mute, copy, refused, open, close or run; kind: of a
 # refusal, a word; reason: its sentence, or None; knock: a Knock or None.
 Decision = collections.namedtuple('Decision', 'verdict kind reason knock')
@@ -320,9 +322,10 @@ MUTE = Decision('mute', None, None, None)
 # Fingerprint, source, service and only are an opening's key: two clients at one address
 # have one each. fingerprint: 16 hex digits of the client's key; client: its name; source:
 # an ip_network; service: a Service, a range stays one; once: for one connection alone, a
-# bool; expires: ms since boot; only: the addresses at which it is open, () for all.
+# bool; expires: ms since boot; only: the addresses at which it is open, () for all;
+# elsewhere: did the knock come from another address?
 Opening = collections.namedtuple(
-    'Opening', 'fingerprint client source service once expires only')
+    'Opening', 'fingerprint client source service once expires only elsewhere')
 # A piece of one or several openings, as the kernel's sets hold it. destination: an
 # address, or None for all.
 Element = collections.namedtuple('Element', 'source service once destination')
@@ -1780,7 +1783,7 @@ def after_open(openings, knock, now):
     # Ranges that overlap or touch are one, or they would be counted twice.
     for service in merged(knock.services):
         opening = Opening(client.fingerprint, client.name, source, service, client.once,
-                          now.mono + duration, only_of(knock))
+                          now.mono + duration, only_of(knock), knock.elsewhere)
         put_longest(after, opening)
     return after
 
@@ -1850,6 +1853,8 @@ def too_wide(opening, client):
     if opening.source.prefixlen < prefix or (client.once and not opening.once):
         return True
     if client.only and not (opening.only and set(opening.only) <= set(client.only)):
+        return True
+    if opening.elsewhere and not client.any_source:
         return True
     return not covered(opening.service, merged(client.allow))
 
@@ -2019,7 +2024,8 @@ def judge(packet, now, state):
 def datagram_knock(packet, client, step):
     """A Knock whose request is still to be read. Its id is the nonce."""
     nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
-    return Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
+    source = packet.source
+    return Knock(client, packet.carrier, source, nonce, step, None, None, (), 0, False)
 
 def with_signed(request, packet, config):
     """The Request with all that its signature must sign: "knock/1 ", server id, 0x00,
@@ -2036,7 +2042,7 @@ def credential_knock(packet):
     request = Request('open', time, None, 0, (), None, None, None)
     knock_id = '%s:%s' % (credential.carrier, credential.paper or credential.step)
     return Knock(credential.client, credential.carrier, packet.source, knock_id,
-                 credential.step, credential.paper, request, (), 0)
+                 credential.step, credential.paper, request, (), 0, False)
 
 def with_defaults(knock, config):
     """The Knock with its services, its seconds, and the address that it is for."""
@@ -2048,10 +2054,12 @@ def with_defaults(knock, config):
     source = knock.source
     if client.any_source and request.source is not None:
         source = request.source
+    elsewhere = source != knock.source
     usual = client.open_for or config.open_for
     longest = max(config.max_open_for, client.open_for or 0)
     seconds = min(request.seconds or usual // 1000, longest // 1000)
-    return knock._replace(services=services, seconds=seconds, source=source)
+    return knock._replace(services=services, seconds=seconds, source=source,
+                          elsewhere=elsewhere)
 
 def clock_flaw(knock, now, state):
     """A datagram names its millisecond, other carriers their step, a paper knock needs no
