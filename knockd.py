@@ -1617,6 +1617,8 @@ REPEAT_TIME = 10000
 CODE_TRIES = 3
 CODE_SLEEP = 120
 DOUBLING_TIME = 3600000
+# With so many the sleep is the longest, whatever comes: 2 ** 7 > 120, and one more.
+DOUBLINGS = 8
 
 class Typing:
     """What one source has typed: its first port, and the pair that was looked at last."""
@@ -1642,7 +1644,8 @@ class Codes:
     """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over
     all sources: the third puts the carrier to sleep, for 1, 2, 4 ... 120 steps, and every
     hour takes one doubling back. Whatever a guesser does, he has 3 tries an hour and 21
-    more: 0.081 % a year for each client."""
+    more: 0.081 % a year for each client. A restart gives none; a boot gives 24 again,
+    which is below 0.1 % up to 250 boots a year."""
 
     # A success takes nothing back. If it did, whoever guesses had 21 more tries for every
     # knock of every client: 0.19 % a year with five a day, and a client could help him.
@@ -1651,6 +1654,18 @@ class Codes:
         self.wrong = 0          # tries since the last sleep
         self.asleep_until = 0   # ms of the monotonic clock
         self.forgiven_at = 0    # ms: then the last doubling is taken back
+
+    def memory(self):
+        """What the next process must know, or each restart would give more tries."""
+        return [self.wrong, self.asleep_until, self.forgiven_at]
+
+    def recall(self, memory, now):
+        """Goes on with what a process before had, in milliseconds of this boot. What
+        cannot have come about since is of another boot, and must not be slept for
+        ever."""
+        self.wrong, asleep_until, forgiven_at = memory
+        self.asleep_until = min(asleep_until, now + (CODE_SLEEP + 1) * STEP)
+        self.forgiven_at = min(forgiven_at, now + DOUBLINGS * DOUBLING_TIME)
 
     def touch(self, source, port, now, codes):
         """The Credential of the code that this port completes, if it is one. codes:
@@ -5270,17 +5285,40 @@ class Mutes:
         self.until = None
         return True
 
+def recalled_codes(path, now):
+    """The Codes as the daemon before left them. What cannot be read stands for as many
+    wrong tries as there can have been; after a boot there is no such file."""
+    codes = Codes()
+    try:
+        memory = json.loads(read_file(path))
+        wrong, asleep_until, forgiven_at = map(whole_number, memory)
+        codes.recall([wrong, asleep_until, forgiven_at], now)
+    except FileNotFoundError:
+        pass
+    except (OSError,) + MISREAD:
+        codes.recall([0, 0, NEVER], now)
+    return codes
+
+def note_codes(path, codes):
+    """At once, or whoever makes us crash has free tries. Not on flash: over a restart,
+    not over a boot."""
+    try:
+        replace_text(path, json.dumps(codes.memory()))
+    except OSError as error:
+        log('%s: %s: a restart forgets the wrong codes' % (path, error.strerror), WARNING)
+
 class Hearing:
     """The packet sockets, and what their filters let by."""
 
-    def __init__(self, state):
+    def __init__(self, state, now):
         self.state = state
         self.datagrams = Capture(SOCKET_SHARES)
         self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
         self.mutes = Mutes()
         self.pace = Budget(SYNS_A_SECOND)
         self.sequences = Sequences({})
-        self.codes = Codes()
+        self.codes_path = '%s/%s.codes' % (runtime_folder(), state.config.id)
+        self.codes = recalled_codes(self.codes_path, now.mono)
         self.credentials = []   # StepCredentials
         self.steps = None       # range of those that are valid
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
@@ -5326,11 +5364,6 @@ class Hearing:
             return False
         self.credentials.append(StepCredentials(config, newest + 1))
         return True
-
-    def doubted(self):
-        """The clock was wrong until now, or is from now on: so may have been the wrong
-        codes."""
-        self.codes = Codes()
 
     def listen(self, config):
         """Gives the kernel its filters."""
@@ -5392,7 +5425,10 @@ class Hearing:
             found = progress.finished
             if progress.goes_on:        # then it is half of no code
                 return found
+        before = self.codes.memory()
         code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
+        if self.codes.memory() != before:
+            note_codes(self.codes_path, self.codes)
         if code is not None:
             found = found + [code]
         return found
@@ -5645,7 +5681,7 @@ class Daemon:
         self.probation = Probation(beside(self.config, 'probation'), now.mono)
         self.guard = GuardFile(beside(self.config, 'guard'), self.probation)
         self.desk = Desk(self.config, now)
-        self.hearing = Hearing(state)
+        self.hearing = Hearing(state, now)
         self.doors = Doors(keeper, state, self.reports)
         self.doors.hide(self.probation.state != LAPSED)
         self.hearing.adopt(self.config, now)
@@ -5766,7 +5802,6 @@ class Daemon:
             self.doors.keeper.look(now)
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
-            self.hearing.doubted()
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""

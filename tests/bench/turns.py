@@ -46,7 +46,7 @@ def main():
     count, openings = int(sys.argv[2]), int(sys.argv[3])
     now = knockd.moment()
     state = knockd.State(config, knockd.Ledger(config.id))
-    hearing = knockd.Hearing(state)
+    hearing = knockd.Hearing(state, now)
     doors = knockd.Doors(Nothing(), state, knockd.Reports())
     hearing.adopt(config, now)
     turns, forgets, slices = [], [], []
