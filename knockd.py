@@ -42,7 +42,7 @@ import subprocess
 import threading
 import time
 
-__version__ = '0.2.0.dev0'
+__version__ = '0.2.0'
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
 # tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
@@ -6160,6 +6160,16 @@ def own_path():
         return None
     return os.path.abspath(path)
 
+def version_text():
+    """Which version this is, and the sum of its file as SHA256SUMS of a release has
+    it."""
+    path = own_path()
+    if path is None:
+        return 'knockd.py %s\nno file, so no SHA-256: it came out of a pipe' % __version__
+    with open(path, 'rb') as file:
+        digest = sha256(file.read()).hexdigest()
+    return 'knockd.py %s\n%s  %s' % (__version__, digest, path)
+
 def compiled_path(source):
     """The path of this script's compiled code in the runtime folder, made if it is not
     there; None where that cannot be. Its name is made of its content, so that one that is
@@ -7916,7 +7926,8 @@ def command_line():
     default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
     parser.add_argument('--config', metavar='FILE', default=default,
                         help='default: %(default)s')
-    parser.add_argument('--version', action='version', version='knockd.py ' + __version__)
+    parser.add_argument('--version', action='version', version=version_text(),
+                        help='which one this is, and the SHA-256 of its file')
     parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     # An argument of add_subparsers() only since 3.7.
