@@ -490,7 +490,8 @@ port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
 one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
                    'one bit; write for example 0x40000000', read_bit)
 host_name = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address', read_host)
-interface_name = matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
+# + alone would be every interface.
+interface_name = matching(r'(?!\+)[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
 # auto, or a family, a table and a chain with one space between them.
 chain_name = matching('auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
                       'auto or a chain; write for example inet filter input',
@@ -2406,6 +2407,7 @@ CHAINS = (
     ('restore', ' type route hook output priority -301; policy accept;'))
 # A SYN alone belongs to no connection, whatever is still known of an old one.
 NO_SYN = 'tcp flags & (syn | ack) != syn'
+SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
 # ms. nft counts no limit by a longer time, so no opening of `once` is longer.
@@ -2555,6 +2557,8 @@ def check_lines(config, sets):
     passes = put_mark(config.mark) + ' return'
     lines = []
     for name in ('lo',) + config.trust:
+        if name.endswith('+'):          # nft writes * where iptables writes +
+            name = name[:-1] + '*'
         lines.append('iifname "%s" %s' % (name, passes))
     for name, (_, element) in sets.items():
         network = element.source
@@ -2564,7 +2568,10 @@ def check_lines(config, sets):
         match = '%s . meta l4proto . th dport @%s ' % (source, name)
         begun, same = '@begun%d' % network.version, flow(network.version)
         if name.startswith('once'):     # the first packet uses the limit up
-            match = 'ct state new %sadd %s { %s } ' % (match, begun, same)
+            match += 'add %s { %s } ' % (begun, same)
+            # Where a box tracks nothing (notrack), no packet is new.
+            lines.append('%s ct state untracked %s%s' % (SYN_ALONE, match, passes))
+            match = 'ct state new ' + match
         elif name.startswith('held'):   # its flow goes on until it is established
             match += '%s %s ' % (same, begun)
         lines.append(match + passes)
@@ -2581,10 +2588,15 @@ def stay_lines(config):
         lines.append('%s%s dnat to :%s' % (stranger, ports_match(service), ports))
     return lines
 
-def answer_lines(config):
+def answer_lines(config, sets):
     # Over lo the stack does not look for a packet's socket early, so `closed` could not
     # tell what belongs to a connection.
-    lines = ['iifname "lo" return', if_marked(config.mark, 'return')]
+    lines = ['iifname "lo" return']
+    for version in once_versions(sets):
+        # Where nothing is tracked (notrack) the end of a handshake comes by here.
+        lines.append('tcp flags & (syn | ack) == ack ' + if_marked(
+            config.mark, 'delete @begun%d { %s }' % (version, flow(version))))
+    lines.append(if_marked(config.mark, 'return'))
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
     return lines
@@ -2687,7 +2699,7 @@ def nft_rules(config, box, decoys, sets):
     rules['guard'] = guard_lines(config)
     rules['check'] = check_lines(config, sets)
     rules['stay'] = stay_lines(config)
-    rules['answer'] = answer_lines(config)
+    rules['answer'] = answer_lines(config, sets)
     rules['closed'] = closed_lines(config, box, decoys, sets)
     rules['decoy'] = decoy_lines(config, decoys)
     rules['restore'] = restore_lines(config, box, decoys)
