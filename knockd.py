@@ -2401,6 +2401,8 @@ NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 # Under /proc/sys; both must be 1 before the rules are loaded, so that an answer of the
 # stack carries the mark of its question.
 SYSCTLS = 'net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect'
+MADE_BY = ('net/ipv4/ip_early_demux', 'net/ipv4/tcp_early_demux',
+           'net/ipv6/flowlabel_reflect')
 DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
                  '/proc/sys/net/ipv4/tcp_early_demux']
 # Its second bit: resets repeat the label of what they answer.
@@ -4293,6 +4295,14 @@ def reflect_marks(names, path):
         return False
     return True
 
+def kernel_variables():
+    """What our rules need, and what they were made by: [text]."""
+    found = []
+    for name in SYSCTLS + MADE_BY:
+        with contextlib.suppress(OSError):
+            found.append(read_file('/proc/sys/' + name))
+    return found
+
 def restore_marks(path):
     """Puts back what reflect_marks() has kept; for uninstall."""
     with contextlib.suppress(OSError, ValueError):
@@ -4386,12 +4396,18 @@ class Looks:
         self.process = None     # the command that lists the rules, while it runs
         self.broken_off = False
         self.in_a_row = 0       # looks that were broken off
+        self.variables = kernel_variables()     # by which the rules were made
         self.lock = threading.Lock()
 
     def ask(self, now):
         """Somebody has changed something."""
         if self.due is None:
             self.due = max(now + COALESCE, self.rested)
+
+    def variables_changed(self):
+        """Since the last time?"""
+        before, self.variables = self.variables, kernel_variables()
+        return before != self.variables
 
     def hasten(self, now):
         """At once, for whatever changes until then is taken for ours."""
@@ -4481,6 +4497,17 @@ class Keeper:
         """To be looked at although no event tells: iptables-legacy sends none."""
         self.looks.ask(now.mono)
         self.called.ring()
+
+    def turn(self, now, path):
+        """Once a step: what changes without an event. path: of reflect_marks()."""
+        changed = self.looks.variables_changed()
+        # With 0 there, a stranger's reset would leave from the decoy's port.
+        if changed and self.reflecting:
+            log('firewall: a variable of the kernel that it needs was changed', WARNING)
+            reflect_marks(self.tool.sysctls, path)
+            self.looks.variables_changed()
+        if changed or changes_silently(self.tool):
+            self.look(now)
 
     def fileno(self):
         """Readable when there are results."""
@@ -5475,8 +5502,7 @@ class Daemon:
         self.desk.note()
         if self.hearing.steps.stop % 120 == 0:      # an hour
             self.reports.tell_junk()
-        if changes_silently(self.doors.keeper.tool):
-            self.doors.keeper.look(now)
+        self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
             self.hearing.doubted()
