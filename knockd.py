@@ -294,9 +294,9 @@ def parse_seconds(text):
 # wall: ms since 1970; mono: ms since boot.
 Moment = collections.namedtuple('Moment', 'wall mono')
 
-# An IP packet. source, destination: 4 or 16 bytes; protocol: the IANA number; body: the
-# bytes behind the header, up to where the header says that the packet ends.
-IpPacket = collections.namedtuple('IpPacket', 'source destination protocol body')
+# An IP packet. version: 4 or 6; source, destination: 4 or 16 bytes; protocol: the IANA
+# number; body: the bytes behind the header, up to where it says that the packet ends.
+IpPacket = collections.namedtuple('IpPacket', 'version source destination protocol body')
 # carrier: one of CARRIERS; source: an address; payload: a datagram's bytes, or a
 # Credential.
 Packet = collections.namedtuple('Packet', 'carrier source payload')
@@ -317,14 +317,15 @@ Decision = collections.namedtuple('Decision', 'verdict kind reason knock')
 JUNK = Decision('junk', None, None, None)
 MUTE = Decision('mute', None, None, None)
 
-# Fingerprint, source and service are an opening's key: two clients at one address have
-# one each. fingerprint: 16 hex digits of the client's key; client: its name; source: an
-# ip_network; service: a Service, a range stays one; once: for one connection alone, a
-# bool; expires: ms since boot.
+# Fingerprint, source, service and only are an opening's key: two clients at one address
+# have one each. fingerprint: 16 hex digits of the client's key; client: its name; source:
+# an ip_network; service: a Service, a range stays one; once: for one connection alone, a
+# bool; expires: ms since boot; only: the addresses at which it is open, () for all.
 Opening = collections.namedtuple(
-    'Opening', 'fingerprint client source service once expires')
-# A piece of one or several openings, as the kernel's sets hold it.
-Element = collections.namedtuple('Element', 'source service once')
+    'Opening', 'fingerprint client source service once expires only')
+# A piece of one or several openings, as the kernel's sets hold it. destination: an
+# address, or None for all.
+Element = collections.namedtuple('Element', 'source service once destination')
 # Something in the config that is wrong or cannot work. key: None for the section as a
 # whole.
 Complaint = collections.namedtuple('Complaint', 'section key text')
@@ -774,8 +775,6 @@ def server_warnings(config, facts):
         found.append(Complaint('server', key, text))
     if not config.hide:
         warn('hide', 'nothing is hidden; write for example: hide = tcp/22')
-    if config.behind:
-        warn('behind', 'is not guarded by this version; hide the ports on those hosts')
     if not config.clients:
         warn(None, 'no client, so nobody can knock; make one with: knockd.py add NAME')
     if config.port and 'udp' not in config.carriers:
@@ -804,6 +803,15 @@ def is_interface(name, interfaces):
     if name.endswith('+'):
         return any(other.startswith(name[:-1]) for other in interfaces)
     return name in interfaces
+
+def is_inside(interface, trust):
+    """Is it this box itself, or an interface of `trust`, which may end in +?"""
+    for name in ('lo',) + trust:
+        if interface == name:
+            return True
+        if name.endswith('+') and interface.startswith(name[:-1]):
+            return True
+    return False
 
 def client_warnings(config, client, facts):
     """Complaints about one [client NAME]."""
@@ -1134,11 +1142,11 @@ LDX_NUMBER, LDX_LENGTH, LDX_MEMORY, LDX_HEADER = 0x01, 0x81, 0x61, 0xb1
 STORE, STORE_X, TXA, ADD, SUB_X, AND = 0x02, 0x03, 0x87, 0x04, 0x1c, 0x54
 JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0x06
 # linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: what
-# kind it is.
-PACKET_TYPE = 0xfffff004
-# linux/if_packet.h: it is for this box. linux/if_ether.h: the protocols.
-PACKET_HOST = 0
-ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
+# kind it is; the tag of its VLAN, which the kernel has taken off, and whether it had one.
+PACKET_TYPE, VLAN_TAG, VLAN_TAG_PRESENT = 0xfffff004, 0xfffff02c, 0xfffff030
+# linux/if_packet.h: it is for this box, or a bridge passes it on. linux/if_vlan.h: a
+# tag's bits for the VLAN's number.
+PACKET_HOST, PACKET_OTHERHOST, VLAN_NUMBER = 0, 3, 0x0fff
 BPF_DROP = (RETURN, 0, 0, 0)
 BPF_PASS = (RETURN, 0, 0, 0x40000)
 # So many words fit BPF_MAXINSNS, 4,096, in leaves of at most 32.
@@ -1193,12 +1201,29 @@ FOR_THIS_BOX = [
     (LD_BYTE, PACKET_TYPE),             # A = host, broadcast, other host, outgoing, ...
     (JEQ, 0, 'drop', PACKET_HOST),
 ]
+OR_PASSED_ON = [                        # a knock on its way to a host behind this box
+    (LD_BYTE, PACKET_TYPE),
+    (JEQ, 'ours', 0, PACKET_HOST),
+    (JEQ, 0, 'drop', PACKET_OTHERHOST),
+    'ours',
+]
+UNTAGGED = [
+    (LD_BYTE, VLAN_TAG_PRESENT),
+    (JEQ, 'untagged', 0, 0),
+    (LD_HALF, VLAN_TAG),                # with number 0 it tells of priority alone
+    (JSET, 'drop', 0, VLAN_NUMBER),     # it comes again by the interface of its VLAN
+    'untagged',
+]
+WHICH_VERSION = [
+    (LD_BYTE, 0),                       # version and header length, or traffic class
+    (AND, 0xf0),
+    (JEQ, 'version 4', 0, 0x40),
+    (JEQ, 'version 6', 'drop', 0x60),
+]
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
 # A = the protocol. They refuse what the parser below refuses, in the same words.
 HEAD4 = [                               # RFC 791, 3.1
-    (LD_BYTE, 0),                       # version and header length
-    (AND, 0xf0),
-    (JEQ, 0, 'drop', 0x40),             # another version
+    'version 4',
     (LD_HALF, 6),
     (JSET, 'drop', 0, 0x3fff),          # a fragment: MF or an offset
     (LDX_HEADER, 0),                    # X = length of the header
@@ -1215,9 +1240,7 @@ HEAD4 = [                               # RFC 791, 3.1
     (LD_BYTE, 9),                       # A = protocol
 ]
 HEAD6 = [                               # RFC 8200, 3
-    (LD_BYTE, 0),                       # version and traffic class
-    (AND, 0xf0),
-    (JEQ, 0, 'drop', 0x60),             # another version
+    'version 6',
     (LD_HALF, 4),                       # A = payload length
     (STORE, 2),
     (ADD, 40),
@@ -1228,7 +1251,9 @@ HEAD6 = [                               # RFC 8200, 3
     (LD_BYTE, 6),                       # A = next header: extension headers are no knock
 ]
 
-HEADS = {4: HEAD4, 6: HEAD6}
+def with_heads(begin, branch4, branch6):
+    """A listing that ends in one of these, by the packet's version."""
+    return begin + UNTAGGED + WHICH_VERSION + HEAD4 + branch4 + HEAD6 + branch6
 
 # IANA; RFC 792 and RFC 4443: protocol, type and code of an echo request.
 TCP, UDP = 6, 17
@@ -1248,19 +1273,25 @@ LENGTH_FITS = [
     (LD_WORD_X, TRANSPORT),             # A = the tag's first 32 bits
 ]
 
-def datagram_filter(version, carriers, port, words):
-    """The program for one socket, of IPv4 (4) or IPv6 (6): knock/1 datagrams whose first
-    32 bits are among the words. words None passes every datagram of a possible length."""
+def packets_for(config):
+    """How a filter begins: is it a packet for us?"""
+    return OR_PASSED_ON if config.behind else FOR_THIS_BOX
+
+def datagram_filter(carriers, port, words, begin=FOR_THIS_BOX):
+    """The program for one socket: knock/1 datagrams, over IPv4 or IPv6, whose first 32
+    bits are among the words. words None passes every datagram of a possible length."""
     udp = UDP if 'udp' in carriers else NO_PROTOCOL
-    icmp = ECHO_PROTOCOL[version] if 'icmp' in carriers else NO_PROTOCOL
-    request = int.from_bytes(ECHO_REQUEST[version], 'big')
-    listing = FOR_THIS_BOX + HEADS[version] + [
-        (JEQ, 'udp', 0, udp),
-        (JEQ, 0, 'drop', icmp),
-        (LD_HALF_X, 0),                 # A = type and code
-        (JEQ, 'echo', 'drop', request),
-        'udp',
-    ]
+    branches = []
+    for version in (4, 6):
+        icmp = ECHO_PROTOCOL[version] if 'icmp' in carriers else NO_PROTOCOL
+        request = int.from_bytes(ECHO_REQUEST[version], 'big')
+        branches.append([
+            (JEQ, 'udp', 0, udp),
+            (JEQ, 0, 'drop', icmp),
+            (LD_HALF_X, 0),             # A = type and code
+            (JEQ, 'echo', 'drop', request),
+        ])
+    listing = with_heads(begin, *branches) + ['udp']
     if port:
         listing += [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)]
     listing += [
@@ -1279,8 +1310,9 @@ SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 SYN_FLAGS, SYN = 0x17, 0x02
 TCP_HEADER = 20
 
+IS_TCP = [(JEQ, 'tcp', 'drop', TCP)]
 IS_SYN = [
-    (JEQ, 0, 'drop', TCP),
+    'tcp',
     (LD_MEMORY, 2),                     # A = bytes behind the IP header
     (JGE, 0, 'drop', TCP_HEADER),
     (LDX_MEMORY, 1),
@@ -1289,11 +1321,11 @@ IS_SYN = [
     (JEQ, 0, 'drop', SYN),
 ]
 
-def syn_filter(version, ports, words):
-    """The program for SYNs, version as above: to a port of this range (or None), or with
-    a badge whose first 32 bits are among the words. words None passes every SYN."""
+def syn_filter(ports, words, begin=FOR_THIS_BOX):
+    """The program for SYNs: to a port of this range (or None), or with a badge whose
+    first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
-    listing = FOR_THIS_BOX + HEADS[version] + IS_SYN + [
+    listing = with_heads(begin, IS_TCP, IS_TCP) + IS_SYN + [
         (LD_HALF_X, 2),                 # A = destination port
         (JGE, 0, 'badge', low),
         (JGT, 'badge', 0, high),
@@ -1308,7 +1340,7 @@ def syn_filter(version, ports, words):
 # --- packet parser: from the IP header on; trusts neither the filter nor any length ----
 def parse_ip4(frame):
     """An IpPacket or None. RFC 791, 3.1."""
-    if len(frame) < 20 or frame[0] >> 4 != 4:
+    if len(frame) < 20:
         return None
     # A fragment: MF or an offset.
     if int.from_bytes(frame[6:8], 'big') & 0x3fff:
@@ -1317,18 +1349,25 @@ def parse_ip4(frame):
     total = int.from_bytes(frame[2:4], 'big')
     if not 20 <= header <= total <= len(frame):
         return None
-    return IpPacket(frame[12:16], frame[16:20], frame[9], frame[header:total])
+    return IpPacket(4, frame[12:16], frame[16:20], frame[9], frame[header:total])
 
 def parse_ip6(frame):
     """As parse_ip4(), RFC 8200, 3; a packet with extension headers is none of ours."""
-    if len(frame) < 40 or frame[0] >> 4 != 6:
+    if len(frame) < 40:
         return None
     total = 40 + int.from_bytes(frame[4:6], 'big')
     if len(frame) < total:
         return None
-    return IpPacket(frame[8:24], frame[24:40], frame[6], frame[40:total])
+    return IpPacket(6, frame[8:24], frame[24:40], frame[6], frame[40:total])
 
 PARSERS = {4: parse_ip4, 6: parse_ip6}
+
+def parse_ip(frame):
+    """An IpPacket of the version that the first four bits say, or None."""
+    if not frame:
+        return None
+    parse = PARSERS.get(frame[0] >> 4)
+    return parse and parse(frame)
 
 def udp_length(body, port):
     """The length that a UDP header names, its own bytes in it; 0 if it is none of
@@ -1341,12 +1380,12 @@ def udp_length(body, port):
         return 0
     return length
 
-def parse_packet(version, frame, carriers, port):
+def parse_packet(frame, carriers, port):
     """A Packet if these bytes may be a knock/1 datagram, else None. Never raises."""
-    packet = PARSERS[version](frame)
+    packet = parse_ip(frame)
     if packet is None:
         return None
-    body = packet.body
+    body, version = packet.body, packet.version
     if packet.protocol == UDP:
         carrier = 'udp'
         length = udp_length(body, port)
@@ -1362,9 +1401,9 @@ def parse_packet(version, frame, carriers, port):
     source = ipaddress.ip_address(packet.source)
     return Packet(carrier, source, body[TRANSPORT:length])
 
-def parse_syn(version, frame):
+def parse_syn(frame):
     """A Syn, or None if these bytes are anything else. RFC 9293, 3.1."""
-    packet = PARSERS[version](frame)
+    packet = parse_ip(frame)
     if packet is None or packet.protocol != TCP:
         return None
     segment = packet.body
@@ -1719,10 +1758,20 @@ def network_of(knock):
     prefix = client.prefix4 if knock.source.version == 4 else client.prefix6
     return ipaddress.ip_network((knock.source, prefix), strict=False)
 
+def only_of(knock):
+    """The addresses at which alone this knock opens, () for all: those of its own
+    family."""
+    return tuple(address for address in knock.client.only
+                 if address.version == knock.source.version)
+
+def at_places(only):
+    """Behind a list of services: where alone they are open."""
+    return ' at ' + ','.join(map(str, only)) if only else ''
+
 def after_open(openings, knock, now):
     """The openings with those of this knock: it extends what this client has, never
-    shortens it, and touches nobody else's. openings: {(fingerprint, source, service):
-    Opening}."""
+    shortens it, and touches nobody else's. openings: {(fingerprint, source, service,
+    only): Opening}."""
     client = knock.client
     source = network_of(knock)
     # Nothing may outlast the client. Its end is a time of the wall clock.
@@ -1731,13 +1780,13 @@ def after_open(openings, knock, now):
     # Ranges that overlap or touch are one, or they would be counted twice.
     for service in merged(knock.services):
         opening = Opening(client.fingerprint, client.name, source, service, client.once,
-                          now.mono + duration)
+                          now.mono + duration, only_of(knock))
         put_longest(after, opening)
     return after
 
 def put_longest(openings, opening):
     """Adds an opening; where the same is open already, the later end counts."""
-    key = opening.fingerprint, opening.source, opening.service
+    key = opening.fingerprint, opening.source, opening.service, opening.only
     if key not in openings or openings[key].expires < opening.expires:
         openings[key] = opening
 
@@ -1800,6 +1849,8 @@ def too_wide(opening, client):
     prefix = client.prefix4 if opening.source.version == 4 else client.prefix6
     if opening.source.prefixlen < prefix or (client.once and not opening.once):
         return True
+    if client.only and not (opening.only and set(opening.only) <= set(client.only)):
+        return True
     return not covered(opening.service, merged(client.allow))
 
 def live(openings, now):
@@ -1808,16 +1859,18 @@ def live(openings, now):
 
 def elements(openings):
     """What the kernel holds of these openings: {Element: when it ends}. For each source,
-    protocol and kind of once: ranges that do not overlap, since the kernel's sets refuse
-    that, each with the latest end that an opening which covers it has."""
+    protocol, kind of once and destination: ranges that do not overlap, since the kernel's
+    sets refuse that, each with the latest end that an opening which covers it has."""
     groups = {}
     for opening in openings:
-        key = opening.source, opening.service.proto, opening.once
-        groups.setdefault(key, []).append(opening)
+        for destination in opening.only or (None,):
+            key = opening.source, opening.service.proto, opening.once, destination
+            groups.setdefault(key, []).append(opening)
     found = {}
-    for (source, proto, once), members in groups.items():
+    for (source, proto, once, destination), members in groups.items():
         for low, high, expires in pieces(members):
-            found[Element(source, Service(proto, low, high), once)] = expires
+            service = Service(proto, low, high)
+            found[Element(source, service, once, destination)] = expires
     return found
 
 def pieces(openings):
@@ -1905,7 +1958,7 @@ class State:
     def __init__(self, config, ledger):
         self.config = config
         self.ledger = ledger
-        self.openings = {}      # {(fingerprint, source, service): Opening}
+        self.openings = {}      # {(fingerprint, source, service, only): Opening}
         self.tags = {}          # {8 bytes: (client, step)}
         self.badges = {}        # {10 bytes of a SYN: Credential}
         self.codes = {}         # {eight digits: Credential}
@@ -2053,6 +2106,9 @@ def scope_flaw(knock, now, state):
         return None
     if request.op == 'open' and not knock.services:
         return Flaw(SCOPE, 'not allowed anything')
+    if request.op == 'open' and knock.client.only and not only_of(knock):
+        return Flaw(SCOPE, 'not allowed over IPv%d: only names no such address'
+                    % knock.source.version)
     allowed = merged(knock.client.allow)
     for service in knock.services:
         if not covered(service, allowed):
@@ -2368,7 +2424,8 @@ def read_saved(text, family, prefix, mark):
 # input chains and after the stack has checked the packet, and gives a stranger what a
 # closed port would give. The stack's reset comes from a decoy port and has the bit ASKED
 # of its question (fwmark_reflect); restore puts the hidden port back. clear and leave
-# take OPEN off again, so that no socket and no tunnel inherits it.
+# take OPEN off again, so that no socket and no tunnel inherits it. What is forwarded to a
+# hidden port behind this box without OPEN ends in beyond.
 #
 # What hides is a constant in a rule. While rules are replaced, a packet under way sees
 # the old ones but asks the sets with the new generation, and finds nothing there (seen
@@ -2385,6 +2442,7 @@ CHAINS = (
     ('label', ''),
     ('clear', ' type filter hook input priority 1000; policy accept;'),
     ('leave', ' type filter hook forward priority 1000; policy accept;'),
+    ('beyond', ''),
     ('restore', ' type route hook output priority -301; policy accept;'))
 # A SYN alone belongs to no connection, whatever is still known of an old one.
 NO_SYN = 'tcp flags & (syn | ack) != syn'
@@ -2393,6 +2451,9 @@ SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 SYN_RETRIES = '10s'
 # ms. nft counts no limit by a longer time, so no opening of `once` is longer.
 WEEK = 604800000
+# In forward: many hosts of a bridge; and this box, where a packet is on a route of its
+# sender's and names the next host in an option.
+NOT_ONE_HOST = 'multicast', 'broadcast', 'local'
 ANSWERS = {     # for TCP, for UDP
     'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),
     'prohibited': (PROHIBITED, PROHIBITED)}
@@ -2423,16 +2484,21 @@ def take_mark(bits):
 
 def sets_of(element):
     """[(name, type)] of the sets that hold such an element. open4 has hosts and single
-    ports, open4_24 networks of that length, open4_ranges ranges of ports; once... lets
-    one connection in, and held... tells whether its SYN may come again."""
+    ports, open4_24 networks of that length, open4_only what is open at one address alone,
+    open4_ranges ranges of ports; once... lets one connection in, and held... tells
+    whether its SYN may come again."""
     network, service = element.source, element.service
     suffix, flags = str(network.version), 'timeout'
     if network.prefixlen < network.max_prefixlen:
         suffix += '_%d' % network.prefixlen
+    kind = 'ipv%d_addr . inet_proto . inet_service' % network.version
+    if element.destination:
+        suffix += '_only'
+        kind += ' . ipv%d_addr' % network.version
     if service.low < service.high:
         suffix += '_ranges'
         flags = 'interval,timeout'
-    kind = 'ipv%d_addr . inet_proto . inet_service; flags %s' % (network.version, flags)
+    kind += '; flags ' + flags
     if not element.once:
         return [('open' + suffix, kind)]
     limit = '; limit rate 1/week burst 1 packets'
@@ -2441,15 +2507,16 @@ def sets_of(element):
 def possible_elements(config, openings):
     """One of each kind that the config allows, or that is open."""
     port, ports = Service(TCP, 1, 1), Service(TCP, 1, 2)
-    found = [Element(ipaddress.ip_network('0.0.0.0'), port, False),
-             Element(ipaddress.ip_network('::'), port, False)]
+    found = [Element(ipaddress.ip_network('0.0.0.0'), port, False, None),
+             Element(ipaddress.ip_network('::'), port, False, None)]
     for client in config.clients.values():
         ranged = any(service.low < service.high for service in client.allow)
         for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
             network = ipaddress.ip_network((address, length))
-            found.append(Element(network, port, client.once))
+            place = network.network_address if client.only else None
+            found.append(Element(network, port, client.once, place))
             if ranged:
-                found.append(Element(network, ports, client.once))
+                found.append(Element(network, ports, client.once, place))
     return found + list(elements(openings))
 
 def all_sets(config, openings):
@@ -2466,6 +2533,8 @@ def element_text(element, expires=None, now=0):
     ports = '%d-%d' % (low, high) if low < high else str(low)
     source = element.source.network_address
     text = '%s . %d . %s' % (source, element.service.proto, ports)
+    if element.destination:
+        text += ' . %s' % element.destination
     if expires is None:
         return text
     left = expires - now
@@ -2506,7 +2575,8 @@ def once_versions(sets):
                    if element.once})
 
 def flow(version):
-    return FAMILIES[version] + ' saddr . meta l4proto . th sport . th dport'
+    return '{0} saddr . meta l4proto . th sport . th dport . {0} daddr'.format(
+        FAMILIES[version])
 
 def declarations(sets):
     """Every set and chain of ours, without elements and rules."""
@@ -2514,9 +2584,9 @@ def declarations(sets):
     for name, (kind, _) in sets.items():
         text += set_block(name, kind)
     for version in once_versions(sets):
-        kind = ('ipv%d_addr . inet_proto . inet_service . inet_service; '
-                'flags dynamic,timeout; timeout %s; size 65535')
-        text += set_block('begun%d' % version, kind % (version, SYN_RETRIES))
+        kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
+                'flags dynamic,timeout; timeout {1}; size 65535')
+        text += set_block('begun%d' % version, kind.format(version, SYN_RETRIES))
     for name, hook in CHAINS:
         text += ' chain %s {%s\n }\n' % (name, hook)
     return in_table(text)
@@ -2548,7 +2618,10 @@ def check_lines(config, sets):
         source = FAMILIES[network.version] + ' saddr'
         if network.prefixlen < network.max_prefixlen:
             source += ' & %s' % network.netmask
-        match = '%s . meta l4proto . th dport @%s ' % (source, name)
+        place = ''
+        if element.destination:
+            place = ' . %s daddr' % FAMILIES[network.version]
+        match = '%s . meta l4proto . th dport%s @%s ' % (source, place, name)
         begun, same = '@begun%d' % network.version, flow(network.version)
         if name.startswith('once'):     # the first packet uses the limit up
             match += 'add %s { %s } ' % (begun, same)
@@ -2564,12 +2637,19 @@ def check_lines(config, sets):
 def stay_lines(config):
     """Who may not pass is bound to the port he asks for, before any other rule of nat.
     (`redirect` would change the address, too, and drop where an interface has none.)"""
-    stranger = 'meta mark & 0x%08x == 0 fib daddr type != unicast ' % config.mark
+    stranger = 'meta mark & 0x%08x == 0 ' % config.mark
+    places = ['fib daddr type != unicast']
+    places += [to_network(network) for network in config.behind]
     lines = []
     for service in merged(config.hide):
         _, _, ports = format_service(service).partition('/')
-        lines.append('%s%s dnat to :%s' % (stranger, ports_match(service), ports))
+        for place in places:
+            lines.append('%s%s %s dnat to :%s' % (
+                stranger, place, ports_match(service), ports))
     return lines
+
+def to_network(network):
+    return '%s daddr %s' % (FAMILIES[network.version], network)
 
 def answer_lines(config, sets):
     # Over lo the stack does not look for a packet's socket early, so `closed` could not
@@ -2646,6 +2726,36 @@ def final(verdict, proto, has_decoys):
         return UNREACHABLE
     return 'goto decoy' if has_decoys else TCP_RESET
 
+def leave_lines(config):
+    lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
+    if config.behind:
+        for service in merged(config.hide):
+            lines.append(ports_match(service) + ' jump beyond')
+    return lines
+
+def beyond_lines(config, sets):
+    """forward: a hidden port of any host. Is it behind this box?"""
+    lines = []
+    for version in once_versions(sets):
+        # As in `closed`: a handshake ends.
+        lines.append('tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (
+            version, flow(version)))
+    lines += ['meta l4proto != 6 ct state established,related return',
+              NO_SYN + ' ct state established,related return',
+              # stay has let it by: the world sees it at a port that is not hidden.
+              'ct state new ct status dnat return']
+    for kind in NOT_ONE_HOST:
+        lines.append('fib daddr type %s drop' % kind)
+    for network in config.behind:
+        for proto, verdict in zip((TCP, UDP), answers_behind(config)):
+            lines.append('%s meta l4proto %d %s' % (to_network(network), proto, verdict))
+    return lines
+
+def answers_behind(config):
+    """For TCP and for UDP: what strangers get of a host behind this box, whose own
+    answer is its own."""
+    return ANSWERS.get(config.answer, ANSWERS['drop'])
+
 def decoy_lines(config, decoys):
     lines = []
     for port, decoy in sorted(decoys.items()):
@@ -2677,8 +2787,9 @@ def label_lines(config):
 
 def nft_rules(config, box, decoys, sets):
     """{chain: lines} of the whole table."""
-    clear = if_marked(config.mark, take_mark(config.mark))
-    rules = {'clear': [clear], 'leave': [clear]}
+    rules = {'clear': [if_marked(config.mark, take_mark(config.mark))]}
+    rules['leave'] = leave_lines(config)
+    rules['beyond'] = beyond_lines(config, sets) if config.behind else ()
     rules['guard'] = guard_lines(config)
     rules['check'] = check_lines(config, sets)
     rules['stay'] = stay_lines(config)
@@ -2698,7 +2809,8 @@ def nft_table(config, box, decoys, openings, now):
     rules = nft_rules(config, box, decoys, sets)
     chains = ''
     for name, _ in CHAINS:
-        chains += ' chain %s {\n  %s\n }\n' % (name, '\n  '.join(rules[name]))
+        lines = ['  %s\n' % line for line in rules[name]]
+        chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
 def accept_commands(config, accepts):
@@ -2987,8 +3099,12 @@ HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',),
 OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
 SAVED_TOOLS = collections.OrderedDict(((4, 'iptables'), (6, 'ip6tables')))
 IPSET_COMMAND = ['ipset', '-exist', 'restore']
-IPSET_TYPE = 'hash:net,port family %s timeout 30'
-IPSETS = (('knockd4', IPSET_TYPE % 'inet'), ('knockd6', IPSET_TYPE % 'inet6'))
+# Source and service; or destination, service and source.
+IPSETS = (
+    ('knockd4', 'hash:net,port family inet timeout 30'),
+    ('knockd6', 'hash:net,port family inet6 timeout 30'),
+    ('knockd4_only', 'hash:ip,port,net family inet timeout 30'),
+    ('knockd6_only', 'hash:ip,port,net family inet6 timeout 30'))
 LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
 KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
@@ -2999,27 +3115,31 @@ TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
 TO_ALL = '-m addrtype --dst-type MULTICAST '
 
 def ipset_members(openings):
-    """{(IP version, member): when it ends} of these openings, port by port."""
+    """{(set, member): when it ends} of these openings, port by port."""
     members = {}
     for element, expires in elements(openings).items():
-        version, (proto, low, high) = element.source.version, element.service
+        name, form = 'knockd%d' % element.source.version, '{0},{1}'
+        if element.destination:
+            name, form = name + '_only', '{2},{1},{0}'
+        proto, low, high = element.service
         for port in range(low, high + 1):
             text = format_service(Service(proto, port, port)).replace('/', ':')
-            members[version, '%s,%s' % (element.source, text)] = expires
+            member = form.format(element.source, text, element.destination)
+            members[name, member] = expires
     return members
 
 def ipset_additions(members, now, suffix=''):
     """Commands that add these, or change their time. In whole seconds, rounded down; 0
     would be for ever, and is over."""
     text = ''
-    for (version, member), expires in sorted(members.items()):
+    for (name, member), expires in sorted(members.items()):
         seconds = min((expires - now) // 1000, LONGEST)
         if seconds > 0:
-            text += 'add knockd%d%s %s timeout %d\n' % (version, suffix, member, seconds)
+            text += 'add %s%s %s timeout %d\n' % (name, suffix, member, seconds)
     return text
 
 def ipset_text(openings, now):
-    """Both sets, from one moment to the next with these openings and no others."""
+    """All sets, from one moment to the next with these openings and no others."""
     create = ''
     swap = ''
     for name, kind in IPSETS:
@@ -3056,8 +3176,10 @@ def mangle_lines(config, version):
             lines.append(match + '! --tcp-flags SYN,ACK SYN -m socket ' + passes)
         for name in ('lo',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
-        opened = '-m set --match-set knockd%d src,dst ' % version
-        lines.append(match + opened + passes)
+        opened = '-m set --match-set knockd%d' % version
+        lines.append('%s%s src,dst %s' % (match, opened, passes))
+        if any(client.only for client in config.clients.values()):
+            lines.append('%s%s_only dst,dst,src %s' % (match, opened, passes))
     return lines
 
 def nat_lines(config, decoys, version):
@@ -3068,7 +3190,13 @@ def nat_lines(config, decoys, version):
     for service in merged(config.hide):
         _, _, ports = format_service(service).partition('/')
         lines.append(saved_match(service) + target + ports)
+        for network in networks_behind(config, version):
+            target_behind = '-d %s -j DNAT --to-destination :%s' % (network, ports)
+            lines.append(saved_match(service) + target_behind)
     return lines
+
+def networks_behind(config, version):
+    return [network for network in config.behind if network.version == version]
 
 def filter_lines(config, box, version):
     passes = 'ACCEPT' if config.accept_in else 'RETURN'
@@ -3087,6 +3215,19 @@ def filter_lines(config, box, version):
             if interface:
                 target = '-i %s %s' % (interface.replace('*', '+'), target)
             lines.append(target)
+    return lines + forward_lines(config, version)
+
+def forward_lines(config, version):
+    """What does a stranger get of a host behind this box? As `beyond` of nft."""
+    lines = []
+    if networks_behind(config, version):
+        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN,
+                 '-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
+    for service in merged(config.hide):
+        verdict = dict(zip((TCP, UDP), answers_behind(config)))[service.proto]
+        for network in networks_behind(config, version):
+            lines.append('%s-d %s %s' % (
+                saved_match(service), network, saved_target(verdict, version)))
     return lines
 
 def restore_command(tool, rules, jumps):
@@ -3165,15 +3306,15 @@ class IptablesTool:
         sets = ipset_text(openings, now)
         if config.hide:         # the sets first: rules name them
             return [(IPSET_COMMAND, sets)] + commands
-        sets += 'destroy knockd4\ndestroy knockd6\n'
+        sets += ''.join('destroy %s\n' % name for name, _ in IPSETS)
         return commands + [(IPSET_COMMAND, sets)]
 
     def change(self, before, after, now):
         """From one collection of openings to another."""
         old, new = ipset_members(before), ipset_members(live(after, now))
         text = ''
-        for version, member in sorted(set(old) - set(new)):
-            text += 'del knockd%d %s\n' % (version, member)
+        for name_and_member in sorted(set(old) - set(new)):
+            text += 'del %s %s\n' % name_and_member
         added = {}
         for key, expires in new.items():
             if old.get(key) != expires:
@@ -3893,8 +4034,13 @@ def remove_version_1(path):
 # --- edges: sockets and events ----------------------------------------------------------
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
 SO_PEERCRED = 17                                # asm-generic/socket.h
-SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
-RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
+# linux/socket.h, linux/if_packet.h, linux/if_ether.h
+SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
+PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
+ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86dd
+SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3       # linux/sockios.h, linux/ethtool.h
+BRIDGE_SETTINGS = 'call-iptables', 'call-ip6tables', 'filter-vlan-tagged'
+RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
@@ -3964,6 +4110,23 @@ def attach_filter(sock, program):
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
                     struct.pack('@HL', len(program), address))
 
+def packet_protocols():
+    """What packet sockets are made for: both versions, or all that comes. Since Linux
+    6.15 a socket for one protocol hears a packet after IP does, and for its sake the
+    kernel copies the head of each one that it forwards; a socket for all hears first."""
+    with contextlib.suppress(OSError):
+        with packet_socket(ETH_P_IPV6):
+            if hears_late(read_file('/proc/net/ptype')):
+                return [ETH_P_ALL]
+    return [ETH_P_IP, ETH_P_IPV6]
+
+def hears_late(listed):
+    """Does a socket for IPv6 stand above IP itself? Before 6.15 the list was sorted by a
+    protocol's last digit, the sockets among the others."""
+    order = [line.split()[:2] for line in listed.splitlines()]
+    ours, ip = ['86dd', 'packet_rcv'], ['0800', 'ip_rcv']
+    return ours in order and ip in order and order.index(ours) < order.index(ip)
+
 def packet_socket(protocol):
     """Every interface, from the IP header on, nothing of what this box sends."""
     kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
@@ -3971,6 +4134,8 @@ def packet_socket(protocol):
         sock = socket.socket(socket.AF_PACKET, kind, socket.htons(protocol))
     except PermissionError:
         raise KnockError('raw sockets are not permitted; run it as root (CAP_NET_RAW)')
+    if protocol == ETH_P_ALL:
+        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     # In a container it may be forbidden; net.core.rmem_max limits it then.
     with contextlib.suppress(PermissionError):
@@ -3978,18 +4143,17 @@ def packet_socket(protocol):
     return sock
 
 class Capture:
-    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the
-    words."""
+    """Taps: packet sockets, one for each protocol and each share of the words."""
 
     def __init__(self, limit):
-        self.limit = limit      # pairs at most
-        self.taps = []          # (IP version, socket)
+        self.limit = limit      # shares at most
+        self.protocols = packet_protocols()
+        self.taps = []
         self.capacity = FILTER_TAGS
         self.coarse = False     # is the filter one on length alone?
 
     def load(self, tags, program):
-        """Attaches program(version, words); a coarser one where the kernel lacks the
-        memory."""
+        """Attaches program(words); a coarser one where the kernel lacks the memory."""
         words = {int.from_bytes(tag[:4], 'big') for tag in tags}
         shares = word_shares(words, self.capacity, self.limit)
         try:
@@ -4009,26 +4173,35 @@ class Capture:
         self.coarse = coarse
 
     def attach(self, shares, program):
-        """One pair of sockets for each share; None is the share of all words."""
-        while len(self.taps) < 2 * len(shares):
-            self.taps.append((4, packet_socket(ETH_P_IP)))
-            self.taps.append((6, packet_socket(ETH_P_IPV6)))
-        while len(self.taps) > 2 * len(shares):
-            _, sock = self.taps.pop()
-            sock.close()
-        for number, (version, sock) in enumerate(self.taps):
-            attach_filter(sock, program(version, shares[number // 2]))
+        """The sockets for each share; None is the share of all words."""
+        each = len(self.protocols)
+        while len(self.taps) < each * len(shares):
+            protocol = self.protocols[len(self.taps) % each]
+            self.taps.append(packet_socket(protocol))
+        while len(self.taps) > each * len(shares):
+            self.taps.pop().close()
+        for number, sock in enumerate(self.taps):
+            attach_filter(sock, program(shares[number // each]))
+
+    def frames(self, sock):
+        """What waits in one of the taps, each frame with the name of its interface."""
+        hears_ports = ETH_P_ALL in self.protocols
+        for frame, interface in receive(sock):
+            # It comes again by its bridge, where IP sees it: `trust` is about that one.
+            if hears_ports and is_port(interface, int(time.monotonic())):
+                continue
+            yield frame, interface
 
     def drops(self):
         """How many packets the kernel had no room for since the last time."""
         dropped = 0
-        for _, sock in self.taps:
+        for sock in self.taps:
             statistics = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
             dropped += struct.unpack('@II', statistics)[1]
         return dropped
 
-def word_shares(words, capacity, limit=SOCKET_PAIRS):
-    """The words of each socket pair; [None] if they are more than all pairs hold. By
+def word_shares(words, capacity, limit=SOCKET_SHARES):
+    """The words of each share; [None] if they are more than all sockets hold. By
     remainder, so that a word stays where it is when others come and go: no gap at a
     swap."""
     if not capacity:
@@ -4041,16 +4214,13 @@ def word_shares(words, capacity, limit=SOCKET_PAIRS):
         shares[word % count].append(word)
     return shares
 
-def receive(sock, named=True):
+def receive(sock):
     """The frames that wait in a packet socket, up to a limit, each with the name of its
-    interface if it shall be named: for that, Python makes a system call of its own."""
+    interface."""
     for _ in range(FRAMES_AT_ONCE):
         try:
-            if named:
-                frame, address = sock.recvfrom(65536)
-                yield frame, address[0]
-            else:
-                yield sock.recv(65536), ''
+            frame, address = sock.recvfrom(65536)
+            yield frame, address[0]
         except OSError as error:
             # EBADF: closed since, as a smaller filter needs fewer sockets.
             if error.errno in (errno.EAGAIN, errno.EBADF):
@@ -4058,6 +4228,40 @@ def receive(sock, named=True):
             # ENETDOWN: an interface went away, the others did not.
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
+
+# linux/rtnetlink.h, linux/if_link.h
+RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND = 16, 18, 18, 4
+# Whatever comes by one of their ports, they take and hand on as their own.
+TAKERS = b'bridge', b'bond', b'team', b'openvswitch'
+
+@functools.lru_cache(SOURCES_LIMIT)
+def is_port(interface, second):
+    """Is it a port of a bridge or the like? Asked once a second: it may become one."""
+    try:
+        index = socket.if_nametoindex(interface)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+            # linux/netlink.h: struct nlmsghdr, a request; struct ifinfomsg
+            sock.send(struct.pack('=IHH8x4xiII', 32, RTM_GETLINK, 1, index, 0, 0))
+            answer = sock.recv(65536)
+    except OSError:             # it is gone
+        return False
+    return master_kind(answer) in TAKERS
+
+def master_kind(answer):
+    """Of what kind is the interface that this one belongs to? b'' if it does to none."""
+    if struct.unpack_from('=H', answer, 4)[0] != RTM_NEWLINK:
+        return b''
+    about = netlink_attributes(answer[32:]).get(IFLA_LINKINFO, b'')
+    return netlink_attributes(about).get(IFLA_INFO_SLAVE_KIND, b'').rstrip(b'\0')
+
+def netlink_attributes(data):
+    """{type: value}. linux/netlink.h: struct nlattr begins at a multiple of four."""
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from('=HH', data)
+        found[kind & 0x3fff] = data[4:length]
+        data = data[max(4, length + 3 & ~3):]
+    return found
 
 @functools.lru_cache(SOURCES_LIMIT)     # forgotten at each step
 def is_own(address, interface):
@@ -4074,6 +4278,69 @@ def is_own(address, interface):
     except OSError:
         return False
     return True
+
+def is_guarded(address, interface, behind):
+    """Is this an address of this box, or one behind it?"""
+    return any(address in network for network in behind) or is_own(address, interface)
+
+def bridges_of_box():
+    """[(index, name)] of the interfaces whose driver calls itself so."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for index, name in socket.if_nameindex():
+            # struct ethtool_drvinfo { u32 cmd; char driver[32]; ... }, 196 bytes.
+            told = array.array('B', struct.pack('@I192x', ETHTOOL_GDRVINFO))
+            # struct ifreq { char name[16]; void *data; }, 40 bytes.
+            request = struct.pack('@16sP16x', os.fsencode(name), told.buffer_info()[0])
+            with contextlib.suppress(OSError):  # it has no driver, or is gone
+                fcntl.ioctl(sock, SIOCETHTOOL, request)
+            if told.tobytes()[4:12] == b'bridge\0\0':
+                found.append((index, name))
+    return found
+
+def missing_for_bridges():
+    """The variables of the kernel without which something that a bridge passes on from
+    port to port meets no rule."""
+    lacking = []
+    for setting in BRIDGE_SETTINGS:
+        name = 'net/bridge/bridge-nf-' + setting
+        value = ''
+        with contextlib.suppress(OSError):      # the module br_netfilter is not loaded
+            value = read_file('/proc/sys/' + name).strip()
+        if value != '1':
+            lacking.append(name.replace('/', '.'))
+    return lacking
+
+def overhear_bridges(trust):
+    """A socket that receives nothing. While it is open, each bridge that is not in trust
+    hands up what it passes on from port to port, so that our others hear a knock to a
+    host behind it."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+    for index, name in bridges_of_box():
+        if is_inside(name, trust):
+            continue
+        # struct packet_mreq { int index; u16 type, length; u8 address[8]; }
+        request = struct.pack('@iHH8x', index, PACKET_MR_PROMISC, 0)
+        with contextlib.suppress(OSError):      # it is gone
+            sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
+    return sock
+
+def routes_of_box():
+    """[(ip_network, interface)] of its main tables."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in read_file('/proc/net/route').splitlines()[1:]:
+            name, target, _, _, _, _, _, mask = line.split()[:8]
+            # In the byte order of this machine.
+            words = [struct.pack('=I', int(word, 16)) for word in (target, mask)]
+            text = '%s/%s' % tuple(map(ipaddress.IPv4Address, words))
+            found.append((ipaddress.ip_network(text), name))
+    with contextlib.suppress(OSError):          # no IPv6 here
+        for line in read_file('/proc/net/ipv6_route').splitlines():
+            fields = line.split()
+            target = bytes.fromhex(fields[0]), int(fields[1], 16)
+            found.append((ipaddress.ip_network(target), fields[-1]))
+    return [(network, name) for network, name in found if name != 'lo']
 
 def runtime_folder():
     """Where the status socket is. OpenWrt has links on the way, or no /run at all:
@@ -5027,7 +5294,7 @@ class Hearing:
 
     def __init__(self, state):
         self.state = state
-        self.datagrams = Capture(SOCKET_PAIRS)
+        self.datagrams = Capture(SOCKET_SHARES)
         self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
         self.mutes = Mutes()
         self.pace = Budget(SYNS_A_SECOND)
@@ -5035,6 +5302,7 @@ class Hearing:
         self.codes = Codes()
         self.credentials = []   # StepCredentials
         self.steps = None       # range of those that are valid
+        self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
     def adopt(self, config, now):
         """Another config: nothing is heard by what was made for the one before."""
@@ -5057,7 +5325,17 @@ class Hearing:
         self.state.learn(tags, badges, valid_codes(config, now.wall))
         self.sequences.tables[1:] = [step.sequences for step in self.credentials]
         is_own.cache_clear()
+        self.overhear(config)
         self.listen(config)
+
+    def overhear(self, config):
+        """New bridges come with new guests. The socket of before is closed last, or a
+        knock could pass unheard."""
+        before, self.bridges = self.bridges, None
+        if config.behind:
+            self.bridges = overhear_bridges(config.trust)
+        if before is not None:
+            before.close()
 
     def prepare(self, config):
         """Derives one step ahead: with 10,000 clients that takes longer than a knock may
@@ -5077,13 +5355,13 @@ class Hearing:
         """Gives the kernel its filters."""
         muted = self.mutes.things
 
-        def for_datagrams(version, words):
-            return datagram_filter(version, config.carriers, config.port, words)
+        def for_datagrams(words):
+            begin = packets_for(config)
+            return datagram_filter(config.carriers, config.port, words, begin)
 
-        def for_syns(version, words):
-            if 'syn' in muted:
-                return syn_filter(version, None, words)
-            return syn_filter(version, ports, words)
+        def for_syns(words):
+            wanted = None if 'syn' in muted else ports
+            return syn_filter(wanted, words, packets_for(config))
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
         ports = None
         if any(self.sequences.tables):
@@ -5144,6 +5422,7 @@ def honour_line(decision, began, ended):
     what = knock.request.action or format_services(knock.services) or 'all'
     words = [decision.verdict, knock.client.name, str(knock.source), what]
     if decision.verdict == 'open':
+        words[-1] += at_places(only_of(knock))
         words.append('%ds' % knock.seconds)
     words.append(knock.carrier)
     if knock.carrier in DATAGRAMS:      # the others tell no time
@@ -5445,7 +5724,7 @@ class Daemon:
         for waker in (signals, self.doors.keeper, self.desk.socket):
             poll.register(waker, select.POLLIN)
         for capture in (self.hearing.datagrams, self.hearing.syns):
-            for _, sock in capture.taps:
+            for sock in capture.taps:
                 poll.register(sock, select.POLLIN)
         return {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
 
@@ -5586,25 +5865,24 @@ class Daemon:
 
     def read(self, capture, ready, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
-        named = hear == self.hear_syn or self.probation.state != PASSED
-        for version, sock in list(capture.taps):
+        for sock in list(capture.taps):
             if sock.fileno() not in ready:
                 continue
-            for frame, interface in receive(sock, named):
+            for frame, interface in capture.frames(sock):
                 try:
-                    hear(version, frame, interface)
+                    hear(frame, interface)
                 except Exception as error:
                     # A defect of ours must not be a way to stop us.
                     name = type(error).__name__
                     line = 'internal error: %s: %s' % (name, error)
                     self.reports.tell('', name, '', line, moment())
 
-    def hear_datagram(self, version, frame, interface):
-        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
+    def hear_datagram(self, frame, interface):
+        packet = parse_packet(frame, self.config.carriers, self.config.port)
         if packet is not None:
             self.handle(packet, interface, moment())
 
-    def hear_syn(self, version, frame, interface):
+    def hear_syn(self, frame, interface):
         """A SYN from outside to this box, if there are not too many of them."""
         now = moment()
         if not self.hearing.affords_syn(now):
@@ -5613,27 +5891,14 @@ class Daemon:
                         % SYNS_A_SECOND)
                 self.reports.tell('', 'SYNs', '', line, now)
             return
-        syn = parse_syn(version, frame)
-        if syn is None or self.is_inside(interface):
+        syn = parse_syn(frame)
+        if syn is None or is_inside(interface, self.config.trust):
             return
         # On a router, SYNs through the box come by here too.
-        if not (is_own(syn.destination, interface) or self.is_behind(syn.destination)):
+        if not is_guarded(syn.destination, interface, self.config.behind):
             return
         for packet in self.hearing.packets_of(syn, now):
             self.handle(packet, interface, now)
-
-    def is_inside(self, interface):
-        """Is it this box itself, or an interface of `trust`, which may end in +?"""
-        for name in ('lo',) + self.config.trust:
-            if interface == name:
-                return True
-            if name.endswith('+') and interface.startswith(name[:-1]):
-                return True
-        return False
-
-    def is_behind(self, address):
-        """Is it one of the addresses that are guarded behind this box?"""
-        return any(address in network for network in self.config.behind)
 
     def handle(self, packet, interface, now):
         """One packet that may be a knock."""
@@ -5646,7 +5911,8 @@ class Daemon:
         elif decision.verdict in ('open', 'close', 'run'):
             reason = self.signature_flaw(knock, now)
             if reason is None:
-                self.honour(decision, packet.source, self.is_inside(interface), now)
+                inside = is_inside(interface, self.config.trust)
+                self.honour(decision, packet.source, inside, now)
                 return
             decision = decision._replace(kind=SIGNATURE)
         if reason is not None:
@@ -5703,6 +5969,7 @@ class Daemon:
         if left is not None:
             left //= 1000
         report = {'version': __version__, 'since': self.desk.since, 'hidden': hidden}
+        report['behind'] = list(map(str, self.config.behind))
         report['problem'] = self.problem()
         report['quarantine_until'] = quarantine
         report['probation_left'] = left
@@ -5725,17 +5992,22 @@ def opening_rows(openings, now):
     """For status: a dict for all that closes at the same moment."""
     groups = collections.OrderedDict()
     for opening in openings.values():
-        group = opening.client, str(opening.source), opening.expires
+        only = tuple(map(str, opening.only))
+        group = opening.client, str(opening.source), only, opening.expires
         groups.setdefault(group, []).append(format_service(opening.service))
     rows = []
-    for (client, source, expires), services in groups.items():
+    for (client, source, only, expires), services in groups.items():
         rows.append({'client': client, 'source': source, 'services': services,
-                     'seconds_left': max(0, expires - now.mono) // 1000})
+                     'only': only, 'seconds_left': max(0, expires - now.mono) // 1000})
     return rows
+
+def and_behind(networks):
+    """Behind what is hidden: where else."""
+    return ', also at ' + ', '.join(map(str, networks)) if networks else ''
 
 def state_line(config, keeper, done):
     """What the log says at the start, and of a new config."""
-    hiding = format_services(config.hide) or 'nothing'
+    hiding = (format_services(config.hide) or 'nothing') + and_behind(config.behind)
     clients = '%d clients' % len(config.clients)
     if len(config.clients) == 1:
         clients = '1 client'
@@ -5766,7 +6038,7 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
     ('nft: reject', 'chain a { type filter hook input priority 40; '
      'reject with icmpx type port-unreachable; }',
      'nft_reject_inet (OpenWrt: kmod-nft-core)'),
-    ('iptables: ipset', 'ipset create a hash:net,port timeout 9',
+    ('iptables: ipset', 'ipset create a hash:ip,port,net timeout 9',
      'ip_set (OpenWrt: kmod-ipt-ipset)'),
     ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
      'xt_mark (OpenWrt: kmod-ipt-core)'),
@@ -5783,6 +6055,8 @@ def preflight(config):
     check_programs(config)
     complaints = warnings(config, box_facts(config))
     found = [complaint_line(config.path, complaint) for complaint in complaints]
+    for flaw in flaws_behind(config):
+        found.append('%s: [server] behind: %s' % (config.path, flaw))
     # Nobody else may list the rules.
     if os.geteuid() == 0:
         found += firewall_warnings(config)
@@ -5800,6 +6074,35 @@ def firewall_warnings(config):
                          'opens, and takes no rule of ours'
                          % (config.path, chain.family, chain.table, chain.name))
     return found
+
+def flaws_behind(config):
+    """What of `behind` the guard does not see on this box."""
+    if not config.behind:
+        return []
+    found = []
+    bridges = [name for _, name in bridges_of_box() if not is_inside(name, config.trust)]
+    lacking = missing_for_bridges()
+    for name in bridges:
+        if lacking:
+            cure = ' '.join(setting + '=1' for setting in lacking)
+            found.append('not all that bridge %s passes on meets our rules; type: '
+                         'modprobe br_netfilter; sysctl -w %s' % (name, cure))
+    routes = routes_of_box()
+    for network in config.behind:
+        # A guest of a bridge may be on the same link as the way out, and without a route.
+        if not (bridges or is_routed(network, routes)):
+            found.append('%s is not reached through this box; see: ip route' % network)
+    return found
+
+def is_routed(network, routes):
+    """Does a part of it lie elsewhere than the rest of the world?"""
+    ways, ways_out = set(), set()
+    for target, interface in routes:
+        if target.prefixlen == 0:
+            ways_out.add(interface)
+        elif target.version == network.version and target.overlaps(network):
+            ways.add(interface)
+    return bool(ways - ways_out)
 
 def box_facts(config):
     """What warnings() must know of this box."""
@@ -5938,6 +6241,7 @@ def client_facts(config, report):
         fact = facts[client.name] = collections.OrderedDict()
         fact['allow'] = format_services(client.allow)
         fact['default'] = format_services(client.default)
+        fact['only'] = list(map(str, client.only))
         fact['code'] = client.code
         fact['paper_left'] = paper_left(client, entry['paper'])
         fact['key'] = client.fingerprint
@@ -5970,7 +6274,7 @@ def client_rows(facts, now):
         expires = format_time(NEVER if fact['expires'] is None else fact['expires'])
         code = 'yes' if fact['code'] else 'no'
         paper = str(fact['paper_left'])
-        allow = fact['allow'] or 'nothing'
+        allow = (fact['allow'] or 'nothing') + at_places(fact['only'])
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
@@ -5981,9 +6285,10 @@ def headline(report):
                 % runtime_folder())
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
-    return 'hidden: %s; knockd %s, since %s UTC' % (
-        ', '.join(report['hidden']) or 'nothing, as [server] hide says',
-        report['version'], format_time(report['since']))
+    hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
+    return 'hidden: %s%s; knockd %s, since %s UTC' % (
+        hidden, and_behind(report.get('behind', ())), report['version'],
+        format_time(report['since']))
 
 def remarks(report, now):
     """What `status` says besides, a line each: what keeps knocks from opening."""
@@ -6014,7 +6319,7 @@ def print_report(report, now):
     for each in report.get('openings', ()):
         # Of one address, unless the client's section opens a network.
         source = re.sub('/(32|128)$', '', each['source'])
-        services = ','.join(each['services'])
+        services = ','.join(each['services']) + at_places(each.get('only', ()))
         opened.append((each['client'], source, services, duration(each['seconds_left'])))
     print_section(opened)
     refused = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
@@ -6702,6 +7007,12 @@ ADVICE = {
 # By protocol and length alone: fragments and what was cut pass.
 SHORTEST = 20 + TRANSPORT + TAG_SIZE + NONCE_SIZE
 ANY_LENGTH = [
+    'version 4',
+    (LD_BYTE, 9),                       # A = protocol
+    (JGE, 'protocol', 0, 0),            # always
+    'version 6',
+    (LD_BYTE, 6),                       # A = next header
+    'protocol',
     (JEQ, 'length', 0, UDP),
     (JEQ, 'length', 0, ECHO_PROTOCOL[4]),
     (JEQ, 'length', 0, ECHO_PROTOCOL[6]),
@@ -6715,19 +7026,19 @@ ANY_LENGTH = [
     BPF_DROP,
 ]
 
-def watch_filter(version, words):
-    protocol_at = {4: 9, 6: 6}[version]
-    return link(FOR_THIS_BOX + [(LD_BYTE, protocol_at)] + ANY_LENGTH)
+def watch_filter(begin):
+    return link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
 
-def watch_syns(version, words):
-    return syn_filter(version, SEQUENCE_PORTS['ports'], None)
+def watch_syns(begin):
+    return syn_filter(SEQUENCE_PORTS['ports'], None, begin)
 
-def glimpse(version, frame):
+def glimpse(frame):
     """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
     torn = None
     # Frames that came before the filter was attached may be anything.
-    if len(frame) < SHORTEST:
+    if len(frame) < SHORTEST or frame[0] >> 4 not in PARSERS:
         return None
+    version = frame[0] >> 4
     protocol, start, ends = frame[9], (frame[0] & 15) * 4, slice(12, 16)
     if version == 6:
         protocol, start, ends = frame[6], 40, slice(8, 24)
@@ -6744,7 +7055,7 @@ def glimpse(version, frame):
         port = int.from_bytes(body[2:4], 'big')
     elif body[:2] != ECHO_REQUEST[version]:
         return None
-    if not torn and parse_packet(version, frame, DATAGRAMS, None) is None:
+    if not torn and parse_packet(frame, DATAGRAMS, None) is None:
         torn = 'was cut on its way'
     tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
     return Glimpse(carrier, ipaddress.ip_address(frame[ends]), port, tag, torn)
@@ -6828,9 +7139,9 @@ class Watcher:
                 return client, first + at // TAG_SIZE
         return None
 
-    def hear_datagram(self, version, frame, now):
+    def hear_datagram(self, frame, now):
         """A Finding or None."""
-        seen = glimpse(version, frame)
+        seen = glimpse(frame)
         if seen is None:
             return None
         try:
@@ -6846,8 +7157,8 @@ class Watcher:
         if seen.torn:
             return Finding('cut', client, seen.torn + ': knock with less, or --via ports',
                            None)
-        return self.whole(parse_packet(version, frame, DATAGRAMS, None), seen, owner,
-                          PARSERS[version](frame), now)
+        packet = parse_packet(frame, DATAGRAMS, None)
+        return self.whole(packet, seen, owner, parse_ip(frame), now)
 
     def whole(self, packet, seen, owner, sent, now):
         """Of a datagram that is all there."""
@@ -7047,29 +7358,31 @@ class Watch:
         self.datagrams = Capture(1)
         self.syns = Capture(1)
         self.trace = Trace()
+        self.bridges = None     # overhear_bridges()'s socket, if there is need of it
         self.kinds = collections.Counter()
         self.told = set()       # keys of the lines that were printed
         self.waiting = []       # (ms, source, Finding): soon to be asked of the daemon
         self.unseen = 0         # packets that nobody looked at
 
     def listen(self):
-        self.datagrams.load([], watch_filter)
-        self.syns.load([], watch_syns)
-        for _, sock in self.datagrams.taps + self.syns.taps:
+        config = self.watcher.config
+        if config.behind:
+            self.bridges = overhear_bridges(config.trust)
+        begin = packets_for(config)
+        self.datagrams.load([], lambda words: watch_filter(begin))
+        self.syns.load([], lambda words: watch_syns(begin))
+        for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 
     def look(self):
         """Once: what waits in the sockets, what the daemon did, what nft says."""
         now = moment()
         self.watcher.turn(now)
-        for version, sock in self.datagrams.taps:
-            for frame, interface in itertools.islice(receive(sock), LOOK_AT_ONCE):
-                seen = glimpse(version, frame)
-                finding = self.watcher.hear_datagram(version, frame, now)
-                self.tell(seen, interface, finding, now)
-        for version, sock in self.syns.taps:
-            for frame, interface in itertools.islice(receive(sock), LOOK_AT_ONCE):
-                self.hear_syn(parse_syn(version, frame), interface, now)
+        for frame, interface in self.some_frames(self.datagrams):
+            finding = self.watcher.hear_datagram(frame, now)
+            self.tell(glimpse(frame), interface, finding, now)
+        for frame, interface in self.some_frames(self.syns):
+            self.hear_syn(parse_syn(frame), interface, now)
         stopped = self.watcher.stopped(now)
         if stopped:
             self.tell(Glimpse('ports', stopped[0], None, b'', None), '', stopped[1], now)
@@ -7078,9 +7391,16 @@ class Watch:
         self.ask_daemon(now)
         self.unseen += self.datagrams.drops() + self.syns.drops()
 
+    def some_frames(self, capture):
+        """No more than what a look can afford."""
+        for sock in capture.taps:
+            yield from itertools.islice(capture.frames(sock), LOOK_AT_ONCE)
+
     def hear_syn(self, syn, interface, now):
-        inside = interface == 'lo' or is_interface(interface, self.watcher.config.trust)
-        if syn is None or inside or not is_own(syn.destination, interface):
+        config = self.watcher.config
+        if syn is None or is_inside(interface, config.trust):
+            return
+        if not is_guarded(syn.destination, interface, config.behind):
             return
         for finding in self.watcher.hear_syn(syn, now):
             seen = Glimpse('syn', syn.source, syn.port, b'', None)
@@ -7126,6 +7446,8 @@ class Watch:
             name = knock.client.name
             report = asked(status_path(self.watcher.config), b'status')
             self.say(knock.knock_id, '%s: %s' % (name, outcome(knock, report)))
+            if self.watcher.config.behind:
+                continue        # it may listen on another host
             for service in nobody_listens(knock.services, listener_tables()):
                 self.say((name, service), '%s: nothing listens on %s of this box' % (
                     name, format_service(service)))
@@ -7246,8 +7568,7 @@ def attempts(args, config):
         yield ('a real knock', '', try_knock, config)
 
 def try_filter():
-    Capture(1).load([b'12345678'], lambda version, tags: datagram_filter(
-        version, CARRIERS, None, tags))
+    Capture(1).load([b'12345678'], lambda tags: datagram_filter(CARRIERS, None, tags))
 
 def config_remarks(config):
     warned = preflight(config)
