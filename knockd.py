@@ -4043,6 +4043,9 @@ BRIDGE_SETTINGS = 'call-iptables', 'call-ip6tables', 'filter-vlan-tagged'
 RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
+# linux/netlink.h, linux/rtnetlink.h
+NETLINK_ROUTE, NLM_F_REQUEST, RTM_NEWROUTE, RTM_GETROUTE = 0, 1, 24, 26
+RTN_LOCAL, RTA_DST, RTA_OIF = 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
@@ -4265,19 +4268,30 @@ def netlink_attributes(data):
 
 @functools.lru_cache(SOURCES_LIMIT)     # forgotten at each step
 def is_own(address, interface):
-    """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
-    family, place = socket.AF_INET, (str(address), 0)
+    """Is this an address of this box, be it in the VRF of that interface?"""
     try:
-        if address.version == 6:
-            scope = 0
-            if address.is_link_local:
-                scope = socket.if_nametoindex(interface)
-            family, place = socket.AF_INET6, (str(address), 0, 0, scope)
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind(place)
+        index = socket.if_nametoindex(interface)
+        return RTN_LOCAL in (route_kind(address, 0), route_kind(address, index))
     except OSError:
         return False
-    return True
+
+def route_kind(address, index):
+    """The kind of route that the kernel has to an address; nothing is sent. (To bind a
+    socket to it tells nothing where net.ipv4.ip_nonlocal_bind is 1.) index: of the
+    interface by which it must go, 0 for any. OSError."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    packed = address.packed
+    # struct rtmsg, then attributes: length u16, type u16, value.
+    question = struct.pack('=BB10x', family, 8 * len(packed))
+    question += struct.pack('=HH', 4 + len(packed), RTA_DST) + packed
+    question += struct.pack('=HHI', 8, RTA_OIF, index)
+    head = struct.pack('=IHHII', 16 + len(question), RTM_GETROUTE, NLM_F_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+        sock.send(head + question)
+        answer = sock.recv(4096)
+    kind, = struct.unpack_from('=H', answer, 4)
+    # rtm_type, behind the head of 16 bytes and seven others.
+    return answer[23] if kind == RTM_NEWROUTE else None
 
 def is_guarded(address, interface, behind):
     """Is this an address of this box, or one behind it?"""
