@@ -2462,6 +2462,8 @@ NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 # Under /proc/sys; both must be 1 before the rules are loaded, so that an answer of the
 # stack carries the mark of its question.
 SYSCTLS = 'net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect'
+MADE_BY = ('net/ipv4/ip_early_demux', 'net/ipv4/tcp_early_demux',
+           'net/ipv6/flowlabel_reflect')
 DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
                  '/proc/sys/net/ipv4/tcp_early_demux']
 # Its second bit: resets repeat the label of what they answer.
@@ -4041,6 +4043,9 @@ BRIDGE_SETTINGS = 'call-iptables', 'call-ip6tables', 'filter-vlan-tagged'
 RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
+# linux/netlink.h, linux/rtnetlink.h
+NETLINK_ROUTE, NLM_F_REQUEST, RTM_NEWROUTE, RTM_GETROUTE = 0, 1, 24, 26
+RTN_LOCAL, RTA_DST, RTA_OIF = 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
@@ -4263,19 +4268,30 @@ def netlink_attributes(data):
 
 @functools.lru_cache(SOURCES_LIMIT)     # forgotten at each step
 def is_own(address, interface):
-    """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
-    family, place = socket.AF_INET, (str(address), 0)
+    """Is this an address of this box, be it in the VRF of that interface?"""
     try:
-        if address.version == 6:
-            scope = 0
-            if address.is_link_local:
-                scope = socket.if_nametoindex(interface)
-            family, place = socket.AF_INET6, (str(address), 0, 0, scope)
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind(place)
+        index = socket.if_nametoindex(interface)
+        return RTN_LOCAL in (route_kind(address, 0), route_kind(address, index))
     except OSError:
         return False
-    return True
+
+def route_kind(address, index):
+    """The kind of route that the kernel has to an address; nothing is sent. (To bind a
+    socket to it tells nothing where net.ipv4.ip_nonlocal_bind is 1.) index: of the
+    interface by which it must go, 0 for any. OSError."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    packed = address.packed
+    # struct rtmsg, then attributes: length u16, type u16, value.
+    question = struct.pack('=BB10x', family, 8 * len(packed))
+    question += struct.pack('=HH', 4 + len(packed), RTA_DST) + packed
+    question += struct.pack('=HHI', 8, RTA_OIF, index)
+    head = struct.pack('=IHHII', 16 + len(question), RTM_GETROUTE, NLM_F_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+        sock.send(head + question)
+        answer = sock.recv(4096)
+    kind, = struct.unpack_from('=H', answer, 4)
+    # rtm_type, behind the head of 16 bytes and seven others.
+    return answer[23] if kind == RTM_NEWROUTE else None
 
 def is_guarded(address, interface, behind):
     """Is this an address of this box, or one behind it?"""
@@ -4560,6 +4576,14 @@ def reflect_marks(names, path):
         return False
     return True
 
+def kernel_variables():
+    """What our rules need, and what they were made by: [text]."""
+    found = []
+    for name in SYSCTLS + MADE_BY:
+        with contextlib.suppress(OSError):
+            found.append(read_file('/proc/sys/' + name))
+    return found
+
 def restore_marks(path):
     """Puts back what reflect_marks() has kept; for uninstall."""
     with contextlib.suppress(OSError, ValueError):
@@ -4653,12 +4677,18 @@ class Looks:
         self.process = None     # the command that lists the rules, while it runs
         self.broken_off = False
         self.in_a_row = 0       # looks that were broken off
+        self.variables = kernel_variables()     # by which the rules were made
         self.lock = threading.Lock()
 
     def ask(self, now):
         """Somebody has changed something."""
         if self.due is None:
             self.due = max(now + COALESCE, self.rested)
+
+    def variables_changed(self):
+        """Since the last time?"""
+        before, self.variables = self.variables, kernel_variables()
+        return before != self.variables
 
     def hasten(self, now):
         """At once, for whatever changes until then is taken for ours."""
@@ -4748,6 +4778,17 @@ class Keeper:
         """To be looked at although no event tells: iptables-legacy sends none."""
         self.looks.ask(now.mono)
         self.called.ring()
+
+    def turn(self, now, path):
+        """Once a step: what changes without an event. path: of reflect_marks()."""
+        changed = self.looks.variables_changed()
+        # With 0 there, a stranger's reset would leave from the decoy's port.
+        if changed and self.reflecting:
+            log('firewall: a variable of the kernel that it needs was changed', WARNING)
+            reflect_marks(self.tool.sysctls, path)
+            self.looks.variables_changed()
+        if changed or changes_silently(self.tool):
+            self.look(now)
 
     def fileno(self):
         """Readable when there are results."""
@@ -5754,8 +5795,7 @@ class Daemon:
         self.desk.note()
         if self.hearing.steps.stop % 120 == 0:      # an hour
             self.reports.tell_junk()
-        if changes_silently(self.doors.keeper.tool):
-            self.doors.keeper.look(now)
+        self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
             self.hearing.doubted()
