@@ -7380,9 +7380,20 @@ error_logger="logger -t knockd"
 depend() { after localmount mountall; before net networking; }
 start_pre() { sh STATE/guard || true; }
 ''' % (PYTHON, SCRIPT)
-# Debian's OpenRC never enters the level boot; disks and network come up in sysinit.
-OPENRC_LEVEL = ('$(if [ -e /etc/runlevels/sysinit/networking ]; then echo sysinit; '
-                'else echo boot; fi)')
+# Debian's nftables flushes all rules as the box shuts down, when services still answer.
+# So it stops no more under OpenRC, and under SysV once they have ended.
+OPENRC_NFTABLES = 'rc_nftables_keyword="-shutdown"     # or what knockd hides is open\n'
+SYSV_ORDER = '/etc/insserv/overrides/nftables'
+SYSV_NFTABLES = '''### BEGIN INIT INFO
+# Provides: nftables
+# Required-Start: $local_fs $network
+# Required-Stop: $local_fs
+# X-Stop-After: sendsigs
+# Default-Start: S
+# Default-Stop: 0 1 6
+### END INIT INFO
+# Until sendsigs has ended the services, the rules must hide what knockd hides.
+'''
 # Runit's second stage starts all services side by side: hidden before that, in the first.
 RUNIT_GUARD = '''#!/bin/sh
 ### BEGIN INIT INFO
@@ -7421,40 +7432,51 @@ setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
 # evidence: paths that tell it; script, state: where those go; files: {path: text};
-# starts, ends: commands; log: what shows the daemon's last lines.
+# starts, ends, forgets: commands, the last once the files are gone; log: what shows the
+# daemon's last lines.
 InitSystem = collections.namedtuple(
-    'InitSystem', 'name evidence script state files starts ends log')
+    'InitSystem', 'name evidence script state files starts ends forgets log')
 
-def runit_in(folder, early, enable, disable):
+def runit_in(folder, early, enable, forgets):
     """Runit, whose services are links in this folder. early: {path: text} of what its
-    first stage runs; enable, disable: commands for that."""
+    first stage runs; enable, forgets: commands for that."""
     link = folder + '/knockd'
     # The first time, runsvdir starts it.
     starts = ['ln -sfn /etc/sv/knockd ' + link, 'sv restart /etc/sv/knockd || true']
     ends = ['rm ' + link, 'sv shutdown /etc/sv/knockd',
             'rm -rf /etc/sv/knockd /var/log/knockd']
     return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib',
-                      dict(RUNIT, **early), enable + starts, ends + disable,
+                      dict(RUNIT, **early), enable + starts, ends, forgets,
                       'tail -n 5 /var/log/knockd/current')
 
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
+
+def openrc_in(level, evidence, more, forgets):
+    """OpenRC, whose disks come up in this level. more: {path: text}."""
+    return InitSystem('OpenRC', ['/run/openrc'] + evidence, SCRIPT, '/var/lib',
+                      dict({'/etc/init.d/knockd': OPENRC}, **more),
+                      ['rc-update add knockd ' + level, 'rc-service knockd restart'],
+                      ['rc-service knockd stop', 'rc-update -a delete knockd'], forgets,
+                      SYSLOG)
+
 INIT_SYSTEMS = [
     InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',
                {'/etc/systemd/system/knockd.service': SYSTEMD},
                ['systemctl daemon-reload', 'systemctl enable knockd',
                 'systemctl restart knockd'],
-               ['systemctl disable --now knockd'],
+               ['systemctl disable --now knockd'], ['systemctl daemon-reload'],
                'journalctl -q -u knockd -n 5 -o cat --no-pager'),
     # OpenWrt's /var is in memory.
     InitSystem('procd', ['/sbin/procd'], OPENWRT_SCRIPT, '/etc',
                {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd': KEEP},
                ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-               ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
+               ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'], [],
                'logread -e knockd | tail -n 5'),
-    InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib',
-               {'/etc/init.d/knockd': OPENRC},
-               ['rc-update add knockd ' + OPENRC_LEVEL, 'rc-service knockd restart'],
-               ['rc-service knockd stop', 'rc-update -a delete knockd'], SYSLOG),
+    # Of Debian, which never enters the level boot; of all others.
+    openrc_in('sysinit', ['/etc/runlevels/sysinit/networking'],
+              {'/etc/rc.conf.d/knockd.conf': OPENRC_NFTABLES},
+              ['rmdir /etc/rc.conf.d 2>/dev/null || true']),
+    openrc_in('boot', [], {}, []),
     # Of Void, of Debian.
     runit_in('/var/service',
              {'/etc/runit/core-services/10-knockd.sh': 'sh STATE/guard\n'}, [], []),
@@ -7462,9 +7484,10 @@ INIT_SYSTEMS = [
              ['update-rc.d knockd-guard defaults'],
              ['update-rc.d -f knockd-guard remove']),
     InitSystem('SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
-               {'/etc/init.d/knockd': SYSV},
+               {'/etc/init.d/knockd': SYSV, SYSV_ORDER: SYSV_NFTABLES},
                ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-               ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG)]
+               # This puts nftables where it was, too.
+               ['/etc/init.d/knockd stop'], ['update-rc.d -f knockd remove'], SYSLOG)]
 # Where keys and ledger are, unless told elsewhere.
 KEYS = '/etc/knockd', '/var/lib/knockd'
 # Beside the ledger, and worth nothing without us.
@@ -7476,6 +7499,16 @@ def init_system(root):
         if all(os.path.exists(root + path) for path in system.evidence):
             return system
     return None
+
+def own_files(root, system):
+    """{path: text} of its files that are ours to write and to take away. Somebody may
+    have ordered nftables in his own way; ours say knockd."""
+    ours = {}
+    for path, text in system.files.items():
+        data, _ = content_of(root + path)
+        if 'knockd' in path or data is None or b'knockd' in data:
+            ours[path] = text
+    return ours
 
 def is_this_script(text):
     """Does this text compile to the very code that runs?"""
@@ -7518,9 +7551,13 @@ def command_install(args):
     text = own_text(args.url)
     # Ctrl-C takes back what was begun, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    upgrade = any(os.path.exists(args.root + path) for path in system.files)
+    files = own_files(args.root, system)
+    upgrade = any(os.path.exists(args.root + path) for path in files)
+    for path in set(system.files).difference(files):
+        note('%s is not ours and stays as it is: unless nftables stops after sendsigs, '
+             'nothing is hidden while the box shuts down' % path)
     try:
-        config = place_all(args, system, place, text)
+        config = place_all(args, system._replace(files=files), place, text)
         if args.root or args.dry_run:
             begin_service(system, place)
             return
@@ -7628,17 +7665,19 @@ def take_all_back(system, place, upgrade):
         return
     note('taken back: what was written is as it was before')
     if not upgrade:
-        stop_service(system, place)
+        carry_out_all(system.ends, place)
     with contextlib.suppress(OSError):
         place.take_back()
     if upgrade:
         with contextlib.suppress(KnockError):
             begin_service(system, place, quiet=True)
+    else:
+        carry_out_all(system.forgets, place)
 
-def stop_service(system, place):
-    """All of its commands, whatever one of them says; those that failed."""
+def carry_out_all(lines, place):
+    """All of these commands, whatever one of them says; those that failed."""
     failed = []
-    for line in system.ends:
+    for line in lines:
         try:
             place.carry_out(line, quiet=True)
         except KnockError as error:
@@ -7679,22 +7718,22 @@ def command_uninstall(args):
                if os.path.isdir(args.root + folder)]
     question = 'Delete the keys in %s too?' % ' and '.join(folders)
     with_keys = args.yes or bool(folders) and agreed(question)
-    failed = stop_service(system, place) if system else []
+    failed = carry_out_all(system.ends, place) if system else []
     if args.dry_run:
         failed += take_rules_away((), show_rules)
     elif not args.root:
         failed += take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
-        paths += each.files
+        paths += own_files(args.root, each)
     for folder in folders:
         paths += [os.path.join(folder, name) for name in CACHES]
     if with_keys:
         paths += folders
     for path in paths:
         remove(args, path)
-    if system and system.name == 'systemd':
-        place.carry_out('systemctl daemon-reload', quiet=True)
+    if system:
+        failed += carry_out_all(system.forgets, place)
     for line in failed:
         note(line)
     kept = ''
