@@ -3498,7 +3498,9 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
-COMMAND_SECONDS = 10            # what a command may take before it is killed
+# What a command may take before it is killed. The first nft of a boot loads the kernel's
+# modules: 12 s on a slow box.
+COMMAND_SECONDS = 30
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
@@ -7407,6 +7409,20 @@ RUNIT_GUARD = '''#!/bin/sh
 [ "$1" = start ] && sh STATE/guard
 exit 0
 '''
+# Others' firewalls flush all as they load: hidden once more, before services start and
+# the daemon is ready.
+AGAIN = '''#!/bin/sh
+### BEGIN INIT INFO
+# Provides: knockd-again
+# Required-Start: $local_fs
+# Should-Start: nftables netfilter-persistent ufw
+# Required-Stop:
+# Default-Start: S
+# Default-Stop:
+### END INIT INFO
+[ "$1" = start ] && sh STATE/guard
+exit 0
+'''
 # svlogd is part of runit; a syslog may not be there.
 RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec %s\n' % RUN,
          '/etc/sv/knockd/log/run': '#!/bin/sh\numask 077\nmkdir -p /var/log/knockd\n'
@@ -7432,6 +7448,11 @@ setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
 # evidence: paths that tell it; script, state: where those go; files: {path: text};
+# For Debian's SysV and runit. Whatever is enabled or not, all scripts are put in order.
+AGAIN_PATH = '/etc/init.d/knockd-again'
+INSSERV = {AGAIN_PATH: AGAIN, SYSV_ORDER: SYSV_NFTABLES}
+ENABLE, DISABLE = ('update-rc.d knockd-again defaults',
+                   'update-rc.d -f knockd-again remove')
 # starts, ends, forgets: commands, the last once the files are gone; log: what shows the
 # daemon's last lines.
 InitSystem = collections.namedtuple(
@@ -7451,11 +7472,13 @@ def runit_in(folder, early, enable, forgets):
 
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
 
-def openrc_in(level, evidence, more, forgets):
-    """OpenRC, whose disks come up in this level. more: {path: text}."""
+def openrc_in(level, evidence, more, enable, forgets):
+    """OpenRC, whose disks come up in this level. more: {path: text}; enable, forgets:
+    commands for that."""
     return InitSystem('OpenRC', ['/run/openrc'] + evidence, SCRIPT, '/var/lib',
                       dict({'/etc/init.d/knockd': OPENRC}, **more),
-                      ['rc-update add knockd ' + level, 'rc-service knockd restart'],
+                      ['rc-update add knockd ' + level] + enable +
+                      ['rc-service knockd restart'],
                       ['rc-service knockd stop', 'rc-update -a delete knockd'], forgets,
                       SYSLOG)
 
@@ -7474,20 +7497,21 @@ INIT_SYSTEMS = [
                'logread -e knockd | tail -n 5'),
     # Of Debian, which never enters the level boot; of all others.
     openrc_in('sysinit', ['/etc/runlevels/sysinit/networking'],
-              {'/etc/rc.conf.d/knockd.conf': OPENRC_NFTABLES},
-              ['rmdir /etc/rc.conf.d 2>/dev/null || true']),
-    openrc_in('boot', [], {}, []),
+              {'/etc/rc.conf.d/knockd.conf': OPENRC_NFTABLES, AGAIN_PATH: AGAIN},
+              [ENABLE],
+              ['rmdir /etc/rc.conf.d 2>/dev/null || true', DISABLE]),
+    openrc_in('boot', [], {}, [], []),
     # Of Void, of Debian.
     runit_in('/var/service',
              {'/etc/runit/core-services/10-knockd.sh': 'sh STATE/guard\n'}, [], []),
-    runit_in('/etc/service', {'/etc/init.d/knockd-guard': RUNIT_GUARD},
-             ['update-rc.d knockd-guard defaults'],
-             ['update-rc.d -f knockd-guard remove']),
+    runit_in('/etc/service', dict(INSSERV, **{'/etc/init.d/knockd-guard': RUNIT_GUARD}),
+             ['update-rc.d knockd-guard defaults', ENABLE],
+             ['update-rc.d -f knockd-guard remove', DISABLE]),
     InitSystem('SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
-               {'/etc/init.d/knockd': SYSV, SYSV_ORDER: SYSV_NFTABLES},
-               ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-               # This puts nftables where it was, too.
-               ['/etc/init.d/knockd stop'], ['update-rc.d -f knockd remove'], SYSLOG)]
+               dict(INSSERV, **{'/etc/init.d/knockd': SYSV}),
+               ['update-rc.d knockd defaults', ENABLE, '/etc/init.d/knockd restart'],
+               ['/etc/init.d/knockd stop'], ['update-rc.d -f knockd remove', DISABLE],
+               SYSLOG)]
 # Where keys and ledger are, unless told elsewhere.
 KEYS = '/etc/knockd', '/var/lib/knockd'
 # Beside the ledger, and worth nothing without us.

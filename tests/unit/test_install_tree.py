@@ -25,12 +25,15 @@ EVIDENCE = {'systemd': ['run/systemd/system'], 'procd': ['sbin/procd', 'etc/init
             # Debian's openssh-server makes /etc/service, runit or not
             'sysv': ['etc/inittab', 'usr/sbin/update-rc.d', 'etc/service']}
 SERVICE = {'systemd': ['etc/systemd/system/knockd.service'], 'procd': ['etc/init.d/knockd'],
-           'openrc': ['etc/init.d/knockd'], 'openrc-debian': ['etc/init.d/knockd'],
-           'sysv': ['etc/init.d/knockd'],
+           'openrc': ['etc/init.d/knockd'], 'sysv': ['etc/init.d/knockd'],
            'runit': ['etc/sv/knockd/run', 'etc/sv/knockd/log/run']}
 # What hides before any service starts, for runit starts them all side by side.
 SERVICE['void'] = SERVICE['runit'] + ['etc/runit/core-services/10-knockd.sh']
 SERVICE['runit'] = SERVICE['runit'] + ['etc/init.d/knockd-guard']
+SERVICE['openrc-debian'] = SERVICE['openrc']
+# Others' firewalls flush all as they load in Debian's boot.
+for debian in ('runit', 'openrc-debian', 'sysv'):
+    SERVICE[debian] = SERVICE[debian] + ['etc/init.d/knockd-again']
 START = {'systemd': 'systemctl restart knockd', 'procd': '/etc/init.d/knockd restart',
          'openrc': 'rc-service knockd restart', 'sysv': '/etc/init.d/knockd restart',
          'runit': 'sv restart /etc/sv/knockd || true'}
@@ -51,9 +54,11 @@ ENDS = {    # in this order, before the files go
     'sysv': ['/etc/init.d/knockd stop']}
 ENDS['openrc-debian'] = ENDS['openrc']
 FORGETS = {     # once the files are gone
-    'systemd': ['systemctl daemon-reload'], 'sysv': ['update-rc.d -f knockd remove'],
-    'runit': ['update-rc.d -f knockd-guard remove'],
-    'openrc-debian': ['rmdir /etc/rc.conf.d 2>/dev/null || true']}
+    'systemd': ['systemctl daemon-reload'],
+    'sysv': ['update-rc.d -f knockd remove', 'update-rc.d -f knockd-again remove'],
+    'runit': ['update-rc.d -f knockd-guard remove', 'update-rc.d -f knockd-again remove'],
+    'openrc-debian': ['rmdir /etc/rc.conf.d 2>/dev/null || true',
+                      'update-rc.d -f knockd-again remove']}
 
 
 def knockd(*arguments, **options):
