@@ -4144,6 +4144,9 @@ Done = collections.namedtuple('Done', 'number error mended loaded')
 Loaded = collections.namedtuple('Loaded', 'decoys guard')
 OLDEST_NFT = (1, 0, 2)          # which lists and reads what our text is made of
 COALESCE = 10                   # ms: one reload of a firewall is many changes
+# Looks in a row that give way to knocks; then one is made whole: whoever knocks all the
+# time must not keep what is gone from being put back.
+BROKEN_LOOKS = 3
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
 NFT_TRIES = 5
 RETRY_TIME = 1000               # ms until what failed is tried again
@@ -4254,8 +4257,9 @@ def see_box(tool, config, looks=None):
         try:
             outputs[argv[0]] = finish(process, argv, '')
         except KnockError:
-            # What is not of our own tool tells only what the box does besides.
-            if argv[0].startswith(tool.name):
+            # What is not of our own tool tells only what the box does besides. But what
+            # was broken off tells nothing, and must not look like another box.
+            if argv[0].startswith(tool.name) or looks is not None and looks.broken_off:
                 raise
     return tool.read(outputs, config)
 
@@ -4371,12 +4375,17 @@ class Looks:
         self.rested = 0         # monotonic ms from which on it may begin again
         self.process = None     # the command that lists the rules, while it runs
         self.broken_off = False
+        self.in_a_row = 0       # looks that were broken off
         self.lock = threading.Lock()
 
     def ask(self, now):
         """Somebody has changed something."""
         if self.due is None:
             self.due = max(now + COALESCE, self.rested)
+
+    def hasten(self, now):
+        """At once, for whatever changes until then is taken for ours."""
+        self.due = now
 
     def begin(self, process):
         with self.lock:
@@ -4390,15 +4399,18 @@ class Looks:
             self.broken_off = False
         self.due = None
         self.rested = now + 2 * (now - began)
-        if broken_off:
-            self.ask(now)
-        return broken_off
+        if not broken_off:
+            self.in_a_row = 0
+            return False
+        self.in_a_row += 1
+        self.ask(now)
+        return True
 
     def give_way(self):
         """For what cannot wait. To list is to read: nothing is lost when it ends
         early."""
         with self.lock:
-            if self.process is not None:
+            if self.process is not None and self.in_a_row < BROKEN_LOOKS:
                 self.broken_off = True
                 self.process.kill()
 
@@ -4408,11 +4420,14 @@ class Standing:
     def __init__(self):
         self.wanted = Wanted(0, None, ())
         self.known = False      # is that what the kernel holds?
-        self.seen = None        # Seen, right after it was loaded
+        self.before = None      # the Seen by which it was loaded
+        self.seen = None        # the Seen right after; None until somebody has looked
 
-    def doubt(self):
-        """All of it is about to be loaded, which may fail half way."""
+    def doubt(self, seen):
+        """All of it is about to be loaded by that, which may fail half way."""
         self.known = False
+        self.before = seen
+        self.seen = None
 
     def put(self, wanted):
         """That is what the kernel holds now."""
@@ -4532,10 +4547,12 @@ class Keeper:
         """Are these the rules that stand? A client more or less changes none, and to load
         them all again would forget which openings of `once` are spent."""
         standing = self.standing
-        if not standing.known or standing.seen is None:
+        if not standing.known:
             return False
         if config is standing.wanted.config:
             return True
+        if standing.seen is None:
+            return False
         decoys = self.decoys.ports()
         hidden, _ = decoy_ports(config, standing.seen)
         if self.reflecting and set(hidden) != set(decoys):
@@ -4557,34 +4574,21 @@ class Keeper:
         self.standing.put(wanted)
         self.answer(wanted.number)
 
-    def load(self, wanted, mended=False):
-        """All of it, in one transaction. KnockError: the state before stays."""
-        standing = self.standing
-        standing.doubt()
-        seen = self.see(wanted.config)
+    def load(self, wanted, seen=None, mended=False):
+        """All of it, in one transaction. seen: the box, if somebody has just looked.
+        KnockError: the state before stays."""
+        if seen is None:
+            seen = self.see(wanted.config)
+        again = mended and self.standing.seen is None
+        self.standing.doubt(seen)
         loaded = self.load_whole(wanted, seen)
-        standing.put(wanted)
+        self.standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
-        self.note(wanted.config, seen)
-
-    def note(self, config, before):
-        """How the kernel lists what was loaded: who changes it later is found out by
-        that. before: the Seen by which it was loaded."""
-        self.standing.note(None)
-        try:
-            after = self.see(config)
-        except KnockError:
+        if again:
+            # Whatever harms us over and over again must not keep the processor busy.
             self.looks.ask(moment().mono)
-            return
-        missed = after.box != before.box or any(after.accepts)
-        gone = after.ours is None and config.hide
-        # If the box was changed under way, all is to be loaded once more; but not for
-        # ever, where that changes nothing.
-        stuck = (after.box, after.accepts) == (before.box, before.accepts) and not gone
-        if (missed or gone) and not stuck:
-            self.looks.ask(moment().mono)
-            return
-        self.standing.note(after)
+        else:
+            self.looks.hasten(moment().mono)
 
     def load_whole(self, wanted, seen):
         """Returns a Loaded. seen: the box as it is."""
@@ -4619,15 +4623,15 @@ class Keeper:
             seen = self.see(wanted.config, self.looks)
         except KnockError as error:
             if not self.looks.end(now, moment().mono):
-                self.retry = moment().mono + RETRY_TIME
-                self.looks.ask(self.retry)
+                # Knocks do not wait for that.
+                self.looks.ask(moment().mono + RETRY_TIME)
                 self.answer(self.standing.wanted.number, error)
             return
         self.looks.end(now, moment().mono)
         if self.in_order(seen):
             return
         try:
-            self.load(wanted, mended=True)
+            self.load(wanted, seen, mended=True)
         except KnockError as error:
             self.retry = moment().mono + RETRY_TIME
             self.looks.ask(self.retry)
@@ -4635,10 +4639,25 @@ class Keeper:
 
     def in_order(self, seen):
         """Is everything as it was right after it was loaded?"""
-        left = self.standing.seen
-        if left is None or self.decoys.taken(seen.taken_ports):
+        if self.decoys.taken(seen.taken_ports):
             return False
+        left = self.standing.seen
+        if left is None:
+            return self.came_well(seen)
         return (seen.ours, seen.box, seen.accepts) == (left.ours, left.box, left.accepts)
+
+    def came_well(self, seen):
+        """The first look after a load: how the kernel lists what was loaded. A later
+        change is found out by that. False if the box was changed under way: then all is
+        to be loaded once more, but not for ever, where that changes nothing."""
+        before, config = self.standing.before, self.standing.wanted.config
+        if not self.standing.known or seen.ours is None and config.hide:
+            return False
+        changed = (seen.box, seen.accepts) != (before.box, before.accepts)
+        if changed and (seen.box != before.box or any(seen.accepts)):
+            return False
+        self.standing.note(seen)
+        return True
 
     def see(self, config, looks=None):
         """The Seen of this box. looks: whoever may break it off."""

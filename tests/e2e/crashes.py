@@ -283,9 +283,11 @@ def cells(wire, house, address, names, operations=OPERATIONS):
         for place, call in enumerate(calls):
             number = calls[:place + 1].count(call)
             faults = FILE_FAULTS if call in FILE_CALLS else COMMAND_FAULTS
-            # A look that hangs or is late keeps knocks waiting longer than a cell waits.
+            # A look gives way to a knock. But what loads all the rules looks first, and if that
+            # hangs it takes longer than a cell waits.
             found += [(operation, call, number, fault) for fault in faults
-                      if not (call in LOOKS and fault in ('stuck', 'late'))]
+                      if not (call in LOOKS and fault in ('stuck', 'late')
+                              and operation not in ('open', 'extend', 'close'))]
         if operation in ('open', 'extend', 'close'):
             found += [(operation, 'recvfrom', 1, fault) for fault in SOCKET_FAULTS]
         if house.dead():

@@ -274,7 +274,7 @@ def test_no_stranger_comes_in_while_the_whole_is_loaded_again_and_again(wire, gu
             count = 0
             while loading.poll() is None:
                 count += 1
-                send(tcp(mine, address, (1024 + count % 60000, HIDDEN), SYN))
+                send(tcp(mine, address, (1024 + count % 30000, HIDDEN), SYN))
                 capture.read()
         settle(wire, capture, mine, address, send)
         flags = collections.Counter(packet[header_size(packet) + 13]

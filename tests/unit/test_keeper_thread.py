@@ -96,7 +96,7 @@ def box(monkeypatch):
 
 def settled(box):
     box.wait(box.keeper.want(CONFIG, ('a',)))
-    until(lambda: box.ran[-1] == 'see' and box.ran.count('see') >= 2)
+    until(lambda: box.keeper.standing.seen)
     del box.ran[:], box.done[:]
     return box
 
@@ -111,7 +111,7 @@ def until(predicate):
 def test_the_first_is_loaded_whole_and_openings_alone_are_elements(box):
     first = box.wait(box.keeper.want(CONFIG, ('a',)))
     assert first[0].loaded.guard == 'guard'
-    until(lambda: box.ran == ['see', 'load tcp/22 a', 'see'])
+    until(lambda: box.ran == ['see', 'load tcp/22 a', 'look'])
     later = box.wait(box.keeper.want(CONFIG, ('a', 'b')))
     assert box.changes()[1:] == ['change a b'] and later[-1].loaded is None
 
@@ -223,6 +223,70 @@ def test_a_knock_does_not_wait_for_a_look_and_the_look_is_made_later(box):
     assert [each.error for each in done] == [None], 'to be broken off is no failure'
     box.listing = None
     until(lambda: box.ran.count('look') == 2)
+
+
+def test_a_look_right_after_a_load_keeps_no_knock_waiting_and_costs_no_second_load(box):
+    box.listing = Process()
+    box.wait(box.keeper.want(CONFIG, ('a',)))
+    until(lambda: box.ran == ['see', 'load tcp/22 a', 'look'])
+    box.wait(box.keeper.want(CONFIG, ('a', 'b')))
+    assert box.listing.killed and box.changes() == ['load tcp/22 a', 'change a b']
+    box.listing = None
+    until(lambda: box.ran.count('look') == 2)
+    time.sleep(0.05)
+    assert len(box.changes()) == 2
+
+
+def test_what_went_right_after_a_load_is_put_back(box):
+    box.seen = FINE._replace(ours=None)
+    box.wait(box.keeper.want(CONFIG, ('a',)))
+    until(lambda: box.changes()[:2] == 2 * ['load tcp/22 a'])
+    box.seen = FINE
+    until(lambda: box.keeper.standing.seen == FINE)
+
+
+def test_knocks_without_end_do_not_keep_what_is_gone_from_being_put_back():
+    looks = knockd.Looks()
+    for number in range(10):
+        process = Process()
+        looks.begin(process)
+        looks.give_way()
+        broken_off = looks.end(0, 1)
+        assert broken_off == process.killed
+        if not broken_off:
+            break
+    assert number == knockd.BROKEN_LOOKS
+
+
+def test_a_listing_that_was_broken_off_is_not_taken_for_another_box(monkeypatch):
+    looks = knockd.Looks()
+
+    def finish(process, argv, text):
+        if argv[0] == 'cat':
+            looks.give_way()
+            raise knockd.KnockError('cat failed (-9)')
+        return ''
+    monkeypatch.setattr(knockd, 'start', lambda argv: Process())
+    monkeypatch.setattr(knockd, 'finish', finish)
+    tool = types.SimpleNamespace(name='nft', list_commands=lambda has: [['cat', 'x'], ['nft']],
+                                 read=lambda outputs, config: outputs)
+    with pytest.raises(knockd.KnockError):
+        knockd.see_box(tool, CONFIG, looks)
+    assert looks.end(0, 1)
+
+
+def test_a_look_that_fails_keeps_no_knock_waiting(box, monkeypatch):
+    settled(box)
+    monkeypatch.setattr(knockd, 'RETRY_TIME', 60000)
+
+    def fails(tool, config, looks=None):
+        box.ran.append('look')
+        raise knockd.KnockError('nft failed (1)')
+    monkeypatch.setattr(knockd, 'see_box', fails)
+    tell(box)
+    until(lambda: any(each.error for each in box.keeper.results()))
+    box.wait(box.keeper.want(CONFIG, ('a', 'b')))
+    assert box.changes() == ['change a b']
 
 
 def test_a_defect_ends_no_thread(box, monkeypatch):
