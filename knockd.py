@@ -3498,9 +3498,7 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
-# What a command may take before it is killed. The first nft of a boot loads the kernel's
-# modules: 12 s on a slow box.
-COMMAND_SECONDS = 30
+COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
 F_SETPIPE_SZ = 1031             # linux/fcntl.h
@@ -3888,6 +3886,9 @@ NETLINK_NETFILTER = 12          # linux/netlink.h
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
+TABLE_GONE = 2                  # DELTABLE, which no load of ours makes
+OUR_TABLE = b'knockd\0'
+UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
 STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
 # An abstract socket: each network namespace has names of its own.
 OWNER_NAME = '\0knockd'
@@ -3920,28 +3921,33 @@ def ruleset_events():
     sock.setblocking(False)
     return sock
 
-def ruleset_changed(events):
-    """Reads what waits: was there more than set elements, which change with every
-    knock?"""
-    changed = False
+def ruleset_change(events):
+    """Reads what waits: the gravest of it. Set elements are none, for they change with
+    every knock."""
+    gravest = UNCHANGED
     while True:
         try:
             data = events.recv(65536)
         except BlockingIOError:
-            return changed
+            return gravest
         except OSError:         # ENOBUFS: there were more changes than it could hold
-            return True
-        changed = changed or other_than_elements(data)
+            return max(gravest, OTHERS_CHANGED)
+        gravest = max(gravest, change_told(data))
 
-def other_than_elements(data):
-    """Does one of these netlink messages tell of a table, a chain or a rule?"""
-    while len(data) >= 16:
+def change_told(data):
+    """The gravest change of a table, a chain or a rule that one of these netlink messages
+    tells."""
+    gravest, offset = UNCHANGED, 0
+    while offset + 16 <= len(data):
         # linux/netlink.h: struct nlmsghdr
-        length, kind = struct.unpack_from('=IH', data)
+        length, kind = struct.unpack_from('=IH', data, offset)
+        end = offset + max(16, length + 3 & ~3)
+        if kind & 0xff == TABLE_GONE and OUR_TABLE in data[offset:end]:
+            return OURS_GONE
         if kind & 0xff not in ELEMENT_EVENTS:
-            return True
-        data = data[max(16, length + 3 & ~3):]
-    return False
+            gravest = OTHERS_CHANGED
+        offset = end
+    return gravest
 
 def attach_filter(sock, program):
     """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter;
@@ -4148,6 +4154,7 @@ COALESCE = 10                   # ms: one reload of a firewall is many changes
 # time must not keep what is gone from being put back.
 BROKEN_LOOKS = 3
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
+FIRST_SECONDS = 40              # it loads the kernel's modules: 12 s on a slow box
 NFT_TRIES = 5
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
@@ -4368,7 +4375,8 @@ def bound_socket(port):
 
 class Looks:
     """When to look at the ruleset: soon after somebody has changed it, but not all the
-    time. A look rests for twice as long as it took, and gives way to a knock."""
+    time. A look rests for twice as long as it took, unless our table is gone, and gives
+    way to a knock."""
 
     def __init__(self):
         self.due = None         # monotonic ms, or None
@@ -4378,10 +4386,13 @@ class Looks:
         self.in_a_row = 0       # looks that were broken off
         self.lock = threading.Lock()
 
-    def ask(self, now):
+    def ask(self, now, urgent=False):
         """Somebody has changed something."""
-        if self.due is None:
-            self.due = max(now + COALESCE, self.rested)
+        due = now + COALESCE
+        if not urgent:
+            due = max(due, self.rested)
+        if self.due is None or due < self.due:
+            self.due = due
 
     def hasten(self, now):
         """At once, for whatever changes until then is taken for ours."""
@@ -4508,8 +4519,10 @@ class Keeper:
         ready = [descriptor for descriptor, _ in poll.poll(self.patience(now))]
         if self.called.fileno() in ready:
             self.called.silence()
-        if self.events.fileno() in ready and ruleset_changed(self.events):
-            self.looks.ask(moment().mono)
+        if self.events.fileno() in ready:
+            change = ruleset_change(self.events)
+            if change != UNCHANGED:
+                self.looks.ask(moment().mono, urgent=change == OURS_GONE)
 
     def patience(self, now):
         """Milliseconds until something is due; None: only a call or an event ends the
@@ -4599,8 +4612,11 @@ class Keeper:
         decoys = self.decoys.hold(hidden, seen.decoys, taken)
         now = moment().mono
         commands = tool.whole(config, seen, decoys, self.unspent(wanted), now)
+        seconds = COMMAND_SECONDS
+        if self.standing.wanted.config is None:
+            seconds = FIRST_SECONDS
         try:
-            self.apply(commands)
+            self.apply(commands, seconds)
         except KnockError:
             if seen.ours is None:
                 raise
