@@ -294,9 +294,9 @@ def parse_seconds(text):
 # wall: ms since 1970; mono: ms since boot.
 Moment = collections.namedtuple('Moment', 'wall mono')
 
-# An IP packet. source, destination: 4 or 16 bytes; protocol: the IANA number; body: the
-# bytes behind the header, up to where the header says that the packet ends.
-IpPacket = collections.namedtuple('IpPacket', 'source destination protocol body')
+# An IP packet. version: 4 or 6; source, destination: 4 or 16 bytes; protocol: the IANA
+# number; body: the bytes behind the header, up to where it says that the packet ends.
+IpPacket = collections.namedtuple('IpPacket', 'version source destination protocol body')
 # carrier: one of CARRIERS; source: an address; payload: a datagram's bytes, or a
 # Credential.
 Packet = collections.namedtuple('Packet', 'carrier source payload')
@@ -490,7 +490,8 @@ port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
 one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
                    'one bit; write for example 0x40000000', read_bit)
 host_name = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address', read_host)
-interface_name = matching('[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
+# + alone would be every interface.
+interface_name = matching(r'(?!\+)[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
 # auto, or a family, a table and a chain with one space between them.
 chain_name = matching('auto|(inet|ip|ip6)( [A-Za-z][A-Za-z0-9_.-]{0,127}){2}',
                       'auto or a chain; write for example inet filter input',
@@ -1133,11 +1134,11 @@ LDX_NUMBER, LDX_LENGTH, LDX_MEMORY, LDX_HEADER = 0x01, 0x81, 0x61, 0xb1
 STORE, STORE_X, TXA, ADD, SUB_X, AND = 0x02, 0x03, 0x87, 0x04, 0x1c, 0x54
 JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0x06
 # linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: what
-# kind it is.
-PACKET_TYPE = 0xfffff004
-# linux/if_packet.h: it is for this box. linux/if_ether.h: the protocols.
-PACKET_HOST = 0
-ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
+# kind it is; the tag of its VLAN, which the kernel has taken off, and whether it had one.
+PACKET_TYPE, VLAN_TAG, VLAN_TAG_PRESENT = 0xfffff004, 0xfffff02c, 0xfffff030
+# linux/if_packet.h: it is for this box. linux/if_vlan.h: a tag's bits for the VLAN's
+# number.
+PACKET_HOST, VLAN_NUMBER = 0, 0x0fff
 BPF_DROP = (RETURN, 0, 0, 0)
 BPF_PASS = (RETURN, 0, 0, 0x40000)
 # So many words fit BPF_MAXINSNS, 4,096, in leaves of at most 32.
@@ -1191,13 +1192,22 @@ def link(listing):
 FOR_THIS_BOX = [
     (LD_BYTE, PACKET_TYPE),             # A = host, broadcast, other host, outgoing, ...
     (JEQ, 0, 'drop', PACKET_HOST),
+    (LD_BYTE, VLAN_TAG_PRESENT),
+    (JEQ, 'untagged', 0, 0),
+    (LD_HALF, VLAN_TAG),                # with number 0 it tells of priority alone
+    (JSET, 'drop', 0, VLAN_NUMBER),     # it comes again by the interface of its VLAN
+    'untagged',
+]
+WHICH_VERSION = [
+    (LD_BYTE, 0),                       # version and header length, or traffic class
+    (AND, 0xf0),
+    (JEQ, 'version 4', 0, 0x40),
+    (JEQ, 'version 6', 'drop', 0x60),
 ]
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
 # A = the protocol. They refuse what the parser below refuses, in the same words.
 HEAD4 = [                               # RFC 791, 3.1
-    (LD_BYTE, 0),                       # version and header length
-    (AND, 0xf0),
-    (JEQ, 0, 'drop', 0x40),             # another version
+    'version 4',
     (LD_HALF, 6),
     (JSET, 'drop', 0, 0x3fff),          # a fragment: MF or an offset
     (LDX_HEADER, 0),                    # X = length of the header
@@ -1214,9 +1224,7 @@ HEAD4 = [                               # RFC 791, 3.1
     (LD_BYTE, 9),                       # A = protocol
 ]
 HEAD6 = [                               # RFC 8200, 3
-    (LD_BYTE, 0),                       # version and traffic class
-    (AND, 0xf0),
-    (JEQ, 0, 'drop', 0x60),             # another version
+    'version 6',
     (LD_HALF, 4),                       # A = payload length
     (STORE, 2),
     (ADD, 40),
@@ -1227,7 +1235,9 @@ HEAD6 = [                               # RFC 8200, 3
     (LD_BYTE, 6),                       # A = next header: extension headers are no knock
 ]
 
-HEADS = {4: HEAD4, 6: HEAD6}
+def with_heads(branch4, branch6):
+    """A listing that ends in one of these, by the packet's version."""
+    return FOR_THIS_BOX + WHICH_VERSION + HEAD4 + branch4 + HEAD6 + branch6
 
 # IANA; RFC 792 and RFC 4443: protocol, type and code of an echo request.
 TCP, UDP = 6, 17
@@ -1247,19 +1257,21 @@ LENGTH_FITS = [
     (LD_WORD_X, TRANSPORT),             # A = the tag's first 32 bits
 ]
 
-def datagram_filter(version, carriers, port, words):
-    """The program for one socket, of IPv4 (4) or IPv6 (6): knock/1 datagrams whose first
-    32 bits are among the words. words None passes every datagram of a possible length."""
+def datagram_filter(carriers, port, words):
+    """The program for one socket: knock/1 datagrams, over IPv4 or IPv6, whose first 32
+    bits are among the words. words None passes every datagram of a possible length."""
     udp = UDP if 'udp' in carriers else NO_PROTOCOL
-    icmp = ECHO_PROTOCOL[version] if 'icmp' in carriers else NO_PROTOCOL
-    request = int.from_bytes(ECHO_REQUEST[version], 'big')
-    listing = FOR_THIS_BOX + HEADS[version] + [
-        (JEQ, 'udp', 0, udp),
-        (JEQ, 0, 'drop', icmp),
-        (LD_HALF_X, 0),                 # A = type and code
-        (JEQ, 'echo', 'drop', request),
-        'udp',
-    ]
+    branches = []
+    for version in (4, 6):
+        icmp = ECHO_PROTOCOL[version] if 'icmp' in carriers else NO_PROTOCOL
+        request = int.from_bytes(ECHO_REQUEST[version], 'big')
+        branches.append([
+            (JEQ, 'udp', 0, udp),
+            (JEQ, 0, 'drop', icmp),
+            (LD_HALF_X, 0),             # A = type and code
+            (JEQ, 'echo', 'drop', request),
+        ])
+    listing = with_heads(*branches) + ['udp']
     if port:
         listing += [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)]
     listing += [
@@ -1278,8 +1290,9 @@ SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 SYN_FLAGS, SYN = 0x17, 0x02
 TCP_HEADER = 20
 
+IS_TCP = [(JEQ, 'tcp', 'drop', TCP)]
 IS_SYN = [
-    (JEQ, 0, 'drop', TCP),
+    'tcp',
     (LD_MEMORY, 2),                     # A = bytes behind the IP header
     (JGE, 0, 'drop', TCP_HEADER),
     (LDX_MEMORY, 1),
@@ -1288,11 +1301,11 @@ IS_SYN = [
     (JEQ, 0, 'drop', SYN),
 ]
 
-def syn_filter(version, ports, words):
-    """The program for SYNs, version as above: to a port of this range (or None), or with
-    a badge whose first 32 bits are among the words. words None passes every SYN."""
+def syn_filter(ports, words):
+    """The program for SYNs: to a port of this range (or None), or with a badge whose
+    first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
-    listing = FOR_THIS_BOX + HEADS[version] + IS_SYN + [
+    listing = with_heads(IS_TCP, IS_TCP) + IS_SYN + [
         (LD_HALF_X, 2),                 # A = destination port
         (JGE, 0, 'badge', low),
         (JGT, 'badge', 0, high),
@@ -1307,7 +1320,7 @@ def syn_filter(version, ports, words):
 # --- packet parser: from the IP header on; trusts neither the filter nor any length ----
 def parse_ip4(frame):
     """An IpPacket or None. RFC 791, 3.1."""
-    if len(frame) < 20 or frame[0] >> 4 != 4:
+    if len(frame) < 20:
         return None
     # A fragment: MF or an offset.
     if int.from_bytes(frame[6:8], 'big') & 0x3fff:
@@ -1316,18 +1329,25 @@ def parse_ip4(frame):
     total = int.from_bytes(frame[2:4], 'big')
     if not 20 <= header <= total <= len(frame):
         return None
-    return IpPacket(frame[12:16], frame[16:20], frame[9], frame[header:total])
+    return IpPacket(4, frame[12:16], frame[16:20], frame[9], frame[header:total])
 
 def parse_ip6(frame):
     """As parse_ip4(), RFC 8200, 3; a packet with extension headers is none of ours."""
-    if len(frame) < 40 or frame[0] >> 4 != 6:
+    if len(frame) < 40:
         return None
     total = 40 + int.from_bytes(frame[4:6], 'big')
     if len(frame) < total:
         return None
-    return IpPacket(frame[8:24], frame[24:40], frame[6], frame[40:total])
+    return IpPacket(6, frame[8:24], frame[24:40], frame[6], frame[40:total])
 
 PARSERS = {4: parse_ip4, 6: parse_ip6}
+
+def parse_ip(frame):
+    """An IpPacket of the version that the first four bits say, or None."""
+    if not frame:
+        return None
+    parse = PARSERS.get(frame[0] >> 4)
+    return parse and parse(frame)
 
 def udp_length(body, port):
     """The length that a UDP header names, its own bytes in it; 0 if it is none of
@@ -1340,12 +1360,12 @@ def udp_length(body, port):
         return 0
     return length
 
-def parse_packet(version, frame, carriers, port):
+def parse_packet(frame, carriers, port):
     """A Packet if these bytes may be a knock/1 datagram, else None. Never raises."""
-    packet = PARSERS[version](frame)
+    packet = parse_ip(frame)
     if packet is None:
         return None
-    body = packet.body
+    body, version = packet.body, packet.version
     if packet.protocol == UDP:
         carrier = 'udp'
         length = udp_length(body, port)
@@ -1361,9 +1381,9 @@ def parse_packet(version, frame, carriers, port):
     source = ipaddress.ip_address(packet.source)
     return Packet(carrier, source, body[TRANSPORT:length])
 
-def parse_syn(version, frame):
+def parse_syn(frame):
     """A Syn, or None if these bytes are anything else. RFC 9293, 3.1."""
-    packet = PARSERS[version](frame)
+    packet = parse_ip(frame)
     if packet is None or packet.protocol != TCP:
         return None
     segment = packet.body
@@ -2387,6 +2407,7 @@ CHAINS = (
     ('restore', ' type route hook output priority -301; policy accept;'))
 # A SYN alone belongs to no connection, whatever is still known of an old one.
 NO_SYN = 'tcp flags & (syn | ack) != syn'
+SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
 # ms. nft counts no limit by a longer time, so no opening of `once` is longer.
@@ -2536,6 +2557,8 @@ def check_lines(config, sets):
     passes = put_mark(config.mark) + ' return'
     lines = []
     for name in ('lo',) + config.trust:
+        if name.endswith('+'):          # nft writes * where iptables writes +
+            name = name[:-1] + '*'
         lines.append('iifname "%s" %s' % (name, passes))
     for name, (_, element) in sets.items():
         network = element.source
@@ -2545,7 +2568,10 @@ def check_lines(config, sets):
         match = '%s . meta l4proto . th dport @%s ' % (source, name)
         begun, same = '@begun%d' % network.version, flow(network.version)
         if name.startswith('once'):     # the first packet uses the limit up
-            match = 'ct state new %sadd %s { %s } ' % (match, begun, same)
+            match += 'add %s { %s } ' % (begun, same)
+            # Where a box tracks nothing (notrack), no packet is new.
+            lines.append('%s ct state untracked %s%s' % (SYN_ALONE, match, passes))
+            match = 'ct state new ' + match
         elif name.startswith('held'):   # its flow goes on until it is established
             match += '%s %s ' % (same, begun)
         lines.append(match + passes)
@@ -2562,10 +2588,15 @@ def stay_lines(config):
         lines.append('%s%s dnat to :%s' % (stranger, ports_match(service), ports))
     return lines
 
-def answer_lines(config):
+def answer_lines(config, sets):
     # Over lo the stack does not look for a packet's socket early, so `closed` could not
     # tell what belongs to a connection.
-    lines = ['iifname "lo" return', if_marked(config.mark, 'return')]
+    lines = ['iifname "lo" return']
+    for version in once_versions(sets):
+        # Where nothing is tracked (notrack) the end of a handshake comes by here.
+        lines.append('tcp flags & (syn | ack) == ack ' + if_marked(
+            config.mark, 'delete @begun%d { %s }' % (version, flow(version))))
+    lines.append(if_marked(config.mark, 'return'))
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
     return lines
@@ -2668,7 +2699,7 @@ def nft_rules(config, box, decoys, sets):
     rules['guard'] = guard_lines(config)
     rules['check'] = check_lines(config, sets)
     rules['stay'] = stay_lines(config)
-    rules['answer'] = answer_lines(config)
+    rules['answer'] = answer_lines(config, sets)
     rules['closed'] = closed_lines(config, box, decoys, sets)
     rules['decoy'] = decoy_lines(config, decoys)
     rules['restore'] = restore_lines(config, box, decoys)
@@ -3879,8 +3910,10 @@ def remove_version_1(path):
 # --- edges: sockets and events ----------------------------------------------------------
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
 SO_PEERCRED = 17                                # asm-generic/socket.h
-SOL_PACKET, PACKET_STATISTICS = 263, 6          # linux/socket.h, linux/if_packet.h
-RECEIVE_BUFFER, SOCKET_PAIRS = 4 << 20, 8
+# linux/socket.h, linux/if_packet.h, linux/if_ether.h
+SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
+ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86dd
+RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
@@ -3958,6 +3991,23 @@ def attach_filter(sock, program):
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
                     struct.pack('@HL', len(program), address))
 
+def packet_protocols():
+    """What packet sockets are made for: both versions, or all that comes. Since Linux
+    6.15 a socket for one protocol hears a packet after IP does, and for its sake the
+    kernel copies the head of each one that it forwards; a socket for all hears first."""
+    with contextlib.suppress(OSError):
+        with packet_socket(ETH_P_IPV6):
+            if hears_late(read_file('/proc/net/ptype')):
+                return [ETH_P_ALL]
+    return [ETH_P_IP, ETH_P_IPV6]
+
+def hears_late(listed):
+    """Does a socket for IPv6 stand above IP itself? Before 6.15 the list was sorted by a
+    protocol's last digit, the sockets among the others."""
+    order = [line.split()[:2] for line in listed.splitlines()]
+    ours, ip = ['86dd', 'packet_rcv'], ['0800', 'ip_rcv']
+    return ours in order and ip in order and order.index(ours) < order.index(ip)
+
 def packet_socket(protocol):
     """Every interface, from the IP header on, nothing of what this box sends."""
     kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
@@ -3965,6 +4015,8 @@ def packet_socket(protocol):
         sock = socket.socket(socket.AF_PACKET, kind, socket.htons(protocol))
     except PermissionError:
         raise KnockError('raw sockets are not permitted; run it as root (CAP_NET_RAW)')
+    if protocol == ETH_P_ALL:
+        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     # In a container it may be forbidden; net.core.rmem_max limits it then.
     with contextlib.suppress(PermissionError):
@@ -3972,18 +4024,17 @@ def packet_socket(protocol):
     return sock
 
 class Capture:
-    """Taps: packet sockets in pairs, IPv4 and IPv6, a pair for each share of the
-    words."""
+    """Taps: packet sockets, one for each protocol and each share of the words."""
 
     def __init__(self, limit):
-        self.limit = limit      # pairs at most
-        self.taps = []          # (IP version, socket)
+        self.limit = limit      # shares at most
+        self.protocols = packet_protocols()
+        self.taps = []
         self.capacity = FILTER_TAGS
         self.coarse = False     # is the filter one on length alone?
 
     def load(self, tags, program):
-        """Attaches program(version, words); a coarser one where the kernel lacks the
-        memory."""
+        """Attaches program(words); a coarser one where the kernel lacks the memory."""
         words = {int.from_bytes(tag[:4], 'big') for tag in tags}
         shares = word_shares(words, self.capacity, self.limit)
         try:
@@ -4003,26 +4054,35 @@ class Capture:
         self.coarse = coarse
 
     def attach(self, shares, program):
-        """One pair of sockets for each share; None is the share of all words."""
-        while len(self.taps) < 2 * len(shares):
-            self.taps.append((4, packet_socket(ETH_P_IP)))
-            self.taps.append((6, packet_socket(ETH_P_IPV6)))
-        while len(self.taps) > 2 * len(shares):
-            _, sock = self.taps.pop()
-            sock.close()
-        for number, (version, sock) in enumerate(self.taps):
-            attach_filter(sock, program(version, shares[number // 2]))
+        """The sockets for each share; None is the share of all words."""
+        each = len(self.protocols)
+        while len(self.taps) < each * len(shares):
+            protocol = self.protocols[len(self.taps) % each]
+            self.taps.append(packet_socket(protocol))
+        while len(self.taps) > each * len(shares):
+            self.taps.pop().close()
+        for number, sock in enumerate(self.taps):
+            attach_filter(sock, program(shares[number // each]))
+
+    def frames(self, sock):
+        """What waits in one of the taps, each frame with the name of its interface."""
+        hears_ports = ETH_P_ALL in self.protocols
+        for frame, interface in receive(sock):
+            # It comes again by its bridge, where IP sees it: `trust` is about that one.
+            if hears_ports and is_port(interface, int(time.monotonic())):
+                continue
+            yield frame, interface
 
     def drops(self):
         """How many packets the kernel had no room for since the last time."""
         dropped = 0
-        for _, sock in self.taps:
+        for sock in self.taps:
             statistics = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
             dropped += struct.unpack('@II', statistics)[1]
         return dropped
 
-def word_shares(words, capacity, limit=SOCKET_PAIRS):
-    """The words of each socket pair; [None] if they are more than all pairs hold. By
+def word_shares(words, capacity, limit=SOCKET_SHARES):
+    """The words of each share; [None] if they are more than all sockets hold. By
     remainder, so that a word stays where it is when others come and go: no gap at a
     swap."""
     if not capacity:
@@ -4035,16 +4095,13 @@ def word_shares(words, capacity, limit=SOCKET_PAIRS):
         shares[word % count].append(word)
     return shares
 
-def receive(sock, named=True):
+def receive(sock):
     """The frames that wait in a packet socket, up to a limit, each with the name of its
-    interface if it shall be named: for that, Python makes a system call of its own."""
+    interface."""
     for _ in range(FRAMES_AT_ONCE):
         try:
-            if named:
-                frame, address = sock.recvfrom(65536)
-                yield frame, address[0]
-            else:
-                yield sock.recv(65536), ''
+            frame, address = sock.recvfrom(65536)
+            yield frame, address[0]
         except OSError as error:
             # EBADF: closed since, as a smaller filter needs fewer sockets.
             if error.errno in (errno.EAGAIN, errno.EBADF):
@@ -4052,6 +4109,40 @@ def receive(sock, named=True):
             # ENETDOWN: an interface went away, the others did not.
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
+
+# linux/rtnetlink.h, linux/if_link.h
+RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND = 16, 18, 18, 4
+# Whatever comes by one of their ports, they take and hand on as their own.
+TAKERS = b'bridge', b'bond', b'team', b'openvswitch'
+
+@functools.lru_cache(SOURCES_LIMIT)
+def is_port(interface, second):
+    """Is it a port of a bridge or the like? Asked once a second: it may become one."""
+    try:
+        index = socket.if_nametoindex(interface)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+            # linux/netlink.h: struct nlmsghdr, a request; struct ifinfomsg
+            sock.send(struct.pack('=IHH8x4xiII', 32, RTM_GETLINK, 1, index, 0, 0))
+            answer = sock.recv(65536)
+    except OSError:             # it is gone
+        return False
+    return master_kind(answer) in TAKERS
+
+def master_kind(answer):
+    """Of what kind is the interface that this one belongs to? b'' if it does to none."""
+    if struct.unpack_from('=H', answer, 4)[0] != RTM_NEWLINK:
+        return b''
+    about = netlink_attributes(answer[32:]).get(IFLA_LINKINFO, b'')
+    return netlink_attributes(about).get(IFLA_INFO_SLAVE_KIND, b'').rstrip(b'\0')
+
+def netlink_attributes(data):
+    """{type: value}. linux/netlink.h: struct nlattr begins at a multiple of four."""
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from('=HH', data)
+        found[kind & 0x3fff] = data[4:length]
+        data = data[max(4, length + 3 & ~3):]
+    return found
 
 @functools.lru_cache(SOURCES_LIMIT)     # forgotten at each step
 def is_own(address, interface):
@@ -5006,7 +5097,7 @@ class Hearing:
 
     def __init__(self, state):
         self.state = state
-        self.datagrams = Capture(SOCKET_PAIRS)
+        self.datagrams = Capture(SOCKET_SHARES)
         self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
         self.mutes = Mutes()
         self.pace = Budget(SYNS_A_SECOND)
@@ -5056,13 +5147,13 @@ class Hearing:
         """Gives the kernel its filters."""
         muted = self.mutes.things
 
-        def for_datagrams(version, words):
-            return datagram_filter(version, config.carriers, config.port, words)
+        def for_datagrams(words):
+            return datagram_filter(config.carriers, config.port, words)
 
-        def for_syns(version, words):
+        def for_syns(words):
             if 'syn' in muted:
-                return syn_filter(version, None, words)
-            return syn_filter(version, ports, words)
+                return syn_filter(None, words)
+            return syn_filter(ports, words)
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
         ports = None
         if any(self.sequences.tables):
@@ -5424,7 +5515,7 @@ class Daemon:
         for waker in (signals, self.doors.keeper, self.desk.socket):
             poll.register(waker, select.POLLIN)
         for capture in (self.hearing.datagrams, self.hearing.syns):
-            for _, sock in capture.taps:
+            for sock in capture.taps:
                 poll.register(sock, select.POLLIN)
         return {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
 
@@ -5566,25 +5657,24 @@ class Daemon:
 
     def read(self, capture, ready, hear):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
-        named = hear == self.hear_syn or self.probation.state != PASSED
-        for version, sock in list(capture.taps):
+        for sock in list(capture.taps):
             if sock.fileno() not in ready:
                 continue
-            for frame, interface in receive(sock, named):
+            for frame, interface in capture.frames(sock):
                 try:
-                    hear(version, frame, interface)
+                    hear(frame, interface)
                 except Exception as error:
                     # A defect of ours must not be a way to stop us.
                     name = type(error).__name__
                     line = 'internal error: %s: %s' % (name, error)
                     self.reports.tell('', name, '', line, moment())
 
-    def hear_datagram(self, version, frame, interface):
-        packet = parse_packet(version, frame, self.config.carriers, self.config.port)
+    def hear_datagram(self, frame, interface):
+        packet = parse_packet(frame, self.config.carriers, self.config.port)
         if packet is not None:
             self.handle(packet, interface, moment())
 
-    def hear_syn(self, version, frame, interface):
+    def hear_syn(self, frame, interface):
         """A SYN from outside to this box, if there are not too many of them."""
         now = moment()
         if not self.hearing.affords_syn(now):
@@ -5593,7 +5683,7 @@ class Daemon:
                         % SYNS_A_SECOND)
                 self.reports.tell('', 'SYNs', '', line, now)
             return
-        syn = parse_syn(version, frame)
+        syn = parse_syn(frame)
         if syn is None or self.is_inside(interface):
             return
         # On a router, SYNs through the box come by here too.
@@ -6682,6 +6772,12 @@ ADVICE = {
 # By protocol and length alone: fragments and what was cut pass.
 SHORTEST = 20 + TRANSPORT + TAG_SIZE + NONCE_SIZE
 ANY_LENGTH = [
+    'version 4',
+    (LD_BYTE, 9),                       # A = protocol
+    (JGE, 'protocol', 0, 0),            # always
+    'version 6',
+    (LD_BYTE, 6),                       # A = next header
+    'protocol',
     (JEQ, 'length', 0, UDP),
     (JEQ, 'length', 0, ECHO_PROTOCOL[4]),
     (JEQ, 'length', 0, ECHO_PROTOCOL[6]),
@@ -6695,19 +6791,19 @@ ANY_LENGTH = [
     BPF_DROP,
 ]
 
-def watch_filter(version, words):
-    protocol_at = {4: 9, 6: 6}[version]
-    return link(FOR_THIS_BOX + [(LD_BYTE, protocol_at)] + ANY_LENGTH)
+def watch_filter(words):
+    return link(FOR_THIS_BOX + WHICH_VERSION + ANY_LENGTH)
 
-def watch_syns(version, words):
-    return syn_filter(version, SEQUENCE_PORTS['ports'], None)
+def watch_syns(words):
+    return syn_filter(SEQUENCE_PORTS['ports'], None)
 
-def glimpse(version, frame):
+def glimpse(frame):
     """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
     torn = None
     # Frames that came before the filter was attached may be anything.
-    if len(frame) < SHORTEST:
+    if len(frame) < SHORTEST or frame[0] >> 4 not in PARSERS:
         return None
+    version = frame[0] >> 4
     protocol, start, ends = frame[9], (frame[0] & 15) * 4, slice(12, 16)
     if version == 6:
         protocol, start, ends = frame[6], 40, slice(8, 24)
@@ -6724,7 +6820,7 @@ def glimpse(version, frame):
         port = int.from_bytes(body[2:4], 'big')
     elif body[:2] != ECHO_REQUEST[version]:
         return None
-    if not torn and parse_packet(version, frame, DATAGRAMS, None) is None:
+    if not torn and parse_packet(frame, DATAGRAMS, None) is None:
         torn = 'was cut on its way'
     tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
     return Glimpse(carrier, ipaddress.ip_address(frame[ends]), port, tag, torn)
@@ -6808,9 +6904,9 @@ class Watcher:
                 return client, first + at // TAG_SIZE
         return None
 
-    def hear_datagram(self, version, frame, now):
+    def hear_datagram(self, frame, now):
         """A Finding or None."""
-        seen = glimpse(version, frame)
+        seen = glimpse(frame)
         if seen is None:
             return None
         try:
@@ -6826,8 +6922,8 @@ class Watcher:
         if seen.torn:
             return Finding('cut', client, seen.torn + ': knock with less, or --via ports',
                            None)
-        return self.whole(parse_packet(version, frame, DATAGRAMS, None), seen, owner,
-                          PARSERS[version](frame), now)
+        packet = parse_packet(frame, DATAGRAMS, None)
+        return self.whole(packet, seen, owner, parse_ip(frame), now)
 
     def whole(self, packet, seen, owner, sent, now):
         """Of a datagram that is all there."""
@@ -7035,21 +7131,18 @@ class Watch:
     def listen(self):
         self.datagrams.load([], watch_filter)
         self.syns.load([], watch_syns)
-        for _, sock in self.datagrams.taps + self.syns.taps:
+        for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 
     def look(self):
         """Once: what waits in the sockets, what the daemon did, what nft says."""
         now = moment()
         self.watcher.turn(now)
-        for version, sock in self.datagrams.taps:
-            for frame, interface in itertools.islice(receive(sock), LOOK_AT_ONCE):
-                seen = glimpse(version, frame)
-                finding = self.watcher.hear_datagram(version, frame, now)
-                self.tell(seen, interface, finding, now)
-        for version, sock in self.syns.taps:
-            for frame, interface in itertools.islice(receive(sock), LOOK_AT_ONCE):
-                self.hear_syn(parse_syn(version, frame), interface, now)
+        for frame, interface in self.some_frames(self.datagrams):
+            finding = self.watcher.hear_datagram(frame, now)
+            self.tell(glimpse(frame), interface, finding, now)
+        for frame, interface in self.some_frames(self.syns):
+            self.hear_syn(parse_syn(frame), interface, now)
         stopped = self.watcher.stopped(now)
         if stopped:
             self.tell(Glimpse('ports', stopped[0], None, b'', None), '', stopped[1], now)
@@ -7057,6 +7150,11 @@ class Watch:
             self.say('firewall ' + drop, drop)
         self.ask_daemon(now)
         self.unseen += self.datagrams.drops() + self.syns.drops()
+
+    def some_frames(self, capture):
+        """No more than what a look can afford."""
+        for sock in capture.taps:
+            yield from itertools.islice(capture.frames(sock), LOOK_AT_ONCE)
 
     def hear_syn(self, syn, interface, now):
         inside = interface == 'lo' or is_interface(interface, self.watcher.config.trust)
@@ -7226,8 +7324,7 @@ def attempts(args, config):
         yield ('a real knock', '', try_knock, config)
 
 def try_filter():
-    Capture(1).load([b'12345678'], lambda version, tags: datagram_filter(
-        version, CARRIERS, None, tags))
+    Capture(1).load([b'12345678'], lambda tags: datagram_filter(CARRIERS, None, tags))
 
 def config_remarks(config):
     warned = preflight(config)

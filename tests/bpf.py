@@ -2,7 +2,7 @@
 
 Written from Documentation/networking/filter.rst, linux/bpf_common.h and linux/filter.h. An
 instruction is (code, jt, jf, k). Only what a socket filter needs: the ancillary loads are
-PROTOCOL, PKTTYPE and VLAN_TAG_PRESENT, every other one is refused.
+PKTTYPE, VLAN_TAG and VLAN_TAG_PRESENT, every other one is refused.
 """
 
 MAXIMUM = 4096                  # BPF_MAXINSNS
@@ -11,10 +11,10 @@ LD, LDX, ST, STX, ALU, JMP, RET, MISC = range(8)                # BPF_CLASS: the
 IMM, ABS, IND, MEM, LEN, MSH = (number << 5 for number in range(6))     # BPF_MODE
 SIZES = {0x00: 4, 0x08: 2, 0x10: 1}                             # BPF_SIZE
 ANCILLARY = 0xfffff000          # SKF_AD_OFF, as the unsigned number it is in an instruction
-PROTOCOL = ANCILLARY            # SKF_AD_PROTOCOL
 PKTTYPE = ANCILLARY + 4         # SKF_AD_PKTTYPE
+VLAN_TAG = ANCILLARY + 44       # SKF_AD_VLAN_TAG
 VLAN_TAG_PRESENT = ANCILLARY + 48       # SKF_AD_VLAN_TAG_PRESENT
-KNOWN = {PROTOCOL: 'protocol', PKTTYPE: 'pkttype', VLAN_TAG_PRESENT: 'vlan'}
+KNOWN = {PKTTYPE: 'pkttype', VLAN_TAG: 'tag', VLAN_TAG_PRESENT: 'tagged'}
 WORD = 0xffffffff
 
 ALU_WORDS = {0x00: 'add', 0x10: 'sub', 0x20: 'mul', 0x30: 'div', 0x40: 'or', 0x50: 'and',
@@ -159,9 +159,9 @@ class Machine:
             registers['a'] = ARITHMETIC[word](registers['a'], other) & WORD
 
 
-def run(compiled, frame, pkttype=0, protocol=0, vlan=0):
+def run(compiled, frame, pkttype=0, tag=0, tagged=0):
     """Returns how many bytes of the frame the filter passes, 0 for a drop."""
-    told = {'pkttype': pkttype, 'protocol': protocol, 'vlan': vlan}
+    told = {'pkttype': pkttype, 'tag': tag, 'tagged': tagged}
     machine, place = Machine(frame, told), 0
     while True:
         word, detail, yes, no, k = compiled[place]

@@ -113,8 +113,9 @@ def test_answer_drop_opens_and_closes(wire, daemon):
         assert until(lambda at=address: not wire.client.connects(at), 5)
 
 
-def test_a_trusted_interface_needs_no_knock(wire, daemon):
-    daemon('trust = eth0')
+@pytest.mark.parametrize('name', ['eth0', 'et+'])
+def test_a_trusted_interface_needs_no_knock(wire, daemon, name):
+    daemon('trust = ' + name)
     for address in wire.server.addresses:
         assert wire.stranger.connects(address)
 

@@ -440,10 +440,11 @@ def test_openings_change_and_nothing_else_does(wire, services, guard, address):
 
 @pytest.mark.parametrize('what', ['tcp/2222', 'tcp/2220-2230'])
 @pytest.mark.parametrize('wide', [False, True], ids=['host', 'network'])
+@pytest.mark.parametrize('rules', ['', NOTRACK], ids=['tracked', 'notrack'])
 def test_once_is_one_connection_until_it_is_over_and_never_after(wire, services, guard, address,
-                                                                 what, wide):
+                                                                 what, wide, rules):
     """By the same port again and again: at once, after its end, after the opening was closed."""
-    made = guard('hide = tcp/2200-2240', anna='once = yes\nallow = tcp/2200-2240\n'
+    made = guard('hide = tcp/2200-2240', rules, anna='once = yes\nallow = tcp/2200-2240\n'
                  + 'prefix4 = 24\nprefix6 = 64' * wide)
     length = '/64' if ':' in address else '/24'
     source = ipaddress.ip_network(my(wire, address) + length * wide, strict=False)

@@ -94,28 +94,27 @@ OPTIONS = (b'\x94\4\0\0', b'\1' * 4, b'\7\x27\4' + bytes(37), b'\x83\7\4\xc6\x33
 
 
 def corpus(config):
-    """[(version, frame)]"""
+    """Frames of both versions."""
     frames = []
     for client in config.clients.values():
         for data in datagrams(client):
-            frames += [(4, ip4(udp(data), 17)), (6, ip6(udp(data), 17)),
-                       (4, ip4(echo(8, data), 1)), (6, ip6(echo(128, data), 58)),
-                       (4, ip4(udp(data), 17) + bytes(18)), (6, ip6(udp(data), 17) + bytes(6))]
-            frames += [(4, ip4(udp(data), 17, options)) for options in OPTIONS]
-            frames += [(6, ip6(header + udp(data), kind)) for kind, header in EXTENSIONS]
-            frames += [(4, ip4(udp(data), 17, fragment=part)) for part in (0x2000, 1, 0x2001)]
-            frames += [(6, ip6(JUMBO + udp(data), 0, 0)), (6, ip6(udp(data), 17, 0)),
-                       (4, ip4(udp(data), 17, total=0)), (4, ip4(udp(data), 17, total=0xffff))]
+            frames += [ip4(udp(data), 17), ip6(udp(data), 17),
+                       ip4(echo(8, data), 1), ip6(echo(128, data), 58),
+                       ip4(udp(data), 17) + bytes(18), ip6(udp(data), 17) + bytes(6)]
+            frames += [ip4(udp(data), 17, options) for options in OPTIONS]
+            frames += [ip6(header + udp(data), kind) for kind, header in EXTENSIONS]
+            frames += [ip4(udp(data), 17, fragment=part) for part in (0x2000, 1, 0x2001)]
+            frames += [ip6(JUMBO + udp(data), 0, 0), ip6(udp(data), 17, 0),
+                       ip4(udp(data), 17, total=0), ip4(udp(data), 17, total=0xffff)]
         for segment in segments(client):
-            frames += [(4, ip4(segment, 6)), (6, ip6(segment, 6)), (4, ip4(segment, 6, OPTIONS[0])),
-                       (6, ip6(EXTENSIONS[0][1] + segment, 0))]
+            frames += [ip4(segment, 6), ip6(segment, 6), ip4(segment, 6, OPTIONS[0]),
+                       ip6(EXTENSIONS[0][1] + segment, 0)]
     return frames
 
 
 def mutated(chance, frames):
-    """(version, frame): one of the corpus with bytes changed, cut, added, moved or spliced."""
-    version, frame = chance.choice(frames)
-    frame, kind = bytearray(frame), chance.random()
+    """One of the corpus with bytes changed, cut, added, moved or spliced."""
+    frame, kind = bytearray(chance.choice(frames)), chance.random()
     near = min(len(frame), 80)
     for _ in range(chance.choice((0, 1, 1, 2, 3, 6))):
         place = int(chance.random() * near)
@@ -131,17 +130,17 @@ def mutated(chance, frames):
         frame[2:6] = struct.pack('>HH', *[chance.choice((0, 1, 7, 8, 20, 75, 76, 0x7fff, 0x8000,
                                                         0xffff, len(frame))) for _ in range(2)])
     elif kind < 0.25:
-        other = chance.choice(frames)[1]
+        other = chance.choice(frames)
         place = int(chance.random() * near)
         frame[place:] = other[place:]
     elif kind < 0.28:
         place = int(chance.random() * near)
         frame[place:place] = frame[:int(chance.random() * 40)]
     elif kind < 0.3:
-        version = 10 - version
+        frame[0] ^= 0x20                # the other version
     elif kind < 0.33:
         frame[int(chance.random() * len(frame))] ^= 1 + int(chance.random() * 255)
-    return version, bytes(frame)
+    return bytes(frame)
 
 
 # --- who is asked ---------------------------------------------------------------------------------
@@ -215,11 +214,9 @@ class Target:
         self.daemon.file = keeper
         self.tags = {int.from_bytes(tag[:4], 'big') for tag in state.tags}
         self.syns = {int.from_bytes(token[:4], 'big') for token in state.badges}
-        self.kernels = {}
-        for version in (4, 6):
-            self.kernels[version] = (
-                Kernel(knockd.datagram_filter(version, self.config.carriers, None, self.tags)),
-                Kernel(knockd.syn_filter(version, knockd.SEQUENCE_PORTS['ports'], self.syns)))
+        self.kernels = (
+            Kernel(knockd.datagram_filter(self.config.carriers, None, self.tags)),
+            Kernel(knockd.syn_filter(knockd.SEQUENCE_PORTS['ports'], self.syns)))
         self.taken = 0
 
     def spent(self):
@@ -235,26 +232,25 @@ class Target:
             ledger.record(client.fingerprint, '', 0, 60000, (1700000000, 9))
         return ledger
 
-    def hear(self, version, frame, interpret):
+    def hear(self, frame, interpret):
         """One frame, to all who are asked; Broken, or any error of the daemon, if one is wrong."""
         self.mono += 5
-        packet = knockd.parse_packet(version, frame, self.config.carriers, None)
+        packet = knockd.parse_packet(frame, self.config.carriers, None)
         known = packet is not None and int.from_bytes(packet.payload[:4], 'big') in self.tags
-        segment = knockd.parse_syn(version, frame)
+        segment = knockd.parse_syn(frame)
         follows = segment is not None and (
             segment.port >= 1024 or int.from_bytes(segment.badge[:4], 'big') in self.syns)
-        datagram_kernel, syn_kernel = self.kernels[version]
+        datagram_kernel, syn_kernel = self.kernels
         datagram_kernel.ask(frame, known, interpret)
         syn_kernel.ask(frame, follows, interpret)
-        self.daemon.hear_datagram(version, frame, 'eth0')
-        self.daemon.hear_syn(version, frame, 'eth0')
+        self.daemon.hear_datagram(frame, 'eth0')
+        self.daemon.hear_syn(frame, 'eth0')
         self.taken += known or follows
 
     def close(self):
-        for pair in self.kernels.values():
-            for kernel in pair:
-                kernel.compare()
-                kernel.close()
+        for kernel in self.kernels:
+            kernel.compare()
+            kernel.close()
 
 
 def resident():
@@ -269,20 +265,19 @@ def shake(patch, seed, count):
     chance, target = random.Random(seed), Target(patch)
     real = corpus(target.config)
     number, memory = 0, None
-    for version, frame in real:                             # cut at every byte
+    for frame in real:                                      # cut at every byte
         for end in range(len(frame) + 1):
-            target.hear(version, frame[:end], number % EVERY == 0)
+            target.hear(frame[:end], number % EVERY == 0)
             number += 1
     try:
         while number < count:
-            version, frame = mutated(chance, real)
-            target.hear(version, frame, number % EVERY == 0)
+            frame = mutated(chance, real)
+            target.hear(frame, number % EVERY == 0)
             number += 1
             if number * 4 > count and memory is None:
                 memory = resident()
     except Exception as error:
-        raise Broken('frame %d of seed %d, IPv%d %s: %r' % (number, seed, version, frame.hex(),
-                                                          error))
+        raise Broken('frame %d of seed %d, %s: %r' % (number, seed, frame.hex(), error))
     target.close()
     internal = [line for line in target.lines if line.startswith('internal')]
     if internal:

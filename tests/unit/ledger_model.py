@@ -560,7 +560,7 @@ class Sockets(Quiet):
 
     @property
     def taps(self):
-        return [(4, self)]
+        return [self]
 
     def fileno(self):
         return self.descriptor
@@ -577,8 +577,8 @@ class Sockets(Quiet):
                 return frame_of(sent, world.chance.choice(ADDRESSES)), ('eth0', 0, 0, 1, b'')
         raise BlockingIOError(11, 'Resource temporarily unavailable')
 
-    def recv(self, size):
-        return self.recvfrom(size)[0]
+    def frames(self, sock):
+        return knockd.receive(sock)
 
 
 class Keeper(played.Keeper):

@@ -145,7 +145,7 @@ def test_a_mark_is_any_one_bit(bit):
     'answer = maybe', 'answer = box, drop', 'mark = 0', 'mark = 0x0', 'mark = 0x3', 'mark = 7',
     'mark = 0x100000000', 'port = 0', 'port = 65536', 'port = http', 'port = 1-2',
     'port = 2_2', 'port = +22', 'carriers = tcp', 'firewall = pf', 'trust = a b',
-    'trust = "eth0"', 'trust = eth0 }',
+    'trust = "eth0"', 'trust = eth0 }', 'trust = +',
     'trust = aaaaaaaaaaaaaaaa', 'accept_in = filter input', 'accept_in = inet filter',
     'accept_in = inet filter input; flush', 'accept_in = bridge filter input',
     'accept_in = inet  filter input', 'ledger = ledger.json', 'host = a b', 'host = a@b',

@@ -356,10 +356,10 @@ def daemon(tmp_path, monkeypatch, lines):
 def test_a_frame_that_breaks_us_is_told_once_and_the_next_is_read(daemon, lines):
     heard = []
 
-    def hear(version, frame, interface):
+    def hear(frame, interface):
         heard.append(frame)
         raise ZeroDivisionError('a\nb')
-    daemon.hearing.datagrams.taps = [(4, Scripted(b'a', b'b'))]
+    daemon.hearing.datagrams.taps = [Scripted(b'a', b'b')]
     daemon.read(daemon.hearing.datagrams, {5}, hear)
     assert heard == [b'a', b'b']
     assert len(lines) == 1 and lines[0].startswith('internal error: ZeroDivisionError')
@@ -370,7 +370,7 @@ def test_a_flood_of_syns_puts_sequences_to_sleep_and_not_the_daemon(daemon, line
                       bytes([127, 0, 0, 1]), 40000, 5000, 0, 0, 0x50, 2, 0, 0, 0)
     daemon.hearing.syns.drops = lambda: 30000           # what the kernel had no room for counts
     for _ in range(3):
-        daemon.hear_syn(4, syn, 'eth0')
+        daemon.hear_syn(syn, 'eth0')
     assert daemon.hearing.mutes.things == {'syn'}
     assert len(lines) == 1 and 'SYNs a second' in lines[0]
     assert daemon.hearing.mutes.until <= time.monotonic() * 1000 + 2001
@@ -384,13 +384,9 @@ def test_a_packet_sockets_filter_lets_by_what_it_shall_and_nothing_else():
         # linux/filter.h: A = the first byte; 7 passes whole, all else is dropped.
         knockd.attach_filter(ours, [(0x30, 0, 0, 0), (0x15, 0, 1, 7), (6, 0, 0, 65535),
                                     (6, 0, 0, 0)])
-        for data in (b'\x06', b'\x07good', b'\x08'):
+        for data in (b'\x06', b'\x07good', b'\x08', b'\x07too'):
             theirs.send(data)
-        assert frames_of(ours) == [b'\x07good']
-
-
-def frames_of(sock):
-    return [frame for frame, _ in knockd.receive(sock, False)]
+        assert [ours.recv(99), ours.recv(99)] == [b'\x07good', b'\x07too']
 
 
 def test_own_addresses_are_told_from_others():
@@ -661,3 +657,68 @@ def test_the_daemon_imports_nothing_that_only_the_command_line_needs():
     code = 'import sys; sys.path.insert(0, %r); import knockd; print(*sys.modules)' % TOP
     imported = subprocess.check_output([sys.executable, '-ISc', code]).decode().split()
     assert not {'argparse', 'shutil', 'tempfile', 'zlib'} & set(imported)
+
+
+# --- which packet sockets, and what they hear twice -----------------------------------------------
+HEAD = 'Type Device      Function\n'
+IP, IPV6, ARP = '0800          ip_rcv\n', '86dd          ipv6_rcv\n', '0806          arp_rcv\n'
+OURS4, OURS6 = '0800          packet_rcv\n', '86dd          packet_rcv\n'
+
+
+@pytest.mark.parametrize('listed,late', [
+    (HEAD + OURS6 + IP + ARP + IPV6, True),                     # 6.18
+    (HEAD + 'ALL  eth0     packet_rcv\n' + OURS4 + OURS6 + IP + ARP + IPV6, True),
+    (HEAD + OURS6.replace('rcv', 'rcv [af_packet]') + IP + ARP + IPV6, True),
+    (HEAD + IP + ARP + OURS6 + IPV6, False),                    # 6.1
+    (HEAD + OURS4 + IP + ARP + OURS6 + IPV6, False),            # 6.1, and somebody's dhclient
+    (HEAD + '86dd eth0     packet_rcv\n' + IP + OURS6 + IPV6, False),
+    (HEAD + IP + ARP + IPV6, False), (HEAD + OURS6, False), (HEAD, False), ('', False),
+    (HEAD + '86dd 0xffffffff81234567\n0800 0xffffffff81234567\n', False)])
+def test_who_hears_first_is_read_in_the_kernels_list(listed, late):
+    assert knockd.hears_late(listed) == late
+
+
+def test_where_the_list_cannot_be_read_there_are_two_sockets(monkeypatch):
+    monkeypatch.setattr(knockd, 'packet_socket', lambda protocol: socket.socket())
+    monkeypatch.setattr(knockd, 'read_file', lambda path: (_ for _ in ()).throw(OSError(2, path)))
+    assert knockd.packet_protocols() == [knockd.ETH_P_IP, knockd.ETH_P_IPV6]
+    monkeypatch.setattr(knockd, 'read_file', lambda path: HEAD + OURS6 + IP)
+    assert knockd.packet_protocols() == [knockd.ETH_P_ALL]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='a packet socket needs root')
+def test_a_socket_for_all_is_not_asked_about_what_this_box_sends():
+    with knockd.packet_socket(knockd.ETH_P_ALL) as sock:
+        assert sock.getsockopt(knockd.SOL_PACKET, knockd.PACKET_IGNORE_OUTGOING) == 1
+
+
+def attribute(kind, value):
+    """linux/netlink.h: struct nlattr, filled up to a multiple of four."""
+    return struct.pack('=HH', 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def link_answer(*about, kind=16):
+    """linux/rtnetlink.h: RTM_NEWLINK (16), struct ifinfomsg, then IFLA_IFNAME (3), IFLA_MASTER (10)
+    and IFLA_LINKINFO (18), in which IFLA_INFO_KIND is 1 and IFLA_INFO_SLAVE_KIND 4."""
+    attributes = attribute(3, b'eth0\0') + attribute(10, struct.pack('=I', 7))
+    attributes += attribute(18, b''.join(about))
+    return struct.pack('=IHHII', 32 + len(attributes), kind, 0, 0, 0) + bytes(16) + attributes
+
+
+@pytest.mark.parametrize('about,port', [
+    ([attribute(4, b'bridge\0')], True), ([attribute(1, b'veth\0'), attribute(4, b'bond\0')], True),
+    ([attribute(4, b'team\0')], True), ([attribute(4, b'openvswitch\0')], True),
+    ([attribute(4, b'vrf\0')], False),          # a VRF's interface keeps what it hears
+    ([attribute(1, b'bridge\0')], False), ([], False)])
+def test_a_port_is_known_by_the_kind_of_its_master(about, port):
+    assert (knockd.master_kind(link_answer(*about)) in knockd.TAKERS) == port
+
+
+def test_an_answer_that_is_an_error_or_is_cut_names_no_master():
+    whole = link_answer(attribute(4, b'bridge\0'))
+    assert knockd.master_kind(link_answer(attribute(4, b'bridge\0'), kind=2)) == b''
+    for end in range(16, len(whole)):
+        knockd.master_kind(whole[:end])
+    zero = struct.pack('=HH', 0, 18)            # a length of 0 must not be read for ever
+    assert knockd.netlink_attributes(zero * 3) == {18: b''}
+    assert not knockd.is_port('no-such', 1)

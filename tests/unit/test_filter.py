@@ -92,10 +92,10 @@ BY_HAND = [
     ('last fragment', 4, ip4(udp(GOOD), fragment=1), False),
     ('fragment in the middle', 4, ip4(udp(GOOD), fragment=0x3fff), False),
     ('the highest offset bit', 4, ip4(udp(GOOD), fragment=0x1000), False),
-    ('version 6 on the socket for 4', 4, ip4(udp(GOOD), version=6), False),
-    ('version 4 on the socket for 6', 6, ip6(udp(GOOD), version=4), False),
-    ('IPv6 on the socket for 4', 4, ip6(udp(GOOD)), False),
-    ('IPv4 on the socket for 6', 6, ip4(udp(GOOD)), False),
+    ('IPv4 that says version 6', 4, ip4(udp(GOOD), version=6), False),
+    ('IPv6 that says version 4', 6, ip6(udp(GOOD), version=4), False),
+    ('IPv4 that says version 5', 4, ip4(udp(GOOD), version=5), False),
+    ('IPv6 that says version 7', 6, ip6(udp(GOOD), version=7), False),
     ('padded by Ethernet', 4, ip4(udp(GOOD)) + bytes(18), True),
     ('padded by Ethernet', 6, ip6(udp(GOOD)) + bytes(18), True),
     ('IP length one too long', 4, ip4(udp(GOOD), total=97), False),
@@ -155,9 +155,9 @@ def interpreted(program, frames, pkttype=0, **told):
     return [bpf.run(compiled, frame, pkttype, **told) >= len(frame) > 0 for frame in frames]
 
 
-def parsed(version, carriers, port, words, frames):
+def parsed(carriers, port, words, frames):
     """Whether parser and look-up let each frame through."""
-    packets = [knockd.parse_packet(version, frame, carriers, port) for frame in frames]
+    packets = [knockd.parse_packet(frame, carriers, port) for frame in frames]
     return [packet is not None and
             (words is None or int.from_bytes(packet.payload[:4], 'big') in words)
             for packet in packets]
@@ -167,16 +167,16 @@ def parsed(version, carriers, port, words, frames):
 @pytest.mark.parametrize('said,version,frame,expected', BY_HAND,
                          ids=['%s, %d' % (said, version) for said, version, _, _ in BY_HAND])
 def test_filter_parser_and_kernel_take_what_the_rfcs_allow(kernel, said, version, frame, expected):
-    program = knockd.datagram_filter(version, BOTH, None, {WORD, 5})
+    program = knockd.datagram_filter(BOTH, None, {WORD, 5})
     assert interpreted(program, [frame]) == [expected]
     assert kernel(program, [frame]) == [expected]
-    assert parsed(version, BOTH, None, {WORD, 5}, [frame]) == [expected]
+    assert parsed(BOTH, None, {WORD, 5}, [frame]) == [expected]
 
 
 @pytest.mark.parametrize('version', [4, 6])
 def test_only_packets_for_this_box_are_passed(version):
     frame = ip4(udp(GOOD)) if version == 4 else ip6(udp(GOOD))
-    program = knockd.datagram_filter(version, BOTH, None, {WORD})
+    program = knockd.datagram_filter(BOTH, None, {WORD})
     # linux/if_packet.h: host, broadcast, multicast, other host, outgoing, loopback, user, kernel
     assert [interpreted(program, [frame], kind)[0] for kind in range(8)] == [True] + [False] * 7
 
@@ -187,9 +187,9 @@ def test_only_the_carriers_of_the_config_are_passed(kernel, version, carriers):
     frames = [ip4(udp(GOOD)), ip4(echo(GOOD, 8), 1)] if version == 4 else [
         ip6(udp(GOOD)), ip6(echo(GOOD, 128), 58)]
     expected = ['udp' in carriers, 'icmp' in carriers]
-    program = knockd.datagram_filter(version, carriers, None, {WORD})
+    program = knockd.datagram_filter(carriers, None, {WORD})
     assert interpreted(program, frames) == kernel(program, frames) == expected
-    assert parsed(version, carriers, None, {WORD}, frames) == expected
+    assert parsed(carriers, None, {WORD}, frames) == expected
 
 
 @pytest.mark.parametrize('version', [4, 6])
@@ -198,9 +198,9 @@ def test_with_a_port_udp_to_other_ports_is_dropped_and_echo_is_not(kernel, versi
     frames = [ip4(udp(GOOD, port)) if version == 4 else ip6(udp(GOOD, port)) for port in ports]
     frames.append(ip4(echo(GOOD, 8), 1) if version == 4 else ip6(echo(GOOD, 128), 58))
     expected = [True] + [False] * 6 + [True]
-    program = knockd.datagram_filter(version, BOTH, 40000, {WORD})
+    program = knockd.datagram_filter(BOTH, 40000, {WORD})
     assert interpreted(program, frames) == kernel(program, frames) == expected
-    assert parsed(version, BOTH, 40000, {WORD}, frames) == expected
+    assert parsed(BOTH, 40000, {WORD}, frames) == expected
 
 
 @pytest.mark.parametrize('version', [4, 6])
@@ -208,8 +208,8 @@ def test_without_words_nothing_passes_and_a_coarse_filter_passes_by_length(kerne
     make = ip4 if version == 4 else ip6
     lengths = [0, 3, SHORTEST - 1, SHORTEST, LONGEST, LONGEST + 1]
     frames = [make(udp(payload(length, 0x11223344))) for length in lengths]
-    empty = knockd.datagram_filter(version, BOTH, None, set())
-    coarse = knockd.datagram_filter(version, BOTH, None, None)
+    empty = knockd.datagram_filter(BOTH, None, set())
+    coarse = knockd.datagram_filter(BOTH, None, None)
     assert interpreted(empty, frames) == kernel(empty, frames) == [False] * 6
     expected = [False, False, False, True, True, False]
     assert interpreted(coarse, frames) == kernel(coarse, frames) == expected
@@ -264,8 +264,8 @@ def corpus(seed, version, words, count):
 def test_filter_kernel_and_parser_agree_on_every_frame(kernel, version, carriers, port):
     words = [WORD, 0, 0xffffffff, 0x80000000, 0x7fffffff]
     frames = corpus(version, version, words, 6000)
-    program = knockd.datagram_filter(version, carriers, port, set(words))
-    by_parser = parsed(version, carriers, port, words, frames)
+    program = knockd.datagram_filter(carriers, port, set(words))
+    by_parser = parsed(carriers, port, words, frames)
     assert by_parser == interpreted(program, frames)
     assert by_parser == kernel(program, frames)
     assert 300 < sum(by_parser) < 4000, 'a corpus of one kind of frame proves nothing'
@@ -274,8 +274,8 @@ def test_filter_kernel_and_parser_agree_on_every_frame(kernel, version, carriers
 @pytest.mark.parametrize('version', [4, 6])
 def test_a_coarse_filter_and_the_parser_agree(kernel, version):
     frames = corpus(100 + version, version, [WORD], 3000)
-    program = knockd.datagram_filter(version, BOTH, None, None)
-    by_parser = parsed(version, BOTH, None, None, frames)
+    program = knockd.datagram_filter(BOTH, None, None)
+    by_parser = parsed(BOTH, None, None, frames)
     assert by_parser == interpreted(program, frames) == kernel(program, frames)
 
 
@@ -313,14 +313,14 @@ def test_only_syns_pass_to_a_port_that_counts_or_with_a_word(
         kernel, version, said, segment, all_of_it, by_word):
     frame = (ip4 if version == 4 else ip6)(segment, 6)
     for ports, expected in ((SEQUENCES, all_of_it), (None, by_word)):
-        program = knockd.syn_filter(version, ports, {WORD, 7})
+        program = knockd.syn_filter(ports, {WORD, 7})
         assert interpreted(program, [frame]) == kernel(program, [frame]) == [expected]
         assert interpreted(program, [frame], 4) == [False], 'nothing that this box sends'
 
 
 def test_for_codes_only_their_ports_count(kernel):
     frames = [ip4(tcp(port), 6) for port in (9999, 10000, 29999, 30000)]
-    program = knockd.syn_filter(4, (10000, 29999), set())
+    program = knockd.syn_filter((10000, 29999), set())
     assert interpreted(program, frames) == kernel(program, frames) == [False, True, True, False]
 
 
@@ -335,8 +335,8 @@ def test_what_the_syn_filter_passes_is_parsed_and_the_other_way_round(kernel, ve
                       chance.choice((BADGE, bytes(10))), bytes(chance.choice((0, 4, 20))))
         frame = make(segment, chance.choice((6, 6, 6, 17)))
         frames += [frame, mutated(chance, frame)]
-    program = knockd.syn_filter(version, SEQUENCES, {WORD})
-    syns = [knockd.parse_syn(version, frame) for frame in frames]
+    program = knockd.syn_filter(SEQUENCES, {WORD})
+    syns = [knockd.parse_syn(frame) for frame in frames]
     passed = [syn is not None and (syn.port >= 1024 or syn.badge[:4] == BADGE[:4])
               for syn in syns]
     assert passed == interpreted(program, frames) == kernel(program, frames)
@@ -350,10 +350,16 @@ BY_VERSION = {4: (ip4(udp(GOOD)), ip4(tcp(), 6)), 6: (ip6(udp(GOOD)), ip6(tcp(),
 def test_what_this_box_sends_or_what_is_for_another_is_no_knock(version):
     """linux/if_packet.h: broadcast, multicast, other host, outgoing."""
     frame, segment = BY_VERSION[version]
-    for program, sent in ((knockd.datagram_filter(version, BOTH, None, None), frame),
-                          (knockd.syn_filter(version, SEQUENCES, None), segment)):
+    for program, sent in ((knockd.datagram_filter(BOTH, None, None), frame),
+                          (knockd.syn_filter(SEQUENCES, None), segment)):
         passed = [interpreted(program, [sent], kind) for kind in range(5)]
         assert passed == [[True], [False], [False], [False], [False]]
+        # linux/if_vlan.h: a tag with a priority (5) and a number (7), or none. What has a number
+        # comes again by the interface of its VLAN; IP takes the other as if it had no tag.
+        assert interpreted(program, [sent], tagged=1, tag=0xa007) == [False]
+        assert interpreted(program, [sent], tagged=1, tag=0xa000) == [True]
+        # Linux 5 leaves there what it has taken off.
+        assert interpreted(program, [sent], tagged=0, tag=0xa007) == [True]
 
 
 # --- the tree -----------------------------------------------------------------------------------
@@ -404,11 +410,10 @@ def steps_of(compiled, frame):
             place += k
 
 
-@pytest.mark.parametrize('version', [4, 6])
 @pytest.mark.parametrize('count', [0, 1, 33, 255, 1000, 2049, 3400])
-def test_every_program_is_valid_to_the_interpreter_and_to_the_kernel(kernel, version, count):
+def test_every_program_is_valid_to_the_interpreter_and_to_the_kernel(kernel, count):
     for port in (None, 62201):
-        program = knockd.datagram_filter(version, BOTH, port, some_words(count))
+        program = knockd.datagram_filter(BOTH, port, some_words(count))
         bpf.check(program)
         assert kernel(program, [b'junk']) == [False]
 
@@ -423,11 +428,10 @@ def test_a_half_that_eight_bits_do_not_reach_is_reached():
 def test_a_filter_of_the_promised_size_fits_for_every_number_of_words():
     for count in list(range(0, 40)) + list(range(40, 3400, 19)) + [3400]:
         words = range(0, count * 3, 3)
-        for version in (4, 6):
-            program = knockd.datagram_filter(version, BOTH, 1, words)
-            assert len(knockd.syn_filter(version, SEQUENCES, words)) <= len(program)
-            assert len(program) <= bpf.MAXIMUM
-            assert max(max(yes, no) for _, yes, no, _ in program) < 256
+        program = knockd.datagram_filter(BOTH, 1, words)
+        assert len(knockd.syn_filter(SEQUENCES, words)) <= len(program)
+        assert len(program) <= bpf.MAXIMUM
+        assert max(max(yes, no) for _, yes, no, _ in program) < 256
 
 
 def test_the_prefix_of_a_real_tag_passes_and_that_of_another_server_does_not(kernel):
@@ -437,7 +441,7 @@ def test_the_prefix_of_a_real_tag_passes_and_that_of_another_server_does_not(ker
     frames = [ip4(udp(knock.seal(key, bytes(16), plain, 56666666))) for key in keys]
     tags = {int.from_bytes(knockd.tag_at(keys[0], step)[:4], 'big')
             for step in range(56666664, 56666669)}
-    program = knockd.datagram_filter(4, BOTH, None, tags)
+    program = knockd.datagram_filter(BOTH, None, tags)
     assert kernel(program, frames) == interpreted(program, frames) == [True, False]
 
 
@@ -447,7 +451,7 @@ def random_program(chance):
     loads = [(code, 0, 0, chance.randrange(12)) for code in
              (0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x61, 0x01, 0x02, 0x03, 0xb1, 0x00)]
     plain = [(0x80, 0, 0, 0), (0x81, 0, 0, 0), (0x87, 0, 0, 0), (0x07, 0, 0, 0),
-             (0x1c, 0, 0, 0), (0x30, 0, 0, bpf.PKTTYPE), (0x28, 0, 0, bpf.PROTOCOL),
+             (0x1c, 0, 0, 0), (0x30, 0, 0, bpf.PKTTYPE), (0x28, 0, 0, bpf.VLAN_TAG),
              (0x30, 0, 0, bpf.VLAN_TAG_PRESENT)]
     sums = [(code, 0, 0, chance.getrandbits(5)) for code in (0x04, 0x14, 0x54, 0x44, 0x64, 0x34)]
     jumps = [(code, chance.randrange(4), chance.randrange(4), chance.randrange(20))
@@ -535,42 +539,48 @@ class FakeKernel:
 
     def passes(self, capture, frames):
         """For each frame, how many of the sockets in use pass it."""
-        answers = [interpreted(self.programs[sock], frames)
-                   for version, sock in capture.taps if version == 4]
+        each = len(capture.protocols)
+        answers = [interpreted(self.programs[sock], frames) for sock in capture.taps[::each]]
         return [sum(column) for column in zip(*answers)]
 
 
-@pytest.fixture
-def capture():
+@pytest.fixture(params=[[knockd.ETH_P_ALL], [knockd.ETH_P_IP, knockd.ETH_P_IPV6]],
+                ids=['one socket a share', 'two'])
+def capture(request, monkeypatch):
+    monkeypatch.setattr(knockd, 'packet_protocols', lambda: request.param)
     made = knockd.Capture(8)
     yield made
-    for _, sock in made.taps:
+    for sock in made.taps:
         sock.close()
 
 
-def datagrams(version, words):
-    return knockd.datagram_filter(version, BOTH, None, words)
+def datagrams(words):
+    return knockd.datagram_filter(BOTH, None, words)
 
 
 def tags_of(count):
     return {struct.pack('>I', word) + b'tail' for word in some_words(count)}
 
 
+def shares_of(capture):
+    return len(capture.taps) / len(capture.protocols)
+
+
 def frames_of(tags):
     return [ip4(udp(tag + PAYLOAD[8:SHORTEST])) for tag in sorted(tags)[::37]]
 
 
-def test_a_kernel_with_room_gets_one_pair_and_no_line(monkeypatch, capture):
+def test_a_kernel_with_room_gets_one_share_and_no_line(monkeypatch, capture):
     fake = FakeKernel(monkeypatch, 4096)
     capture.load(tags_of(2000), datagrams)
-    assert len(capture.taps) == 2 and fake.lines == []
+    assert shares_of(capture) == 1 and fake.lines == []
     assert set(fake.passes(capture, frames_of(tags_of(2000)))) == {1}
 
 
 def test_a_kernel_without_the_memory_gets_the_tags_in_parts(monkeypatch, capture):
     fake = FakeKernel(monkeypatch, 1100)
     capture.load(tags_of(2000), datagrams)
-    assert len(capture.taps) == 6          # 2,000 and 1,000 a socket do not fit, 667 do
+    assert shares_of(capture) == 3         # 2,000 and 1,000 a socket do not fit, 667 do
     assert set(fake.passes(capture, frames_of(tags_of(2000)))) == {1}
     assert len(fake.lines) <= 1, 'nothing is lost, so little is to be said'
 
@@ -578,7 +588,7 @@ def test_a_kernel_without_the_memory_gets_the_tags_in_parts(monkeypatch, capture
 def test_a_kernel_with_hardly_any_memory_gets_the_coarse_filter(monkeypatch, capture):
     fake = FakeKernel(monkeypatch, 120)
     capture.load(tags_of(2000), datagrams)
-    assert len(capture.taps) == 2
+    assert shares_of(capture) == 1
     assert fake.passes(capture, [ip4(udp(payload(word=1))), ip4(udp(SHORT))]) == [1, 0]
     assert len(fake.lines) == 1 and 'optmem_max' in fake.lines[0]
     capture.load(tags_of(2000), datagrams)
@@ -587,9 +597,9 @@ def test_a_kernel_with_hardly_any_memory_gets_the_coarse_filter(monkeypatch, cap
 
 def test_a_kernel_without_memory_for_one_tag_gets_the_coarse_filter_or_is_an_error(
         monkeypatch, capture):
-    fake = FakeKernel(monkeypatch, len(datagrams(4, None)))
+    fake = FakeKernel(monkeypatch, len(datagrams(None)))
     capture.load(tags_of(5), datagrams)
-    assert len(capture.taps) == 2 and fake.passes(capture, [ip4(udp(payload(word=1)))]) == [1]
+    assert shares_of(capture) == 1 and fake.passes(capture, [ip4(udp(payload(word=1)))]) == [1]
     fake.limit = 10
     with pytest.raises(OSError):
         capture.load(tags_of(5), datagrams)
@@ -598,9 +608,9 @@ def test_a_kernel_without_memory_for_one_tag_gets_the_coarse_filter_or_is_an_err
 def test_fewer_tags_later_free_the_sockets_they_needed(monkeypatch, capture):
     fake = FakeKernel(monkeypatch, 4096)
     capture.load(tags_of(3401), datagrams)
-    spare = capture.taps[2][1]
+    spare = capture.taps[-1]
     capture.load(tags_of(100), datagrams)
-    assert len(capture.taps) == 2 and spare.fileno() == -1
+    assert shares_of(capture) == 1 and spare.fileno() == -1
     assert set(fake.passes(capture, frames_of(tags_of(100)))) == {1}
 
 

@@ -21,52 +21,52 @@ FRAME6 = bytes.fromhex('60000000' '004c3a40' '20010db8000000000000000000000007'
 
 
 def test_an_ipv4_datagram_is_read():
-    assert knockd.parse_packet(4, FRAME4, BOTH, None) == (
+    assert knockd.parse_packet(FRAME4, BOTH, None) == (
         'udp', ipaddress.ip_address('192.0.2.7'), KNOCK)
 
 
 def test_an_ipv6_echo_request_is_read():
-    assert knockd.parse_packet(6, FRAME6, BOTH, None) == (
+    assert knockd.parse_packet(FRAME6, BOTH, None) == (
         'icmp', ipaddress.ip_address('2001:db8::7'), KNOCK)
 
 
 def test_what_ethernet_pads_is_not_part_of_the_knock():
-    for version, frame in ((4, FRAME4), (6, FRAME6)):
-        packet = knockd.parse_packet(version, frame + b'padding', BOTH, None)
+    for frame in (FRAME4, FRAME6):
+        packet = knockd.parse_packet(frame + b'padding', BOTH, None)
         assert packet.payload == KNOCK
 
 
 def test_the_payload_ends_where_its_udp_length_says():
     longer = bytearray(FRAME4 + b'more')
     longer[2:4] = struct.pack('>H', 100)
-    assert knockd.parse_packet(4, bytes(longer), BOTH, None).payload == KNOCK
+    assert knockd.parse_packet(bytes(longer), BOTH, None).payload == KNOCK
 
 
 def test_only_the_port_of_the_config_is_heard():
-    assert knockd.parse_packet(4, FRAME4, BOTH, 62201) is not None
-    assert knockd.parse_packet(4, FRAME4, BOTH, 62202) is None
-    assert knockd.parse_packet(6, FRAME6, BOTH, 62202) is not None, 'an echo request has no port'
+    assert knockd.parse_packet(FRAME4, BOTH, 62201) is not None
+    assert knockd.parse_packet(FRAME4, BOTH, 62202) is None
+    assert knockd.parse_packet(FRAME6, BOTH, 62202) is not None, 'an echo request has no port'
 
 
 @pytest.mark.parametrize('carriers,heard', [
     (('udp',), [True, False]), (('icmp',), [False, True]), ((), [False, False])])
 def test_only_the_carriers_of_the_config_are_heard(carriers, heard):
-    assert [knockd.parse_packet(4, FRAME4, carriers, None) is not None,
-            knockd.parse_packet(6, FRAME6, carriers, None) is not None] == heard
+    assert [knockd.parse_packet(FRAME4, carriers, None) is not None,
+            knockd.parse_packet(FRAME6, carriers, None) is not None] == heard
 
 
-@pytest.mark.parametrize('version,frame', [(4, FRAME4), (6, FRAME6)], ids=['IPv4', 'IPv6'])
-def test_a_frame_cut_anywhere_is_nothing(version, frame):
+@pytest.mark.parametrize('frame', [FRAME4, FRAME6], ids=['IPv4', 'IPv6'])
+def test_a_frame_cut_anywhere_is_nothing(frame):
     for end in range(len(frame)):
-        assert knockd.parse_packet(version, frame[:end], BOTH, None) is None
+        assert knockd.parse_packet(frame[:end], BOTH, None) is None
 
 
-@pytest.mark.parametrize('version,frame', [(4, FRAME4), (6, FRAME6)], ids=['IPv4', 'IPv6'])
-def test_any_value_in_any_byte_of_the_headers_is_survived(version, frame):
+@pytest.mark.parametrize('frame', [FRAME4, FRAME6], ids=['IPv4', 'IPv6'])
+def test_any_value_in_any_byte_of_the_headers_is_survived(frame):
     for place in range(len(frame) - len(KNOCK)):
         for value in range(256):
             changed = frame[:place] + bytes([value]) + frame[place + 1:]
-            packet = knockd.parse_packet(version, changed, BOTH, None)
+            packet = knockd.parse_packet(changed, BOTH, None)
             assert packet is None or packet.payload == KNOCK
 
 
@@ -77,26 +77,26 @@ SYN4 = bytes.fromhex('45000028' '1c464000' '40060000' 'c0000207' 'c6336402'
 
 
 def test_a_syn_is_read():
-    syn = knockd.parse_syn(4, SYN4)
+    syn = knockd.parse_syn(SYN4)
     assert (syn.source, syn.destination) == (ipaddress.ip_address('192.0.2.7'),
                                              ipaddress.ip_address('198.51.100.2'))
     assert (syn.port, syn.badge) == (22, bytes(range(1, 11)))
 
 
 def test_a_syn_over_ipv6_is_read():
-    syn = knockd.parse_syn(6, FRAME6[:4] + b'\0\x14\6' + FRAME6[7:40] + SYN4[20:])
+    syn = knockd.parse_syn(FRAME6[:4] + b'\0\x14\6' + FRAME6[7:40] + SYN4[20:])
     assert (str(syn.source), str(syn.destination)) == ('2001:db8::7', '2001:db8::2')
     assert (syn.port, syn.badge) == (22, bytes(range(1, 11)))
 
 
 @pytest.mark.parametrize('flags', [flags for flags in range(64) if flags & 0x17 != 2])
 def test_a_segment_with_other_flags_is_no_syn(flags):
-    assert knockd.parse_syn(4, SYN4[:33] + bytes([flags]) + SYN4[34:]) is None
+    assert knockd.parse_syn(SYN4[:33] + bytes([flags]) + SYN4[34:]) is None
 
 
 def test_a_syn_cut_anywhere_is_nothing():
     for end in range(len(SYN4)):
-        assert knockd.parse_syn(4, SYN4[:end]) is None
+        assert knockd.parse_syn(SYN4[:end]) is None
 
 
 def frames(seed, count):
@@ -104,27 +104,27 @@ def frames(seed, count):
     chance = random.Random(seed)
     noise = bytes(chance.getrandbits(8) for _ in range(4096))
     for _ in range(count):
-        version, frame = chance.choice(((4, FRAME4), (6, FRAME6), (4, FRAME4), (4, SYN4)))
+        frame = chance.choice((FRAME4, FRAME6, FRAME4, SYN4))
         start = chance.randrange(2048)
         kind = chance.random()
         if kind < 0.2:
-            yield version, noise[start:start + chance.randrange(1500)]
+            yield noise[start:start + chance.randrange(1500)]
         elif kind < 0.4:
             head = bytes([chance.choice((0x45, 0x4f, 0x40, 0x60))])
-            yield version, head + noise[start:start + chance.randrange(100)]
+            yield head + noise[start:start + chance.randrange(100)]
         else:
             changed = bytearray(frame)
             for _ in range(chance.choice((1, 1, 2, 4))):
                 changed[chance.randrange(len(SYN4))] = chance.getrandbits(8)
             end = chance.choice((len(frame), len(frame), chance.randrange(len(frame))))
-            yield version, bytes(changed[:end]) + noise[:chance.choice((0, 0, 18, 1400))]
+            yield bytes(changed[:end]) + noise[:chance.choice((0, 0, 18, 1400))]
 
 
 def test_fifty_thousand_frames_raise_nothing():
     seen = {True: 0, False: 0}
-    for version, frame in frames(1, 50000):
-        packet = knockd.parse_packet(version, frame, BOTH, None)
-        knockd.parse_syn(version, frame)
+    for frame in frames(1, 50000):
+        packet = knockd.parse_packet(frame, BOTH, None)
+        knockd.parse_syn(frame)
         seen[packet is None] += 1
         if packet is not None:
             assert 68 <= len(packet.payload) <= 1232 and packet.payload in frame
@@ -133,9 +133,9 @@ def test_fifty_thousand_frames_raise_nothing():
 
 def test_parsing_remembers_nothing():
     def parse_all(sample):
-        for version, frame in sample:
-            knockd.parse_packet(version, frame, BOTH, None)
-            knockd.parse_syn(version, frame)
+        for frame in sample:
+            knockd.parse_packet(frame, BOTH, None)
+            knockd.parse_syn(frame)
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
     first, second = list(frames(2, 500)), list(frames(3, 5000))
