@@ -4049,6 +4049,9 @@ RTN_LOCAL, RTA_DST, RTA_OIF = 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
+TABLE_GONE = 2                  # DELTABLE, which no load of ours makes
+OUR_TABLE = b'knockd\0'
+UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
 STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
 # An abstract socket: each network namespace has names of its own.
 OWNER_NAME = '\0knockd'
@@ -4081,28 +4084,33 @@ def ruleset_events():
     sock.setblocking(False)
     return sock
 
-def ruleset_changed(events):
-    """Reads what waits: was there more than set elements, which change with every
-    knock?"""
-    changed = False
+def ruleset_change(events):
+    """Reads what waits: the gravest of it. Set elements are none, for they change with
+    every knock."""
+    gravest = UNCHANGED
     while True:
         try:
             data = events.recv(65536)
         except BlockingIOError:
-            return changed
+            return gravest
         except OSError:         # ENOBUFS: there were more changes than it could hold
-            return True
-        changed = changed or other_than_elements(data)
+            return max(gravest, OTHERS_CHANGED)
+        gravest = max(gravest, change_told(data))
 
-def other_than_elements(data):
-    """Does one of these netlink messages tell of a table, a chain or a rule?"""
-    while len(data) >= 16:
+def change_told(data):
+    """The gravest change of a table, a chain or a rule that one of these netlink messages
+    tells."""
+    gravest, offset = UNCHANGED, 0
+    while offset + 16 <= len(data):
         # linux/netlink.h: struct nlmsghdr
-        length, kind = struct.unpack_from('=IH', data)
+        length, kind = struct.unpack_from('=IH', data, offset)
+        end = offset + max(16, length + 3 & ~3)
+        if kind & 0xff == TABLE_GONE and OUR_TABLE in data[offset:end]:
+            return OURS_GONE
         if kind & 0xff not in ELEMENT_EVENTS:
-            return True
-        data = data[max(16, length + 3 & ~3):]
-    return False
+            gravest = OTHERS_CHANGED
+        offset = end
+    return gravest
 
 def attach_filter(sock, program):
     """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter;
@@ -4441,6 +4449,7 @@ COALESCE = 10                   # ms: one reload of a firewall is many changes
 # time must not keep what is gone from being put back.
 BROKEN_LOOKS = 3
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
+FIRST_SECONDS = 40              # it loads the kernel's modules: 12 s on a slow box
 NFT_TRIES = 5
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
@@ -4669,7 +4678,8 @@ def bound_socket(port):
 
 class Looks:
     """When to look at the ruleset: soon after somebody has changed it, but not all the
-    time. A look rests for twice as long as it took, and gives way to a knock."""
+    time. A look rests for twice as long as it took, unless our table is gone, and gives
+    way to a knock."""
 
     def __init__(self):
         self.due = None         # monotonic ms, or None
@@ -4680,10 +4690,13 @@ class Looks:
         self.variables = kernel_variables()     # by which the rules were made
         self.lock = threading.Lock()
 
-    def ask(self, now):
+    def ask(self, now, urgent=False):
         """Somebody has changed something."""
-        if self.due is None:
-            self.due = max(now + COALESCE, self.rested)
+        due = now + COALESCE
+        if not urgent:
+            due = max(due, self.rested)
+        if self.due is None or due < self.due:
+            self.due = due
 
     def variables_changed(self):
         """Since the last time?"""
@@ -4826,8 +4839,10 @@ class Keeper:
         ready = [descriptor for descriptor, _ in poll.poll(self.patience(now))]
         if self.called.fileno() in ready:
             self.called.silence()
-        if self.events.fileno() in ready and ruleset_changed(self.events):
-            self.looks.ask(moment().mono)
+        if self.events.fileno() in ready:
+            change = ruleset_change(self.events)
+            if change != UNCHANGED:
+                self.looks.ask(moment().mono, urgent=change == OURS_GONE)
 
     def patience(self, now):
         """Milliseconds until something is due; None: only a call or an event ends the
@@ -4917,8 +4932,11 @@ class Keeper:
         decoys = self.decoys.hold(hidden, seen.decoys, taken)
         now = moment().mono
         commands = tool.whole(config, seen, decoys, self.unspent(wanted), now)
+        seconds = COMMAND_SECONDS
+        if self.standing.wanted.config is None:
+            seconds = FIRST_SECONDS
         try:
-            self.apply(commands)
+            self.apply(commands, seconds)
         except KnockError:
             if seen.ours is None:
                 raise
@@ -7784,9 +7802,20 @@ error_logger="logger -t knockd"
 depend() { after localmount mountall; before net networking; }
 start_pre() { sh STATE/guard || true; }
 ''' % (PYTHON, SCRIPT)
-# Debian's OpenRC never enters the level boot; disks and network come up in sysinit.
-OPENRC_LEVEL = ('$(if [ -e /etc/runlevels/sysinit/networking ]; then echo sysinit; '
-                'else echo boot; fi)')
+# Debian's nftables flushes all rules as the box shuts down, when services still answer.
+# So it stops no more under OpenRC, and under SysV once they have ended.
+OPENRC_NFTABLES = 'rc_nftables_keyword="-shutdown"     # or what knockd hides is open\n'
+SYSV_ORDER = '/etc/insserv/overrides/nftables'
+SYSV_NFTABLES = '''### BEGIN INIT INFO
+# Provides: nftables
+# Required-Start: $local_fs $network
+# Required-Stop: $local_fs
+# X-Stop-After: sendsigs
+# Default-Start: S
+# Default-Stop: 0 1 6
+### END INIT INFO
+# Until sendsigs has ended the services, the rules must hide what knockd hides.
+'''
 # Runit's second stage starts all services side by side: hidden before that, in the first.
 RUNIT_GUARD = '''#!/bin/sh
 ### BEGIN INIT INFO
@@ -7794,6 +7823,20 @@ RUNIT_GUARD = '''#!/bin/sh
 # Required-Start: $local_fs
 # Required-Stop:
 # X-Start-Before: $network
+# Default-Start: S
+# Default-Stop:
+### END INIT INFO
+[ "$1" = start ] && sh STATE/guard
+exit 0
+'''
+# Others' firewalls flush all as they load: hidden once more, before services start and
+# the daemon is ready.
+AGAIN = '''#!/bin/sh
+### BEGIN INIT INFO
+# Provides: knockd-again
+# Required-Start: $local_fs
+# Should-Start: nftables netfilter-persistent ufw
+# Required-Stop:
 # Default-Start: S
 # Default-Stop:
 ### END INIT INFO
@@ -7825,50 +7868,70 @@ setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
 # evidence: paths that tell it; script, state: where those go; files: {path: text};
-# starts, ends: commands; log: what shows the daemon's last lines.
+# For Debian's SysV and runit. Whatever is enabled or not, all scripts are put in order.
+AGAIN_PATH = '/etc/init.d/knockd-again'
+INSSERV = {AGAIN_PATH: AGAIN, SYSV_ORDER: SYSV_NFTABLES}
+ENABLE, DISABLE = ('update-rc.d knockd-again defaults',
+                   'update-rc.d -f knockd-again remove')
+# starts, ends, forgets: commands, the last once the files are gone; log: what shows the
+# daemon's last lines.
 InitSystem = collections.namedtuple(
-    'InitSystem', 'name evidence script state files starts ends log')
+    'InitSystem', 'name evidence script state files starts ends forgets log')
 
-def runit_in(folder, early, enable, disable):
+def runit_in(folder, early, enable, forgets):
     """Runit, whose services are links in this folder. early: {path: text} of what its
-    first stage runs; enable, disable: commands for that."""
+    first stage runs; enable, forgets: commands for that."""
     link = folder + '/knockd'
     # The first time, runsvdir starts it.
     starts = ['ln -sfn /etc/sv/knockd ' + link, 'sv restart /etc/sv/knockd || true']
     ends = ['rm ' + link, 'sv shutdown /etc/sv/knockd',
             'rm -rf /etc/sv/knockd /var/log/knockd']
     return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib',
-                      dict(RUNIT, **early), enable + starts, ends + disable,
+                      dict(RUNIT, **early), enable + starts, ends, forgets,
                       'tail -n 5 /var/log/knockd/current')
 
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
+
+def openrc_in(level, evidence, more, enable, forgets):
+    """OpenRC, whose disks come up in this level. more: {path: text}; enable, forgets:
+    commands for that."""
+    return InitSystem('OpenRC', ['/run/openrc'] + evidence, SCRIPT, '/var/lib',
+                      dict({'/etc/init.d/knockd': OPENRC}, **more),
+                      ['rc-update add knockd ' + level] + enable +
+                      ['rc-service knockd restart'],
+                      ['rc-service knockd stop', 'rc-update -a delete knockd'], forgets,
+                      SYSLOG)
+
 INIT_SYSTEMS = [
     InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',
                {'/etc/systemd/system/knockd.service': SYSTEMD},
                ['systemctl daemon-reload', 'systemctl enable knockd',
                 'systemctl restart knockd'],
-               ['systemctl disable --now knockd'],
+               ['systemctl disable --now knockd'], ['systemctl daemon-reload'],
                'journalctl -q -u knockd -n 5 -o cat --no-pager'),
     # OpenWrt's /var is in memory.
     InitSystem('procd', ['/sbin/procd'], OPENWRT_SCRIPT, '/etc',
                {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd': KEEP},
                ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-               ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
+               ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'], [],
                'logread -e knockd | tail -n 5'),
-    InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib',
-               {'/etc/init.d/knockd': OPENRC},
-               ['rc-update add knockd ' + OPENRC_LEVEL, 'rc-service knockd restart'],
-               ['rc-service knockd stop', 'rc-update -a delete knockd'], SYSLOG),
+    # Of Debian, which never enters the level boot; of all others.
+    openrc_in('sysinit', ['/etc/runlevels/sysinit/networking'],
+              {'/etc/rc.conf.d/knockd.conf': OPENRC_NFTABLES, AGAIN_PATH: AGAIN},
+              [ENABLE],
+              ['rmdir /etc/rc.conf.d 2>/dev/null || true', DISABLE]),
+    openrc_in('boot', [], {}, [], []),
     # Of Void, of Debian.
     runit_in('/var/service',
              {'/etc/runit/core-services/10-knockd.sh': 'sh STATE/guard\n'}, [], []),
-    runit_in('/etc/service', {'/etc/init.d/knockd-guard': RUNIT_GUARD},
-             ['update-rc.d knockd-guard defaults'],
-             ['update-rc.d -f knockd-guard remove']),
+    runit_in('/etc/service', dict(INSSERV, **{'/etc/init.d/knockd-guard': RUNIT_GUARD}),
+             ['update-rc.d knockd-guard defaults', ENABLE],
+             ['update-rc.d -f knockd-guard remove', DISABLE]),
     InitSystem('SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
-               {'/etc/init.d/knockd': SYSV},
-               ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-               ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG)]
+               dict(INSSERV, **{'/etc/init.d/knockd': SYSV}),
+               ['update-rc.d knockd defaults', ENABLE, '/etc/init.d/knockd restart'],
+               ['/etc/init.d/knockd stop'], ['update-rc.d -f knockd remove', DISABLE],
+               SYSLOG)]
 # Where keys and ledger are, unless told elsewhere.
 KEYS = '/etc/knockd', '/var/lib/knockd'
 # Beside the ledger, and worth nothing without us.
@@ -7880,6 +7943,16 @@ def init_system(root):
         if all(os.path.exists(root + path) for path in system.evidence):
             return system
     return None
+
+def own_files(root, system):
+    """{path: text} of its files that are ours to write and to take away. Somebody may
+    have ordered nftables in his own way; ours say knockd."""
+    ours = {}
+    for path, text in system.files.items():
+        data, _ = content_of(root + path)
+        if 'knockd' in path or data is None or b'knockd' in data:
+            ours[path] = text
+    return ours
 
 def is_this_script(text):
     """Does this text compile to the very code that runs?"""
@@ -7922,9 +7995,13 @@ def command_install(args):
     text = own_text(args.url)
     # Ctrl-C takes back what was begun, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    upgrade = any(os.path.exists(args.root + path) for path in system.files)
+    files = own_files(args.root, system)
+    upgrade = any(os.path.exists(args.root + path) for path in files)
+    for path in set(system.files).difference(files):
+        note('%s is not ours and stays as it is: unless nftables stops after sendsigs, '
+             'nothing is hidden while the box shuts down' % path)
     try:
-        config = place_all(args, system, place, text)
+        config = place_all(args, system._replace(files=files), place, text)
         if args.root or args.dry_run:
             begin_service(system, place)
             return
@@ -8032,17 +8109,19 @@ def take_all_back(system, place, upgrade):
         return
     note('taken back: what was written is as it was before')
     if not upgrade:
-        stop_service(system, place)
+        carry_out_all(system.ends, place)
     with contextlib.suppress(OSError):
         place.take_back()
     if upgrade:
         with contextlib.suppress(KnockError):
             begin_service(system, place, quiet=True)
+    else:
+        carry_out_all(system.forgets, place)
 
-def stop_service(system, place):
-    """All of its commands, whatever one of them says; those that failed."""
+def carry_out_all(lines, place):
+    """All of these commands, whatever one of them says; those that failed."""
     failed = []
-    for line in system.ends:
+    for line in lines:
         try:
             place.carry_out(line, quiet=True)
         except KnockError as error:
@@ -8083,22 +8162,22 @@ def command_uninstall(args):
                if os.path.isdir(args.root + folder)]
     question = 'Delete the keys in %s too?' % ' and '.join(folders)
     with_keys = args.yes or bool(folders) and agreed(question)
-    failed = stop_service(system, place) if system else []
+    failed = carry_out_all(system.ends, place) if system else []
     if args.dry_run:
         failed += take_rules_away((), show_rules)
     elif not args.root:
         failed += take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
-        paths += each.files
+        paths += own_files(args.root, each)
     for folder in folders:
         paths += [os.path.join(folder, name) for name in CACHES]
     if with_keys:
         paths += folders
     for path in paths:
         remove(args, path)
-    if system and system.name == 'systemd':
-        place.carry_out('systemctl daemon-reload', quiet=True)
+    if system:
+        failed += carry_out_all(system.forgets, place)
     for line in failed:
         note(line)
     kept = ''

@@ -174,6 +174,18 @@ def test_a_foreign_change_that_harms_us_is_put_back_and_one_that_does_not_is_lef
     until(lambda: len(box.changes()) == 2)
 
 
+def test_a_table_of_ours_that_is_gone_is_back_without_a_rest(box):
+    """Else a flush beside a slow look left the port open for twice as long again."""
+    settled(box).keeper.looks.rested = knockd.moment().mono + 60000
+    tell(box)
+    box.seen = FINE._replace(ours=None)
+    box.foreign.send(struct.pack('=IHHIIHH', 31, 10 << 8 | 2, 0, 1, 2, 11, 1) + b'knockd\0\0')
+    until(box.changes)
+    box.seen = FINE
+    assert box.ran[:2] == ['look', 'load tcp/22 a']
+    until(lambda: box.keeper.looks.due is None and box.ran[-1] == 'look')
+
+
 def test_a_change_during_the_load_is_seen_and_loaded_again_but_not_for_ever(box):
     box.seen = FINE._replace(accepts=(['input'], []))   # missing, whatever is loaded
     box.wait(box.keeper.want(CONFIG, ()))
@@ -207,6 +219,9 @@ def test_a_look_rests_twice_its_time_and_gives_way():
     assert process.killed
     assert looks.end(1000, 1500), 'it was broken off'
     assert looks.due == 2500, 'and is due again when it has rested'
+    looks.ask(2000, urgent=True)
+    looks.ask(2100)
+    assert looks.due == 2000 + knockd.COALESCE, 'what is urgent does not wait so long'
     looks.begin(Process())
     assert not looks.end(3000, 3100) and looks.due is None
     looks.give_way()                        # nothing runs: nobody is killed
