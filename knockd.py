@@ -3498,6 +3498,7 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
+SMALL_PACKAGE_OF = {'ssh-keygen': 'openssh-keygen', 'unshare': 'unshare'}   # opkg, apk
 COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
@@ -3528,6 +3529,8 @@ def package_command(program):
     package = PACKAGE_OF.get(program, program)
     for manager, command in PACKAGES:
         if find_program(manager):
+            if manager in ('opkg', 'apk'):
+                package = SMALL_PACKAGE_OF.get(program, package)
             return '%s %s' % (command, package)
     return 'install ' + package
 
@@ -4578,8 +4581,16 @@ class Keeper:
         if seen is None:
             seen = self.see(wanted.config)
         again = mended and self.standing.seen is None
-        self.standing.doubt(seen)
-        loaded = self.load_whole(wanted, seen)
+        for tries_left in reversed(range(NFT_TRIES)):
+            self.standing.doubt(seen)
+            try:
+                loaded = self.load_whole(wanted, seen)
+                break
+            except KnockError:
+                # Amid a reload of the box's own rules, chains that ours name may be gone.
+                before, seen = seen, self.see(wanted.config)
+                if seen == before or not tries_left:
+                    raise
         self.standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
         if again:
@@ -7187,8 +7198,7 @@ def attempts(args, config):
     came_from = os.environ.get(LEFT)
     # It began in another one: here nobody else is.
     alone = came_from not in (None, os.readlink('/proc/self/ns/net'))
-    needs = 'root and unshare; without them no knock is tried'
-    yield ('namespaces', needs, isolate, alone)
+    yield ('namespaces', '', isolate, alone)
     yield ('kernel filter', '', try_filter)
     if os.path.exists(args.config):
         yield ('config', '', config_remarks, config)
@@ -7222,20 +7232,22 @@ def clock_remarks(config):
 
 def isolate(alone):
     """Begins again, in this process, with a network and mounts of its own; there it
-    covers the runtime folder."""
-    unshare = []
-    if not alone:
-        unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
-    place = os.path.dirname(runtime_folder())
-    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', place])
-    script = own_path()
+    covers the runtime folder. Returns why it cannot: the daemon needs none of that."""
+    mount = ['mount', '-t', 'tmpfs', 'tmpfs', os.path.dirname(runtime_folder())]
     if alone:
-        return
-    if script is None:
-        raise KnockError('a script out of a pipe cannot begin again; save it first')
+        run(mount)
+        return None
+    unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
+    try:
+        run(unshare + mount)
+        if own_path() is None:
+            raise KnockError('a script out of a pipe cannot begin again; save it first')
+    except KnockError as error:
+        return 'ok, but no knock is tried: %s' % error
     # The copy that begins again must know that it is alone.
     os.environ[LEFT] = os.readlink('/proc/self/ns/net')
-    os.execv(find_program('unshare'), unshare + [sys.executable, script] + sys.argv[1:])
+    return os.execv(find_program('unshare'),
+                    unshare + [sys.executable, own_path()] + sys.argv[1:])
 
 def ledger_remarks(path):
     """Looks at its file system, of those mounted above it the last, and touches
@@ -7369,6 +7381,8 @@ USE_PROCD=1
 start_service() {
 	# The rules need no Python: after an upgrade that took it the ports are hidden, too.
 	sh STATE/guard
+	[ -x PYTHON ] || logger -t knockd "no PYTHON: what is hidden stays hidden," \\
+		"nobody can knock; install python3-light"
 	# procd calls the log's lines as it calls the program.
 	mkdir -p /var/run/knockd
 	chmod 700 /var/run/knockd
@@ -7710,7 +7724,7 @@ def command_uninstall(args):
         paths += [os.path.join(folder, name) for name in CACHES]
     if with_keys:
         paths += folders
-    for path in paths:
+    for path in dict.fromkeys(paths):
         remove(args, path)
     if system and system.name == 'systemd':
         place.carry_out('systemctl daemon-reload', quiet=True)
