@@ -816,11 +816,10 @@ def client_warnings(config, client, facts):
     if config.hide and not (client.allow or client.may_run):
         warn('allow', 'empty, so it may open nothing; write for example: allow = %s'
              % format_service(config.hide[0]))
-    if client.code and 'code' not in config.carriers:
-        warn('code', 'carrier code is off; add code to carriers in [server]')
-    for name in client.carriers:
+    for name in client.carriers + ('code',) * client.code:
         if name not in config.carriers:
-            warn('carriers', 'carrier %s is off; add it to carriers in [server]' % name)
+            warn('carriers', 'carrier %s is off; type: knockd.py set server carriers=%s'
+                 % (name, ','.join(config.carriers + (name,))))
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
@@ -5849,7 +5848,7 @@ def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
     for unit, size in (('d', 86400), ('h', 3600), ('min', 60)):
         if seconds >= 2 * size:
-            return '%d %s' % (seconds // size, unit)
+            return '%d %s' % ((seconds + size // 2) // size, unit)
     return '%d s' % max(0, seconds)
 
 def print_table(rows):
@@ -5947,11 +5946,15 @@ def client_rows(facts, now):
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
+LAST_GOOD = 'config: the last good one rules, for the file is broken'
+
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
+    place = runtime_folder()
+    if not report and os.path.isdir(place) and not os.access(place, os.X_OK):
+        return 'only root may ask the daemon; type: sudo knockd.py status'
     if not report:
-        return ('no daemon answers in %s: nobody gets in; is it started?'
-                % runtime_folder())
+        return 'no daemon answers in %s: nobody gets in; is it started?' % place
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
     return 'hidden: %s; knockd %s, since %s UTC' % (
@@ -5972,7 +5975,7 @@ def remarks(report, now):
     if report['clock']:
         lines.append('clock: ' + report['clock'])
     if report['config']['last_good']:
-        lines.append('config: the last good one rules, for the file is broken')
+        lines.append(LAST_GOOD)
     return lines
 
 def print_section(rows):
@@ -6057,6 +6060,12 @@ def command_status(args):
         warned = preflight(config)
     except KnockError as error:
         warned = str(error).splitlines()
+        config = last_good(os.path.abspath(args.config))
+        if config:
+            facts = client_facts(config, report)
+        # Which the daemon may not have read so far.
+        if config and LAST_GOOD not in remarks(report, now):
+            warned.append(LAST_GOOD)
     if args.metrics:
         print_metrics(report)
     elif args.json:
@@ -6197,7 +6206,13 @@ def content_of(path):
 def told_entries(args, names):
     """Those options of a command that are a config's keys, as entries of a section."""
     told = vars(args)
-    return [(name, told[name].strip()) for name in names if told.get(name)]
+    entries = [(name, told[name].strip()) for name in names if told.get(name)]
+    for name, text in entries:
+        # As an option's text, and more so as a whole file, it could hold another section.
+        if '\n' in text:
+            raise KnockError('--%s: %r... has %d lines; one is wanted' % (
+                name.replace('_', '-'), text[:20], len(text.splitlines())), 2)
+    return entries
 
 def client_entries(args):
     """A client's section out of the options of a command."""
@@ -6371,12 +6386,13 @@ def print_line(config, client, via=None, picture=False):
     if doubt:
         note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
              % (host, doubt))
-    wanted = client.carriers + ('code',) * client.code
-    lacking = tuple(name for name in wanted if name not in config.carriers)
-    if lacking:
-        note('%s opens nothing by %s until [server] carriers has it; type: knockd.py set '
-             'server carriers=%s' % (client.name, ' and '.join(lacking),
-                                     ','.join(config.carriers + lacking)))
+    tell_flaws(config, client)
+
+def tell_flaws(config, client):
+    """What keeps it from opening anything."""
+    facts = Facts(moment().wall, (), (), None, True)
+    for complaint in client_warnings(config, client, facts):
+        note(complaint_line(config.path, complaint))
 
 def agreed(question):
     """Asks whoever sits at the terminal; no if nobody does."""
@@ -6446,7 +6462,12 @@ def run_daemon(path, verbose):
 
 def command_check(args):
     """Exit 2 with errors; --strict makes an error of every warning."""
-    config = read_config(args.config)
+    try:
+        config = read_config(args.config)
+    except KnockError:
+        if last_good(os.path.abspath(args.config)):
+            note(LAST_GOOD)
+        raise
     warned = preflight(config)
     for warning in warned:
         print('warning: ' + printable(warning))
@@ -6501,9 +6522,10 @@ def command_set(args):
     entries = []
     for pair in args.pairs:
         key, equals, value = pair.partition('=')
-        if not equals or 'secret' in key:
-            raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py '
-                             'rekey NAME' % key, 2)
+        if 'secret' in key:
+            raise KnockError('a new secret is made by: knockd.py rekey NAME', 2)
+        if not equals:
+            raise KnockError('%r is not KEY=VALUE, as open_for=5m' % pair, 2)
         entries.append((key.strip(), value.strip() or None))
 
     def plan(config):
@@ -6511,8 +6533,10 @@ def command_set(args):
             return {'server': entries}
         find_client(config, args.name)
         return {'client ' + args.name: entries}
-    edit_config(args.config, plan)
+    config = edit_config(args.config, plan)
     print('set %s: %s' % (args.name, ', '.join(args.pairs)))
+    if args.name in config.clients:
+        tell_flaws(config, config.clients[args.name])
 
 def command_rename(args):
     """Key, ledger and line stay: a name is a word for people."""
@@ -6599,6 +6623,8 @@ def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
     void."""
     sheets = []
+    if not 1 <= args.number <= 999:
+        raise KnockError('-n %d: write a number from 1 to 999' % args.number, 2)
 
     def plan(config):
         client = find_client(config, args.name)
@@ -7252,6 +7278,8 @@ def isolate(alone):
 def ledger_remarks(path):
     """Looks at its file system, of those mounted above it the last, and touches
     nothing."""
+    # In a chroot no line may be above it.
+    place, kind, mode = '/', '', ''
     for line in read_file('/proc/mounts').splitlines():
         words = line.split()
         if path.startswith(words[1].rstrip('/') + '/'):
@@ -7542,8 +7570,15 @@ def own_text(url):
         raise KnockError('%s is not the script that runs here; save it first' % url)
     return text
 
+def want_root(args):
+    """What is half done must not be taken for done."""
+    if os.geteuid() and not (args.root or args.dry_run):
+        raise KnockError('only root can %s; type: sudo python3 knockd.py %s'
+                         % (args.command, args.command))
+
 def command_install(args):
     """What is there stays: a second time renews script and service."""
+    want_root(args)
     system, place = init_system(args.root), Placing(args)
     if system is None:
         raise KnockError('no init system that is known here; let yours run: ' + RUN)
@@ -7703,6 +7738,7 @@ def tell_what_runs(system, config, report):
 def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
     Works whatever the config says."""
+    want_root(args)
     system, place = init_system(args.root), Placing(args)
     folders = list(KEYS)
     with contextlib.suppress(KnockError):
@@ -7881,6 +7917,8 @@ def main(argv=None):
     except OSError as error:
         print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
               file=sys.stderr)
+        if isinstance(error, PermissionError) and os.geteuid():
+            note('try it as root: sudo')
         return 1
     except KeyboardInterrupt:
         return 1

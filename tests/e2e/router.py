@@ -1,6 +1,6 @@
 """A router as OpenWrt makes it, in a tree of its own: busybox, a Python without what python3-light
 leaves out, /run and /var in memory, no unshare, no /etc/protocols. What is a program of OpenWrt's
-own there (rc.common, procd, fw4, logread, sysupgrade) is played by the scripts in tests/e2e/openwrt.
+own there (rc.common, procd, fw4, logread, sysupgrade) is played by scripts in tests/e2e/openwrt.
 
 KNOCK_MUSL names a folder with a Python that tests/musl has built against musl; without it, the
 tree has this system's, whose interpreter has some modules more built in."""
@@ -18,11 +18,11 @@ BUSYBOX = '/bin/busybox'
 # As OpenWrt configures it; not there, among others: timeout stat realpath base64 od nohup setsid
 # pkill watch unshare.
 APPLETS = '''[ ash awk basename cat chmod chown cmp cp cut date dd df dirname dmesg du echo egrep env
-    expr false fgrep find free grep gunzip gzip halt head hexdump id ifconfig ip kill killall less
-    ln logger ls lsmod md5sum mkdir mkfifo mknod mktemp mount mv nc netstat nslookup passwd pidof
-    ping printf ps pwd readlink reboot rm rmdir route sed seq sh sha256sum sleep sort
-    start-stop-daemon strings sync sysctl syslogd tail tar tee test time top touch tr true umount
-    uname uniq uptime vi wc which xargs yes zcat'''.split()
+    expr false fgrep find free grep gunzip gzip halt head hexdump id ifconfig ip kill
+    killall less ln logger ls lsmod md5sum mkdir mkfifo mknod mktemp mount mv nc netstat
+    nslookup passwd pidof ping printf ps pwd readlink reboot rm rmdir route sed seq sh
+    sha256sum sleep sort start-stop-daemon strings sync sysctl syslogd tail tar tee test
+    time top touch tr true umount uname uniq uptime vi wc which xargs yes zcat'''.split()
 FOLDERS = '''bin sbin lib usr/bin usr/sbin usr/lib etc/init.d etc/rc.d etc/config lib/functions
     lib/upgrade/keep.d dev proc tmp root'''.split()
 DEVICES = ('null', 'zero', 'urandom')
@@ -46,7 +46,7 @@ def copy_program(tree, program, place):
     said = subprocess.Popen(['ldd', program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     words = said.communicate()[0].decode().split()
     shutil.copy(program, tree + place)
-    for path in sorted(set(word for word in words if word[0] == '/')):
+    for path in sorted({word for word in words if word[0] == '/'}):
         os.makedirs(os.path.dirname(tree + path), exist_ok=True)
         if not os.path.exists(tree + path):
             shutil.copy(path, tree + path)
