@@ -825,11 +825,10 @@ def client_warnings(config, client, facts):
     if config.hide and not (client.allow or client.may_run):
         warn('allow', 'empty, so it may open nothing; write for example: allow = %s'
              % format_service(config.hide[0]))
-    if client.code and 'code' not in config.carriers:
-        warn('code', 'carrier code is off; add code to carriers in [server]')
-    for name in client.carriers:
+    for name in client.carriers + ('code',) * client.code:
         if name not in config.carriers:
-            warn('carriers', 'carrier %s is off; add it to carriers in [server]' % name)
+            warn('carriers', 'carrier %s is off; type: knockd.py set server carriers=%s'
+                 % (name, ','.join(config.carriers + (name,))))
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
@@ -3653,6 +3652,7 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
+SMALL_PACKAGE_OF = {'ssh-keygen': 'openssh-keygen', 'unshare': 'unshare'}   # opkg, apk
 COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
@@ -3683,6 +3683,8 @@ def package_command(program):
     package = PACKAGE_OF.get(program, program)
     for manager, command in PACKAGES:
         if find_program(manager):
+            if manager in ('opkg', 'apk'):
+                package = SMALL_PACKAGE_OF.get(program, package)
             return '%s %s' % (command, package)
     return 'install ' + package
 
@@ -4913,8 +4915,16 @@ class Keeper:
         if seen is None:
             seen = self.see(wanted.config)
         again = mended and self.standing.seen is None
-        self.standing.doubt(seen)
-        loaded = self.load_whole(wanted, seen)
+        for tries_left in reversed(range(NFT_TRIES)):
+            self.standing.doubt(seen)
+            try:
+                loaded = self.load_whole(wanted, seen)
+                break
+            except KnockError:
+                # Amid a reload of the box's own rules, chains that ours name may be gone.
+                before, seen = seen, self.see(wanted.config)
+                if seen == before or not tries_left:
+                    raise
         self.standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
         if again:
@@ -6213,7 +6223,7 @@ def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
     for unit, size in (('d', 86400), ('h', 3600), ('min', 60)):
         if seconds >= 2 * size:
-            return '%d %s' % (seconds // size, unit)
+            return '%d %s' % ((seconds + size // 2) // size, unit)
     return '%d s' % max(0, seconds)
 
 def print_table(rows):
@@ -6312,11 +6322,15 @@ def client_rows(facts, now):
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
+LAST_GOOD = 'config: the last good one rules, for the file is broken'
+
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
+    place = runtime_folder()
+    if not report and os.path.isdir(place) and not os.access(place, os.X_OK):
+        return 'only root may ask the daemon; type: sudo knockd.py status'
     if not report:
-        return ('no daemon answers in %s: nobody gets in; is it started?'
-                % runtime_folder())
+        return 'no daemon answers in %s: nobody gets in; is it started?' % place
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
     hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
@@ -6338,7 +6352,7 @@ def remarks(report, now):
     if report['clock']:
         lines.append('clock: ' + report['clock'])
     if report['config']['last_good']:
-        lines.append('config: the last good one rules, for the file is broken')
+        lines.append(LAST_GOOD)
     return lines
 
 def print_section(rows):
@@ -6423,6 +6437,12 @@ def command_status(args):
         warned = preflight(config)
     except KnockError as error:
         warned = str(error).splitlines()
+        config = last_good(os.path.abspath(args.config))
+        if config:
+            facts = client_facts(config, report)
+        # Which the daemon may not have read so far.
+        if config and LAST_GOOD not in remarks(report, now):
+            warned.append(LAST_GOOD)
     if args.metrics:
         print_metrics(report)
     elif args.json:
@@ -6573,7 +6593,13 @@ def content_of(path):
 def told_entries(args, names):
     """Those options of a command that are a config's keys, as entries of a section."""
     told = vars(args)
-    return [(name, told[name].strip()) for name in names if told.get(name)]
+    entries = [(name, told[name].strip()) for name in names if told.get(name)]
+    for name, text in entries:
+        # As an option's text, and more so as a whole file, it could hold another section.
+        if '\n' in text:
+            raise KnockError('--%s: %r... has %d lines; one is wanted' % (
+                name.replace('_', '-'), text[:20], len(text.splitlines())), 2)
+    return entries
 
 def client_entries(args):
     """A client's section out of the options of a command."""
@@ -6747,12 +6773,13 @@ def print_line(config, client, via=None, picture=False):
     if doubt:
         note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
              % (host, doubt))
-    wanted = client.carriers + ('code',) * client.code
-    lacking = tuple(name for name in wanted if name not in config.carriers)
-    if lacking:
-        note('%s opens nothing by %s until [server] carriers has it; type: knockd.py set '
-             'server carriers=%s' % (client.name, ' and '.join(lacking),
-                                     ','.join(config.carriers + lacking)))
+    tell_flaws(config, client)
+
+def tell_flaws(config, client):
+    """What keeps it from opening anything."""
+    facts = Facts(moment().wall, (), (), None, True)
+    for complaint in client_warnings(config, client, facts):
+        note(complaint_line(config.path, complaint))
 
 def agreed(question):
     """Asks whoever sits at the terminal; no if nobody does."""
@@ -6822,7 +6849,12 @@ def run_daemon(path, verbose):
 
 def command_check(args):
     """Exit 2 with errors; --strict makes an error of every warning."""
-    config = read_config(args.config)
+    try:
+        config = read_config(args.config)
+    except KnockError:
+        if last_good(os.path.abspath(args.config)):
+            note(LAST_GOOD)
+        raise
     warned = preflight(config)
     for warning in warned:
         print('warning: ' + printable(warning))
@@ -6877,9 +6909,10 @@ def command_set(args):
     entries = []
     for pair in args.pairs:
         key, equals, value = pair.partition('=')
-        if not equals or 'secret' in key:
-            raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py '
-                             'rekey NAME' % key, 2)
+        if 'secret' in key:
+            raise KnockError('a new secret is made by: knockd.py rekey NAME', 2)
+        if not equals:
+            raise KnockError('%r is not KEY=VALUE, as open_for=5m' % pair, 2)
         entries.append((key.strip(), value.strip() or None))
 
     def plan(config):
@@ -6887,8 +6920,10 @@ def command_set(args):
             return {'server': entries}
         find_client(config, args.name)
         return {'client ' + args.name: entries}
-    edit_config(args.config, plan)
+    config = edit_config(args.config, plan)
     print('set %s: %s' % (args.name, ', '.join(args.pairs)))
+    if args.name in config.clients:
+        tell_flaws(config, config.clients[args.name])
 
 def command_rename(args):
     """Key, ledger and line stay: a name is a word for people."""
@@ -6975,6 +7010,8 @@ def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
     void."""
     sheets = []
+    if not 1 <= args.number <= 999:
+        raise KnockError('-n %d: write a number from 1 to 999' % args.number, 2)
 
     def plan(config):
         client = find_client(config, args.name)
@@ -7591,8 +7628,7 @@ def attempts(args, config):
     came_from = os.environ.get(LEFT)
     # It began in another one: here nobody else is.
     alone = came_from not in (None, os.readlink('/proc/self/ns/net'))
-    needs = 'root and unshare; without them no knock is tried'
-    yield ('namespaces', needs, isolate, alone)
+    yield ('namespaces', '', isolate, alone)
     yield ('kernel filter', '', try_filter)
     if os.path.exists(args.config):
         yield ('config', '', config_remarks, config)
@@ -7625,24 +7661,28 @@ def clock_remarks(config):
 
 def isolate(alone):
     """Begins again, in this process, with a network and mounts of its own; there it
-    covers the runtime folder."""
-    unshare = []
-    if not alone:
-        unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
-    place = os.path.dirname(runtime_folder())
-    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', place])
-    script = own_path()
+    covers the runtime folder. Returns why it cannot: the daemon needs none of that."""
+    mount = ['mount', '-t', 'tmpfs', 'tmpfs', os.path.dirname(runtime_folder())]
     if alone:
-        return
-    if script is None:
-        raise KnockError('a script out of a pipe cannot begin again; save it first')
+        run(mount)
+        return None
+    unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
+    try:
+        run(unshare + mount)
+        if own_path() is None:
+            raise KnockError('a script out of a pipe cannot begin again; save it first')
+    except KnockError as error:
+        return 'ok, but no knock is tried: %s' % error
     # The copy that begins again must know that it is alone.
     os.environ[LEFT] = os.readlink('/proc/self/ns/net')
-    os.execv(find_program('unshare'), unshare + [sys.executable, script] + sys.argv[1:])
+    return os.execv(find_program('unshare'),
+                    unshare + [sys.executable, own_path()] + sys.argv[1:])
 
 def ledger_remarks(path):
     """Looks at its file system, of those mounted above it the last, and touches
     nothing."""
+    # In a chroot no line may be above it.
+    place, kind, mode = '/', '', ''
     for line in read_file('/proc/mounts').splitlines():
         words = line.split()
         if path.startswith(words[1].rstrip('/') + '/'):
@@ -7772,6 +7812,8 @@ USE_PROCD=1
 start_service() {
 	# The rules need no Python: after an upgrade that took it the ports are hidden, too.
 	sh STATE/guard
+	[ -x PYTHON ] || logger -t knockd "no PYTHON: what is hidden stays hidden," \\
+		"nobody can knock; install python3-light"
 	# procd calls the log's lines as it calls the program.
 	mkdir -p /var/run/knockd
 	chmod 700 /var/run/knockd
@@ -7986,8 +8028,15 @@ def own_text(url):
         raise KnockError('%s is not the script that runs here; save it first' % url)
     return text
 
+def want_root(args):
+    """What is half done must not be taken for done."""
+    if os.geteuid() and not (args.root or args.dry_run):
+        raise KnockError('only root can %s; type: sudo python3 knockd.py %s'
+                         % (args.command, args.command))
+
 def command_install(args):
     """What is there stays: a second time renews script and service."""
+    want_root(args)
     system, place = init_system(args.root), Placing(args)
     if system is None:
         raise KnockError('no init system that is known here; let yours run: ' + RUN)
@@ -8153,6 +8202,7 @@ def tell_what_runs(system, config, report):
 def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
     Works whatever the config says."""
+    want_root(args)
     system, place = init_system(args.root), Placing(args)
     folders = list(KEYS)
     with contextlib.suppress(KnockError):
@@ -8174,7 +8224,7 @@ def command_uninstall(args):
         paths += [os.path.join(folder, name) for name in CACHES]
     if with_keys:
         paths += folders
-    for path in paths:
+    for path in dict.fromkeys(paths):
         remove(args, path)
     if system:
         failed += carry_out_all(system.forgets, place)
@@ -8332,6 +8382,8 @@ def main(argv=None):
     except OSError as error:
         print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
               file=sys.stderr)
+        if isinstance(error, PermissionError) and os.geteuid():
+            note('try it as root: sudo')
         return 1
     except KeyboardInterrupt:
         return 1
