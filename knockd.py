@@ -2157,6 +2157,79 @@ def pace_flaw(knock, now, state):
         return None
     return Flaw(PACE, 'too fast')
 
+class Keyring:
+    """All that authenticates now, and how far each source has come with what takes
+    several SYNs. The daemon and `watch` have one each."""
+
+    def __init__(self, state):
+        self.state = state
+        self.credentials = []   # StepCredentials
+        self.steps = None       # range of those that are valid
+        self.sequences = Sequences({})
+        self.codes = Codes()
+
+    def adopt(self, now):
+        """Another config: nothing is heard by what was made for the one before."""
+        self.sequences = Sequences(paper_sequences(self.state.config))
+        self.credentials = []
+        self.turn(now)
+
+    def turned(self, now):
+        """Is it another step than at the last turn()? Also if the clock was set."""
+        return window_steps(now.wall, self.state.config.window) != self.steps
+
+    def turn(self, now):
+        """A new step: other credentials."""
+        config = self.state.config
+        self.steps = window_steps(now.wall, config.window)
+        self.credentials = valid_steps(config, now.wall, self.credentials)
+        tags, badges = {}, {}
+        for step in self.credentials:
+            tags.update(step.tags)
+            badges.update(step.badges)
+        self.state.learn(tags, badges, valid_codes(config, now.wall))
+        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+
+    def lacks_next(self):
+        """Must one step ahead still be derived? With 10,000 clients that takes longer
+        than a knock may wait, so it is done when nobody does."""
+        return self.credentials[-1].step <= self.steps.stop
+
+    def prepare(self):
+        """Derives it."""
+        if self.lacks_next():
+            newest = self.credentials[-1].step
+            self.credentials.append(StepCredentials(self.state.config, newest + 1))
+
+    def doubted(self):
+        """The clock was wrong until now, or is from now on: so may have been the wrong
+        codes."""
+        self.codes = Codes()
+
+    def packets_of(self, syn, now, badges_alone=False):
+        """The Packets that this SYN completes: it may be a badge itself, the last port of
+        a sequence, or the second half of a code."""
+        found = []
+        badge = self.state.badges.get(syn.badge)
+        if badge is not None:
+            found.append(badge)
+        service = Service(TCP, syn.port, syn.port)
+        hidden = covered(service, self.state.config.hide)
+        if not (hidden or syn.port < 1024 or badges_alone):
+            found += self.touch(syn, now)
+        return [Packet(one.carrier, syn.source, one) for one in found]
+
+    def touch(self, syn, now):
+        """The credentials of the sequences and the code that this port completes."""
+        progress = self.sequences.touch(syn.source, syn.port, now.mono)
+        found = progress.finished
+        if progress.goes_on:            # then it is half of no code
+            return found
+        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
+        if code is not None:
+            found.append(code)
+        return found
+
 # --- the box and its decoys: what others' rules do --------------------------------------
 # A hidden port must look like a closed one of the same box, so we read what the box does
 # with those. Our chain comes after the box's own: what they drop or reject by themselves
@@ -5267,39 +5340,28 @@ class Hearing:
 
     def __init__(self, state):
         self.state = state
+        self.keys = Keyring(state)
         self.datagrams = Capture(SOCKET_SHARES)
         self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
         self.mutes = Mutes()
         self.pace = Budget(SYNS_A_SECOND)
-        self.sequences = Sequences({})
-        self.codes = Codes()
-        self.credentials = []   # StepCredentials
-        self.steps = None       # range of those that are valid
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
-    def adopt(self, config, now):
-        """Another config: nothing is heard by what was made for the one before."""
-        self.sequences = Sequences(paper_sequences(config))
-        self.credentials = []
-        self.turn(config, now)
+    def adopt(self, now):
+        """Another config."""
+        self.keys.adopt(now)
+        self.attend()
 
-    def turned(self, config, now):
-        """Is it another step than at the last turn()? Also if the clock was set."""
-        return window_steps(now.wall, config.window) != self.steps
+    def turn(self, now):
+        """A new step."""
+        self.keys.turn(now)
+        self.attend()
 
-    def turn(self, config, now):
-        """A new step: other credentials."""
-        self.steps = window_steps(now.wall, config.window)
-        self.credentials = valid_steps(config, now.wall, self.credentials)
-        tags, badges = {}, {}
-        for step in self.credentials:
-            tags.update(step.tags)
-            badges.update(step.badges)
-        self.state.learn(tags, badges, valid_codes(config, now.wall))
-        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+    def attend(self):
+        """Other credentials, and perhaps other addresses and bridges of this box."""
         is_own.cache_clear()
-        self.overhear(config)
-        self.listen(config)
+        self.overhear(self.state.config)
+        self.listen()
 
     def overhear(self, config):
         """New bridges come with new guests. The socket of before is closed last, or a
@@ -5310,22 +5372,9 @@ class Hearing:
         if before is not None:
             before.close()
 
-    def prepare(self, config):
-        """Derives one step ahead: with 10,000 clients that takes longer than a knock may
-        wait. False if there is nothing to do."""
-        newest = self.credentials[-1].step
-        if newest > self.steps.stop:
-            return False
-        self.credentials.append(StepCredentials(config, newest + 1))
-        return True
-
-    def doubted(self):
-        """The clock was wrong until now, or is from now on: so may have been the wrong
-        codes."""
-        self.codes = Codes()
-
-    def listen(self, config):
+    def listen(self):
         """Gives the kernel its filters."""
+        config = self.state.config
         muted = self.mutes.things
 
         def for_datagrams(words):
@@ -5337,7 +5386,7 @@ class Hearing:
             return syn_filter(wanted, words, packets_for(config))
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
         ports = None
-        if any(self.sequences.tables):
+        if any(self.keys.sequences.tables):
             ports = SEQUENCE_PORTS['ports']
         elif self.state.codes:
             ports = SEQUENCE_PORTS['code']
@@ -5346,48 +5395,24 @@ class Hearing:
         else:
             self.syns.attach([], None)
 
-    def mute(self, thing, seconds, config, now):
+    def mute(self, thing, seconds, now):
         """True if it was not muted yet."""
         if not self.mutes.add(thing, seconds, now):
             return False
-        self.listen(config)
+        self.listen()
         return True
 
-    def unmute(self, config, now):
+    def unmute(self, now):
         if self.mutes.over(now):
-            self.listen(config)
+            self.listen()
 
     def affords_syn(self, now):
         """False if more SYNs came in this second than may cost us anything."""
         return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
 
     def packets_of(self, syn, now):
-        """The Packets that this SYN completes: it may be a badge itself, the last port of
-        a sequence, or the second half of a code."""
-        found = []
-        badge = self.state.badges.get(syn.badge)
-        if badge is not None:
-            found.append(badge)
-        service = Service(TCP, syn.port, syn.port)
-        if syn.port >= 1024 and not covered(service, self.state.config.hide):
-            found += self.touch(syn, now)
-        packets = []
-        for credential in found:
-            packets.append(Packet(credential.carrier, syn.source, credential))
-        return packets
-
-    def touch(self, syn, now):
-        """The credentials of the sequences and the code that this port completes."""
-        found = []
-        if 'syn' not in self.mutes.things:
-            progress = self.sequences.touch(syn.source, syn.port, now.mono)
-            found = progress.finished
-            if progress.goes_on:        # then it is half of no code
-                return found
-        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
-        if code is not None:
-            found = found + [code]
-        return found
+        """Sequences and codes sleep while they are muted."""
+        return self.keys.packets_of(syn, now, 'syn' in self.mutes.things)
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -5640,7 +5665,7 @@ class Daemon:
         self.hearing = Hearing(state)
         self.doors = Doors(keeper, state, self.reports)
         self.doors.hide(self.probation.state != LAPSED)
-        self.hearing.adopt(self.config, now)
+        self.hearing.adopt(now)
         self.turn(now)
 
     def first_result(self, keeper):
@@ -5712,7 +5737,7 @@ class Daemon:
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
         if watchdog:
             due.append(watchdog)
-        if self.hearing.credentials[-1].step <= self.hearing.steps.stop:
+        if self.hearing.keys.lacks_next():
             due.append(LEISURE)
         return max(0, min(due)) + 1
 
@@ -5728,7 +5753,7 @@ class Daemon:
 
     def use_leisure(self):
         """What no knock shall wait for."""
-        self.hearing.prepare(self.config)
+        self.hearing.keys.prepare()
         if self.file.rewrite_due:
             with contextlib.suppress(OSError):          # the old journal goes on
                 self.file.rewrite(self.state.ledger)
@@ -5739,12 +5764,12 @@ class Daemon:
         self.doors.look_for_ends(now)
         self.doors.look_for_slow(now)
         notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.state.openings))
-        self.hearing.unmute(self.config, now)
-        if self.hearing.turned(self.config, now):
+        self.hearing.unmute(now)
+        if self.hearing.keys.turned(now):
             # Looked at once a step; commands of ours say it at once.
             if self.source.changed():
                 self.reload(now)
-            self.hearing.turn(self.config, now)
+            self.hearing.turn(now)
             self.turn(now)
         if self.probation.look(now.mono):
             self.doors.hide(False)
@@ -5752,13 +5777,13 @@ class Daemon:
     def turn(self, now):
         """What is looked at once a step."""
         self.desk.note()
-        if self.hearing.steps.stop % 120 == 0:      # an hour
+        if self.hearing.keys.steps.stop % 120 == 0:      # an hour
             self.reports.tell_junk()
         if changes_silently(self.doors.keeper.tool):
             self.doors.keeper.look(now)
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
-            self.hearing.doubted()
+            self.hearing.keys.doubted()
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""
@@ -5826,7 +5851,7 @@ class Daemon:
         self.state.adopt(config)
         # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
-        self.hearing.adopt(config, now)
+        self.hearing.adopt(now)
         self.turn(now)
         return self.doors.hide(self.probation.state != LAPSED)
 
@@ -5860,7 +5885,7 @@ class Daemon:
         """A SYN from outside to this box, if there are not too many of them."""
         now = moment()
         if not self.hearing.affords_syn(now):
-            if self.hearing.mute('syn', 2, self.config, now):
+            if self.hearing.mute('syn', 2, now):
                 line = ('more than %d SYNs a second: ports, code and paper sleep'
                         % SYNS_A_SECOND)
                 self.reports.tell('', 'SYNs', '', line, now)
@@ -5881,7 +5906,7 @@ class Daemon:
         knock, reason = decision.knock, decision.reason
         self.reports.count(decision.verdict, packet)
         if decision.verdict == 'mute':
-            self.hearing.mute(packet.payload[:TAG_SIZE], 1, self.config, now)
+            self.hearing.mute(packet.payload[:TAG_SIZE], 1, now)
         elif decision.verdict in ('open', 'close', 'run'):
             reason = self.signature_flaw(knock, now)
             if reason is None:
@@ -7072,31 +7097,13 @@ class Watcher:
 
     def __init__(self, config, ledger, far):
         self.config = config
-        self.state = State(config, ledger)
-        self.far = far
         # With every carrier, also those that are off: whoever uses one shall be told.
-        self.every = config._replace(carriers=CARRIERS)
-        self.steps = []
-        self.sequences = Sequences(paper_sequences(config))
-        self.codes = Codes()
+        self.state = State(config._replace(carriers=CARRIERS), ledger)
+        self.keys = Keyring(self.state)
+        self.far = far
         self.searches = Budget(SEARCHES_A_SECOND)
         self.touched = collections.OrderedDict()    # {source: (ports, ms)}
         self.skipped = 0        # tags that were not searched for
-
-    def turn(self, now):
-        """What authenticates now."""
-        step = step_of(now.wall)
-        if self.steps and self.steps[-1].step > step_of(now.wall + self.config.window):
-            return step
-        self.steps = valid_steps(self.every, now.wall, self.steps)
-        tags, badges = {}, {}
-        for credentials in self.steps:
-            tags.update(credentials.tags)
-            badges.update(credentials.badges)
-        self.state.learn(tags, badges, valid_codes(self.every, now.wall))
-        paper = self.sequences.tables[:1]
-        self.sequences.tables = paper + [made.sequences for made in self.steps]
-        return step
 
     def owner_of(self, tag, now):
         """(Client, step), None if it is nobody's; LookupError: there was no time."""
@@ -7179,19 +7186,11 @@ class Watcher:
 
     def hear_syn(self, syn, now):
         """Findings of what this SYN completes."""
-        found = []
-        badge = self.state.badges.get(syn.badge)
-        if badge is not None:
-            found.append(badge)
-        found += self.sequences.touch(syn.source, syn.port, now.mono).finished
-        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
-        if code is not None:
-            found.append(code)
+        packets = self.keys.packets_of(syn, now)
         self.follow(syn, now)
         # Or five seconds later a sequence that finished would be told as a part of one.
-        if found:
+        if packets:
             self.touched.pop(syn.source, None)
-        packets = [Packet(one.carrier, syn.source, one) for one in found]
         return [self.judged(packet, now) for packet in packets]
 
     def follow(self, syn, now):
@@ -7211,7 +7210,7 @@ class Watcher:
         if now.mono - last < PAUSE:
             return None
         del self.touched[source]
-        for table in self.sequences.tables:
+        for table in self.keys.sequences.tables:
             for row in table.values():
                 for credential in row:
                     finding = part_of(credential, ports)
@@ -7342,6 +7341,7 @@ class Watch:
         config = self.watcher.config
         if config.behind:
             self.bridges = overhear_bridges(config.trust)
+        self.watcher.keys.adopt(moment())
         begin = packets_for(config)
         self.datagrams.load([], lambda words: watch_filter(begin))
         self.syns.load([], lambda words: watch_syns(begin))
@@ -7351,7 +7351,8 @@ class Watch:
     def look(self):
         """Once: what waits in the sockets, what the daemon did, what nft says."""
         now = moment()
-        self.watcher.turn(now)
+        if self.watcher.keys.turned(now):
+            self.watcher.keys.turn(now)
         for frame, interface in self.some_frames(self.datagrams):
             finding = self.watcher.hear_datagram(frame, now)
             self.tell(glimpse(frame), interface, finding, now)
