@@ -342,7 +342,6 @@ MISREAD = (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIter
 # --- config: text in, a Config or all that is wrong with it out -------------------------
 MONTH = 31 * 86400              # seconds
 NEVER = 1 << 62                 # ms, later than any clock says
-DECOYS = 1000                   # hidden TCP ports that can have one
 
 def matching(pattern, form, convert=str):
     """A reader of texts that match; convert raises ValueError for what the pattern lets
@@ -679,14 +678,6 @@ def key_owners(config):
 def read_server(entries, complaints):
     """{key: value} of [server]."""
     server = read_section('server', SERVER_KEYS, entries, complaints)
-    ports = 0
-    for service in merged(server['hide']):
-        if service.proto == PROTOCOLS['tcp']:
-            ports += service.high - service.low + 1
-    if server['answer'] == 'box' and ports > DECOYS:
-        text = ('%d TCP ports are more than the %d that answer = box can have; '
-                'write answer = drop' % (ports, DECOYS))
-        complaints.append(Complaint('server', 'hide', text))
     if server['open_for'] > server['max_open_for']:
         complaints.append(Complaint('server', 'open_for', 'longer than max_open_for'))
     return server
