@@ -1682,7 +1682,8 @@ class Codes:
         unforgiven = max(0, self.forgiven_at - now)
         doublings = (unforgiven + DOUBLING_TIME - 1) // DOUBLING_TIME
         steps = min(2 ** doublings, CODE_SLEEP)
-        # The rest of this step comes on top, so that a sleep ends with a step's begin.
+        # In whole steps of the monotonic clock, which are not those of the codes: what is
+        # left of this one comes on top, so that a sleep is never shorter than it says.
         self.asleep_until = (step_of(now) + 1 + steps) * STEP
         self.forgiven_at = max(self.forgiven_at, now) + DOUBLING_TIME
         self.wrong = 0
@@ -2244,7 +2245,8 @@ Limit = collections.namedtuple('Limit', 'key values negated')
 Probe = collections.namedtuple('Probe', 'version proto state interface')
 # closed: {(version, proto, state): {interface, or None for all others: verdict}}
 # demux: does the stack find a packet's socket before the input hook (tcp_early_demux)?
-# labels: are the flow labels of its resets its own, or those that it was asked with?
+# labels: does it make the flow labels of its resets? Else it repeats those it was asked
+# with.
 Box = collections.namedtuple('Box', 'closed demux labels')
 # Our rule in somebody's chain. tool: nft, or the iptables program that keeps the chain.
 Accept = collections.namedtuple('Accept', 'tool family table chain handle')
@@ -2288,18 +2290,21 @@ def is_named(interface, names):
 def verdict_of(rules, name, probe, depth=0):
     """What a chain says of a probe; None where it goes back to its caller."""
     for rule in rules.get(name, ()):
-        if rule.ours or not all(holds(limit, probe) for limit in rule.limits):
+        if rule.ours or rule.verdict is None:
             continue
-        word, _, target = (rule.verdict or '').partition(' ')
+        if not all(holds(limit, probe) for limit in rule.limits):
+            continue
+        word, _, target = rule.verdict.partition(' ')
         if word == 'return':
             return None
         if word not in ('jump', 'goto'):
-            if rule.verdict:
-                return rule.verdict
-        elif depth < DEEP:
-            found = verdict_of(rules, name[:2] + (target,), probe, depth + 1)
-            if found or word == 'goto':
-                return found
+            return rule.verdict
+        if depth == DEEP:
+            continue
+        found = verdict_of(rules, name[:2] + (target,), probe, depth + 1)
+        # What another chain does not decide goes on here, but for a goto.
+        if found or word == 'goto':
+            return found
     return None
 
 def chain_verdict(chain, rules, probe):
@@ -4994,8 +4999,10 @@ class Keeper:
         before, config = self.standing.before, self.standing.wanted.config
         if not self.standing.known or seen.ours is None and config.hide:
             return False
-        changed = (seen.box, seen.accepts) != (before.box, before.accepts)
-        if changed and (seen.box != before.box or any(seen.accepts)):
+        if seen.box != before.box:
+            return False
+        # Where accept rules are missing as before, to load once more would be in vain.
+        if any(seen.accepts) and seen.accepts != before.accepts:
             return False
         self.standing.note(seen)
         return True
@@ -5536,11 +5543,11 @@ class Doors:
         for visit, ends in list(self.visits.items()):
             if ends <= earlier.mono or not self.still_open(visit):
                 self.leave(visit)
-        ends = [opening.expires + CLOSING_TIME for opening in openings.values()]
-        ends += [end + CLOSING_TIME for end in self.visits.values()]
+        later = [opening.expires for opening in openings.values()]
+        later += self.visits.values()
         self.next_end = NEVER
-        if ends:
-            self.next_end = max(min(ends), now.mono + 1000)
+        if later:
+            self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
 
     def still_open(self, visit):
         """Has everything that this visit opened an opening still?"""
@@ -7029,9 +7036,9 @@ def glimpse(frame):
     if len(frame) < SHORTEST or frame[0] >> 4 not in PARSERS:
         return None
     version = frame[0] >> 4
-    protocol, start, ends = frame[9], (frame[0] & 15) * 4, slice(12, 16)
+    protocol, start, source = frame[9], (frame[0] & 15) * 4, frame[12:16]
     if version == 6:
-        protocol, start, ends = frame[6], 40, slice(8, 24)
+        protocol, start, source = frame[6], 40, frame[8:24]
         if protocol == FRAGMENT:
             torn, protocol, start = 'came in fragments', frame[40], 48
     elif int.from_bytes(frame[6:8], 'big') & 0x3fff:
@@ -7048,7 +7055,7 @@ def glimpse(frame):
     if not torn and parse_packet(frame, DATAGRAMS, None) is None:
         torn = 'was cut on its way'
     tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
-    return Glimpse(carrier, ipaddress.ip_address(frame[ends]), port, tag, torn)
+    return Glimpse(carrier, ipaddress.ip_address(source), port, tag, torn)
 
 def checksum_holds(packet):
     """RFC 768: the sum over pseudo header and body. 0: none was made."""
@@ -7232,7 +7239,7 @@ def refusal_text(decision):
         return 'made with the secret from before `rekey`: give it the new line'
     return 'refused: %s; %s' % (decision.reason, ADVICE.get(decision.kind, 'see the log'))
 
-def nobody_listens(services, tables):
+def deaf_services(services, tables):
     """Those of the services at which nothing listens. tables: {protocol: the lines of
     /proc/net/tcp or udp}, whose state is 0A, or 07 for UDP."""
     deaf = []
@@ -7325,7 +7332,7 @@ class Watch:
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
         self.kinds = collections.Counter()
         self.told = set()       # keys of the lines that were printed
-        self.waiting = []       # (ms, source, Finding): soon to be asked of the daemon
+        self.waiting = []       # (ms, Finding): when to ask the daemon what came of it
         self.unseen = 0         # packets that nobody looked at
 
     def listen(self):
@@ -7414,7 +7421,7 @@ class Watch:
             self.say(knock.knock_id, '%s: %s' % (name, outcome(knock, report)))
             if self.watcher.config.behind:
                 continue        # it may listen on another host
-            for service in nobody_listens(knock.services, listener_tables()):
+            for service in deaf_services(knock.services, listener_tables()):
                 self.say((name, service), '%s: nothing listens on %s of this box' % (
                     name, format_service(service)))
 
@@ -7430,7 +7437,7 @@ class Watch:
             print('%d packets came too fast to be looked at' % unseen)
 
 def listener_tables():
-    """{protocol: lines} as nobody_listens() wants them."""
+    """{protocol: lines} as deaf_services() wants them."""
     tables = {}
     for proto, word in PROTOCOL_NAMES.items():
         tables[proto] = []
@@ -7552,10 +7559,11 @@ def isolate(alone):
     if not alone:
         unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
     place = os.path.dirname(runtime_folder())
+    # Not alone yet, it is only tried: its refusal can be told of, that of execv() not.
     run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', place])
-    script = own_path()
     if alone:
         return
+    script = own_path()
     if script is None:
         raise KnockError('a script out of a pipe cannot begin again; save it first')
     # The copy that begins again must know that it is alone.
