@@ -740,6 +740,7 @@ def parse_config(text, path):
     return Config(path=path, clients=clients, actions=actions, **server)
 
 # What is accepted and cannot work: said by `check` and by `run`, each with its cure.
+CANNOT_RUN = '%s cannot be run; install it or name another'
 
 def named_programs(config):
     """The paths of all programs that the config starts, whose presence warnings()
@@ -786,7 +787,7 @@ def server_warnings(config, facts):
     for key in ('on_open', 'on_close'):
         argv = getattr(config, key)
         if argv and argv[0] not in facts.programs:
-            warn(key, '%s cannot be run; install it or name another' % argv[0])
+            warn(key, CANNOT_RUN % argv[0])
     return found
 
 def is_interface(name, interfaces):
@@ -842,8 +843,7 @@ def action_warnings(config, facts):
         wanted.update(client.may_run)
     for name, argv in config.actions.items():
         if argv[0] not in facts.programs:
-            text = '%s cannot be run; install it or name another' % argv[0]
-            found.append(Complaint('action ' + name, 'run', text))
+            found.append(Complaint('action ' + name, 'run', CANNOT_RUN % argv[0]))
         if name not in wanted:
             text = 'no client may run it; write may_run = %s in its section' % name
             found.append(Complaint('action ' + name, None, text))
@@ -6018,7 +6018,7 @@ def state_line(config, keeper, done):
     return line
 
 # --- checks: what check, selftest, status and run find wrong, and agree about ----------
-FEATURES = (    # of a firewall: what it is, what tries it, what it needs
+NFT_FEATURES = (        # what it is, what tries it in a table, what it needs
     ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }',
      'nf_tables (OpenWrt: kmod-nft-core)'),
     ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }',
@@ -6034,7 +6034,8 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
      'tcp dport 22 dnat to :22; }', 'nft_nat and Linux 5.2 (OpenWrt: kmod-nft-nat)'),
     ('nft: reject', 'chain a { type filter hook input priority 40; '
      'reject with icmpx type port-unreachable; }',
-     'nft_reject_inet (OpenWrt: kmod-nft-core)'),
+     'nft_reject_inet (OpenWrt: kmod-nft-core)'))
+IPTABLES_FEATURES = (   # the same, tried by a command
     ('iptables: ipset', 'ipset create a hash:ip,port,net timeout 9',
      'ip_set (OpenWrt: kmod-ipt-ipset)'),
     ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
@@ -6044,7 +6045,7 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
 NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
 # The first nft after a boot loads modules of the kernel: 12 s on an emulated processor.
 TRY_SECONDS = 60
-NFT_FEATURE = 'table inet a { %s\n}\n'
+NFT_TRIAL = 'table inet a { %s\n}\n'
 
 def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
@@ -6150,11 +6151,9 @@ def try_rules(config):
 
 def missing_feature():
     """What a kernel lacks that refuses our rules, as the end of a sentence."""
-    for what, how, needs in FEATURES:
-        if not what.startswith('nft'):
-            continue
+    for what, how, needs in NFT_FEATURES:
         try:
-            run(NFT_TRY, NFT_FEATURE % how)
+            run(NFT_TRY, NFT_TRIAL % how)
         except KnockError:
             return '; this is missing: %s, which needs %s' % (what, needs)
     return ''
@@ -7023,12 +7022,6 @@ ANY_LENGTH = [
     BPF_DROP,
 ]
 
-def watch_filter(begin):
-    return link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
-
-def watch_syns(begin):
-    return syn_filter(SEQUENCE_PORTS['ports'], None, begin)
-
 def glimpse(frame):
     """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
     torn = None
@@ -7341,8 +7334,10 @@ class Watch:
             self.bridges = overhear_bridges(config.trust)
         self.watcher.keys.adopt(moment())
         begin = packets_for(config)
-        self.datagrams.load([], lambda words: watch_filter(begin))
-        self.syns.load([], lambda words: watch_syns(begin))
+        datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
+        syns = syn_filter(SEQUENCE_PORTS['ports'], None, begin)
+        self.datagrams.load([], lambda words: datagrams)
+        self.syns.load([], lambda words: syns)
         for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 
@@ -7527,15 +7522,11 @@ def attempts(args, config):
         yield ('config', '', config_remarks, config)
         yield ('ledger', '', ledger_remarks, os.path.realpath(config.ledger))
         yield ('clock', '', clock_remarks, config)
-    tool = 'nft'
-    if config.firewall == 'iptables' or not find_program('nft'):
-        tool = 'iptables'
-    for what, how, needs in FEATURES:
-        if not what.startswith(tool):
-            continue
-        if tool == 'nft':
-            yield (what, needs, run, NFT_TRY, NFT_FEATURE % how)
-        elif alone:
+    if config.firewall != 'iptables' and find_program('nft'):
+        for what, how, needs in NFT_FEATURES:
+            yield (what, needs, run, NFT_TRY, NFT_TRIAL % how)
+    elif alone:
+        for what, how, needs in IPTABLES_FEATURES:
             yield (what, needs, run, how.split())
     if alone:
         yield ('a real knock', '', try_knock, config)

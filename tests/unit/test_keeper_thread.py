@@ -247,7 +247,7 @@ def test_what_went_right_after_a_load_is_put_back(box):
 
 def test_knocks_without_end_do_not_keep_what_is_gone_from_being_put_back():
     looks = knockd.Looks()
-    for number in range(10):
+    for _ in range(10):
         process = Process()
         looks.begin(process)
         looks.give_way()
