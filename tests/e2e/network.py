@@ -28,6 +28,7 @@ import weakref
 from collections import namedtuple
 
 import knock
+from segments import SYN, tcp_segment
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -279,6 +280,13 @@ def ip_packet(source, target, protocol, payload, **fields):
     head = struct.pack('!BBHHHBBH', 4 << 4 | size // 4, tos, size + len(payload), 1,
                        fields.get('fragment', 0x4000), hops, protocol, 0)
     return head + socket_address(source) + socket_address(target) + options + payload
+
+
+def syn_packet(source, target, port, source_port=40000, token=bytes(10), flags=SYN):
+    """A SYN with a right checksum; token is its seq, ack and window."""
+    fields = port, token, source_port, flags, b''
+    check = checksum(pseudo_header(source, target, 6, 20) + tcp_segment(*fields))
+    return ip_packet(source, target, 6, tcp_segment(*fields, check=check))
 
 
 def forged(source, target, payload, source_port=40001, port=40000):

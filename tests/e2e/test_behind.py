@@ -368,8 +368,9 @@ def test_a_syn_of_once_comes_again_to_the_same_address_alone(wire, guarding):
             first.bind(('', 0))
             first.setblocking(False)
             first.connect_ex((silent, HIDDEN))
-            assert until(lambda: ' . 2222 . ' in wire.server.must(
-                'nft', 'list', 'set', 'inet', 'knockd', 'begun%d' % (6 if ':' in address else 4)))
+            begun = 'begun%d' % (6 if ':' in address else 4)
+            assert until(lambda name=begun: ' . 2222 . ' in wire.server.must(
+                'nft', 'list', 'set', 'inet', 'knockd', name))
             port = first.getsockname()[1]
             assert not wire.client.connection(address, HIDDEN, source_port=port)
 
@@ -381,9 +382,9 @@ def test_a_stranger_gets_what_answer_says(wire, started, answer, beginnings):
     started('answer = %s\n' % answer, anna='')
     for address in WHERE:
         with wire.capture(wire.stranger) as capture:
-            def replies():
+            def replies(target=address):
                 """What came back on one more try."""
-                wire.stranger.socket_error(address, HIDDEN)
+                wire.stranger.socket_error(target, HIDDEN)
                 return [beginning_of(packet) for packet in capture.packets()
                         if network.source_of(packet) in WHERE + wire.server.addresses
                         and not is_neighbour_discovery(packet)]

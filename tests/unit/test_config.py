@@ -56,6 +56,11 @@ def test_what_is_not_said_is_as_the_design_says():
     assert anna.fingerprint == anna.keys['ledger'].hex()[:16]
 
 
+def test_every_port_can_be_hidden_as_the_box_answers():
+    """Above MOST_DECOYS the firewall resets, so no number of ports is an error."""
+    assert ports(parse('[server]\nid = home\nhide = tcp/1-65535\n').hide) == ['tcp/1-65535']
+
+
 def test_every_key_is_read():
     config = parse('''# comment
 [server]

@@ -14,6 +14,7 @@ import pytest
 import knockd
 import played
 from bytes_of import read, write
+from segments import tcp_segment
 
 TOP = os.path.dirname(os.path.abspath(knockd.__file__))
 CONFIG = '[server]\nid = home\nhide = tcp/22\nledger = %s/ledger.json\n'
@@ -366,8 +367,7 @@ def test_a_frame_that_breaks_us_is_told_once_and_the_next_is_read(daemon, lines)
 
 
 def test_a_flood_of_syns_puts_sequences_to_sleep_and_not_the_daemon(daemon, lines):
-    syn = struct.pack('>BBHHHBBH4s4sHHIIBBHHH', 0x45, 0, 40, 0, 0, 64, 6, 0, bytes([192, 0, 2, 1]),
-                      bytes([127, 0, 0, 1]), 40000, 5000, 0, 0, 0x50, 2, 0, 0, 0)
+    syn = bytes.fromhex('450000280000000040060000' 'c0000201' '7f000001') + tcp_segment(5000)
     daemon.hearing.syns.drops = lambda: 30000           # what the kernel had no room for counts
     for _ in range(3):
         daemon.hear_syn(syn, 'eth0')
