@@ -368,8 +368,9 @@ def test_a_syn_of_once_comes_again_to_the_same_address_alone(wire, guarding):
             first.bind(('', 0))
             first.setblocking(False)
             first.connect_ex((silent, HIDDEN))
-            assert until(lambda: ' . 2222 . ' in wire.server.must(
-                'nft', 'list', 'set', 'inet', 'knockd', 'begun%d' % (6 if ':' in address else 4)))
+            begun = 'begun%d' % (6 if ':' in address else 4)
+            assert until(lambda begun=begun: ' . 2222 . ' in wire.server.must(
+                'nft', 'list', 'set', 'inet', 'knockd', begun))
             port = first.getsockname()[1]
             assert not wire.client.connection(address, HIDDEN, source_port=port)
 
