@@ -382,7 +382,7 @@ def test_a_stranger_gets_what_answer_says(wire, started, answer, beginnings):
     started('answer = %s\n' % answer, anna='')
     for address in WHERE:
         with wire.capture(wire.stranger) as capture:
-            def replies():
+            def replies(address=address, capture=capture):
                 """What came back on one more try."""
                 wire.stranger.socket_error(address, HIDDEN)
                 return [beginning_of(packet) for packet in capture.packets()
