@@ -484,7 +484,7 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
-absolute_path = matching('/.+', 'an absolute path')
+absolute_path = matching('/(.*[^/])', 'the absolute path of a file')
 absolute_command = matching('/.+', 'a command that begins with an absolute path',
                             read_words)
 port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
@@ -745,6 +745,10 @@ def parse_config(text, path):
         lines = [complaint_line(path, complaint) for complaint in complaints]
         raise KnockError('\n'.join(lines), 2)
     folder = path.rpartition('/')[0]
+    if server['ledger'] == path:
+        # The first save would be the end of the config.
+        raise KnockError('%s: [server] ledger: is the config itself; name another file'
+                         % path, 2)
     server['ledger'] = server['ledger'] or folder + '/ledger.json'
     return Config(path=path, clients=clients, actions=actions, **server)
 
@@ -767,6 +771,9 @@ def usable_carriers(config, client):
     if client.require_source or client.ssh_key:
         carriers = [name for name in carriers if name in ('udp', 'icmp')]
     return carriers
+
+# Where the SYNs of a sequence and of a code go. One to a hidden port is no knock.
+KNOCKED_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 
 def server_warnings(config, facts):
     """Complaints about [server]."""
@@ -796,7 +803,20 @@ def server_warnings(config, facts):
         argv = getattr(config, key)
         if argv and argv[0] not in facts.programs:
             warn(key, '%s cannot be run; install it or name another' % argv[0])
+    for name, (low, high) in KNOCKED_PORTS.items():
+        hidden = hidden_among(config.hide, low, high)
+        if name in config.carriers and 10 * hidden >= high - low + 1:
+            warn('carriers', '%s cannot knock at a hidden port, and hide has %d of its '
+                 '%d; take it out, or hide fewer' % (name, hidden, high - low + 1))
     return found
+
+def hidden_among(services, low, high):
+    """How many TCP ports from low to high are hidden."""
+    count = 0
+    for service in merged(services):
+        if service.proto == PROTOCOLS['tcp']:
+            count += max(0, min(service.high, high) - max(service.low, low) + 1)
+    return count
 
 def is_interface(name, interfaces):
     """Is there one of this name? lan+ is any that begins with lan."""
@@ -1303,8 +1323,6 @@ def datagram_filter(carriers, port, words, begin=FOR_THIS_BOX):
     ]
     return link(listing + LENGTH_FITS) + word_tree(words and sorted(words))
 
-# Where the SYNs of a sequence and of a code go.
-SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 # RFC 9293, 3.1: of FIN, SYN, RST and ACK nothing but SYN; the bytes of a header without
 # options.
 SYN_FLAGS, SYN = 0x17, 0x02
@@ -4457,6 +4475,10 @@ THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
 def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(os.path.dirname(config.ledger), 0o022)
+    if os.path.exists(config.ledger) and not os.path.isfile(config.ledger):
+        # Each save puts a new file in its place: of /dev/null, for all programs.
+        problems.append('%s: [server] ledger: %s is no plain file; name another'
+                        % (config.path, config.ledger))
     if any(client.ssh_key for client in config.clients.values()):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
@@ -5379,9 +5401,9 @@ class Hearing:
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
         ports = None
         if any(self.sequences.tables):
-            ports = SEQUENCE_PORTS['ports']
+            ports = KNOCKED_PORTS['ports']
         elif self.state.codes:
-            ports = SEQUENCE_PORTS['code']
+            ports = KNOCKED_PORTS['code']
         if ports or self.state.badges:
             self.syns.load(self.state.badges, for_syns)
         else:
@@ -6120,7 +6142,8 @@ def is_routed(network, routes):
 
 def box_facts(config):
     """What warnings() must know of this box."""
-    programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
+    programs = [path for path in named_programs(config)
+                if os.path.isfile(path) and os.access(path, os.X_OK)]
     interfaces = [name for _, name in socket.if_nameindex()]
     there = os.path.isdir(os.path.dirname(config.ledger))
     return Facts(moment().wall, interfaces, programs, chains_of_box(), there)
@@ -7044,7 +7067,7 @@ def watch_filter(begin):
     return link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
 
 def watch_syns(begin):
-    return syn_filter(SEQUENCE_PORTS['ports'], None, begin)
+    return syn_filter(KNOCKED_PORTS['ports'], None, begin)
 
 def glimpse(frame):
     """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""

@@ -29,3 +29,18 @@ def test_what_the_kernel_was_told_before_is_kept_once(tmp_path, monkeypatch):
     values['b'] = '0'
     assert knockd.reflect_marks(('a', 'b'), str(kept)) is True
     assert json.loads(kept.read_text()) == {'a': '0', 'b': '1'} and values['b'] == '1'
+
+
+@pytest.mark.parametrize('kind', [os.mkdir, os.mkfifo])
+def test_a_ledger_takes_the_place_of_a_plain_file_only(tmp_path, kind):
+    path = str(tmp_path / 'ledger')
+    config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\nledger = %s\n' % path, '/a')
+    knockd.check_programs(config)
+    kind(path)
+    with pytest.raises(knockd.KnockError, match='is no plain file; name another'):
+        knockd.check_programs(config)
+
+
+def test_a_folder_is_no_program(tmp_path):
+    config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\non_open = %s\n' % tmp_path, '/a')
+    assert knockd.box_facts(config).programs == []
