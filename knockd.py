@@ -2956,7 +2956,8 @@ def split_listing(listing):
     for item in json.loads(listing)['nftables']:
         kind, entry = next(iter(item.items()))
         table = entry.get('name') if kind == 'table' else entry.get('table')
-        if table == 'knockd':
+        # Another family's table of that name is somebody else's.
+        if (entry.get('family'), table) == ('inet', 'knockd'):
             ours.append((kind, entry))
         else:
             others.append((kind, entry))
@@ -2972,8 +2973,12 @@ def nft_decoys(ours):
     for kind, entry in ours:
         if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
             continue
-        match, mangle = entry['expr'][:2]
-        decoys[mangle['mangle']['value']] = match['match']['right']
+        # A table that somebody else made, and that gives way, may be like no rule of ours.
+        with contextlib.suppress(*MISREAD):
+            match, mangle = entry['expr'][:2]
+            port, decoy = mangle['mangle']['value'], match['match']['right']
+            if type(port) is type(decoy) is int:
+                decoys[port] = decoy
     return decoys
 
 def read_nft(outputs, config):
