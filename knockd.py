@@ -2973,7 +2973,7 @@ def nft_decoys(ours):
     for kind, entry in ours:
         if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
             continue
-        # A table that somebody else made, and that gives way, may be like no rule of ours.
+        # A table of somebody else, which gives way, has rules like none of ours.
         with contextlib.suppress(*MISREAD):
             match, mangle = entry['expr'][:2]
             port, decoy = mangle['mangle']['value'], match['match']['right']
@@ -6110,6 +6110,7 @@ def firewall_warnings(config):
     if flaw:
         found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
     if config.hide:
+        found += mark_warnings(config)
         for chain in see_box(tool, config).unreachable:
             found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
                          'opens, and takes no rule of ours'
@@ -6144,6 +6145,35 @@ def is_routed(network, routes):
         elif target.version == network.version and target.overlaps(network):
             ways.add(interface)
     return bool(ways - ways_out)
+
+def exact_marks(text, bits):
+    """The lines of `ip rule` that ask for the mark as a whole, or for one of these
+    bits."""
+    found = []
+    for line in text.splitlines():
+        match = re.search(r'fwmark 0x[0-9a-f]+(?:/(0x[0-9a-f]+))?', line)
+        # wg-quick's "not from all fwmark 0xca6c" is as true with our bits as without.
+        if not match or 'not from' in line:
+            continue
+        mask = int(match.group(1) or '0xffffffff', 16)
+        if mask & bits:
+            found.append(' '.join(line.split()))
+    return found
+
+def mark_warnings(config):
+    """Of routing by exact marks: what a knock opens, and a hidden port's reset, carries a
+    bit of ours and goes another way."""
+    found = []
+    if find_program('ip') is None:
+        return found
+    for family in ('-4', '-6'):
+        with contextlib.suppress(KnockError):
+            rules = run(['ip', family, 'rule'])
+            for rule in exact_marks(rules, config.mark | asked_bit(config)):
+                found.append('%s: [server] mark: the rule "%s" asks for our bits, too; '
+                             'write it with a mask, as fwmark 0x1/0xff'
+                             % (config.path, rule))
+    return found
 
 def box_facts(config):
     """What warnings() must know of this box."""

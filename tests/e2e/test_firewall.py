@@ -120,6 +120,18 @@ def test_a_trusted_interface_needs_no_knock(wire, daemon, name):
         assert wire.stranger.connects(address)
 
 
+def test_routing_by_an_exact_mark_is_told(wire, daemon):
+    knockd = daemon()
+    assert 'fwmark' not in knockd.do('check').out
+    for family in ('-4', '-6'):
+        wire.server.must('ip', family, 'rule', 'add', 'fwmark', '1', 'lookup', '100')
+    try:
+        assert knockd.do('check').out.count('asks for our bits, too; write it with a mask') == 2
+    finally:
+        for family in ('-4', '-6'):
+            wire.server.must('ip', family, 'rule', 'del', 'fwmark', '1', 'lookup', '100')
+
+
 def test_other_tables_are_left_alone(wire, daemon):
     wire.server.nft(DEBIAN)
     before = wire.server.must('nft', 'list', 'table', 'inet', 'filter')

@@ -44,3 +44,16 @@ def test_a_ledger_takes_the_place_of_a_plain_file_only(tmp_path, kind):
 def test_a_folder_is_no_program(tmp_path):
     config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\non_open = %s\n' % tmp_path, '/a')
     assert knockd.box_facts(config).programs == []
+
+
+def test_rules_of_routing_that_ask_for_our_bits_are_found():
+    text = '''0:\tfrom all lookup local
+100:\tfrom all fwmark 0x1 lookup 100
+101:\tfrom all fwmark 0x2/0xff lookup 101
+102:\tnot from all fwmark 0xca6c lookup 51820
+103:\tfrom all fwmark 0x40000000/0x40000000 lookup 103
+'''
+    assert knockd.exact_marks(text, 0x60000000) == [
+        '100: from all fwmark 0x1 lookup 100',
+        '103: from all fwmark 0x40000000/0x40000000 lookup 103']
+    assert len(knockd.exact_marks(text, 0x18)) == 2
