@@ -3013,6 +3013,29 @@ def read_nft(outputs, config):
     return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
                 named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
 
+def late_marks(listing):
+    """[(family, table, chain)] that set packets' marks as a whole behind our guard: who
+    was let by loses our bit there, or a mark that was saved with his connection brings it
+    back when his opening is over."""
+    late, found = set(), []
+    for kind, entry in split_listing(listing)[1]:
+        place = entry.get('family'), entry.get('table')
+        is_late = entry.get('prio', 0) > GUARD_PRIORITY
+        if kind == 'chain' and entry.get('hook') == 'prerouting' and is_late:
+            late.add(place + (entry['name'],))
+        if kind != 'rule' or not any(map(sets_mark, entry.get('expr', ()))):
+            continue
+        chain = place + (entry['chain'],)
+        if chain in late and chain not in found:
+            found.append(chain)
+    return found
+
+def sets_mark(statement):
+    """Does it set the mark, whatever that was before?"""
+    mark = {'meta': {'key': 'mark'}}
+    mangle = statement.get('mangle', {}) if isinstance(statement, dict) else {}
+    return mangle.get('key') == mark and str(mark) not in str(mangle.get('value'))
+
 def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
     change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
@@ -6111,6 +6134,11 @@ def firewall_warnings(config):
         found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
     if config.hide:
         found += mark_warnings(config)
+        if tool is NFT:
+            for chain in late_marks(run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])):
+                found.append('%s: [server] mark: chain %s %s %s sets the whole mark '
+                             'after us; give it priority mangle, or write a mask'
+                             % ((config.path,) + chain))
         for chain in see_box(tool, config).unreachable:
             found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
                          'opens, and takes no rule of ours'
