@@ -42,7 +42,7 @@ import subprocess
 import threading
 import time
 
-__version__ = '0.2.0.dev0'
+__version__ = '0.2.0'
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
 # tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
@@ -845,11 +845,10 @@ def client_warnings(config, client, facts):
     if config.hide and not (client.allow or client.may_run):
         warn('allow', 'empty, so it may open nothing; write for example: allow = %s'
              % format_service(config.hide[0]))
-    if client.code and 'code' not in config.carriers:
-        warn('code', 'carrier code is off; add code to carriers in [server]')
-    for name in client.carriers:
+    for name in client.carriers + ('code',) * client.code:
         if name not in config.carriers:
-            warn('carriers', 'carrier %s is off; add it to carriers in [server]' % name)
+            warn('carriers', 'carrier %s is off; type: knockd.py set server carriers=%s'
+                 % (name, ','.join(config.carriers + (name,))))
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
@@ -3699,6 +3698,7 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
+SMALL_PACKAGE_OF = {'ssh-keygen': 'openssh-keygen', 'unshare': 'unshare'}   # opkg, apk
 COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
@@ -3729,6 +3729,8 @@ def package_command(program):
     package = PACKAGE_OF.get(program, program)
     for manager, command in PACKAGES:
         if find_program(manager):
+            if manager in ('opkg', 'apk'):
+                package = SMALL_PACKAGE_OF.get(program, package)
             return '%s %s' % (command, package)
     return 'install ' + package
 
@@ -4095,6 +4097,9 @@ RTN_LOCAL, RTA_DST, RTA_OIF = 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
+TABLE_GONE = 2                  # DELTABLE, which no load of ours makes
+OUR_TABLE = b'knockd\0'
+UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
 STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
 # An abstract socket: each network namespace has names of its own.
 OWNER_NAME = '\0knockd'
@@ -4127,28 +4132,33 @@ def ruleset_events():
     sock.setblocking(False)
     return sock
 
-def ruleset_changed(events):
-    """Reads what waits: was there more than set elements, which change with every
-    knock?"""
-    changed = False
+def ruleset_change(events):
+    """Reads what waits: the gravest of it. Set elements are none, for they change with
+    every knock."""
+    gravest = UNCHANGED
     while True:
         try:
             data = events.recv(65536)
         except BlockingIOError:
-            return changed
+            return gravest
         except OSError:         # ENOBUFS: there were more changes than it could hold
-            return True
-        changed = changed or other_than_elements(data)
+            return max(gravest, OTHERS_CHANGED)
+        gravest = max(gravest, change_told(data))
 
-def other_than_elements(data):
-    """Does one of these netlink messages tell of a table, a chain or a rule?"""
-    while len(data) >= 16:
+def change_told(data):
+    """The gravest change of a table, a chain or a rule that one of these netlink messages
+    tells."""
+    gravest, offset = UNCHANGED, 0
+    while offset + 16 <= len(data):
         # linux/netlink.h: struct nlmsghdr
-        length, kind = struct.unpack_from('=IH', data)
+        length, kind = struct.unpack_from('=IH', data, offset)
+        end = offset + max(16, length + 3 & ~3)
+        if kind & 0xff == TABLE_GONE and OUR_TABLE in data[offset:end]:
+            return OURS_GONE
         if kind & 0xff not in ELEMENT_EVENTS:
-            return True
-        data = data[max(16, length + 3 & ~3):]
-    return False
+            gravest = OTHERS_CHANGED
+        offset = end
+    return gravest
 
 def attach_filter(sock, program):
     """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter;
@@ -4487,6 +4497,7 @@ COALESCE = 10                   # ms: one reload of a firewall is many changes
 # time must not keep what is gone from being put back.
 BROKEN_LOOKS = 3
 CHANGE_SECONDS = 4              # for elements alone; then the whole is loaded
+FIRST_SECONDS = 40              # it loads the kernel's modules: 12 s on a slow box
 NFT_TRIES = 5
 RETRY_TIME = 1000               # ms until what failed is tried again
 DECOY_TRIES = 1000              # random ports, before none is free
@@ -4719,7 +4730,8 @@ def bound_socket(port):
 
 class Looks:
     """When to look at the ruleset: soon after somebody has changed it, but not all the
-    time. A look rests for twice as long as it took, and gives way to a knock."""
+    time. A look rests for twice as long as it took, unless our table is gone, and gives
+    way to a knock."""
 
     def __init__(self):
         self.due = None         # monotonic ms, or None
@@ -4730,10 +4742,13 @@ class Looks:
         self.variables = kernel_variables()     # by which the rules were made
         self.lock = threading.Lock()
 
-    def ask(self, now):
+    def ask(self, now, urgent=False):
         """Somebody has changed something."""
-        if self.due is None:
-            self.due = max(now + COALESCE, self.rested)
+        due = now + COALESCE
+        if not urgent:
+            due = max(due, self.rested)
+        if self.due is None or due < self.due:
+            self.due = due
 
     def variables_changed(self):
         """Since the last time?"""
@@ -4876,8 +4891,10 @@ class Keeper:
         ready = [descriptor for descriptor, _ in poll.poll(self.patience(now))]
         if self.called.fileno() in ready:
             self.called.silence()
-        if self.events.fileno() in ready and ruleset_changed(self.events):
-            self.looks.ask(moment().mono)
+        if self.events.fileno() in ready:
+            change = ruleset_change(self.events)
+            if change != UNCHANGED:
+                self.looks.ask(moment().mono, urgent=change == OURS_GONE)
 
     def patience(self, now):
         """Milliseconds until something is due; None: only a call or an event ends the
@@ -4948,8 +4965,16 @@ class Keeper:
         if seen is None:
             seen = self.see(wanted.config)
         again = mended and self.standing.seen is None
-        self.standing.doubt(seen)
-        loaded = self.load_whole(wanted, seen)
+        for tries_left in reversed(range(NFT_TRIES)):
+            self.standing.doubt(seen)
+            try:
+                loaded = self.load_whole(wanted, seen)
+                break
+            except KnockError:
+                # Amid a reload of the box's own rules, chains that ours name may be gone.
+                before, seen = seen, self.see(wanted.config)
+                if seen == before or not tries_left:
+                    raise
         self.standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
         if again:
@@ -4967,8 +4992,11 @@ class Keeper:
         decoys = self.decoys.hold(hidden, seen.decoys, taken)
         now = moment().mono
         commands = tool.whole(config, seen, decoys, self.unspent(wanted), now)
+        seconds = COMMAND_SECONDS
+        if self.standing.wanted.config is None:
+            seconds = FIRST_SECONDS
         try:
-            self.apply(commands)
+            self.apply(commands, seconds)
         except KnockError:
             if seen.ours is None:
                 raise
@@ -6247,7 +6275,9 @@ def try_rules(config):
         if argv != NFT_COMMAND:
             continue
         try:
-            run(NFT_TRY, text, TRY_SECONDS)
+            # In place of what is there, as the keeper does: chains of 0.1 have the names
+            # of ours and other hooks.
+            run(NFT_TRY, NFT_NOTHING + text, TRY_SECONDS)
         except KnockError as error:
             raise KnockError('%s%s' % (error, missing_feature()), 2)
 
@@ -6279,7 +6309,7 @@ def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
     for unit, size in (('d', 86400), ('h', 3600), ('min', 60)):
         if seconds >= 2 * size:
-            return '%d %s' % (seconds // size, unit)
+            return '%d %s' % ((seconds + size // 2) // size, unit)
     return '%d s' % max(0, seconds)
 
 def print_table(rows):
@@ -6378,11 +6408,15 @@ def client_rows(facts, now):
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
+LAST_GOOD = 'config: the last good one rules, for the file is broken'
+
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
+    place = runtime_folder()
+    if not report and os.path.isdir(place) and not os.access(place, os.X_OK):
+        return 'only root may ask the daemon; type: sudo knockd.py status'
     if not report:
-        return ('no daemon answers in %s: nobody gets in; is it started?'
-                % runtime_folder())
+        return 'no daemon answers in %s: nobody gets in; is it started?' % place
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
     hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
@@ -6404,7 +6438,7 @@ def remarks(report, now):
     if report['clock']:
         lines.append('clock: ' + report['clock'])
     if report['config']['last_good']:
-        lines.append('config: the last good one rules, for the file is broken')
+        lines.append(LAST_GOOD)
     return lines
 
 def print_section(rows):
@@ -6489,6 +6523,12 @@ def command_status(args):
         warned = preflight(config)
     except KnockError as error:
         warned = str(error).splitlines()
+        config = last_good(os.path.abspath(args.config))
+        if config:
+            facts = client_facts(config, report)
+        # Which the daemon may not have read so far.
+        if config and LAST_GOOD not in remarks(report, now):
+            warned.append(LAST_GOOD)
     if args.metrics:
         print_metrics(report)
     elif args.json:
@@ -6524,6 +6564,16 @@ def own_path():
     if path.startswith('<') or not os.path.isfile(path):
         return None
     return os.path.abspath(path)
+
+def version_text():
+    """Which version this is, and the sum of its file as SHA256SUMS of a release has
+    it."""
+    path = own_path()
+    if path is None:
+        return 'knockd.py %s\nno file, so no SHA-256: it came out of a pipe' % __version__
+    with open(path, 'rb') as file:
+        digest = sha256(file.read()).hexdigest()
+    return 'knockd.py %s\n%s  %s' % (__version__, digest, path)
 
 def compiled_path(source):
     """The path of this script's compiled code in the runtime folder, made if it is not
@@ -6629,7 +6679,13 @@ def content_of(path):
 def told_entries(args, names):
     """Those options of a command that are a config's keys, as entries of a section."""
     told = vars(args)
-    return [(name, told[name].strip()) for name in names if told.get(name)]
+    entries = [(name, told[name].strip()) for name in names if told.get(name)]
+    for name, text in entries:
+        # As an option's text, and more so as a whole file, it could hold another section.
+        if '\n' in text:
+            raise KnockError('--%s: %r... has %d lines; one is wanted' % (
+                name.replace('_', '-'), text[:20], len(text.splitlines())), 2)
+    return entries
 
 def client_entries(args):
     """A client's section out of the options of a command."""
@@ -6803,12 +6859,13 @@ def print_line(config, client, via=None, picture=False):
     if doubt:
         note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
              % (host, doubt))
-    wanted = client.carriers + ('code',) * client.code
-    lacking = tuple(name for name in wanted if name not in config.carriers)
-    if lacking:
-        note('%s opens nothing by %s until [server] carriers has it; type: knockd.py set '
-             'server carriers=%s' % (client.name, ' and '.join(lacking),
-                                     ','.join(config.carriers + lacking)))
+    tell_flaws(config, client)
+
+def tell_flaws(config, client):
+    """What keeps it from opening anything."""
+    facts = Facts(moment().wall, (), (), None, True)
+    for complaint in client_warnings(config, client, facts):
+        note(complaint_line(config.path, complaint))
 
 def agreed(question):
     """Asks whoever sits at the terminal; no if nobody does."""
@@ -6878,7 +6935,12 @@ def run_daemon(path, verbose):
 
 def command_check(args):
     """Exit 2 with errors; --strict makes an error of every warning."""
-    config = read_config(args.config)
+    try:
+        config = read_config(args.config)
+    except KnockError:
+        if last_good(os.path.abspath(args.config)):
+            note(LAST_GOOD)
+        raise
     warned = preflight(config)
     for warning in warned:
         print('warning: ' + printable(warning))
@@ -6933,9 +6995,10 @@ def command_set(args):
     entries = []
     for pair in args.pairs:
         key, equals, value = pair.partition('=')
-        if not equals or 'secret' in key:
-            raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py '
-                             'rekey NAME' % key, 2)
+        if 'secret' in key:
+            raise KnockError('a new secret is made by: knockd.py rekey NAME', 2)
+        if not equals:
+            raise KnockError('%r is not KEY=VALUE, as open_for=5m' % pair, 2)
         entries.append((key.strip(), value.strip() or None))
 
     def plan(config):
@@ -6943,8 +7006,10 @@ def command_set(args):
             return {'server': entries}
         find_client(config, args.name)
         return {'client ' + args.name: entries}
-    edit_config(args.config, plan)
+    config = edit_config(args.config, plan)
     print('set %s: %s' % (args.name, ', '.join(args.pairs)))
+    if args.name in config.clients:
+        tell_flaws(config, config.clients[args.name])
 
 def command_rename(args):
     """Key, ledger and line stay: a name is a word for people."""
@@ -7031,6 +7096,8 @@ def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
     void."""
     sheets = []
+    if not 1 <= args.number <= 999:
+        raise KnockError('-n %d: write a number from 1 to 999' % args.number, 2)
 
     def plan(config):
         client = find_client(config, args.name)
@@ -7647,8 +7714,7 @@ def attempts(args, config):
     came_from = os.environ.get(LEFT)
     # It began in another one: here nobody else is.
     alone = came_from not in (None, os.readlink('/proc/self/ns/net'))
-    needs = 'root and unshare; without them no knock is tried'
-    yield ('namespaces', needs, isolate, alone)
+    yield ('namespaces', '', isolate, alone)
     yield ('kernel filter', '', try_filter)
     if os.path.exists(args.config):
         yield ('config', '', config_remarks, config)
@@ -7681,24 +7747,28 @@ def clock_remarks(config):
 
 def isolate(alone):
     """Begins again, in this process, with a network and mounts of its own; there it
-    covers the runtime folder."""
-    unshare = []
-    if not alone:
-        unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
-    place = os.path.dirname(runtime_folder())
-    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', place])
-    script = own_path()
+    covers the runtime folder. Returns why it cannot: the daemon needs none of that."""
+    mount = ['mount', '-t', 'tmpfs', 'tmpfs', os.path.dirname(runtime_folder())]
     if alone:
-        return
-    if script is None:
-        raise KnockError('a script out of a pipe cannot begin again; save it first')
+        run(mount)
+        return None
+    unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
+    try:
+        run(unshare + mount)
+        if own_path() is None:
+            raise KnockError('a script out of a pipe cannot begin again; save it first')
+    except KnockError as error:
+        return 'ok, but no knock is tried: %s' % error
     # The copy that begins again must know that it is alone.
     os.environ[LEFT] = os.readlink('/proc/self/ns/net')
-    os.execv(find_program('unshare'), unshare + [sys.executable, script] + sys.argv[1:])
+    return os.execv(find_program('unshare'),
+                    unshare + [sys.executable, own_path()] + sys.argv[1:])
 
 def ledger_remarks(path):
     """Looks at its file system, of those mounted above it the last, and touches
     nothing."""
+    # In a chroot no line may be above it.
+    place, kind, mode = '/', '', ''
     for line in read_file('/proc/mounts').splitlines():
         words = line.split()
         if path.startswith(words[1].rstrip('/') + '/'):
@@ -7828,6 +7898,8 @@ USE_PROCD=1
 start_service() {
 	# The rules need no Python: after an upgrade that took it the ports are hidden, too.
 	sh STATE/guard
+	[ -x PYTHON ] || logger -t knockd "no PYTHON: what is hidden stays hidden," \\
+		"nobody can knock; install python3-light"
 	# procd calls the log's lines as it calls the program.
 	mkdir -p /var/run/knockd
 	chmod 700 /var/run/knockd
@@ -7858,9 +7930,20 @@ error_logger="logger -t knockd"
 depend() { after localmount mountall; before net networking; }
 start_pre() { sh STATE/guard || true; }
 ''' % (PYTHON, SCRIPT)
-# Debian's OpenRC never enters the level boot; disks and network come up in sysinit.
-OPENRC_LEVEL = ('$(if [ -e /etc/runlevels/sysinit/networking ]; then echo sysinit; '
-                'else echo boot; fi)')
+# Debian's nftables flushes all rules as the box shuts down, when services still answer.
+# So it stops no more under OpenRC, and under SysV once they have ended.
+OPENRC_NFTABLES = 'rc_nftables_keyword="-shutdown"     # or what knockd hides is open\n'
+SYSV_ORDER = '/etc/insserv/overrides/nftables'
+SYSV_NFTABLES = '''### BEGIN INIT INFO
+# Provides: nftables
+# Required-Start: $local_fs $network
+# Required-Stop: $local_fs
+# X-Stop-After: sendsigs
+# Default-Start: S
+# Default-Stop: 0 1 6
+### END INIT INFO
+# Until sendsigs has ended the services, the rules must hide what knockd hides.
+'''
 # Runit's second stage starts all services side by side: hidden before that, in the first.
 RUNIT_GUARD = '''#!/bin/sh
 ### BEGIN INIT INFO
@@ -7868,6 +7951,20 @@ RUNIT_GUARD = '''#!/bin/sh
 # Required-Start: $local_fs
 # Required-Stop:
 # X-Start-Before: $network
+# Default-Start: S
+# Default-Stop:
+### END INIT INFO
+[ "$1" = start ] && sh STATE/guard
+exit 0
+'''
+# Others' firewalls flush all as they load: hidden once more, before services start and
+# the daemon is ready.
+AGAIN = '''#!/bin/sh
+### BEGIN INIT INFO
+# Provides: knockd-again
+# Required-Start: $local_fs
+# Should-Start: nftables netfilter-persistent ufw
+# Required-Stop:
 # Default-Start: S
 # Default-Stop:
 ### END INIT INFO
@@ -7899,50 +7996,70 @@ setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
 # evidence: paths that tell it; script, state: where those go; files: {path: text};
-# starts, ends: commands; log: what shows the daemon's last lines.
+# For Debian's SysV and runit. Whatever is enabled or not, all scripts are put in order.
+AGAIN_PATH = '/etc/init.d/knockd-again'
+INSSERV = {AGAIN_PATH: AGAIN, SYSV_ORDER: SYSV_NFTABLES}
+ENABLE, DISABLE = ('update-rc.d knockd-again defaults',
+                   'update-rc.d -f knockd-again remove')
+# starts, ends, forgets: commands, the last once the files are gone; log: what shows the
+# daemon's last lines.
 InitSystem = collections.namedtuple(
-    'InitSystem', 'name evidence script state files starts ends log')
+    'InitSystem', 'name evidence script state files starts ends forgets log')
 
-def runit_in(folder, early, enable, disable):
+def runit_in(folder, early, enable, forgets):
     """Runit, whose services are links in this folder. early: {path: text} of what its
-    first stage runs; enable, disable: commands for that."""
+    first stage runs; enable, forgets: commands for that."""
     link = folder + '/knockd'
     # The first time, runsvdir starts it.
     starts = ['ln -sfn /etc/sv/knockd ' + link, 'sv restart /etc/sv/knockd || true']
     ends = ['rm ' + link, 'sv shutdown /etc/sv/knockd',
             'rm -rf /etc/sv/knockd /var/log/knockd']
     return InitSystem('runit', [folder, '/usr/bin/runsvdir'], SCRIPT, '/var/lib',
-                      dict(RUNIT, **early), enable + starts, ends + disable,
+                      dict(RUNIT, **early), enable + starts, ends, forgets,
                       'tail -n 5 /var/log/knockd/current')
 
 SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
+
+def openrc_in(level, evidence, more, enable, forgets):
+    """OpenRC, whose disks come up in this level. more: {path: text}; enable, forgets:
+    commands for that."""
+    return InitSystem('OpenRC', ['/run/openrc'] + evidence, SCRIPT, '/var/lib',
+                      dict({'/etc/init.d/knockd': OPENRC}, **more),
+                      ['rc-update add knockd ' + level] + enable +
+                      ['rc-service knockd restart'],
+                      ['rc-service knockd stop', 'rc-update -a delete knockd'], forgets,
+                      SYSLOG)
+
 INIT_SYSTEMS = [
     InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',
                {'/etc/systemd/system/knockd.service': SYSTEMD},
                ['systemctl daemon-reload', 'systemctl enable knockd',
                 'systemctl restart knockd'],
-               ['systemctl disable --now knockd'],
+               ['systemctl disable --now knockd'], ['systemctl daemon-reload'],
                'journalctl -q -u knockd -n 5 -o cat --no-pager'),
     # OpenWrt's /var is in memory.
     InitSystem('procd', ['/sbin/procd'], OPENWRT_SCRIPT, '/etc',
                {'/etc/init.d/knockd': PROCD, '/lib/upgrade/keep.d/knockd': KEEP},
                ['/etc/init.d/knockd enable', '/etc/init.d/knockd restart'],
-               ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
+               ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'], [],
                'logread -e knockd | tail -n 5'),
-    InitSystem('OpenRC', ['/run/openrc'], SCRIPT, '/var/lib',
-               {'/etc/init.d/knockd': OPENRC},
-               ['rc-update add knockd ' + OPENRC_LEVEL, 'rc-service knockd restart'],
-               ['rc-service knockd stop', 'rc-update -a delete knockd'], SYSLOG),
+    # Of Debian, which never enters the level boot; of all others.
+    openrc_in('sysinit', ['/etc/runlevels/sysinit/networking'],
+              {'/etc/rc.conf.d/knockd.conf': OPENRC_NFTABLES, AGAIN_PATH: AGAIN},
+              [ENABLE],
+              ['rmdir /etc/rc.conf.d 2>/dev/null || true', DISABLE]),
+    openrc_in('boot', [], {}, [], []),
     # Of Void, of Debian.
     runit_in('/var/service',
              {'/etc/runit/core-services/10-knockd.sh': 'sh STATE/guard\n'}, [], []),
-    runit_in('/etc/service', {'/etc/init.d/knockd-guard': RUNIT_GUARD},
-             ['update-rc.d knockd-guard defaults'],
-             ['update-rc.d -f knockd-guard remove']),
+    runit_in('/etc/service', dict(INSSERV, **{'/etc/init.d/knockd-guard': RUNIT_GUARD}),
+             ['update-rc.d knockd-guard defaults', ENABLE],
+             ['update-rc.d -f knockd-guard remove', DISABLE]),
     InitSystem('SysV', ['/etc/inittab', '/usr/sbin/update-rc.d'], SCRIPT, '/var/lib',
-               {'/etc/init.d/knockd': SYSV},
-               ['update-rc.d knockd defaults', '/etc/init.d/knockd restart'],
-               ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove'], SYSLOG)]
+               dict(INSSERV, **{'/etc/init.d/knockd': SYSV}),
+               ['update-rc.d knockd defaults', ENABLE, '/etc/init.d/knockd restart'],
+               ['/etc/init.d/knockd stop'], ['update-rc.d -f knockd remove', DISABLE],
+               SYSLOG)]
 # Where keys and ledger are, unless told elsewhere.
 KEYS = '/etc/knockd', '/var/lib/knockd'
 # Beside the ledger, and worth nothing without us.
@@ -7954,6 +8071,16 @@ def init_system(root):
         if all(os.path.exists(root + path) for path in system.evidence):
             return system
     return None
+
+def own_files(root, system):
+    """{path: text} of its files that are ours to write and to take away. Somebody may
+    have ordered nftables in his own way; ours say knockd."""
+    ours = {}
+    for path, text in system.files.items():
+        data, _ = content_of(root + path)
+        if 'knockd' in path or data is None or b'knockd' in data:
+            ours[path] = text
+    return ours
 
 def is_this_script(text):
     """Does this text compile to the very code that runs?"""
@@ -7987,8 +8114,15 @@ def own_text(url):
         raise KnockError('%s is not the script that runs here; save it first' % url)
     return text
 
+def want_root(args):
+    """What is half done must not be taken for done."""
+    if os.geteuid() and not (args.root or args.dry_run):
+        raise KnockError('only root can %s; type: sudo python3 knockd.py %s'
+                         % (args.command, args.command))
+
 def command_install(args):
     """What is there stays: a second time renews script and service."""
+    want_root(args)
     system, place = init_system(args.root), Placing(args)
     if system is None:
         raise KnockError('no init system that is known here; let yours run: ' + RUN)
@@ -7996,9 +8130,13 @@ def command_install(args):
     text = own_text(args.url)
     # Ctrl-C takes back what was begun, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    upgrade = any(os.path.exists(args.root + path) for path in system.files)
+    files = own_files(args.root, system)
+    upgrade = any(os.path.exists(args.root + path) for path in files)
+    for path in set(system.files).difference(files):
+        note('%s is not ours and stays as it is: unless nftables stops after sendsigs, '
+             'nothing is hidden while the box shuts down' % path)
     try:
-        config = place_all(args, system, place, text)
+        config = place_all(args, system._replace(files=files), place, text)
         if args.root or args.dry_run:
             begin_service(system, place)
             return
@@ -8106,17 +8244,19 @@ def take_all_back(system, place, upgrade):
         return
     note('taken back: what was written is as it was before')
     if not upgrade:
-        stop_service(system, place)
+        carry_out_all(system.ends, place)
     with contextlib.suppress(OSError):
         place.take_back()
     if upgrade:
         with contextlib.suppress(KnockError):
             begin_service(system, place, quiet=True)
+    else:
+        carry_out_all(system.forgets, place)
 
-def stop_service(system, place):
-    """All of its commands, whatever one of them says; those that failed."""
+def carry_out_all(lines, place):
+    """All of these commands, whatever one of them says; those that failed."""
     failed = []
-    for line in system.ends:
+    for line in lines:
         try:
             place.carry_out(line, quiet=True)
         except KnockError as error:
@@ -8148,6 +8288,7 @@ def tell_what_runs(system, config, report):
 def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
     Works whatever the config says."""
+    want_root(args)
     system, place = init_system(args.root), Placing(args)
     folders = list(KEYS)
     with contextlib.suppress(KnockError):
@@ -8157,22 +8298,22 @@ def command_uninstall(args):
                if os.path.isdir(args.root + folder)]
     question = 'Delete the keys in %s too?' % ' and '.join(folders)
     with_keys = args.yes or bool(folders) and agreed(question)
-    failed = stop_service(system, place) if system else []
+    failed = carry_out_all(system.ends, place) if system else []
     if args.dry_run:
         failed += take_rules_away((), show_rules)
     elif not args.root:
         failed += take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
-        paths += each.files
+        paths += own_files(args.root, each)
     for folder in folders:
         paths += [os.path.join(folder, name) for name in CACHES]
     if with_keys:
         paths += folders
-    for path in paths:
+    for path in dict.fromkeys(paths):
         remove(args, path)
-    if system and system.name == 'systemd':
-        place.carry_out('systemctl daemon-reload', quiet=True)
+    if system:
+        failed += carry_out_all(system.forgets, place)
     for line in failed:
         note(line)
     kept = ''
@@ -8290,7 +8431,8 @@ def command_line():
     default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
     parser.add_argument('--config', metavar='FILE', default=default,
                         help='default: %(default)s')
-    parser.add_argument('--version', action='version', version='knockd.py ' + __version__)
+    parser.add_argument('--version', action='version', version=version_text(),
+                        help='which one this is, and the SHA-256 of its file')
     parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     # An argument of add_subparsers() only since 3.7.
@@ -8326,6 +8468,8 @@ def main(argv=None):
     except OSError as error:
         print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
               file=sys.stderr)
+        if isinstance(error, PermissionError) and os.geteuid():
+            note('try it as root: sudo')
         return 1
     except KeyboardInterrupt:
         return 1

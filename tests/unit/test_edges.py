@@ -403,28 +403,46 @@ def test_the_clock_is_read_in_milliseconds():
 
 
 # --- what the kernel tells of the ruleset -------------------------------------------------------
-def message(kind, size=20):
+def message(kind, size=20, body=b''):
     """linux/netlink.h: struct nlmsghdr; the subsystem nf_tables is 10 in the upper byte."""
-    return struct.pack('=IHHII', size, 10 << 8 | kind, 0, 1, 2).ljust(size + 3 & ~3, b'\0')
+    data = struct.pack('=IHHII', size + len(body), 10 << 8 | kind, 0, 1, 2).ljust(size, b'\0')
+    return (data + body).ljust(size + len(body) + 3 & ~3, b'\0')
+
+
+def change_after(*packets):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        ours.setblocking(False)
+        for packet in packets:
+            theirs.send(packet)
+        return knockd.ruleset_change(ours)
 
 
 @pytest.mark.parametrize('kinds,changed', [
     ([12, 15], False), ([14, 12, 15], False), ([15], False), ([], False),
     ([8, 15], True), ([2, 15], True), ([12, 12, 3, 15], True), ([6, 15], True), ([11, 15], True)])
 def test_only_what_is_more_than_set_elements_is_a_change(kinds, changed):
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with ours, theirs:
-        ours.setblocking(False)
-        for kind in kinds:
-            theirs.send(message(kind) + message(15, 37))
-        assert knockd.ruleset_changed(ours) is changed
+    change = change_after(*[message(kind) + message(15, 37) for kind in kinds])
+    assert change == (knockd.OTHERS_CHANGED if changed else knockd.UNCHANGED)
+
+
+def test_that_our_table_is_gone_is_told_from_what_is_others():
+    """linux/netfilter/nf_tables.h: DELTABLE; its first attribute is the name."""
+    name = struct.pack('=HH', 11, 1) + b'knockd\0'
+    others = struct.pack('=HH', 11, 1) + b'filter\0'
+    assert change_after(message(2, body=others)) == knockd.OTHERS_CHANGED
+    mixed = message(2, body=others) + message(2, body=name) + message(15)
+    assert change_after(mixed, message(6, body=others)) == knockd.OURS_GONE
+    # A load of our own does that.
+    assert change_after(message(8, body=name)) == knockd.OTHERS_CHANGED
+    assert change_after(message(14, body=name)) == knockd.UNCHANGED, 'an opening is over'
 
 
 def test_changes_that_the_socket_could_not_hold_are_a_change():
     class Overrun:
         def recv(self, _):
             raise OSError(errno.ENOBUFS, 'No buffer space available')
-    assert knockd.ruleset_changed(Overrun())
+    assert knockd.ruleset_change(Overrun()) == knockd.OTHERS_CHANGED
 
 
 # --- decoys -------------------------------------------------------------------------------------

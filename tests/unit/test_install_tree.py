@@ -18,6 +18,8 @@ GOLDEN = os.path.join(TOP, 'tests', 'unit', 'golden')
 FIRST = ('--hide', 'tcp/22', '--client', 'laptop', '--host', 'gate.example')
 EVIDENCE = {'systemd': ['run/systemd/system'], 'procd': ['sbin/procd', 'etc/inittab'],
             'openrc': ['run/openrc', 'etc/inittab'],
+            'openrc-debian': ['run/openrc', 'etc/inittab', 'usr/sbin/update-rc.d',
+                              'etc/runlevels/sysinit/networking'],
             'runit': ['etc/service', 'usr/bin/runsvdir', 'etc/inittab', 'usr/sbin/update-rc.d'],
             'void': ['var/service', 'usr/bin/runsvdir'],
             # Debian's openssh-server makes /etc/service, runit or not
@@ -28,10 +30,15 @@ SERVICE = {'systemd': ['etc/systemd/system/knockd.service'], 'procd': ['etc/init
 # What hides before any service starts, for runit starts them all side by side.
 SERVICE['void'] = SERVICE['runit'] + ['etc/runit/core-services/10-knockd.sh']
 SERVICE['runit'] = SERVICE['runit'] + ['etc/init.d/knockd-guard']
+SERVICE['openrc-debian'] = SERVICE['openrc']
+# Others' firewalls flush all as they load in Debian's boot.
+for debian in ('runit', 'openrc-debian', 'sysv'):
+    SERVICE[debian] = SERVICE[debian] + ['etc/init.d/knockd-again']
 START = {'systemd': 'systemctl restart knockd', 'procd': '/etc/init.d/knockd restart',
          'openrc': 'rc-service knockd restart', 'sysv': '/etc/init.d/knockd restart',
          'runit': 'sv restart /etc/sv/knockd || true'}
 START['void'] = START['runit']
+START['openrc-debian'] = START['openrc']
 SCRIPT = dict.fromkeys(EVIDENCE, '/usr/local/sbin/knockd.py')
 SCRIPT['procd'] = '/usr/sbin/knockd.py'         # /usr/local/sbin is not in OpenWrt's PATH
 STATE = dict.fromkeys(EVIDENCE, 'var/lib')      # where the ledger is kept
@@ -41,11 +48,17 @@ ENDS = {    # in this order, before the files go
     'procd': ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
     'openrc': ['rc-service knockd stop', 'rc-update -a delete knockd'],
     'runit': ['rm /etc/service/knockd', 'sv shutdown /etc/sv/knockd',
-              'rm -rf /etc/sv/knockd /var/log/knockd',
-              'update-rc.d -f knockd-guard remove'],
+              'rm -rf /etc/sv/knockd /var/log/knockd'],
     'void': ['rm /var/service/knockd', 'sv shutdown /etc/sv/knockd',
              'rm -rf /etc/sv/knockd /var/log/knockd'],
-    'sysv': ['/etc/init.d/knockd stop', 'update-rc.d -f knockd remove']}
+    'sysv': ['/etc/init.d/knockd stop']}
+ENDS['openrc-debian'] = ENDS['openrc']
+FORGETS = {     # once the files are gone
+    'systemd': ['systemctl daemon-reload'],
+    'sysv': ['update-rc.d -f knockd remove', 'update-rc.d -f knockd-again remove'],
+    'runit': ['update-rc.d -f knockd-guard remove', 'update-rc.d -f knockd-again remove'],
+    'openrc-debian': ['rmdir /etc/rc.conf.d 2>/dev/null || true',
+                      'update-rc.d -f knockd-again remove']}
 
 
 def knockd(*arguments, **options):
@@ -71,7 +84,7 @@ def plain(text):
     """What chance and this box made is replaced by a word."""
     for pattern, word in (('[A-Z2-7]{52}', 'SECRET'), (r'\b[0-9a-f]{16}\b', 'ID'),
                           (r'\d+ ms after the boot', 'UPTIME'),
-                          (r'/\S+/python\S* ((?:command_args=")?-I|/var/run)', r'PYTHON \1')):
+                          (r'/[\w./-]*/python3[\w.]*', 'PYTHON')):
         text = re.sub(pattern, word, text)
     return text
 
@@ -156,7 +169,10 @@ def test_uninstall_stops_the_service_before_it_takes_its_files(system, tmp_path)
     code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree,
                             '--dry-run')
     assert (code, err) == (0, '')
-    assert re.findall(r'^\$ (.*)', out, re.M)[:len(ENDS[system])] == ENDS[system]
+    first, last = out.index('\nremove '), out.rindex('\nremove ')
+    ends = re.findall(r'^\$ (.*)', out[:first], re.M)
+    assert ends[:len(ENDS[system])] == ENDS[system]     # then come the rules of this very box
+    assert re.findall(r'^\$ (.*)', out[last:], re.M) == FORGETS.get(system, [])
     code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree)
     assert (code, err) == (0, '')
     assert out.splitlines()[-1].startswith('knockd is uninstalled; the keys stay in ')
@@ -165,6 +181,20 @@ def test_uninstall_stops_the_service_before_it_takes_its_files(system, tmp_path)
     code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree,
                             '--yes')
     assert (code, err, left_in(tree)) == (0, '', [])
+
+
+def test_how_somebody_has_ordered_nftables_himself_is_respected_and_told(tmp_path):
+    tree = tree_of(tmp_path, 'sysv')
+    order = tree + '/etc/insserv/overrides/nftables'
+    os.makedirs(os.path.dirname(order))
+    with open(order, 'w') as file:
+        file.write('# Mine.\n')
+    for verb in (('install',) + FIRST, ('uninstall', '--yes')):
+        code, _, err = knockd(*verb + ('--root', tree))
+        assert code == 0 and ('sendsigs' in err) == (verb[0] == 'install')
+        with open(order) as file:
+            assert file.read() == '# Mine.\n'
+    assert left_in(tree) == ['etc/insserv/overrides/nftables']
 
 
 def left_in(tree):

@@ -402,9 +402,14 @@ class Host:
         return closed == {4, 6} and not prober.differences(lines)
 
     def time_open(self):
-        """Returns for how long the hidden port differed from a closed one since last
-        asked."""
-        found = prober.differences(self.prober.seen())
+        """Returns for how long the hidden port has differed from a closed one since last
+        asked; once it does no more."""
+        found = []
+        while True:
+            more = prober.differences(self.prober.seen())
+            found += more
+            if not any(one.last > self.prober.since - 0.5 for one in more):
+                break
         if not found:
             return 0.0
         return max(one.last for one in found) - min(one.first for one in found)

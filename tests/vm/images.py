@@ -151,7 +151,8 @@ def mirrors(suite):
     main = uri('Debian', 'http://deb.debian.org/debian')
     security = uri('Debian-Security', 'http://deb.debian.org/debian-security')
     lines = ['deb %s %s main' % (main, suite)]
-    if suite != 'sid':
+    # Sid has none; of bullseye, which is over, it lists packages that it no longer holds.
+    if suite not in ('sid', 'bullseye'):
         lines.append('deb %s %s-security main' % (security, suite))
     return lines
 

@@ -126,6 +126,7 @@ class Asked:
         self.roles = {hidden: 'hidden', closed: 'closed'}
         self.questions = collections.OrderedDict()      # family, port, our port: Question
         self.pair_of = {}           # the same key: its pair
+        self.said = {}              # the same key: the classes of the answers so far
         self.pairs = collections.deque()    # sent, family, {role: True once answered}
         self.silent_in_a_row = collections.Counter()
 
@@ -136,6 +137,7 @@ class Asked:
             key = family, question.port, question.source_port
             self.questions[key] = question
             self.pair_of[key] = answered
+            self.said[key] = set()
 
     def find(self, family, port, source_port):
         key = family, port, source_port
@@ -152,6 +154,16 @@ class Asked:
                 return self.find(family, port, source_port)
         raise Unasked
 
+    def is_new(self, question, what):
+        """Is that another answer than before? TCP gives the same one again, for up to a
+        minute, where the reset that the stranger's kernel sends was lost on a port that
+        is hidden by then."""
+        said = self.said[question.family, question.port, question.source_port]
+        if what in said:
+            return False
+        said.add(what)
+        return True
+
     def forget(self, now):
         while self.questions:
             key, question = next(iter(self.questions.items()))
@@ -159,6 +171,7 @@ class Asked:
                 break
             del self.questions[key]
             del self.pair_of[key]
+            del self.said[key]
 
     def overdue(self, now):
         """Yields (sent, family, role, what) for what has gone unanswered for too long."""
@@ -349,6 +362,15 @@ def probe(wire, out, hidden, closed, stop):
     log.flush(time.time() + BIN)
 
 
+def hear(packet, asked, log, now):
+    try:
+        question, what = answer(packet, asked)
+    except Unasked:
+        return
+    if asked.is_new(question, what):
+        log.note(now, question.family, asked.roles[question.port], what)
+
+
 def read_answers(capture, asked, log):
     for _ in range(256):            # then it is time to ask again
         try:
@@ -357,11 +379,7 @@ def read_answers(capture, asked, log):
             return                  # nothing more, or the wire went down
         if address[2] == socket.PACKET_OUTGOING:
             continue
-        try:
-            question, what = answer(frame[ETHERNET:], asked)
-        except Unasked:
-            continue
-        log.note(time.time(), question.family, asked.roles[question.port], what)
+        hear(frame[ETHERNET:], asked, log, time.time())
 
 
 def main(wire, path, hidden='22', closed='23'):
