@@ -483,7 +483,7 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
-absolute_path = matching('/.+', 'an absolute path')
+absolute_path = matching('/(.*[^/])', 'the absolute path of a file')
 absolute_command = matching('/.+', 'a command that begins with an absolute path',
                             read_words)
 port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
@@ -736,6 +736,10 @@ def parse_config(text, path):
         lines = [complaint_line(path, complaint) for complaint in complaints]
         raise KnockError('\n'.join(lines), 2)
     folder = path.rpartition('/')[0]
+    if server['ledger'] == path:
+        # The first save would be the end of the config.
+        raise KnockError('%s: [server] ledger: is the config itself; name another file'
+                         % path, 2)
     server['ledger'] = server['ledger'] or folder + '/ledger.json'
     return Config(path=path, clients=clients, actions=actions, **server)
 
@@ -759,6 +763,9 @@ def usable_carriers(config, client):
     if client.require_source or client.ssh_key:
         carriers = [name for name in carriers if name in ('udp', 'icmp')]
     return carriers
+
+# Where the SYNs of a sequence and of a code go. One to a hidden port is no knock.
+KNOCKED_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 
 def server_warnings(config, facts):
     """Complaints about [server]."""
@@ -788,7 +795,20 @@ def server_warnings(config, facts):
         argv = getattr(config, key)
         if argv and argv[0] not in facts.programs:
             warn(key, CANNOT_RUN % argv[0])
+    for name, (low, high) in KNOCKED_PORTS.items():
+        hidden = hidden_among(config.hide, low, high)
+        if name in config.carriers and 10 * hidden >= high - low + 1:
+            warn('carriers', '%s cannot knock at a hidden port, and hide has %d of its '
+                 '%d; take it out, or hide fewer' % (name, hidden, high - low + 1))
     return found
+
+def hidden_among(services, low, high):
+    """How many TCP ports from low to high are hidden."""
+    count = 0
+    for service in merged(services):
+        if service.proto == PROTOCOLS['tcp']:
+            count += max(0, min(service.high, high) - max(service.low, low) + 1)
+    return count
 
 def is_interface(name, interfaces):
     """Is there one of this name? lan+ is any that begins with lan."""
@@ -1293,8 +1313,6 @@ def datagram_filter(carriers, port, words, begin=FOR_THIS_BOX):
     ]
     return link(listing + LENGTH_FITS) + word_tree(words and sorted(words))
 
-# Where the SYNs of a sequence and of a code go.
-SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 # RFC 9293, 3.1: of FIN, SYN, RST and ACK nothing but SYN; the bytes of a header without
 # options.
 SYN_FLAGS, SYN = 0x17, 0x02
@@ -3006,7 +3024,8 @@ def split_listing(listing):
     for item in json.loads(listing)['nftables']:
         kind, entry = next(iter(item.items()))
         table = entry.get('name') if kind == 'table' else entry.get('table')
-        if table == 'knockd':
+        # Another family's table of that name is somebody else's.
+        if (entry.get('family'), table) == ('inet', 'knockd'):
             ours.append((kind, entry))
         else:
             others.append((kind, entry))
@@ -3022,8 +3041,12 @@ def nft_decoys(ours):
     for kind, entry in ours:
         if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
             continue
-        match, mangle = entry['expr'][:2]
-        decoys[mangle['mangle']['value']] = match['match']['right']
+        # A table of somebody else, which gives way, has rules like none of ours.
+        with contextlib.suppress(*MISREAD):
+            match, mangle = entry['expr'][:2]
+            port, decoy = mangle['mangle']['value'], match['match']['right']
+            if type(port) is type(decoy) is int:
+                decoys[port] = decoy
     return decoys
 
 def read_nft(outputs, config):
@@ -3057,6 +3080,29 @@ def read_nft(outputs, config):
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
     return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
                 named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
+
+def late_marks(listing):
+    """[(family, table, chain)] that set packets' marks as a whole behind our guard: who
+    was let by loses our bit there, or a mark that was saved with his connection brings it
+    back when his opening is over."""
+    late, found = set(), []
+    for kind, entry in split_listing(listing)[1]:
+        place = entry.get('family'), entry.get('table')
+        is_late = entry.get('prio', 0) > GUARD_PRIORITY
+        if kind == 'chain' and entry.get('hook') == 'prerouting' and is_late:
+            late.add(place + (entry['name'],))
+        if kind != 'rule' or not any(map(sets_mark, entry.get('expr', ()))):
+            continue
+        chain = place + (entry['chain'],)
+        if chain in late and chain not in found:
+            found.append(chain)
+    return found
+
+def sets_mark(statement):
+    """Does it set the mark, whatever that was before?"""
+    mark = {'meta': {'key': 'mark'}}
+    mangle = statement.get('mangle', {}) if isinstance(statement, dict) else {}
+    return mangle.get('key') == mark and str(mark) not in str(mangle.get('value'))
 
 def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
@@ -4537,6 +4583,10 @@ THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
 def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(os.path.dirname(config.ledger), 0o022)
+    if os.path.exists(config.ledger) and not os.path.isfile(config.ledger):
+        # Each save puts a new file in its place: of /dev/null, for all programs.
+        problems.append('%s: [server] ledger: %s is no plain file; name another'
+                        % (config.path, config.ledger))
     if any(client.ssh_key for client in config.clients.values()):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
@@ -5454,9 +5504,9 @@ class Hearing:
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
         ports = None
         if any(self.keys.sequences.tables):
-            ports = SEQUENCE_PORTS['ports']
+            ports = KNOCKED_PORTS['ports']
         elif self.state.codes:
-            ports = SEQUENCE_PORTS['code']
+            ports = KNOCKED_PORTS['code']
         if ports or self.state.badges:
             self.syns.load(self.state.badges, for_syns)
         else:
@@ -6135,6 +6185,12 @@ def firewall_warnings(config):
     if flaw:
         found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
     if config.hide:
+        found += mark_warnings(config)
+        if tool is NFT:
+            for chain in late_marks(run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])):
+                found.append('%s: [server] mark: chain %s %s %s sets the whole mark '
+                             'after us; give it priority mangle, or write a mask'
+                             % ((config.path,) + chain))
         for chain in see_box(tool, config).unreachable:
             found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
                          'opens, and takes no rule of ours'
@@ -6170,9 +6226,39 @@ def is_routed(network, routes):
             ways.add(interface)
     return bool(ways - ways_out)
 
+def exact_marks(text, bits):
+    """The lines of `ip rule` that ask for the mark as a whole, or for one of these
+    bits."""
+    found = []
+    for line in text.splitlines():
+        match = re.search(r'fwmark 0x[0-9a-f]+(?:/(0x[0-9a-f]+))?', line)
+        # wg-quick's "not from all fwmark 0xca6c" is as true with our bits as without.
+        if not match or 'not from' in line:
+            continue
+        mask = int(match.group(1) or '0xffffffff', 16)
+        if mask & bits:
+            found.append(' '.join(line.split()))
+    return found
+
+def mark_warnings(config):
+    """Of routing by exact marks: what a knock opens, and a hidden port's reset, carries a
+    bit of ours and goes another way."""
+    found = []
+    if find_program('ip') is None:
+        return found
+    for family in ('-4', '-6'):
+        with contextlib.suppress(KnockError):
+            rules = run(['ip', family, 'rule'])
+            for rule in exact_marks(rules, config.mark | asked_bit(config)):
+                found.append('%s: [server] mark: the rule "%s" asks for our bits, too; '
+                             'write it with a mask, as fwmark 0x1/0xff'
+                             % (config.path, rule))
+    return found
+
 def box_facts(config):
     """What warnings() must know of this box."""
-    programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
+    programs = [path for path in named_programs(config)
+                if os.path.isfile(path) and os.access(path, os.X_OK)]
     interfaces = [name for _, name in socket.if_nameindex()]
     there = os.path.isdir(os.path.dirname(config.ledger))
     return Facts(moment().wall, interfaces, programs, chains_of_box(), there)
@@ -7442,7 +7528,7 @@ class Watch:
         self.watcher.keys.adopt(moment())
         begin = packets_for(config)
         datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
-        syns = syn_filter(SEQUENCE_PORTS['ports'], None, begin)
+        syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
         self.datagrams.load([], lambda words: datagrams)
         self.syns.load([], lambda words: syns)
         for sock in self.datagrams.taps + self.syns.taps:
