@@ -368,8 +368,9 @@ def test_a_syn_of_once_comes_again_to_the_same_address_alone(wire, guarding):
             first.bind(('', 0))
             first.setblocking(False)
             first.connect_ex((silent, HIDDEN))
-            assert until(lambda: ' . 2222 . ' in wire.server.must(
-                'nft', 'list', 'set', 'inet', 'knockd', 'begun%d' % (6 if ':' in address else 4)))
+            begun = 'begun6' if ':' in address else 'begun4'
+            assert until(lambda name=begun: ' . 2222 . ' in wire.server.must(
+                'nft', 'list', 'set', 'inet', 'knockd', name))
             port = first.getsockname()[1]
             assert not wire.client.connection(address, HIDDEN, source_port=port)
 
@@ -381,7 +382,7 @@ def test_a_stranger_gets_what_answer_says(wire, started, answer, beginnings):
     started('answer = %s\n' % answer, anna='')
     for address in WHERE:
         with wire.capture(wire.stranger) as capture:
-            def replies():
+            def replies(address=address, capture=capture):
                 """What came back on one more try."""
                 wire.stranger.socket_error(address, HIDDEN)
                 return [beginning_of(packet) for packet in capture.packets()
