@@ -340,6 +340,25 @@ def test_a_removed_client_is_out_behind_the_box_too(wire, started):
         assert until(lambda to=address: not wire.client.connects(to), 5)
 
 
+def test_a_connection_older_than_all_tracking_goes_on_when_the_host_speaks(wire, host, guarding):
+    """A stranger's packet that belongs to no known connection must not come through."""
+    wire.clear()                                # nothing tracks connections
+    for address in WHERE:
+        connection = wire.client.connection(address, HIDDEN)
+        end = accept(host[HIDDEN], connection)
+        with connection, end:
+            guarding(anna='')
+            connection.sendall(b'typed')
+            end.settimeout(0.5)
+            with pytest.raises(OSError):
+                end.recv(100)
+            end.settimeout(10)
+            end.sendall(b'host')
+            assert connection.recv(100) == b'host' and end.recv(100) == b'typed'
+            assert alive(connection, end)
+        wire.clear()
+
+
 @pytest.mark.parametrize('only', ['', 'only = %s, %s' % WHERE], ids=['everywhere', 'only'])
 def test_once_lets_one_connection_in_behind_the_box(wire, host, guarding, only):
     knockd = guarding(anna='once = yes\n' + only)
