@@ -6209,6 +6209,9 @@ def flaws_behind(config):
             cure = ' '.join(setting + '=1' for setting in lacking)
             found.append('not all that bridge %s passes on meets our rules; type: '
                          'modprobe br_netfilter; sysctl -w %s' % (name, cure))
+    for place in sorted(listed_by_nft('flowtable') or ()):
+        found.append('flowtable %s %s %s: a knock or a SYN in a flow that it took over '
+                     'passes unseen; from a new port both are seen' % place)
     routes = routes_of_box()
     for network in config.behind:
         # A guest of a bridge may be on the same link as the way out, and without a route.
@@ -6261,19 +6264,19 @@ def box_facts(config):
                 if os.path.isfile(path) and os.access(path, os.X_OK)]
     interfaces = [name for _, name in socket.if_nameindex()]
     there = os.path.isdir(os.path.dirname(config.ledger))
-    return Facts(moment().wall, interfaces, programs, chains_of_box(), there)
+    return Facts(moment().wall, interfaces, programs, listed_by_nft('chain'), there)
 
-def chains_of_box():
-    """{(family, table, chain)} as nft lists them; None if it does not."""
+def listed_by_nft(kind):
+    """{(family, table, name)} of every chain, or flowtable; None if nft lists none."""
     try:
-        listing = json.loads(run(['nft', '-j', 'list', 'chains']))
+        listing = json.loads(run(['nft', '-j', 'list', kind + 's']))
     except (KnockError, ValueError):
         return None
     found = set()
     for entry in listing['nftables']:
-        chain = entry.get('chain')
-        if chain:
-            found.add((chain['family'], chain['table'], chain['name']))
+        one = entry.get(kind)
+        if one:
+            found.add((one['family'], one['table'], one['name']))
     return found
 
 def rules_of(config):
