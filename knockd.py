@@ -308,9 +308,11 @@ Syn = collections.namedtuple('Syn', 'source destination port badge')
 Credential = collections.namedtuple('Credential', 'client carrier step paper ports')
 
 # client: a Client; source: an address; knock_id: text; step: T; paper: (sheet, number) or
-# None; request: a Request; services: (Service, ...); seconds: how long it shall be open.
+# None; request: a Request; services: (Service, ...); seconds: how long it shall be open;
+# elsewhere: is it for another address than its own?
 Knock = collections.namedtuple(
-    'Knock', 'client carrier source knock_id step paper request services seconds')
+    'Knock',
+    'client carrier source knock_id step paper request services seconds elsewhere')
 # What judge() says. verdict: junk, mute, copy, refused, open, close or run; kind: of a
 # refusal, a word; reason: its sentence, or None; knock: a Knock or None.
 Decision = collections.namedtuple('Decision', 'verdict kind reason knock')
@@ -320,9 +322,10 @@ MUTE = Decision('mute', None, None, None)
 # Fingerprint, source, service and only are an opening's key: two clients at one address
 # have one each. fingerprint: 16 hex digits of the client's key; client: its name; source:
 # an ip_network; service: a Service, a range stays one; once: for one connection alone, a
-# bool; expires: ms since boot; only: the addresses at which it is open, () for all.
+# bool; expires: ms since boot; only: the addresses at which it is open, () for all;
+# elsewhere: did the knock come from another address?
 Opening = collections.namedtuple(
-    'Opening', 'fingerprint client source service once expires only')
+    'Opening', 'fingerprint client source service once expires only elsewhere')
 # A piece of one or several openings, as the kernel's sets hold it. destination: an
 # address, or None for all.
 Element = collections.namedtuple('Element', 'source service once destination')
@@ -1622,6 +1625,8 @@ REPEAT_TIME = 10000
 CODE_TRIES = 3
 CODE_SLEEP = 120
 DOUBLING_TIME = 3600000
+# With so many the sleep is the longest, whatever comes: 2 ** 7 > 120, and one more.
+DOUBLINGS = 8
 
 class Typing:
     """What one source has typed: its first port, and the pair that was looked at last."""
@@ -1647,7 +1652,8 @@ class Codes:
     """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over
     all sources: the third puts the carrier to sleep, for 1, 2, 4 ... 120 steps, and every
     hour takes one doubling back. Whatever a guesser does, he has 3 tries an hour and 21
-    more: 0.081 % a year for each client."""
+    more: 0.081 % a year for each client. A restart gives none; a boot gives 24 again,
+    which is below 0.1 % up to 250 boots a year."""
 
     # A success takes nothing back. If it did, whoever guesses had 21 more tries for every
     # knock of every client: 0.19 % a year with five a day, and a client could help him.
@@ -1656,6 +1662,18 @@ class Codes:
         self.wrong = 0          # tries since the last sleep
         self.asleep_until = 0   # ms of the monotonic clock
         self.forgiven_at = 0    # ms: then the last doubling is taken back
+
+    def memory(self):
+        """What the next process must know, or each restart would give more tries."""
+        return [self.wrong, self.asleep_until, self.forgiven_at]
+
+    def recall(self, memory, now):
+        """Goes on with what a process before had, in milliseconds of this boot. What
+        cannot have come about since is of another boot, and must not be slept for
+        ever."""
+        self.wrong, asleep_until, forgiven_at = memory
+        self.asleep_until = min(asleep_until, now + (CODE_SLEEP + 1) * STEP)
+        self.forgiven_at = min(forgiven_at, now + DOUBLINGS * DOUBLING_TIME)
 
     def touch(self, source, port, now, codes):
         """The Credential of the code that this port completes, if it is one. codes:
@@ -1789,7 +1807,7 @@ def after_open(openings, knock, now):
     # Ranges that overlap or touch are one, or they would be counted twice.
     for service in merged(knock.services):
         opening = Opening(client.fingerprint, client.name, source, service, client.once,
-                          now.mono + duration, only_of(knock))
+                          now.mono + duration, only_of(knock), knock.elsewhere)
         put_longest(after, opening)
     return after
 
@@ -1859,6 +1877,8 @@ def too_wide(opening, client):
     if opening.source.prefixlen < prefix or (client.once and not opening.once):
         return True
     if client.only and not (opening.only and set(opening.only) <= set(client.only)):
+        return True
+    if opening.elsewhere and not client.any_source:
         return True
     return not covered(opening.service, merged(client.allow))
 
@@ -2028,7 +2048,8 @@ def judge(packet, now, state):
 def datagram_knock(packet, client, step):
     """A Knock whose request is still to be read. Its id is the nonce."""
     nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
-    return Knock(client, packet.carrier, packet.source, nonce, step, None, None, (), 0)
+    source = packet.source
+    return Knock(client, packet.carrier, source, nonce, step, None, None, (), 0, False)
 
 def with_signed(request, packet, config):
     """The Request with all that its signature must sign: "knock/1 ", server id, 0x00,
@@ -2045,7 +2066,7 @@ def credential_knock(packet):
     request = Request('open', time, None, 0, (), None, None, None)
     knock_id = '%s:%s' % (credential.carrier, credential.paper or credential.step)
     return Knock(credential.client, credential.carrier, packet.source, knock_id,
-                 credential.step, credential.paper, request, (), 0)
+                 credential.step, credential.paper, request, (), 0, False)
 
 def with_defaults(knock, config):
     """The Knock with its services, its seconds, and the address that it is for."""
@@ -2057,10 +2078,12 @@ def with_defaults(knock, config):
     source = knock.source
     if client.any_source and request.source is not None:
         source = request.source
+    elsewhere = source != knock.source
     usual = client.open_for or config.open_for
     longest = max(config.max_open_for, client.open_for or 0)
     seconds = min(request.seconds or usual // 1000, longest // 1000)
-    return knock._replace(services=services, seconds=seconds, source=source)
+    return knock._replace(services=services, seconds=seconds, source=source,
+                          elsewhere=elsewhere)
 
 def clock_flaw(knock, now, state):
     """A datagram names its millisecond, other carriers their step, a paper knock needs no
@@ -2170,12 +2193,12 @@ class Keyring:
     """All that authenticates now, and how far each source has come with what takes
     several SYNs. The daemon and `watch` have one each."""
 
-    def __init__(self, state):
+    def __init__(self, state, codes):
         self.state = state
         self.credentials = []   # StepCredentials
         self.steps = None       # range of those that are valid
         self.sequences = Sequences({})
-        self.codes = Codes()
+        self.codes = codes
 
     def adopt(self, now):
         """Another config: nothing is heard by what was made for the one before."""
@@ -2209,11 +2232,6 @@ class Keyring:
         if self.lacks_next():
             newest = self.credentials[-1].step
             self.credentials.append(StepCredentials(self.state.config, newest + 1))
-
-    def doubted(self):
-        """The clock was wrong until now, or is from now on: so may have been the wrong
-        codes."""
-        self.codes = Codes()
 
     def packets_of(self, syn, now, badges_alone=False):
         """The Packets that this SYN completes: it may be a badge itself, the last port of
@@ -5452,16 +5470,39 @@ class Mutes:
         self.until = None
         return True
 
+def recalled_codes(path, now):
+    """The Codes as the daemon before left them. What cannot be read stands for as many
+    wrong tries as there can have been; after a boot there is no such file."""
+    codes = Codes()
+    try:
+        memory = json.loads(read_file(path))
+        wrong, asleep_until, forgiven_at = map(whole_number, memory)
+        codes.recall([wrong, asleep_until, forgiven_at], now)
+    except FileNotFoundError:
+        pass
+    except (OSError,) + MISREAD:
+        codes.recall([0, 0, NEVER], now)
+    return codes
+
+def note_codes(path, codes):
+    """At once, or whoever makes us crash has free tries. Not on flash: over a restart,
+    not over a boot."""
+    try:
+        replace_text(path, json.dumps(codes.memory()))
+    except OSError as error:
+        log('%s: %s: a restart forgets the wrong codes' % (path, error.strerror), WARNING)
+
 class Hearing:
     """The packet sockets, and what their filters let by."""
 
-    def __init__(self, state):
+    def __init__(self, state, now):
         self.state = state
-        self.keys = Keyring(state)
         self.datagrams = Capture(SOCKET_SHARES)
         self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
         self.mutes = Mutes()
         self.pace = Budget(SYNS_A_SECOND)
+        self.codes_path = '%s/%s.codes' % (runtime_folder(), state.config.id)
+        self.keys = Keyring(state, recalled_codes(self.codes_path, now.mono))
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
     def adopt(self, now):
@@ -5529,7 +5570,11 @@ class Hearing:
 
     def packets_of(self, syn, now):
         """Sequences and codes sleep while they are muted."""
-        return self.keys.packets_of(syn, now, 'syn' in self.mutes.things)
+        before = self.keys.codes.memory()
+        found = self.keys.packets_of(syn, now, 'syn' in self.mutes.things)
+        if self.keys.codes.memory() != before:
+            note_codes(self.codes_path, self.keys.codes)
+        return found
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -5779,7 +5824,7 @@ class Daemon:
         self.probation = Probation(beside(self.config, 'probation'), now.mono)
         self.guard = GuardFile(beside(self.config, 'guard'), self.probation)
         self.desk = Desk(self.config, now)
-        self.hearing = Hearing(state)
+        self.hearing = Hearing(state, now)
         self.doors = Doors(keeper, state, self.reports)
         self.doors.hide(self.probation.state != LAPSED)
         self.hearing.adopt(now)
@@ -5899,7 +5944,6 @@ class Daemon:
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
-            self.hearing.keys.doubted()
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""
@@ -7286,7 +7330,7 @@ class Watcher:
         self.config = config
         # With every carrier, also those that are off: whoever uses one shall be told.
         self.state = State(config._replace(carriers=CARRIERS), ledger)
-        self.keys = Keyring(self.state)
+        self.keys = Keyring(self.state, Codes())
         self.far = far
         self.searches = Budget(SEARCHES_A_SECOND)
         self.touched = collections.OrderedDict()    # {source: (ports, ms)}

@@ -38,7 +38,7 @@ SECTIONS = {        # how the banner begins: the test files, the quickest first
     'credentials of a step': SEQUENCES,
     'openings': 'test_openings test_judge test_honour',
     'judge': 'test_judge test_datagram test_openings test_honour',
-    'keeper': 'test_before_rules test_keeper_thread test_edges',
+    'keeper': 'test_keeper_parts test_before_rules test_keeper_thread test_edges',
 }
 COMPARISONS = {'<': '<=', '<=': '<', '>': '>=', '>=': '>', '==': '!=', '!=': '==', 'is not': 'is',
                'is': 'is not', 'not in': 'in', 'in': 'not in'}

@@ -30,7 +30,7 @@ def expired(count, now):
     for number in range(count):
         source = ipaddress.ip_network('10.8.%d.%d' % divmod(number, 256))
         found['f', source, service, ()] = knockd.Opening(
-            'f', 'm0', source, service, False, now.mono - 1000, ())
+            'f', 'm0', source, service, False, now.mono - 1000, (), False)
     return found
 
 
@@ -46,7 +46,7 @@ def main():
     count, openings = int(sys.argv[2]), int(sys.argv[3])
     now = knockd.moment()
     state = knockd.State(config, knockd.Ledger(config.id))
-    hearing = knockd.Hearing(state)
+    hearing = knockd.Hearing(state, now)
     doors = knockd.Doors(Nothing(), state, knockd.Reports())
     hearing.adopt(now)
     turns, forgets, slices = [], [], []

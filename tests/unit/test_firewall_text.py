@@ -54,7 +54,7 @@ def seen(there=BY_STACK, accepts=NO_ACCEPTS, **fields):
 
 def opening(source, services='tcp/22', left=30000, once=False, client='anna'):
     return knockd.Opening(client * 4, client, ipaddress.ip_network(source),
-                          knockd.parse_services(services)[0], once, NOW + left, ())
+                          knockd.parse_services(services)[0], once, NOW + left, (), False)
 
 
 def whole(config=None, there=BY_STACK, decoys=DECOYS, openings=(), **fields):

@@ -31,7 +31,7 @@ JUMP = '-A INPUT -m comment --comment "knockd" -j KNOCKD\n'
 
 def opening(source, services='tcp/22', left=30000, client='anna'):
     return knockd.Opening(client * 4, client, ipaddress.ip_network(source),
-                          knockd.parse_services(services)[0], False, NOW + left, ())
+                          knockd.parse_services(services)[0], False, NOW + left, (), False)
 
 
 OPENINGS = [opening('203.0.113.5'), opening('2001:db8::/64', 'udp/51820', 7999),

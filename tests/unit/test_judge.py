@@ -140,7 +140,7 @@ def held(client, count, expires=9000000, source='203.0.113.5/32'):
     for number in range(count):
         service = knockd.Service(6, 1000 + 2 * number, 1000 + 2 * number)
         openings[client.fingerprint, network, service, ()] = knockd.Opening(
-            client.fingerprint, client.name, network, service, False, expires, ())
+            client.fingerprint, client.name, network, service, False, expires, (), False)
     return openings
 
 
@@ -383,7 +383,7 @@ def test_what_would_leave_too_many_parts_cannot_be_closed_in_part_but_whole(stat
     wide = knockd.Service(6, 2000, 3000)
     network = ipaddress.ip_network('203.0.113.5/32')
     state.openings[client.fingerprint, network, wide, ()] = knockd.Opening(
-        client.fingerprint, 'anna', network, wide, False, 9000000, ())
+        client.fingerprint, 'anna', network, wide, False, 9000000, (), False)
     part = knockd.Service(6, 2500, 2500)
     assert said(state, knock(state, op='close', services=[part]))[0] == 'refused'
     assert said(state, knock(state, op='close', services=[wide])) == ('close', None)
@@ -426,11 +426,14 @@ def test_the_source_a_knock_names(state, name, named, expected):
     assert said(state, knock(state, name, source=named)) == expected
 
 
-@pytest.mark.parametrize('named,opened', [
-    (None, '203.0.113.5'), ('203.0.113.6', '203.0.113.6'), ('2001:db8::5', '2001:db8::5')])
-def test_any_source_opens_for_the_named_one(state, named, opened):
+@pytest.mark.parametrize('named,opened,elsewhere', [
+    (None, '203.0.113.5', False), ('203.0.113.5', '203.0.113.5', False),
+    ('203.0.113.6', '203.0.113.6', True), ('2001:db8::5', '2001:db8::5', True)])
+def test_any_source_opens_for_the_named_one(state, named, opened, elsewhere):
     decision = knockd.judge(knock(state, 'trusted', source=named), at(), state)
     assert decision.knock.source == ipaddress.ip_address(opened)
+    openings = knockd.after_open({}, decision.knock, at()).values()
+    assert [opening.elsewhere for opening in openings] == len(openings) * [elsewhere] != []
 
 
 def test_a_knock_that_names_its_source_is_useless_from_elsewhere(state):

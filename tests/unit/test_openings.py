@@ -23,8 +23,9 @@ WEB, MOSH = knockd.Service(6, 8000, 8010), knockd.Service(17, 60000, 61000)
 NOW = knockd.Moment(1700000000000, 5000000)
 
 
-def knock(client=ANNA, services=(SSH,), seconds=30, source=HERE):
-    return knockd.Knock(client, 'udp', source, 'id', 0, None, None, tuple(services), seconds)
+def knock(client=ANNA, services=(SSH,), seconds=30, source=HERE, elsewhere=False):
+    return knockd.Knock(client, 'udp', source, 'id', 0, None, None, tuple(services), seconds,
+                        elsewhere)
 
 
 def opened(*knocks, now=NOW, openings=()):
@@ -53,7 +54,7 @@ def rekeyed(client, secret=b'n' * 32):
 # --- open ---------------------------------------------------------------------------------------
 def test_what_is_opened_has_its_owner_its_source_and_its_end():
     openings = opened(knock(services=(SSH, MOSH)))
-    expected = [knockd.Opening(ANNA.fingerprint, 'anna', NET, service, False, 5030000, ())
+    expected = [knockd.Opening(ANNA.fingerprint, 'anna', NET, service, False, 5030000, (), False)
                 for service in (SSH, MOSH)]
     assert list(openings.values()) == expected
     for key, opening in openings.items():
@@ -200,6 +201,19 @@ def test_a_narrower_prefix_ends_wider_openings_and_a_wider_one_none():
     assert surviving(opened(knock()), config) == listed(opened(knock()))
 
 
+def test_any_source_withdrawn_ends_what_was_opened_for_another_address_and_nothing_else():
+    trusting = with_client(CONFIG, 'anna', any_source=True)
+    openings = opened(knock(elsewhere=True, source=THERE), knock(), knock(BERT))
+    assert surviving(openings, trusting) == listed(openings)
+    assert surviving(openings) == here('tcp/22') + ALL_OF_BERT
+
+
+@pytest.mark.parametrize('own,other,stays', [(60, 30, True), (30, 60, False)])
+def test_of_two_for_one_address_the_one_that_ends_later_says_whose_it_was(own, other, stays):
+    openings = opened(knock(seconds=own), knock(seconds=other, elsewhere=True))
+    assert bool(surviving(openings)) is stays
+
+
 def test_another_name_for_the_same_key_keeps_its_openings():
     config = CONFIG._replace(clients={'zoe': ANNA._replace(name='zoe')})
     assert surviving(opened(knock()), config) == [('zoe', '203.0.113.5/32', 'tcp/22', 30)]
@@ -218,7 +232,7 @@ def count(*ranges):
     for end, (low, high, *more) in enumerate(ranges):
         source, proto, once = (tuple(more) + (NET, 6, False)[len(more):])
         openings.append(knockd.Opening('f', 'anna', source, knockd.Service(proto, low, high),
-                                       once, end * 1000, ()))
+                                       once, end * 1000, (), False))
     return len(knockd.elements(openings))
 
 

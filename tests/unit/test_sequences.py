@@ -507,7 +507,7 @@ def keyring_of(hide):
     secret = knockd.encode_secret(bytes(range(32)))
     config = knockd.parse_config(
         '[server]\nid = home\nhide = %s\n[client anna]\nsecret = %s\n' % (hide, secret), '/k/k.ini')
-    keyring = knockd.Keyring(knockd.State(config, knockd.Ledger('home')))
+    keyring = knockd.Keyring(knockd.State(config, knockd.Ledger('home')), knockd.Codes())
     keyring.adopt(knockd.Moment(START, 0))
     return keyring
 

@@ -1,0 +1,353 @@
+"""The keeper's parts, each by itself: what it needs, what it remembers, what it says for the boot.
+Its thread: test_keeper_thread.py; the real firewall: tests/e2e/test_keeper.py."""
+import collections
+import errno
+import json
+import socket
+import struct
+import threading
+
+import knockd
+import pytest
+
+Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys')
+FINE = Seen('ours', 'accepts all', ([], []), set(), {})
+CONFIG = knockd.parse_config('[server]\nid = home\nhide = tcp/22\n', '/nowhere/knockd.ini')
+NOTHING_HIDDEN = CONFIG._replace(hide=())
+WANTED = knockd.Wanted(1, CONFIG, ())
+
+
+# --- which tool ---------------------------------------------------------------------------------
+def test_a_listing_of_nft_that_fails_once_is_tried_again_and_not_given_up(monkeypatch):
+    ran, waits = [], []
+
+    def run(argv, text='', seconds=0):
+        ran.append(argv)
+        if len(ran) < 6:
+            raise knockd.KnockError('busy')
+        return 'nftables v1.0.6'
+    monkeypatch.setattr(knockd, 'find_program', lambda name: '/sbin/' + name)
+    monkeypatch.setattr(knockd, 'run', run)
+    monkeypatch.setattr(knockd.time, 'sleep', waits.append)
+    assert knockd.nft_flaw() == 'busy' and len(ran) == knockd.NFT_TRIES == 5
+    assert waits == 5 * [0.2]
+    assert knockd.nft_flaw() is None, 'as soon as it answers'
+    assert ran[-2:] == [['nft', '--version'], ['nft', '-j', '-s', '-t', 'list', 'ruleset']]
+
+
+@pytest.mark.parametrize('firewall,there,tool,said', [
+    ('auto', {'nft'}, 'nft', None), ('nft', {'nft'}, 'nft', None),
+    ('auto', {'iptables-save', 'ipset'}, 'iptables', 'nft is not installed'),
+    ('iptables', {'nft', 'iptables-save', 'ipset'}, 'iptables', None)])
+def test_the_tool_is_the_one_that_is_asked_for_or_that_is_there(
+        monkeypatch, firewall, there, tool, said):
+    monkeypatch.setattr(knockd, 'find_program', lambda name: name if name in there else None)
+    monkeypatch.setattr(knockd, 'run', lambda argv, text='', seconds=0: 'nftables v1.0.6')
+    found, why = knockd.choose_tool(CONFIG._replace(firewall=firewall))
+    assert found is (knockd.NFT if tool == 'nft' else knockd.IPTABLES)
+    assert why is None if said is None else said in why
+
+
+@pytest.mark.parametrize('firewall,there,named', [
+    ('nft', (), ['nft']), ('auto', (), ['iptables', 'instead of nft', 'nft is not']),
+    ('iptables', (), ['iptables']), ('iptables', ('iptables-save',), ['ipset'])])
+def test_what_is_missing_is_named_and_the_status_is_2(monkeypatch, firewall, there, named):
+    monkeypatch.setattr(knockd, 'find_program', lambda name: name if name in there else None)
+    with pytest.raises(knockd.KnockError) as caught:
+        knockd.choose_tool(CONFIG._replace(firewall=firewall))
+    assert caught.value.status == 2
+    text = str(caught.value)
+    assert text.startswith('/nowhere/knockd.ini: [server] firewall: ')
+    assert all(each in text for each in named)
+    assert ('instead of nft' in text) == (firewall == 'auto')
+
+
+def test_what_the_tool_cannot_do_is_refused_by_name():
+    class Tool:
+        @staticmethod
+        def flaws(config):
+            return config
+    assert knockd.suitable(knockd.NFT, CONFIG) is knockd.NFT
+    once = CONFIG._replace(clients={'anna': None})
+    Tool.flaws = staticmethod(lambda config: ['this', 'and that'] if config is once else [])
+    assert knockd.suitable(Tool, CONFIG) is Tool
+    with pytest.raises(knockd.KnockError) as caught:
+        knockd.suitable(Tool, once)
+    assert str(caught.value) == '/nowhere/knockd.ini: this\n/nowhere/knockd.ini: and that'
+    assert caught.value.status == 2
+
+
+def test_iptables_legacy_is_asked_only_where_the_kernel_has_its_tables(monkeypatch, tmp_path):
+    names = tmp_path / 'names'
+    monkeypatch.setattr(knockd, 'LEGACY_TABLES', {'iptables-legacy-save': str(names)})
+    monkeypatch.setattr(knockd, 'find_program', lambda name: '/sbin/' + name)
+    seen = []
+    for text in (None, '\n', 'filter\n'):
+        if text:
+            names.write_text(text)
+        seen.append((knockd.has_lister('iptables-legacy-save'), knockd.has_lister('nft'),
+                     knockd.changes_silently(knockd.NFT)))
+    assert seen == [(False, True, False), (False, True, False), (True, True, True)]
+    names.write_text('')
+    assert knockd.changes_silently(knockd.IPTABLES)
+    monkeypatch.setattr(knockd, 'find_program', lambda name: None)
+    names.write_text('filter\n')
+    assert not knockd.has_lister('iptables-legacy-save')
+
+
+# --- what the kernel is told --------------------------------------------------------------------
+@pytest.fixture
+def kernel(monkeypatch, tmp_path):
+    """Plays /proc/sys."""
+    values = dict.fromkeys(knockd.SYSCTLS, '0\n')
+    monkeypatch.setattr(knockd, 'write_variable', values.__setitem__)
+    read = knockd.read_file
+    monkeypatch.setattr(knockd, 'read_file', lambda path: values[path[10:]]
+                        if path.startswith('/proc/sys/') else read(path))
+    monkeypatch.setattr(knockd.os.path, 'exists', lambda path, old=knockd.os.path.exists:
+                        path[10:] in values if path.startswith('/proc/sys/') else old(path))
+    return values
+
+
+def test_uninstall_puts_back_what_the_kernel_had_and_nothing_else(kernel, tmp_path):
+    path = str(tmp_path / 'sysctls')
+    assert knockd.reflect_marks(knockd.SYSCTLS, path)
+    assert set(kernel.values()) == {'1'}
+    note = json.loads(knockd.read_file(path))
+    assert note == dict.fromkeys(knockd.SYSCTLS, '0')
+    note['kernel/panic'] = '1'
+    (tmp_path / 'sysctls').write_text(json.dumps(note))
+    knockd.restore_marks(path)
+    assert kernel == dict.fromkeys(knockd.SYSCTLS, '0')
+
+
+def test_what_is_1_already_is_neither_written_nor_noted(kernel, tmp_path, monkeypatch):
+    kernel.update(dict.fromkeys(knockd.SYSCTLS, '1\n'))
+    monkeypatch.setattr(knockd, 'write_variable', None)
+    assert knockd.reflect_marks(knockd.SYSCTLS, str(tmp_path / 'sysctls'))
+    assert not (tmp_path / 'sysctls').exists()
+    assert knockd.reflect_marks(('net/none',), str(tmp_path / 'x')), 'or is not there'
+
+
+def test_a_kernel_that_cannot_be_told_is_told_of(kernel, tmp_path, monkeypatch):
+    lines = []
+
+    def refuse(name, value):
+        raise OSError(errno.EROFS, 'Read-only file system', '/proc/sys/' + name)
+    monkeypatch.setattr(knockd, 'write_variable', refuse)
+    monkeypatch.setattr(knockd, 'log', lambda text, level=6: lines.append(text))
+    assert not knockd.reflect_marks(knockd.SYSCTLS, str(tmp_path / 'sysctls'))
+    assert lines == ['/proc/sys/net/ipv4/fwmark_reflect: Read-only file system']
+    knockd.restore_marks(str(tmp_path / 'gone'))
+    (tmp_path / 'sysctls').write_text('no json')
+    knockd.restore_marks(str(tmp_path / 'sysctls'))
+
+
+# --- decoys -------------------------------------------------------------------------------------
+class Socket:
+    def __init__(self, port):
+        self.port, self.open = port, True
+
+    def close(self):
+        self.open = False
+
+
+@pytest.fixture
+def bound(monkeypatch):
+    """Plays the box's ports: [(port, Socket)] that were bound."""
+    made = []
+
+    def bind(port):
+        if port in (2000, 3000):
+            return None
+        made.append(Socket(port))
+        return made[-1]
+    monkeypatch.setattr(knockd, 'bound_socket', bind)
+    return made
+
+
+def test_a_decoy_is_kept_while_it_is_wanted_and_nothing_forbids_it(bound):
+    decoys = knockd.Decoys()
+    assert decoys.hold([22, 25], {22: 40000, 25: 40001}, set()) == {22: 40000, 25: 40001}
+    assert decoys.hold([22], {22: 50000}, {22}) == {22: 40000, 25: 40001}, 'not bound again'
+    assert decoys.hold([22], {22: 50000}, {40000}) == {22: 50000, 25: 40001}, 'it is forbidden'
+    assert [each.open for each in bound] == [False, True, True]
+    decoys.keep({22})
+    assert decoys.ports() == {22: 50000} and not bound[1].open
+    decoys.let_go(99)
+    assert decoys.taken({50000, 7}) and not decoys.taken({40000}) and not decoys.taken(())
+
+
+@pytest.mark.parametrize('preferred,taken', [
+    (0, set()), (1023, set()), (40000, {40000}), (2000, set())])
+def test_a_preferred_port_that_cannot_be_is_replaced_by_one_by_chance(
+        bound, monkeypatch, preferred, taken):
+    numbers = struct.pack('=4H', 80, 3000, 40000, 41000)
+    monkeypatch.setattr(knockd.os, 'urandom', lambda size: (numbers * size)[:size])
+    expected = 40000 if 40000 not in taken else 41000
+    assert knockd.Decoys().hold([22], {22: preferred}, taken) == {22: expected}
+
+
+def test_the_lowest_port_that_may_be_a_decoy_is_1024(bound):
+    assert knockd.Decoys().hold([22], {22: 1024}, set()) == {22: 1024}
+
+
+def test_a_bound_socket_is_of_both_families_and_does_not_listen():
+    holder = knockd.bound_socket(0)
+    port = holder.getsockname()[1]
+    assert knockd.bound_socket(port) is None, 'somebody has it'
+    with socket.socket() as four, pytest.raises(OSError):
+        four.bind(('0.0.0.0', port))
+    with socket.socket() as caller:
+        assert caller.connect_ex(('127.0.0.1', port)) == errno.ECONNREFUSED
+    holder.close()
+
+
+# --- looks --------------------------------------------------------------------------------------
+class Process:
+    killed = 0
+
+    def kill(self):
+        self.killed += 1
+
+
+def test_a_look_is_asked_for_once_and_hastened_at_once():
+    looks = knockd.Looks()
+    assert looks.due is None
+    looks.ask(1000)
+    looks.ask(5000)
+    assert looks.due == 1010, 'the first change counts'
+    looks.hasten(400)
+    assert looks.due == 400
+    assert not looks.end(400, 500)
+    looks.ask(600)
+    assert looks.due == 700, 'it rests for twice as long as it took'
+    looks.hasten(900)
+    looks.end(900, 900)
+    looks.ask(950)
+    assert looks.due == 960
+
+
+def test_three_looks_give_way_and_the_fourth_is_whole_and_then_three_again():
+    looks, broken = knockd.Looks(), []
+    for number in range(8):
+        process = Process()
+        looks.begin(process)
+        looks.give_way()
+        assert looks.end(0, 0) == bool(process.killed)
+        looks.give_way()
+        broken.append(process.killed)
+    assert broken == [1, 1, 1, 0, 1, 1, 1, 0]
+
+
+# --- what stands --------------------------------------------------------------------------------
+@pytest.fixture
+def keeper(monkeypatch):
+    """Without its thread."""
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(threading.Thread, 'start', lambda self: None)
+    monkeypatch.setattr(knockd, 'ruleset_events', lambda: ours)
+    made = knockd.Keeper(knockd.NFT, True)
+    made.standing.put(WANTED)
+    yield made
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize('now,fine', [
+    (FINE, True), (FINE._replace(taken_ports={5}), True), (FINE._replace(decoys={1: 2}), True),
+    (FINE._replace(ours='less'), False), (FINE._replace(ours=None), False),
+    (FINE._replace(box='drops'), False), (FINE._replace(accepts=(['input'], [])), False)])
+def test_what_is_ours_or_the_boxs_and_is_another_is_not_in_order(keeper, now, fine):
+    keeper.standing.doubt(FINE)
+    keeper.standing.put(WANTED)
+    keeper.standing.note(FINE)
+    assert keeper.in_order(now) is fine
+
+
+def test_a_decoy_that_a_rule_of_the_box_names_is_not_in_order(keeper):
+    keeper.standing.note(FINE)
+    keeper.decoys.held[22] = (40000, Socket(40000))
+    assert keeper.in_order(FINE)
+    assert not keeper.in_order(FINE._replace(taken_ports={40000}))
+
+
+@pytest.mark.parametrize('seen,config,well', [
+    (FINE, CONFIG, True), (FINE._replace(ours='as listed'), CONFIG, True),
+    (FINE._replace(ours=None), CONFIG, False), (FINE._replace(ours=None), NOTHING_HIDDEN, True),
+    (FINE._replace(box='drops'), CONFIG, False),
+    (FINE._replace(accepts=([], ['surplus'])), CONFIG, False),
+    (FINE._replace(accepts=(['input'], [])), CONFIG, False)])
+def test_the_first_look_after_a_load_is_what_is_compared_with(keeper, seen, config, well):
+    keeper.standing.doubt(FINE)
+    keeper.standing.put(knockd.Wanted(1, config, ()))
+    assert keeper.came_well(seen) is well
+    assert keeper.standing.seen == (seen if well else None)
+
+
+def test_accept_rules_that_are_in_place_now_are_what_was_loaded(keeper):
+    keeper.standing.doubt(FINE._replace(accepts=(['input'], [])))
+    keeper.standing.put(WANTED)
+    assert keeper.came_well(FINE)
+    keeper.standing.doubt(FINE._replace(accepts=(['input'], [])))
+    keeper.standing.put(WANTED)
+    assert keeper.came_well(FINE._replace(accepts=(['input'], []))), 'not for ever'
+
+
+def test_what_failed_half_way_did_not_come_well(keeper):
+    keeper.standing.doubt(FINE)
+    assert not keeper.came_well(FINE) and keeper.standing.seen is None
+    assert not keeper.same_rules(CONFIG), 'nor are its rules known'
+
+
+def test_the_same_config_or_one_with_the_same_rules_is_no_load(keeper):
+    assert keeper.same_rules(CONFIG)
+    other = CONFIG._replace(window=1)
+    assert not keeper.same_rules(other), 'nobody has looked'
+
+
+# --- patience -----------------------------------------------------------------------------------
+@pytest.mark.parametrize('wanted,due,retry,patience', [
+    (1, None, 0, None), (1, 1500, 0, 500), (1, 500, 0, 0), (1, 1500, 1800, 800),
+    (2, None, 0, 0), (2, None, 1700, 700), (2, 1200, 0, 0), (2, 1900, 1700, 700)])
+def test_it_waits_for_what_is_due_first_and_never_before_the_retry(
+        keeper, wanted, due, retry, patience):
+    keeper.wanted = WANTED._replace(number=wanted)
+    keeper.looks.due, keeper.retry = due, retry
+    assert keeper.patience(1000) == patience
+
+
+@pytest.mark.parametrize('number,due,retry,does', [
+    (1, None, 0, None), (1, 1000, 0, 'inspect'), (1, 1001, 0, None), (2, None, 0, 'bring'),
+    (2, 1000, 0, 'bring'), (2, 1000, 1001, None), (2, None, 1000, 'bring')])
+def test_a_step_is_what_is_wanted_before_a_look(keeper, monkeypatch, number, due, retry, does):
+    did = []
+    monkeypatch.setattr(keeper, 'bring', lambda wanted, now: did.append('bring'), raising=False)
+    monkeypatch.setattr(keeper, 'inspect', lambda wanted, now: did.append('inspect'),
+                        raising=False)
+    keeper.looks.due, keeper.retry = due, retry
+    keeper.step(WANTED._replace(number=number), 1000)
+    assert did == ([does] if does else [])
+
+
+# --- the last resort, and the boot --------------------------------------------------------------
+class Tool:
+    @staticmethod
+    def nothing():
+        return [(['nft', '-f', '-'], 'delete\n')]
+
+
+def test_the_last_resort_is_one_transaction_with_the_end_of_what_is_there():
+    load = [(['nft', '-f', '-'], 'table\n'), (['iptables'], 'x')]
+    assert knockd.cleared(Tool, load) == [(['nft', '-f', '-'], 'delete\ntable\n')] + load[1:]
+    other = [(['ip6tables-restore'], 'x')]
+    assert knockd.cleared(Tool, other) == other
+
+
+def test_the_guard_of_a_boot_loads_only_what_is_not_there_and_sets_what_a_reset_needs():
+    text = knockd.guard_script([(['nft', '-f', '-'], 'table\n'), (['iptables', '-I'], '')],
+                               ['net/x'])
+    assert text == (
+        '# Hides what is hidden from the boot on, even without Python or a config.\n'
+        '[ ! -w /proc/sys/net/x ] || echo 1 >/proc/sys/net/x\n'
+        'nft list table inet knockd >/dev/null 2>&1 || nft -f - <<\'END\'\ntable\nEND\n')
