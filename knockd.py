@@ -317,14 +317,15 @@ Decision = collections.namedtuple('Decision', 'verdict kind reason knock')
 JUNK = Decision('junk', None, None, None)
 MUTE = Decision('mute', None, None, None)
 
-# Fingerprint, source and service are an opening's key: two clients at one address have
-# one each. fingerprint: 16 hex digits of the client's key; client: its name; source: an
-# ip_network; service: a Service, a range stays one; once: for one connection alone, a
-# bool; expires: ms since boot.
+# Fingerprint, source, service and only are an opening's key: two clients at one address
+# have one each. fingerprint: 16 hex digits of the client's key; client: its name; source:
+# an ip_network; service: a Service, a range stays one; once: for one connection alone, a
+# bool; expires: ms since boot; only: the addresses at which it is open, () for all.
 Opening = collections.namedtuple(
-    'Opening', 'fingerprint client source service once expires')
-# A piece of one or several openings, as the kernel's sets hold it.
-Element = collections.namedtuple('Element', 'source service once')
+    'Opening', 'fingerprint client source service once expires only')
+# A piece of one or several openings, as the kernel's sets hold it. destination: an
+# address, or None for all.
+Element = collections.namedtuple('Element', 'source service once destination')
 # Something in the config that is wrong or cannot work. key: None for the section as a
 # whole.
 Complaint = collections.namedtuple('Complaint', 'section key text')
@@ -774,8 +775,6 @@ def server_warnings(config, facts):
         found.append(Complaint('server', key, text))
     if not config.hide:
         warn('hide', 'nothing is hidden; write for example: hide = tcp/22')
-    if config.behind:
-        warn('behind', 'is not guarded by this version; hide the ports on those hosts')
     if not config.clients:
         warn(None, 'no client, so nobody can knock; make one with: knockd.py add NAME')
     if config.port and 'udp' not in config.carriers:
@@ -804,6 +803,15 @@ def is_interface(name, interfaces):
     if name.endswith('+'):
         return any(other.startswith(name[:-1]) for other in interfaces)
     return name in interfaces
+
+def is_inside(interface, trust):
+    """Is it this box itself, or an interface of `trust`, which may end in +?"""
+    for name in ('lo',) + trust:
+        if interface == name:
+            return True
+        if name.endswith('+') and interface.startswith(name[:-1]):
+            return True
+    return False
 
 def client_warnings(config, client, facts):
     """Complaints about one [client NAME]."""
@@ -1136,9 +1144,9 @@ JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0
 # linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: what
 # kind it is; the tag of its VLAN, which the kernel has taken off, and whether it had one.
 PACKET_TYPE, VLAN_TAG, VLAN_TAG_PRESENT = 0xfffff004, 0xfffff02c, 0xfffff030
-# linux/if_packet.h: it is for this box. linux/if_vlan.h: a tag's bits for the VLAN's
-# number.
-PACKET_HOST, VLAN_NUMBER = 0, 0x0fff
+# linux/if_packet.h: it is for this box, or a bridge passes it on. linux/if_vlan.h: a
+# tag's bits for the VLAN's number.
+PACKET_HOST, PACKET_OTHERHOST, VLAN_NUMBER = 0, 3, 0x0fff
 BPF_DROP = (RETURN, 0, 0, 0)
 BPF_PASS = (RETURN, 0, 0, 0x40000)
 # So many words fit BPF_MAXINSNS, 4,096, in leaves of at most 32.
@@ -1192,6 +1200,14 @@ def link(listing):
 FOR_THIS_BOX = [
     (LD_BYTE, PACKET_TYPE),             # A = host, broadcast, other host, outgoing, ...
     (JEQ, 0, 'drop', PACKET_HOST),
+]
+OR_PASSED_ON = [                        # a knock on its way to a host behind this box
+    (LD_BYTE, PACKET_TYPE),
+    (JEQ, 'ours', 0, PACKET_HOST),
+    (JEQ, 0, 'drop', PACKET_OTHERHOST),
+    'ours',
+]
+UNTAGGED = [
     (LD_BYTE, VLAN_TAG_PRESENT),
     (JEQ, 'untagged', 0, 0),
     (LD_HALF, VLAN_TAG),                # with number 0 it tells of priority alone
@@ -1235,9 +1251,9 @@ HEAD6 = [                               # RFC 8200, 3
     (LD_BYTE, 6),                       # A = next header: extension headers are no knock
 ]
 
-def with_heads(branch4, branch6):
+def with_heads(begin, branch4, branch6):
     """A listing that ends in one of these, by the packet's version."""
-    return FOR_THIS_BOX + WHICH_VERSION + HEAD4 + branch4 + HEAD6 + branch6
+    return begin + UNTAGGED + WHICH_VERSION + HEAD4 + branch4 + HEAD6 + branch6
 
 # IANA; RFC 792 and RFC 4443: protocol, type and code of an echo request.
 TCP, UDP = 6, 17
@@ -1257,7 +1273,11 @@ LENGTH_FITS = [
     (LD_WORD_X, TRANSPORT),             # A = the tag's first 32 bits
 ]
 
-def datagram_filter(carriers, port, words):
+def packets_for(config):
+    """How a filter begins: is it a packet for us?"""
+    return OR_PASSED_ON if config.behind else FOR_THIS_BOX
+
+def datagram_filter(carriers, port, words, begin=FOR_THIS_BOX):
     """The program for one socket: knock/1 datagrams, over IPv4 or IPv6, whose first 32
     bits are among the words. words None passes every datagram of a possible length."""
     udp = UDP if 'udp' in carriers else NO_PROTOCOL
@@ -1271,7 +1291,7 @@ def datagram_filter(carriers, port, words):
             (LD_HALF_X, 0),             # A = type and code
             (JEQ, 'echo', 'drop', request),
         ])
-    listing = with_heads(*branches) + ['udp']
+    listing = with_heads(begin, *branches) + ['udp']
     if port:
         listing += [(LD_HALF_X, 2), (JEQ, 0, 'drop', port)]
     listing += [
@@ -1301,11 +1321,11 @@ IS_SYN = [
     (JEQ, 0, 'drop', SYN),
 ]
 
-def syn_filter(ports, words):
+def syn_filter(ports, words, begin=FOR_THIS_BOX):
     """The program for SYNs: to a port of this range (or None), or with a badge whose
     first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
-    listing = with_heads(IS_TCP, IS_TCP) + IS_SYN + [
+    listing = with_heads(begin, IS_TCP, IS_TCP) + IS_SYN + [
         (LD_HALF_X, 2),                 # A = destination port
         (JGE, 0, 'badge', low),
         (JGT, 'badge', 0, high),
@@ -1738,10 +1758,20 @@ def network_of(knock):
     prefix = client.prefix4 if knock.source.version == 4 else client.prefix6
     return ipaddress.ip_network((knock.source, prefix), strict=False)
 
+def only_of(knock):
+    """The addresses at which alone this knock opens, () for all: those of its own
+    family."""
+    return tuple(address for address in knock.client.only
+                 if address.version == knock.source.version)
+
+def at_places(only):
+    """Behind a list of services: where alone they are open."""
+    return ' at ' + ','.join(map(str, only)) if only else ''
+
 def after_open(openings, knock, now):
     """The openings with those of this knock: it extends what this client has, never
-    shortens it, and touches nobody else's. openings: {(fingerprint, source, service):
-    Opening}."""
+    shortens it, and touches nobody else's. openings: {(fingerprint, source, service,
+    only): Opening}."""
     client = knock.client
     source = network_of(knock)
     # Nothing may outlast the client. Its end is a time of the wall clock.
@@ -1750,13 +1780,13 @@ def after_open(openings, knock, now):
     # Ranges that overlap or touch are one, or they would be counted twice.
     for service in merged(knock.services):
         opening = Opening(client.fingerprint, client.name, source, service, client.once,
-                          now.mono + duration)
+                          now.mono + duration, only_of(knock))
         put_longest(after, opening)
     return after
 
 def put_longest(openings, opening):
     """Adds an opening; where the same is open already, the later end counts."""
-    key = opening.fingerprint, opening.source, opening.service
+    key = opening.fingerprint, opening.source, opening.service, opening.only
     if key not in openings or openings[key].expires < opening.expires:
         openings[key] = opening
 
@@ -1819,6 +1849,8 @@ def too_wide(opening, client):
     prefix = client.prefix4 if opening.source.version == 4 else client.prefix6
     if opening.source.prefixlen < prefix or (client.once and not opening.once):
         return True
+    if client.only and not (opening.only and set(opening.only) <= set(client.only)):
+        return True
     return not covered(opening.service, merged(client.allow))
 
 def live(openings, now):
@@ -1827,16 +1859,18 @@ def live(openings, now):
 
 def elements(openings):
     """What the kernel holds of these openings: {Element: when it ends}. For each source,
-    protocol and kind of once: ranges that do not overlap, since the kernel's sets refuse
-    that, each with the latest end that an opening which covers it has."""
+    protocol, kind of once and destination: ranges that do not overlap, since the kernel's
+    sets refuse that, each with the latest end that an opening which covers it has."""
     groups = {}
     for opening in openings:
-        key = opening.source, opening.service.proto, opening.once
-        groups.setdefault(key, []).append(opening)
+        for destination in opening.only or (None,):
+            key = opening.source, opening.service.proto, opening.once, destination
+            groups.setdefault(key, []).append(opening)
     found = {}
-    for (source, proto, once), members in groups.items():
+    for (source, proto, once, destination), members in groups.items():
         for low, high, expires in pieces(members):
-            found[Element(source, Service(proto, low, high), once)] = expires
+            service = Service(proto, low, high)
+            found[Element(source, service, once, destination)] = expires
     return found
 
 def pieces(openings):
@@ -1924,7 +1958,7 @@ class State:
     def __init__(self, config, ledger):
         self.config = config
         self.ledger = ledger
-        self.openings = {}      # {(fingerprint, source, service): Opening}
+        self.openings = {}      # {(fingerprint, source, service, only): Opening}
         self.tags = {}          # {8 bytes: (client, step)}
         self.badges = {}        # {10 bytes of a SYN: Credential}
         self.codes = {}         # {eight digits: Credential}
@@ -2072,6 +2106,9 @@ def scope_flaw(knock, now, state):
         return None
     if request.op == 'open' and not knock.services:
         return Flaw(SCOPE, 'not allowed anything')
+    if request.op == 'open' and knock.client.only and not only_of(knock):
+        return Flaw(SCOPE, 'not allowed over IPv%d: only names no such address'
+                    % knock.source.version)
     allowed = merged(knock.client.allow)
     for service in knock.services:
         if not covered(service, allowed):
@@ -2387,7 +2424,8 @@ def read_saved(text, family, prefix, mark):
 # input chains and after the stack has checked the packet, and gives a stranger what a
 # closed port would give. The stack's reset comes from a decoy port and has the bit ASKED
 # of its question (fwmark_reflect); restore puts the hidden port back. clear and leave
-# take OPEN off again, so that no socket and no tunnel inherits it.
+# take OPEN off again, so that no socket and no tunnel inherits it. What is forwarded to a
+# hidden port behind this box without OPEN ends in beyond.
 #
 # What hides is a constant in a rule. While rules are replaced, a packet under way sees
 # the old ones but asks the sets with the new generation, and finds nothing there (seen
@@ -2404,6 +2442,7 @@ CHAINS = (
     ('label', ''),
     ('clear', ' type filter hook input priority 1000; policy accept;'),
     ('leave', ' type filter hook forward priority 1000; policy accept;'),
+    ('beyond', ''),
     ('restore', ' type route hook output priority -301; policy accept;'))
 # A SYN alone belongs to no connection, whatever is still known of an old one.
 NO_SYN = 'tcp flags & (syn | ack) != syn'
@@ -2412,6 +2451,9 @@ SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 SYN_RETRIES = '10s'
 # ms. nft counts no limit by a longer time, so no opening of `once` is longer.
 WEEK = 604800000
+# In forward: many hosts of a bridge; and this box, where a packet is on a route of its
+# sender's and names the next host in an option.
+NOT_ONE_HOST = 'multicast', 'broadcast', 'local'
 ANSWERS = {     # for TCP, for UDP
     'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),
     'prohibited': (PROHIBITED, PROHIBITED)}
@@ -2440,16 +2482,21 @@ def take_mark(bits):
 
 def sets_of(element):
     """[(name, type)] of the sets that hold such an element. open4 has hosts and single
-    ports, open4_24 networks of that length, open4_ranges ranges of ports; once... lets
-    one connection in, and held... tells whether its SYN may come again."""
+    ports, open4_24 networks of that length, open4_only what is open at one address alone,
+    open4_ranges ranges of ports; once... lets one connection in, and held... tells
+    whether its SYN may come again."""
     network, service = element.source, element.service
     suffix, flags = str(network.version), 'timeout'
     if network.prefixlen < network.max_prefixlen:
         suffix += '_%d' % network.prefixlen
+    kind = 'ipv%d_addr . inet_proto . inet_service' % network.version
+    if element.destination:
+        suffix += '_only'
+        kind += ' . ipv%d_addr' % network.version
     if service.low < service.high:
         suffix += '_ranges'
         flags = 'interval,timeout'
-    kind = 'ipv%d_addr . inet_proto . inet_service; flags %s' % (network.version, flags)
+    kind += '; flags ' + flags
     if not element.once:
         return [('open' + suffix, kind)]
     limit = '; limit rate 1/week burst 1 packets'
@@ -2458,15 +2505,16 @@ def sets_of(element):
 def possible_elements(config, openings):
     """One of each kind that the config allows, or that is open."""
     port, ports = Service(TCP, 1, 1), Service(TCP, 1, 2)
-    found = [Element(ipaddress.ip_network('0.0.0.0'), port, False),
-             Element(ipaddress.ip_network('::'), port, False)]
+    found = [Element(ipaddress.ip_network('0.0.0.0'), port, False, None),
+             Element(ipaddress.ip_network('::'), port, False, None)]
     for client in config.clients.values():
         ranged = any(service.low < service.high for service in client.allow)
         for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
             network = ipaddress.ip_network((address, length))
-            found.append(Element(network, port, client.once))
+            place = network.network_address if client.only else None
+            found.append(Element(network, port, client.once, place))
             if ranged:
-                found.append(Element(network, ports, client.once))
+                found.append(Element(network, ports, client.once, place))
     return found + list(elements(openings))
 
 def all_sets(config, openings):
@@ -2483,6 +2531,8 @@ def element_text(element, expires=None, now=0):
     ports = '%d-%d' % (low, high) if low < high else str(low)
     source = element.source.network_address
     text = '%s . %d . %s' % (source, element.service.proto, ports)
+    if element.destination:
+        text += ' . %s' % element.destination
     if expires is None:
         return text
     left = expires - now
@@ -2523,7 +2573,8 @@ def once_versions(sets):
                    if element.once})
 
 def flow(version):
-    return FAMILIES[version] + ' saddr . meta l4proto . th sport . th dport'
+    return '{0} saddr . meta l4proto . th sport . th dport . {0} daddr'.format(
+        FAMILIES[version])
 
 def declarations(sets):
     """Every set and chain of ours, without elements and rules."""
@@ -2531,9 +2582,9 @@ def declarations(sets):
     for name, (kind, _) in sets.items():
         text += set_block(name, kind)
     for version in once_versions(sets):
-        kind = ('ipv%d_addr . inet_proto . inet_service . inet_service; '
-                'flags dynamic,timeout; timeout %s; size 65535')
-        text += set_block('begun%d' % version, kind % (version, SYN_RETRIES))
+        kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
+                'flags dynamic,timeout; timeout {1}; size 65535')
+        text += set_block('begun%d' % version, kind.format(version, SYN_RETRIES))
     for name, hook in CHAINS:
         text += ' chain %s {%s\n }\n' % (name, hook)
     return in_table(text)
@@ -2565,7 +2616,10 @@ def check_lines(config, sets):
         source = FAMILIES[network.version] + ' saddr'
         if network.prefixlen < network.max_prefixlen:
             source += ' & %s' % network.netmask
-        match = '%s . meta l4proto . th dport @%s ' % (source, name)
+        place = ''
+        if element.destination:
+            place = ' . %s daddr' % FAMILIES[network.version]
+        match = '%s . meta l4proto . th dport%s @%s ' % (source, place, name)
         begun, same = '@begun%d' % network.version, flow(network.version)
         if name.startswith('once'):     # the first packet uses the limit up
             match += 'add %s { %s } ' % (begun, same)
@@ -2581,12 +2635,19 @@ def check_lines(config, sets):
 def stay_lines(config):
     """Who may not pass is bound to the port he asks for, before any other rule of nat.
     (`redirect` would change the address, too, and drop where an interface has none.)"""
-    stranger = 'meta mark & 0x%08x == 0 fib daddr type != unicast ' % config.mark
+    stranger = 'meta mark & 0x%08x == 0 ' % config.mark
+    places = ['fib daddr type != unicast']
+    places += [to_network(network) for network in config.behind]
     lines = []
     for service in merged(config.hide):
         _, _, ports = format_service(service).partition('/')
-        lines.append('%s%s dnat to :%s' % (stranger, ports_match(service), ports))
+        for place in places:
+            lines.append('%s%s %s dnat to :%s' % (
+                stranger, place, ports_match(service), ports))
     return lines
+
+def to_network(network):
+    return '%s daddr %s' % (FAMILIES[network.version], network)
 
 def answer_lines(config, sets):
     # Over lo the stack does not look for a packet's socket early, so `closed` could not
@@ -2663,6 +2724,36 @@ def final(verdict, proto, has_decoys):
         return UNREACHABLE
     return 'goto decoy' if has_decoys else TCP_RESET
 
+def leave_lines(config):
+    lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
+    if config.behind:
+        for service in merged(config.hide):
+            lines.append(ports_match(service) + ' jump beyond')
+    return lines
+
+def beyond_lines(config, sets):
+    """forward: a hidden port of any host. Is it behind this box?"""
+    lines = []
+    for version in once_versions(sets):
+        # As in `closed`: a handshake ends.
+        lines.append('tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (
+            version, flow(version)))
+    lines += ['meta l4proto != 6 ct state established,related return',
+              NO_SYN + ' ct state established,related return',
+              # stay has let it by: the world sees it at a port that is not hidden.
+              'ct state new ct status dnat return']
+    for kind in NOT_ONE_HOST:
+        lines.append('fib daddr type %s drop' % kind)
+    for network in config.behind:
+        for proto, verdict in zip((TCP, UDP), answers_behind(config)):
+            lines.append('%s meta l4proto %d %s' % (to_network(network), proto, verdict))
+    return lines
+
+def answers_behind(config):
+    """For TCP and for UDP: what strangers get of a host behind this box, whose own
+    answer is its own."""
+    return ANSWERS.get(config.answer, ANSWERS['drop'])
+
 def decoy_lines(config, decoys):
     lines = []
     for port, decoy in sorted(decoys.items()):
@@ -2694,8 +2785,9 @@ def label_lines(config):
 
 def nft_rules(config, box, decoys, sets):
     """{chain: lines} of the whole table."""
-    clear = if_marked(config.mark, take_mark(config.mark))
-    rules = {'clear': [clear], 'leave': [clear]}
+    rules = {'clear': [if_marked(config.mark, take_mark(config.mark))]}
+    rules['leave'] = leave_lines(config)
+    rules['beyond'] = beyond_lines(config, sets) if config.behind else ()
     rules['guard'] = guard_lines(config)
     rules['check'] = check_lines(config, sets)
     rules['stay'] = stay_lines(config)
@@ -2715,7 +2807,8 @@ def nft_table(config, box, decoys, openings, now):
     rules = nft_rules(config, box, decoys, sets)
     chains = ''
     for name, _ in CHAINS:
-        chains += ' chain %s {\n  %s\n }\n' % (name, '\n  '.join(rules[name]))
+        lines = ['  %s\n' % line for line in rules[name]]
+        chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
 def accept_commands(config, accepts):
@@ -3004,8 +3097,12 @@ HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',),
 OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
 SAVED_TOOLS = collections.OrderedDict(((4, 'iptables'), (6, 'ip6tables')))
 IPSET_COMMAND = ['ipset', '-exist', 'restore']
-IPSET_TYPE = 'hash:net,port family %s timeout 30'
-IPSETS = (('knockd4', IPSET_TYPE % 'inet'), ('knockd6', IPSET_TYPE % 'inet6'))
+# Source and service; or destination, service and source.
+IPSETS = (
+    ('knockd4', 'hash:net,port family inet timeout 30'),
+    ('knockd6', 'hash:net,port family inet6 timeout 30'),
+    ('knockd4_only', 'hash:ip,port,net family inet timeout 30'),
+    ('knockd6_only', 'hash:ip,port,net family inet6 timeout 30'))
 LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
 KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
@@ -3016,27 +3113,31 @@ TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
 TO_ALL = '-m addrtype --dst-type MULTICAST '
 
 def ipset_members(openings):
-    """{(IP version, member): when it ends} of these openings, port by port."""
+    """{(set, member): when it ends} of these openings, port by port."""
     members = {}
     for element, expires in elements(openings).items():
-        version, (proto, low, high) = element.source.version, element.service
+        name, form = 'knockd%d' % element.source.version, '{0},{1}'
+        if element.destination:
+            name, form = name + '_only', '{2},{1},{0}'
+        proto, low, high = element.service
         for port in range(low, high + 1):
             text = format_service(Service(proto, port, port)).replace('/', ':')
-            members[version, '%s,%s' % (element.source, text)] = expires
+            member = form.format(element.source, text, element.destination)
+            members[name, member] = expires
     return members
 
 def ipset_additions(members, now, suffix=''):
     """Commands that add these, or change their time. In whole seconds, rounded down; 0
     would be for ever, and is over."""
     text = ''
-    for (version, member), expires in sorted(members.items()):
+    for (name, member), expires in sorted(members.items()):
         seconds = min((expires - now) // 1000, LONGEST)
         if seconds > 0:
-            text += 'add knockd%d%s %s timeout %d\n' % (version, suffix, member, seconds)
+            text += 'add %s%s %s timeout %d\n' % (name, suffix, member, seconds)
     return text
 
 def ipset_text(openings, now):
-    """Both sets, from one moment to the next with these openings and no others."""
+    """All sets, from one moment to the next with these openings and no others."""
     create = ''
     swap = ''
     for name, kind in IPSETS:
@@ -3073,8 +3174,10 @@ def mangle_lines(config, version):
             lines.append(match + '! --tcp-flags SYN,ACK SYN -m socket ' + passes)
         for name in ('lo',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
-        opened = '-m set --match-set knockd%d src,dst ' % version
-        lines.append(match + opened + passes)
+        opened = '-m set --match-set knockd%d' % version
+        lines.append('%s%s src,dst %s' % (match, opened, passes))
+        if any(client.only for client in config.clients.values()):
+            lines.append('%s%s_only dst,dst,src %s' % (match, opened, passes))
     return lines
 
 def nat_lines(config, decoys, version):
@@ -3085,7 +3188,13 @@ def nat_lines(config, decoys, version):
     for service in merged(config.hide):
         _, _, ports = format_service(service).partition('/')
         lines.append(saved_match(service) + target + ports)
+        for network in networks_behind(config, version):
+            target_behind = '-d %s -j DNAT --to-destination :%s' % (network, ports)
+            lines.append(saved_match(service) + target_behind)
     return lines
+
+def networks_behind(config, version):
+    return [network for network in config.behind if network.version == version]
 
 def filter_lines(config, box, version):
     passes = 'ACCEPT' if config.accept_in else 'RETURN'
@@ -3104,6 +3213,19 @@ def filter_lines(config, box, version):
             if interface:
                 target = '-i %s %s' % (interface.replace('*', '+'), target)
             lines.append(target)
+    return lines + forward_lines(config, version)
+
+def forward_lines(config, version):
+    """What does a stranger get of a host behind this box? As `beyond` of nft."""
+    lines = []
+    if networks_behind(config, version):
+        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN,
+                 '-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
+    for service in merged(config.hide):
+        verdict = dict(zip((TCP, UDP), answers_behind(config)))[service.proto]
+        for network in networks_behind(config, version):
+            lines.append('%s-d %s %s' % (
+                saved_match(service), network, saved_target(verdict, version)))
     return lines
 
 def restore_command(tool, rules, jumps):
@@ -3182,15 +3304,15 @@ class IptablesTool:
         sets = ipset_text(openings, now)
         if config.hide:         # the sets first: rules name them
             return [(IPSET_COMMAND, sets)] + commands
-        sets += 'destroy knockd4\ndestroy knockd6\n'
+        sets += ''.join('destroy %s\n' % name for name, _ in IPSETS)
         return commands + [(IPSET_COMMAND, sets)]
 
     def change(self, before, after, now):
         """From one collection of openings to another."""
         old, new = ipset_members(before), ipset_members(live(after, now))
         text = ''
-        for version, member in sorted(set(old) - set(new)):
-            text += 'del knockd%d %s\n' % (version, member)
+        for name_and_member in sorted(set(old) - set(new)):
+            text += 'del %s %s\n' % name_and_member
         added = {}
         for key, expires in new.items():
             if old.get(key) != expires:
@@ -3912,7 +4034,10 @@ SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generi
 SO_PEERCRED = 17                                # asm-generic/socket.h
 # linux/socket.h, linux/if_packet.h, linux/if_ether.h
 SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
+PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86dd
+SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3       # linux/sockios.h, linux/ethtool.h
+BRIDGE_SETTINGS = 'call-iptables', 'call-ip6tables', 'filter-vlan-tagged'
 RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
@@ -4159,6 +4284,69 @@ def is_own(address, interface):
     except OSError:
         return False
     return True
+
+def is_guarded(address, interface, behind):
+    """Is this an address of this box, or one behind it?"""
+    return any(address in network for network in behind) or is_own(address, interface)
+
+def bridges_of_box():
+    """[(index, name)] of the interfaces whose driver calls itself so."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for index, name in socket.if_nameindex():
+            # struct ethtool_drvinfo { u32 cmd; char driver[32]; ... }, 196 bytes.
+            told = array.array('B', struct.pack('@I192x', ETHTOOL_GDRVINFO))
+            # struct ifreq { char name[16]; void *data; }, 40 bytes.
+            request = struct.pack('@16sP16x', os.fsencode(name), told.buffer_info()[0])
+            with contextlib.suppress(OSError):  # it has no driver, or is gone
+                fcntl.ioctl(sock, SIOCETHTOOL, request)
+            if told.tobytes()[4:12] == b'bridge\0\0':
+                found.append((index, name))
+    return found
+
+def missing_for_bridges():
+    """The variables of the kernel without which something that a bridge passes on from
+    port to port meets no rule."""
+    lacking = []
+    for setting in BRIDGE_SETTINGS:
+        name = 'net/bridge/bridge-nf-' + setting
+        value = ''
+        with contextlib.suppress(OSError):      # the module br_netfilter is not loaded
+            value = read_file('/proc/sys/' + name).strip()
+        if value != '1':
+            lacking.append(name.replace('/', '.'))
+    return lacking
+
+def overhear_bridges(trust):
+    """A socket that receives nothing. While it is open, each bridge that is not in trust
+    hands up what it passes on from port to port, so that our others hear a knock to a
+    host behind it."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+    for index, name in bridges_of_box():
+        if is_inside(name, trust):
+            continue
+        # struct packet_mreq { int index; u16 type, length; u8 address[8]; }
+        request = struct.pack('@iHH8x', index, PACKET_MR_PROMISC, 0)
+        with contextlib.suppress(OSError):      # it is gone
+            sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
+    return sock
+
+def routes_of_box():
+    """[(ip_network, interface)] of its main tables."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in read_file('/proc/net/route').splitlines()[1:]:
+            name, target, _, _, _, _, _, mask = line.split()[:8]
+            # In the byte order of this machine.
+            words = [struct.pack('=I', int(word, 16)) for word in (target, mask)]
+            text = '%s/%s' % tuple(map(ipaddress.IPv4Address, words))
+            found.append((ipaddress.ip_network(text), name))
+    with contextlib.suppress(OSError):          # no IPv6 here
+        for line in read_file('/proc/net/ipv6_route').splitlines():
+            fields = line.split()
+            target = bytes.fromhex(fields[0]), int(fields[1], 16)
+            found.append((ipaddress.ip_network(target), fields[-1]))
+    return [(network, name) for network, name in found if name != 'lo']
 
 def runtime_folder():
     """Where the status socket is. OpenWrt has links on the way, or no /run at all:
@@ -5105,6 +5293,7 @@ class Hearing:
         self.codes = Codes()
         self.credentials = []   # StepCredentials
         self.steps = None       # range of those that are valid
+        self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
     def adopt(self, config, now):
         """Another config: nothing is heard by what was made for the one before."""
@@ -5127,7 +5316,17 @@ class Hearing:
         self.state.learn(tags, badges, valid_codes(config, now.wall))
         self.sequences.tables[1:] = [step.sequences for step in self.credentials]
         is_own.cache_clear()
+        self.overhear(config)
         self.listen(config)
+
+    def overhear(self, config):
+        """New bridges come with new guests. The socket of before is closed last, or a
+        knock could pass unheard."""
+        before, self.bridges = self.bridges, None
+        if config.behind:
+            self.bridges = overhear_bridges(config.trust)
+        if before is not None:
+            before.close()
 
     def prepare(self, config):
         """Derives one step ahead: with 10,000 clients that takes longer than a knock may
@@ -5148,12 +5347,12 @@ class Hearing:
         muted = self.mutes.things
 
         def for_datagrams(words):
-            return datagram_filter(config.carriers, config.port, words)
+            begin = packets_for(config)
+            return datagram_filter(config.carriers, config.port, words, begin)
 
         def for_syns(words):
-            if 'syn' in muted:
-                return syn_filter(None, words)
-            return syn_filter(ports, words)
+            wanted = None if 'syn' in muted else ports
+            return syn_filter(wanted, words, packets_for(config))
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
         ports = None
         if any(self.sequences.tables):
@@ -5214,6 +5413,7 @@ def honour_line(decision, began, ended):
     what = knock.request.action or format_services(knock.services) or 'all'
     words = [decision.verdict, knock.client.name, str(knock.source), what]
     if decision.verdict == 'open':
+        words[-1] += at_places(only_of(knock))
         words.append('%ds' % knock.seconds)
     words.append(knock.carrier)
     if knock.carrier in DATAGRAMS:      # the others tell no time
@@ -5684,26 +5884,13 @@ class Daemon:
                 self.reports.tell('', 'SYNs', '', line, now)
             return
         syn = parse_syn(frame)
-        if syn is None or self.is_inside(interface):
+        if syn is None or is_inside(interface, self.config.trust):
             return
         # On a router, SYNs through the box come by here too.
-        if not (is_own(syn.destination, interface) or self.is_behind(syn.destination)):
+        if not is_guarded(syn.destination, interface, self.config.behind):
             return
         for packet in self.hearing.packets_of(syn, now):
             self.handle(packet, interface, now)
-
-    def is_inside(self, interface):
-        """Is it this box itself, or an interface of `trust`, which may end in +?"""
-        for name in ('lo',) + self.config.trust:
-            if interface == name:
-                return True
-            if name.endswith('+') and interface.startswith(name[:-1]):
-                return True
-        return False
-
-    def is_behind(self, address):
-        """Is it one of the addresses that are guarded behind this box?"""
-        return any(address in network for network in self.config.behind)
 
     def handle(self, packet, interface, now):
         """One packet that may be a knock."""
@@ -5716,7 +5903,8 @@ class Daemon:
         elif decision.verdict in ('open', 'close', 'run'):
             reason = self.signature_flaw(knock, now)
             if reason is None:
-                self.honour(decision, packet.source, self.is_inside(interface), now)
+                inside = is_inside(interface, self.config.trust)
+                self.honour(decision, packet.source, inside, now)
                 return
             decision = decision._replace(kind=SIGNATURE)
         if reason is not None:
@@ -5773,6 +5961,7 @@ class Daemon:
         if left is not None:
             left //= 1000
         report = {'version': __version__, 'since': self.desk.since, 'hidden': hidden}
+        report['behind'] = list(map(str, self.config.behind))
         report['problem'] = self.problem()
         report['quarantine_until'] = quarantine
         report['probation_left'] = left
@@ -5795,17 +5984,22 @@ def opening_rows(openings, now):
     """For status: a dict for all that closes at the same moment."""
     groups = collections.OrderedDict()
     for opening in openings.values():
-        group = opening.client, str(opening.source), opening.expires
+        only = tuple(map(str, opening.only))
+        group = opening.client, str(opening.source), only, opening.expires
         groups.setdefault(group, []).append(format_service(opening.service))
     rows = []
-    for (client, source, expires), services in groups.items():
+    for (client, source, only, expires), services in groups.items():
         rows.append({'client': client, 'source': source, 'services': services,
-                     'seconds_left': max(0, expires - now.mono) // 1000})
+                     'only': only, 'seconds_left': max(0, expires - now.mono) // 1000})
     return rows
+
+def and_behind(networks):
+    """Behind what is hidden: where else."""
+    return ', also at ' + ', '.join(map(str, networks)) if networks else ''
 
 def state_line(config, keeper, done):
     """What the log says at the start, and of a new config."""
-    hiding = format_services(config.hide) or 'nothing'
+    hiding = (format_services(config.hide) or 'nothing') + and_behind(config.behind)
     clients = '%d clients' % len(config.clients)
     if len(config.clients) == 1:
         clients = '1 client'
@@ -5836,7 +6030,7 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
     ('nft: reject', 'chain a { type filter hook input priority 40; '
      'reject with icmpx type port-unreachable; }',
      'nft_reject_inet (OpenWrt: kmod-nft-core)'),
-    ('iptables: ipset', 'ipset create a hash:net,port timeout 9',
+    ('iptables: ipset', 'ipset create a hash:ip,port,net timeout 9',
      'ip_set (OpenWrt: kmod-ipt-ipset)'),
     ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
      'xt_mark (OpenWrt: kmod-ipt-core)'),
@@ -5853,6 +6047,8 @@ def preflight(config):
     check_programs(config)
     complaints = warnings(config, box_facts(config))
     found = [complaint_line(config.path, complaint) for complaint in complaints]
+    for flaw in flaws_behind(config):
+        found.append('%s: [server] behind: %s' % (config.path, flaw))
     # Nobody else may list the rules.
     if os.geteuid() == 0:
         found += firewall_warnings(config)
@@ -5870,6 +6066,35 @@ def firewall_warnings(config):
                          'opens, and takes no rule of ours'
                          % (config.path, chain.family, chain.table, chain.name))
     return found
+
+def flaws_behind(config):
+    """What of `behind` the guard does not see on this box."""
+    if not config.behind:
+        return []
+    found = []
+    bridges = [name for _, name in bridges_of_box() if not is_inside(name, config.trust)]
+    lacking = missing_for_bridges()
+    for name in bridges:
+        if lacking:
+            cure = ' '.join(setting + '=1' for setting in lacking)
+            found.append('not all that bridge %s passes on meets our rules; type: '
+                         'modprobe br_netfilter; sysctl -w %s' % (name, cure))
+    routes = routes_of_box()
+    for network in config.behind:
+        # A guest of a bridge may be on the same link as the way out, and without a route.
+        if not (bridges or is_routed(network, routes)):
+            found.append('%s is not reached through this box; see: ip route' % network)
+    return found
+
+def is_routed(network, routes):
+    """Does a part of it lie elsewhere than the rest of the world?"""
+    ways, ways_out = set(), set()
+    for target, interface in routes:
+        if target.prefixlen == 0:
+            ways_out.add(interface)
+        elif target.version == network.version and target.overlaps(network):
+            ways.add(interface)
+    return bool(ways - ways_out)
 
 def box_facts(config):
     """What warnings() must know of this box."""
@@ -6008,6 +6233,7 @@ def client_facts(config, report):
         fact = facts[client.name] = collections.OrderedDict()
         fact['allow'] = format_services(client.allow)
         fact['default'] = format_services(client.default)
+        fact['only'] = list(map(str, client.only))
         fact['code'] = client.code
         fact['paper_left'] = paper_left(client, entry['paper'])
         fact['key'] = client.fingerprint
@@ -6040,7 +6266,7 @@ def client_rows(facts, now):
         expires = format_time(NEVER if fact['expires'] is None else fact['expires'])
         code = 'yes' if fact['code'] else 'no'
         paper = str(fact['paper_left'])
-        allow = fact['allow'] or 'nothing'
+        allow = (fact['allow'] or 'nothing') + at_places(fact['only'])
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
@@ -6051,9 +6277,10 @@ def headline(report):
                 % runtime_folder())
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
-    return 'hidden: %s; knockd %s, since %s UTC' % (
-        ', '.join(report['hidden']) or 'nothing, as [server] hide says',
-        report['version'], format_time(report['since']))
+    hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
+    return 'hidden: %s%s; knockd %s, since %s UTC' % (
+        hidden, and_behind(report.get('behind', ())), report['version'],
+        format_time(report['since']))
 
 def remarks(report, now):
     """What `status` says besides, a line each: what keeps knocks from opening."""
@@ -6084,7 +6311,7 @@ def print_report(report, now):
     for each in report.get('openings', ()):
         # Of one address, unless the client's section opens a network.
         source = re.sub('/(32|128)$', '', each['source'])
-        services = ','.join(each['services'])
+        services = ','.join(each['services']) + at_places(each.get('only', ()))
         opened.append((each['client'], source, services, duration(each['seconds_left'])))
     print_section(opened)
     refused = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
@@ -6791,11 +7018,11 @@ ANY_LENGTH = [
     BPF_DROP,
 ]
 
-def watch_filter(words):
-    return link(FOR_THIS_BOX + WHICH_VERSION + ANY_LENGTH)
+def watch_filter(begin):
+    return link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
 
-def watch_syns(words):
-    return syn_filter(SEQUENCE_PORTS['ports'], None)
+def watch_syns(begin):
+    return syn_filter(SEQUENCE_PORTS['ports'], None, begin)
 
 def glimpse(frame):
     """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
@@ -7123,14 +7350,19 @@ class Watch:
         self.datagrams = Capture(1)
         self.syns = Capture(1)
         self.trace = Trace()
+        self.bridges = None     # overhear_bridges()'s socket, if there is need of it
         self.kinds = collections.Counter()
         self.told = set()       # keys of the lines that were printed
         self.waiting = []       # (ms, source, Finding): soon to be asked of the daemon
         self.unseen = 0         # packets that nobody looked at
 
     def listen(self):
-        self.datagrams.load([], watch_filter)
-        self.syns.load([], watch_syns)
+        config = self.watcher.config
+        if config.behind:
+            self.bridges = overhear_bridges(config.trust)
+        begin = packets_for(config)
+        self.datagrams.load([], lambda words: watch_filter(begin))
+        self.syns.load([], lambda words: watch_syns(begin))
         for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 
@@ -7157,8 +7389,10 @@ class Watch:
             yield from itertools.islice(capture.frames(sock), LOOK_AT_ONCE)
 
     def hear_syn(self, syn, interface, now):
-        inside = interface == 'lo' or is_interface(interface, self.watcher.config.trust)
-        if syn is None or inside or not is_own(syn.destination, interface):
+        config = self.watcher.config
+        if syn is None or is_inside(interface, config.trust):
+            return
+        if not is_guarded(syn.destination, interface, config.behind):
             return
         for finding in self.watcher.hear_syn(syn, now):
             seen = Glimpse('syn', syn.source, syn.port, b'', None)
@@ -7204,6 +7438,8 @@ class Watch:
             name = knock.client.name
             report = asked(status_path(self.watcher.config), b'status')
             self.say(knock.knock_id, '%s: %s' % (name, outcome(knock, report)))
+            if self.watcher.config.behind:
+                continue        # it may listen on another host
             for service in nobody_listens(knock.services, listener_tables()):
                 self.say((name, service), '%s: nothing listens on %s of this box' % (
                     name, format_service(service)))

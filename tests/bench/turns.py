@@ -29,8 +29,8 @@ def expired(count, now):
     found = {}
     for number in range(count):
         source = ipaddress.ip_network('10.8.%d.%d' % divmod(number, 256))
-        found['f', source, service] = knockd.Opening(
-            'f', 'm0', source, service, False, now.mono - 1000)
+        found['f', source, service, ()] = knockd.Opening(
+            'f', 'm0', source, service, False, now.mono - 1000, ())
     return found
 
 

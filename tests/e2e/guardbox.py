@@ -87,7 +87,7 @@ class Guard:
     def open(self, source, what='tcp/%d' % HIDDEN, seconds=60, client='anna', once=False):
         """One opening more; returns it."""
         opening = knockd.Opening(client * 4, client, ipaddress.ip_network(source), service(what),
-                                 once, self.mono() + int(seconds * 1000))
+                                 once, self.mono() + int(seconds * 1000), ())
         kept = [each for each in self.openings if each[2:4] != opening[2:4]
                 or each.client != client]
         self.turn(kept + [opening])

@@ -247,7 +247,7 @@ def test_list_says_what_each_may_and_what_is_left(path):
     told = json.loads(must(path, 'list', '--json'))
     assert list(told) == ['anna', 'bert']
     assert told['anna'] == {
-        'allow': 'tcp/22', 'default': 'tcp/22', 'code': True, 'paper_left': 6,
+        'allow': 'tcp/22', 'default': 'tcp/22', 'only': [], 'code': True, 'paper_left': 6,
         'key': fingerprint, 'expires': None, 'last': 1700000000000, 'source': None,
         'old_key_until': None}
     head, anna, bert = must(path, 'list').splitlines()

@@ -454,8 +454,6 @@ run = /bin/echo hello
      'write a later date or remove it'),
     ('on_open = /no/such "a b"', '',
      '[server] on_open: /no/such cannot be run; install it or name another'),
-    ('behind = 203.0.113.8/29', '',
-     '[server] behind: is not guarded by this version; hide the ports on those hosts'),
     ('on_close = /no/such', '',
      '[server] on_close: /no/such cannot be run; install it or name another'),
     ('trust = eth77', '', '[server] trust: there is no interface eth77 now; see: ip link'),

@@ -182,6 +182,22 @@ def test_only_packets_for_this_box_are_passed(version):
 
 
 @pytest.mark.parametrize('version', [4, 6])
+def test_what_a_bridge_passes_on_is_taken_where_hosts_behind_the_box_are_guarded(version):
+    make = ip4 if version == 4 else ip6
+    alone, guarding = [knockd.parse_config('[server]\nid = a\nhide = tcp/22\n' + more, '/x/y.ini')
+                       for more in ('', 'behind = 192.0.2.1')]
+    for frame, program in (
+            (make(udp(GOOD)), lambda begin: knockd.datagram_filter(
+                BOTH, None, {WORD}, begin)),
+            (make(tcp_segment(22, payload(10)), 6), lambda begin: knockd.syn_filter(
+                None, {WORD}, begin))):
+        for config, other in ((alone, False), (guarding, True)):
+            passed = [interpreted(program(knockd.packets_for(config)), [frame], kind)[0]
+                      for kind in range(8)]
+            assert passed == [True, False, False, other, False, False, False, False]
+
+
+@pytest.mark.parametrize('version', [4, 6])
 @pytest.mark.parametrize('carriers', [('udp',), ('icmp',), ('udp', 'icmp'), ()])
 def test_only_the_carriers_of_the_config_are_passed(kernel, version, carriers):
     frames = [ip4(udp(GOOD)), ip4(echo(GOOD, 8), 1)] if version == 4 else [

@@ -54,7 +54,7 @@ def seen(there=BY_STACK, accepts=NO_ACCEPTS, **fields):
 
 def opening(source, services='tcp/22', left=30000, once=False, client='anna'):
     return knockd.Opening(client * 4, client, ipaddress.ip_network(source),
-                          knockd.parse_services(services)[0], once, NOW + left)
+                          knockd.parse_services(services)[0], once, NOW + left, ())
 
 
 def whole(config=None, there=BY_STACK, decoys=DECOYS, openings=(), **fields):
@@ -192,6 +192,67 @@ def test_decoys_are_no_ports_that_the_box_or_the_config_names():
     assert knockd.decoy_ports(many, seen())[0] == []
 
 
+# --- what is behind the box ----------------------------------------------------------------------
+BEHIND = 'behind = 192.0.2.8/29, 2001:db8:1::/64\n'
+NETWORKS = 'ip daddr 192.0.2.8/29', 'ip6 daddr 2001:db8:1::/64'
+
+
+def test_what_hides_behind_the_box_is_a_constant_in_a_rule_too():
+    found = chains(whole(make_config(BEHIND)))
+    for match in ('tcp dport 22', 'tcp dport 8000-8001', 'udp dport 51820'):
+        assert match + ' jump beyond' in found['leave']
+        for network in NETWORKS:
+            assert any(network + ' ' + match + ' dnat to :' in line for line in found['stay'])
+    for network in NETWORKS:
+        assert network + ' meta l4proto 6 drop' in found['beyond']
+        assert network + ' meta l4proto 17 drop' in found['beyond']
+    for kind in ('multicast', 'broadcast', 'local'):
+        assert 'fib daddr type %s drop' % kind in found['beyond']
+    assert not any('@' in line or '{' in line for line in found['beyond'] + found['stay'])
+
+
+def test_what_is_open_or_established_leaves_before_anything_is_dropped():
+    found = chains(whole(make_config(BEHIND)))
+    assert found['leave'][0].endswith('return')
+    drops = [number for number, line in enumerate(found['beyond']) if line.endswith('drop')]
+    returns = [number for number, line in enumerate(found['beyond']) if line.endswith('return')]
+    assert max(returns) < min(drops) and 'syn' in found['beyond'][1]
+
+
+def test_without_anything_behind_no_forwarded_packet_is_looked_at():
+    text = whole()
+    assert len(chains(text)['leave']) == 1 and 'beyond' not in chains(text)
+
+
+@pytest.mark.parametrize('answer,tcp,udp', [
+    ('box', 'drop', 'drop'), ('drop', 'drop', 'drop'),
+    ('reset', 'reject with tcp reset', knockd.UNREACHABLE),
+    ('prohibited', knockd.PROHIBITED, knockd.PROHIBITED)])
+def test_strangers_get_of_a_host_behind_what_answer_says(answer, tcp, udp):
+    lines = chains(whole(make_config(BEHIND + 'answer = ' + answer)))['beyond']
+    for network in NETWORKS:
+        assert '%s meta l4proto 6 %s' % (network, tcp) in lines
+        assert '%s meta l4proto 17 %s' % (network, udp) in lines
+
+
+def at(*places, **fields):
+    return opening('203.0.113.5', **fields)._replace(only=tuple(map(ipaddress.ip_address, places)))
+
+
+def test_what_is_open_at_one_address_alone_has_a_set_of_its_own():
+    config = make_config(text=BASE.replace('trust', BEHIND + 'trust') + '\nonly = 192.0.2.9\n'
+                         'once = yes')
+    text = change([], [at('192.0.2.9', '192.0.2.10')])
+    assert re.findall(r'set (\w+) \{ type (.*)', text) == [
+        ('open4_only', 'ipv4_addr . inet_proto . inet_service . ipv4_addr; flags timeout')]
+    assert '203.0.113.5 . 6 . 22 . 192.0.2.10 timeout 30000ms' in text
+    check = '\n'.join(chains(whole(config, openings=[at('192.0.2.9', once=True)]))['check'])
+    for name in ('once4_only', 'held4_only'):
+        assert 'ip saddr . meta l4proto . th dport . ip daddr @%s ' % name in check
+    declared = whole(config).split('flush table')[0]
+    assert 'set open4 ' in declared and 'set once6_only_ranges ' in declared
+
+
 # --- openings ------------------------------------------------------------------------------------
 def spans(openings):
     """{(source, first port, last port, once): ms left} of elements()."""
@@ -310,8 +371,9 @@ def test_every_set_that_a_change_names_is_declared_alike_by_the_whole():
 HOSTILE = ['; flush ruleset', '}', '{', '" }', '\n flush ruleset', '\\', "'", '$x', '@open4', '#',
            '22 }; delete table inet filter; add element inet knockd open4 { 1.2.3.4', '\u2028',
            '*', '0.0.0.0/0', '!= 22', ' ', '\t', '..', '-f', '/etc/passwd', '%s', '\x00', '\u0660']
-GOODS = {'id': 'home', 'hide': 'tcp/22', 'trust': 'lan', 'mark': '0x1', 'answer': 'drop',
-         'accept_in': 'inet filter input', 'window': '60', 'port': '22', 'host': 'gate'}
+GOODS = {'id': 'home', 'hide': 'tcp/22', 'trust': 'lan', 'behind': '192.0.2.8/29', 'mark': '0x1',
+         'answer': 'drop', 'accept_in': 'inet filter input', 'window': '60', 'port': '22',
+         'host': 'gate'}
 
 
 def skeleton(text):
@@ -322,7 +384,7 @@ def skeleton(text):
 @pytest.mark.parametrize('key', sorted(GOODS))
 def test_no_value_of_the_config_reaches_nft_as_anything_but_a_value(key):
     chance, taken = random.Random(key), 0
-    lines = set(skeleton(whole(make_config('answer = drop'), decoys={})).splitlines())
+    lines = set(skeleton(whole(make_config(BEHIND + 'answer = drop'), decoys={})).splitlines())
     for number in range(200):
         value = GOODS[key]
         for _ in range(min(number, chance.choice((1, 1, 2)))):

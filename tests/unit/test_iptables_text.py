@@ -31,7 +31,7 @@ JUMP = '-A INPUT -m comment --comment "knockd" -j KNOCKD\n'
 
 def opening(source, services='tcp/22', left=30000, client='anna'):
     return knockd.Opening(client * 4, client, ipaddress.ip_network(source),
-                          knockd.parse_services(services)[0], False, NOW + left)
+                          knockd.parse_services(services)[0], False, NOW + left, ())
 
 
 OPENINGS = [opening('203.0.113.5'), opening('2001:db8::/64', 'udp/51820', 7999),
@@ -61,7 +61,8 @@ def test_the_sets_come_before_the_rules_that_name_them_and_go_after():
     assert [argv[0] for argv, _ in whole()] == ['ipset', 'iptables-restore', 'ip6tables-restore']
     gone = whole(hide=())
     assert [argv[0] for argv, _ in gone] == ['iptables-restore', 'ip6tables-restore', 'ipset']
-    assert gone[-1][1].endswith('destroy knockd4\ndestroy knockd6\n')
+    assert gone[-1][1].endswith('destroy knockd4\ndestroy knockd6\n'
+                                   'destroy knockd4_only\ndestroy knockd6_only\n')
     for _, text in gone[:2]:
         assert '-A' not in text and '-I' not in text and text.count('-X KNOCKD\n') == 3
 
@@ -139,6 +140,40 @@ def test_every_answer_but_that_of_the_box_is_given_by_filter(answer, tcp, udp):
     assert '--dport 51820 -m addrtype ! --dst-type UNICAST -j %s\n' % udp in text
     six = whole('answer = ' + answer)[2][1]
     assert '-j %s\n' % tcp.replace('icmp-admin', 'icmp6-adm') in six
+
+
+BEHIND = 'behind = 192.0.2.8/29, 2001:db8:1::/64\n'
+
+
+@pytest.mark.parametrize('answer,verdict', [
+    ('box', 'DROP'), ('drop', 'DROP'), ('reset', 'REJECT --reject-with tcp-reset'),
+    ('prohibited', 'REJECT --reject-with icmp%s')])
+def test_hidden_ports_behind_the_box_are_kept_from_nat_and_answered_in_forward(answer, verdict):
+    _, four, six = whole(BEHIND + 'answer = %s' % answer)
+    for (_, text), network, kind in ((four, '192.0.2.8/29', '-admin-prohibited'),
+                                     (six, '2001:db8:1::/64', '6-adm-prohibited')):
+        match = '-A KNOCKD -p tcp -m tcp --dport 22 -d %s -j ' % network
+        assert match + 'DNAT --to-destination :22\n' in text
+        refused = match + (verdict % kind if '%' in verdict else verdict) + '\n'
+        assert refused in text
+        # Who is open, or established, or forwarded from another port, is past it by then.
+        before = text[:text.index(refused)]
+        assert ('-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctstate '
+                'RELATED,ESTABLISHED -j RETURN\n') in before
+        assert '--ctstate NEW -m conntrack --ctstate DNAT -j RETURN\n' in before
+    assert '2001' not in four[1] and '192.0.2.8' not in six[1]
+
+
+def test_what_is_open_at_one_address_alone_has_a_set_of_its_own():
+    one = OPENINGS[0]._replace(only=(ipaddress.ip_address('192.0.2.9'),))
+    assert change([], [one]) == (
+        'add knockd4_only 192.0.2.9,tcp:22,203.0.113.5/32 timeout 30\n')
+    assert change([one], []) == 'del knockd4_only 192.0.2.9,tcp:22,203.0.113.5/32\n'
+    config = make_config(text=TEXT.replace('trust', BEHIND + 'trust') + '\nonly = 192.0.2.9\n')
+    seen = knockd.IPTABLES.read(SAVED, config)
+    text = knockd.IPTABLES.whole(config, seen, DECOYS, [], NOW)[1][1]
+    assert '--dport 22 -m set --match-set knockd4_only dst,dst,src -j MARK' in text
+    assert '_only' not in whole()[1][1], 'nobody pays for what he does not ask for'
 
 
 def test_no_accept_where_the_config_wants_none():

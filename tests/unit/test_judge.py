@@ -139,8 +139,8 @@ def held(client, count, expires=9000000, source='203.0.113.5/32'):
     openings = {}
     for number in range(count):
         service = knockd.Service(6, 1000 + 2 * number, 1000 + 2 * number)
-        openings[client.fingerprint, network, service] = knockd.Opening(
-            client.fingerprint, client.name, network, service, False, expires)
+        openings[client.fingerprint, network, service, ()] = knockd.Opening(
+            client.fingerprint, client.name, network, service, False, expires, ())
     return openings
 
 
@@ -382,8 +382,8 @@ def test_what_would_leave_too_many_parts_cannot_be_closed_in_part_but_whole(stat
     state.openings = dict(held(client, 63))
     wide = knockd.Service(6, 2000, 3000)
     network = ipaddress.ip_network('203.0.113.5/32')
-    state.openings[client.fingerprint, network, wide] = knockd.Opening(
-        client.fingerprint, 'anna', network, wide, False, 9000000)
+    state.openings[client.fingerprint, network, wide, ()] = knockd.Opening(
+        client.fingerprint, 'anna', network, wide, False, 9000000, ())
     part = knockd.Service(6, 2500, 2500)
     assert said(state, knock(state, op='close', services=[part]))[0] == 'refused'
     assert said(state, knock(state, op='close', services=[wide])) == ('close', None)

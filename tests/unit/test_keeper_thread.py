@@ -320,7 +320,7 @@ def test_a_defect_ends_no_thread(box, monkeypatch):
 def test_what_of_once_stood_before_a_whole_load_lapses_and_nothing_else():
     network = ipaddress.ip_network('192.0.2.7')
     often, once = [knockd.Opening('f' * 16, 'anna', network, knockd.Service(6, 22, 22), kind,
-                                  5000) for kind in (False, True)]
+                                  5000, ()) for kind in (False, True)]
     new = once._replace(expires=9000)
     keeper = types.SimpleNamespace(standing=types.SimpleNamespace(
         wanted=knockd.Wanted(1, None, (often, once))))

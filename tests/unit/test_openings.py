@@ -53,11 +53,11 @@ def rekeyed(client, secret=b'n' * 32):
 # --- open ---------------------------------------------------------------------------------------
 def test_what_is_opened_has_its_owner_its_source_and_its_end():
     openings = opened(knock(services=(SSH, MOSH)))
-    expected = [knockd.Opening(ANNA.fingerprint, 'anna', NET, service, False, 5030000)
+    expected = [knockd.Opening(ANNA.fingerprint, 'anna', NET, service, False, 5030000, ())
                 for service in (SSH, MOSH)]
     assert list(openings.values()) == expected
     for key, opening in openings.items():
-        assert key == (opening.fingerprint, opening.source, opening.service)
+        assert key == (opening.fingerprint, opening.source, opening.service, opening.only)
 
 
 def test_a_range_stays_a_range_and_ports_that_touch_become_one():
@@ -115,7 +115,7 @@ OTHERS = [('anna', '2001:db8::5/128', 'tcp/22', 30), ('bert', '203.0.113.5/32', 
 def left(*services, client=ANNA, source=HERE):
     openings = knockd.after_close(EVERYTHING, knock(client, services, source=source))
     for key, opening in openings.items():
-        assert key == (opening.fingerprint, opening.source, opening.service)
+        assert key == (opening.fingerprint, opening.source, opening.service, opening.only)
     return listed(openings)
 
 
@@ -218,7 +218,7 @@ def count(*ranges):
     for end, (low, high, *more) in enumerate(ranges):
         source, proto, once = (tuple(more) + (NET, 6, False)[len(more):])
         openings.append(knockd.Opening('f', 'anna', source, knockd.Service(proto, low, high),
-                                       once, end * 1000))
+                                       once, end * 1000, ()))
     return len(knockd.elements(openings))
 
 
@@ -255,3 +255,51 @@ def test_closing_a_part_does_not_shorten_what_is_left_and_open_for_itself():
         part = knock(services=[knockd.Service(6, 8001, 8001)])
         openings = knockd.after_close(opened(*knocks), part)
         assert listed(openings) == [('anna', '203.0.113.5/32', 'tcp/8000', 60)]
+
+
+# --- at some addresses alone ---------------------------------------------------------------------
+FOUR, SIX = ipaddress.ip_address('192.0.2.8'), ipaddress.ip_address('2001:db8:1::8')
+NINE = ipaddress.ip_address('192.0.2.9')
+
+
+def narrowed(*only):
+    return with_client(CONFIG, 'anna', only=only)
+
+
+def places(openings):
+    """{(source, destination): the ports} of the kernel's elements."""
+    found = {}
+    for element in knockd.elements(openings.values()):
+        key = str(element.source), str(element.destination)
+        found.setdefault(key, []).append((element.service.low, element.service.high))
+    return found
+
+
+def test_only_is_an_element_for_each_address_of_the_knockers_own_family():
+    anna = narrowed(FOUR, NINE, SIX).clients['anna']
+    assert places(opened(knock(anna, services=(SSH, WEB)), knock(BERT), knock(
+        anna, source=THERE))) == {
+        ('203.0.113.5/32', '192.0.2.8'): [(22, 22), (8000, 8010)],
+        ('203.0.113.5/32', '192.0.2.9'): [(22, 22), (8000, 8010)],
+        ('203.0.113.5/32', 'None'): [(22, 22)],
+        ('2001:db8::5/128', '2001:db8:1::8'): [(22, 22)]}
+
+
+def test_a_wider_only_opens_at_once_what_a_longer_narrow_opening_does_not_have():
+    before = opened(knock(narrowed(FOUR).clients['anna'], seconds=600))
+    after = opened(knock(narrowed(FOUR, NINE).clients['anna']), openings=before)
+    assert places(after)[('203.0.113.5/32', '192.0.2.9')] == [(22, 22)]
+
+
+@pytest.mark.parametrize('before,after,stays', [
+    ((), (FOUR,), False), ((FOUR, NINE), (FOUR,), False), ((FOUR,), (NINE,), False),
+    ((FOUR,), (FOUR, NINE), True), ((FOUR,), (), True), ((FOUR, SIX), (SIX, FOUR), True)])
+def test_a_narrower_only_ends_what_is_open_elsewhere(before, after, stays):
+    openings = opened(knock(narrowed(*before).clients['anna']))
+    assert bool(surviving(openings, narrowed(*after))) is stays
+
+
+def test_closing_closes_it_at_every_address():
+    anna = narrowed(FOUR, NINE).clients['anna']
+    openings = opened(knock(anna))
+    assert knockd.after_close(openings, knock(anna, services=())) == {}
