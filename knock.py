@@ -12,7 +12,7 @@ names this moment, and is worth nothing once the server has seen it. See README.
 bytes.
 """
 # Read it from top to bottom: up to "edges" everything takes values and returns values.
-__version__ = '0.2.0.dev0'
+__version__ = '0.2.0'
 
 import gc
 import sys
@@ -25,10 +25,6 @@ if __name__ == '__main__':
     sys.path = [folder for folder in sys.path if folder.startswith(library)]
     # Until a knock is out there is no garbage, and looking for some costs milliseconds.
     gc.disable()
-    # Scripts ask this often, and the imports below take longer than the answer.
-    if sys.argv[1:] == ['--version']:
-        print('knock.py ' + __version__)
-        sys.exit(0)
 
 import binascii
 import errno
@@ -918,6 +914,17 @@ def tell(text, end='\n'):
         line = '\r%-78s' % line
     print(line, end=end, file=sys.stderr, flush=True)
 
+def version_text():
+    """Which version this is, and the sum of its file as SHA256SUMS of a release has
+    it."""
+    path = globals().get('__file__', '<stdin>')
+    # Out of a pipe; another file of the current folder may be called <stdin>.
+    if path.startswith('<'):
+        return 'knock.py %s\nno file, so no SHA-256: it came out of a pipe' % __version__
+    with open(path, 'rb') as file:
+        digest = sha256(file.read()).hexdigest()
+    return 'knock.py %s\n%s  %s' % (__version__, digest, os.path.abspath(path))
+
 def say(options, text, level=0, end='\n'):
     """For people: on a terminal, or where -v asks for it. level 1 is for -v alone."""
     if options.quiet:
@@ -1755,7 +1762,7 @@ OPTIONS = (
     ('-q, --quiet', 'quiet', True, 'errors only'),
     ('-v, --verbose', 'verbose', True, 'each datagram, too'),
     ('-h, --help', 'help', True, 'this'),
-    ('--version', 'version', True, 'which one this is'))
+    ('--version', 'version', True, 'which one this is, and the SHA-256 of its file'))
 
 # An option, and those that would have no effect beside it.
 EXCLUDED = (
@@ -2023,7 +2030,7 @@ def run_words(words, began):
         print(help_text(), flush=True)
         return 0
     if options.version:
-        print('knock.py ' + __version__, flush=True)
+        print(version_text(), flush=True)
         return 0
     if '--' in words and not options.command:
         raise KnockError('no COMMAND stands behind --', 2)

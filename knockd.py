@@ -42,7 +42,7 @@ import subprocess
 import threading
 import time
 
-__version__ = '0.2.0.dev0'
+__version__ = '0.2.0'
 
 # --- shared with knock.py: the protocol knock/1, the same bytes in both files -----------
 # tests/unit/test_static.py compares them: edit here, copy there. All integers on the wire
@@ -825,11 +825,10 @@ def client_warnings(config, client, facts):
     if config.hide and not (client.allow or client.may_run):
         warn('allow', 'empty, so it may open nothing; write for example: allow = %s'
              % format_service(config.hide[0]))
-    if client.code and 'code' not in config.carriers:
-        warn('code', 'carrier code is off; add code to carriers in [server]')
-    for name in client.carriers:
+    for name in client.carriers + ('code',) * client.code:
         if name not in config.carriers:
-            warn('carriers', 'carrier %s is off; add it to carriers in [server]' % name)
+            warn('carriers', 'carrier %s is off; type: knockd.py set server carriers=%s'
+                 % (name, ','.join(config.carriers + (name,))))
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
@@ -2462,6 +2461,8 @@ NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 # Under /proc/sys; both must be 1 before the rules are loaded, so that an answer of the
 # stack carries the mark of its question.
 SYSCTLS = 'net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect'
+MADE_BY = ('net/ipv4/ip_early_demux', 'net/ipv4/tcp_early_demux',
+           'net/ipv6/flowlabel_reflect')
 DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
                  '/proc/sys/net/ipv4/tcp_early_demux']
 # Its second bit: resets repeat the label of what they answer.
@@ -3651,6 +3652,7 @@ PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'uti
               'iptables-save': 'iptables', 'iptables-restore': 'iptables',
               'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
               'ip6tables-restore': 'iptables'}
+SMALL_PACKAGE_OF = {'ssh-keygen': 'openssh-keygen', 'unshare': 'unshare'}   # opkg, apk
 COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
 SLOTS = 8                       # commands of one client that may run at once
@@ -3681,6 +3683,8 @@ def package_command(program):
     package = PACKAGE_OF.get(program, program)
     for manager, command in PACKAGES:
         if find_program(manager):
+            if manager in ('opkg', 'apk'):
+                package = SMALL_PACKAGE_OF.get(program, package)
             return '%s %s' % (command, package)
     return 'install ' + package
 
@@ -4041,6 +4045,9 @@ BRIDGE_SETTINGS = 'call-iptables', 'call-ip6tables', 'filter-vlan-tagged'
 RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
+# linux/netlink.h, linux/rtnetlink.h
+NETLINK_ROUTE, NLM_F_REQUEST, RTM_NEWROUTE, RTM_GETROUTE = 0, 1, 24, 26
+RTN_LOCAL, RTA_DST, RTA_OIF = 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
@@ -4271,19 +4278,30 @@ def netlink_attributes(data):
 
 @functools.lru_cache(SOURCES_LIMIT)     # forgotten at each step
 def is_own(address, interface):
-    """Is this an address of this box? Binding a socket to it tells; nothing is sent."""
-    family, place = socket.AF_INET, (str(address), 0)
+    """Is this an address of this box, be it in the VRF of that interface?"""
     try:
-        if address.version == 6:
-            scope = 0
-            if address.is_link_local:
-                scope = socket.if_nametoindex(interface)
-            family, place = socket.AF_INET6, (str(address), 0, 0, scope)
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind(place)
+        index = socket.if_nametoindex(interface)
+        return RTN_LOCAL in (route_kind(address, 0), route_kind(address, index))
     except OSError:
         return False
-    return True
+
+def route_kind(address, index):
+    """The kind of route that the kernel has to an address; nothing is sent. (To bind a
+    socket to it tells nothing where net.ipv4.ip_nonlocal_bind is 1.) index: of the
+    interface by which it must go, 0 for any. OSError."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    packed = address.packed
+    # struct rtmsg, then attributes: length u16, type u16, value.
+    question = struct.pack('=BB10x', family, 8 * len(packed))
+    question += struct.pack('=HH', 4 + len(packed), RTA_DST) + packed
+    question += struct.pack('=HHI', 8, RTA_OIF, index)
+    head = struct.pack('=IHHII', 16 + len(question), RTM_GETROUTE, NLM_F_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+        sock.send(head + question)
+        answer = sock.recv(4096)
+    kind, = struct.unpack_from('=H', answer, 4)
+    # rtm_type, behind the head of 16 bytes and seven others.
+    return answer[23] if kind == RTM_NEWROUTE else None
 
 def is_guarded(address, interface, behind):
     """Is this an address of this box, or one behind it?"""
@@ -4569,6 +4587,14 @@ def reflect_marks(names, path):
         return False
     return True
 
+def kernel_variables():
+    """What our rules need, and what they were made by: [text]."""
+    found = []
+    for name in SYSCTLS + MADE_BY:
+        with contextlib.suppress(OSError):
+            found.append(read_file('/proc/sys/' + name))
+    return found
+
 def restore_marks(path):
     """Puts back what reflect_marks() has kept; for uninstall."""
     with contextlib.suppress(OSError, ValueError):
@@ -4663,6 +4689,7 @@ class Looks:
         self.process = None     # the command that lists the rules, while it runs
         self.broken_off = False
         self.in_a_row = 0       # looks that were broken off
+        self.variables = kernel_variables()     # by which the rules were made
         self.lock = threading.Lock()
 
     def ask(self, now, urgent=False):
@@ -4672,6 +4699,11 @@ class Looks:
             due = max(due, self.rested)
         if self.due is None or due < self.due:
             self.due = due
+
+    def variables_changed(self):
+        """Since the last time?"""
+        before, self.variables = self.variables, kernel_variables()
+        return before != self.variables
 
     def hasten(self, now):
         """At once, for whatever changes until then is taken for ours."""
@@ -4761,6 +4793,17 @@ class Keeper:
         """To be looked at although no event tells: iptables-legacy sends none."""
         self.looks.ask(now.mono)
         self.called.ring()
+
+    def turn(self, now, path):
+        """Once a step: what changes without an event. path: of reflect_marks()."""
+        changed = self.looks.variables_changed()
+        # With 0 there, a stranger's reset would leave from the decoy's port.
+        if changed and self.reflecting:
+            log('firewall: a variable of the kernel that it needs was changed', WARNING)
+            reflect_marks(self.tool.sysctls, path)
+            self.looks.variables_changed()
+        if changed or changes_silently(self.tool):
+            self.look(now)
 
     def fileno(self):
         """Readable when there are results."""
@@ -4872,8 +4915,16 @@ class Keeper:
         if seen is None:
             seen = self.see(wanted.config)
         again = mended and self.standing.seen is None
-        self.standing.doubt(seen)
-        loaded = self.load_whole(wanted, seen)
+        for tries_left in reversed(range(NFT_TRIES)):
+            self.standing.doubt(seen)
+            try:
+                loaded = self.load_whole(wanted, seen)
+                break
+            except KnockError:
+                # Amid a reload of the box's own rules, chains that ours name may be gone.
+                before, seen = seen, self.see(wanted.config)
+                if seen == before or not tries_left:
+                    raise
         self.standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
         if again:
@@ -5772,8 +5823,7 @@ class Daemon:
         self.desk.note()
         if self.hearing.steps.stop % 120 == 0:      # an hour
             self.reports.tell_junk()
-        if changes_silently(self.doors.keeper.tool):
-            self.doors.keeper.look(now)
+        self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
             self.hearing.doubted()
@@ -6139,7 +6189,9 @@ def try_rules(config):
         if argv != NFT_COMMAND:
             continue
         try:
-            run(NFT_TRY, text, TRY_SECONDS)
+            # In place of what is there, as the keeper does: chains of 0.1 have the names
+            # of ours and other hooks.
+            run(NFT_TRY, NFT_NOTHING + text, TRY_SECONDS)
         except KnockError as error:
             raise KnockError('%s%s' % (error, missing_feature()), 2)
 
@@ -6171,7 +6223,7 @@ def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
     for unit, size in (('d', 86400), ('h', 3600), ('min', 60)):
         if seconds >= 2 * size:
-            return '%d %s' % (seconds // size, unit)
+            return '%d %s' % ((seconds + size // 2) // size, unit)
     return '%d s' % max(0, seconds)
 
 def print_table(rows):
@@ -6270,11 +6322,15 @@ def client_rows(facts, now):
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
+LAST_GOOD = 'config: the last good one rules, for the file is broken'
+
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
+    place = runtime_folder()
+    if not report and os.path.isdir(place) and not os.access(place, os.X_OK):
+        return 'only root may ask the daemon; type: sudo knockd.py status'
     if not report:
-        return ('no daemon answers in %s: nobody gets in; is it started?'
-                % runtime_folder())
+        return 'no daemon answers in %s: nobody gets in; is it started?' % place
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
     hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
@@ -6296,7 +6352,7 @@ def remarks(report, now):
     if report['clock']:
         lines.append('clock: ' + report['clock'])
     if report['config']['last_good']:
-        lines.append('config: the last good one rules, for the file is broken')
+        lines.append(LAST_GOOD)
     return lines
 
 def print_section(rows):
@@ -6381,6 +6437,12 @@ def command_status(args):
         warned = preflight(config)
     except KnockError as error:
         warned = str(error).splitlines()
+        config = last_good(os.path.abspath(args.config))
+        if config:
+            facts = client_facts(config, report)
+        # Which the daemon may not have read so far.
+        if config and LAST_GOOD not in remarks(report, now):
+            warned.append(LAST_GOOD)
     if args.metrics:
         print_metrics(report)
     elif args.json:
@@ -6416,6 +6478,16 @@ def own_path():
     if path.startswith('<') or not os.path.isfile(path):
         return None
     return os.path.abspath(path)
+
+def version_text():
+    """Which version this is, and the sum of its file as SHA256SUMS of a release has
+    it."""
+    path = own_path()
+    if path is None:
+        return 'knockd.py %s\nno file, so no SHA-256: it came out of a pipe' % __version__
+    with open(path, 'rb') as file:
+        digest = sha256(file.read()).hexdigest()
+    return 'knockd.py %s\n%s  %s' % (__version__, digest, path)
 
 def compiled_path(source):
     """The path of this script's compiled code in the runtime folder, made if it is not
@@ -6521,7 +6593,13 @@ def content_of(path):
 def told_entries(args, names):
     """Those options of a command that are a config's keys, as entries of a section."""
     told = vars(args)
-    return [(name, told[name].strip()) for name in names if told.get(name)]
+    entries = [(name, told[name].strip()) for name in names if told.get(name)]
+    for name, text in entries:
+        # As an option's text, and more so as a whole file, it could hold another section.
+        if '\n' in text:
+            raise KnockError('--%s: %r... has %d lines; one is wanted' % (
+                name.replace('_', '-'), text[:20], len(text.splitlines())), 2)
+    return entries
 
 def client_entries(args):
     """A client's section out of the options of a command."""
@@ -6695,12 +6773,13 @@ def print_line(config, client, via=None, picture=False):
     if doubt:
         note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
              % (host, doubt))
-    wanted = client.carriers + ('code',) * client.code
-    lacking = tuple(name for name in wanted if name not in config.carriers)
-    if lacking:
-        note('%s opens nothing by %s until [server] carriers has it; type: knockd.py set '
-             'server carriers=%s' % (client.name, ' and '.join(lacking),
-                                     ','.join(config.carriers + lacking)))
+    tell_flaws(config, client)
+
+def tell_flaws(config, client):
+    """What keeps it from opening anything."""
+    facts = Facts(moment().wall, (), (), None, True)
+    for complaint in client_warnings(config, client, facts):
+        note(complaint_line(config.path, complaint))
 
 def agreed(question):
     """Asks whoever sits at the terminal; no if nobody does."""
@@ -6770,7 +6849,12 @@ def run_daemon(path, verbose):
 
 def command_check(args):
     """Exit 2 with errors; --strict makes an error of every warning."""
-    config = read_config(args.config)
+    try:
+        config = read_config(args.config)
+    except KnockError:
+        if last_good(os.path.abspath(args.config)):
+            note(LAST_GOOD)
+        raise
     warned = preflight(config)
     for warning in warned:
         print('warning: ' + printable(warning))
@@ -6825,9 +6909,10 @@ def command_set(args):
     entries = []
     for pair in args.pairs:
         key, equals, value = pair.partition('=')
-        if not equals or 'secret' in key:
-            raise KnockError('%r is not KEY=VALUE; a new secret is made by: knockd.py '
-                             'rekey NAME' % key, 2)
+        if 'secret' in key:
+            raise KnockError('a new secret is made by: knockd.py rekey NAME', 2)
+        if not equals:
+            raise KnockError('%r is not KEY=VALUE, as open_for=5m' % pair, 2)
         entries.append((key.strip(), value.strip() or None))
 
     def plan(config):
@@ -6835,8 +6920,10 @@ def command_set(args):
             return {'server': entries}
         find_client(config, args.name)
         return {'client ' + args.name: entries}
-    edit_config(args.config, plan)
+    config = edit_config(args.config, plan)
     print('set %s: %s' % (args.name, ', '.join(args.pairs)))
+    if args.name in config.clients:
+        tell_flaws(config, config.clients[args.name])
 
 def command_rename(args):
     """Key, ledger and line stay: a name is a word for people."""
@@ -6923,6 +7010,8 @@ def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
     void."""
     sheets = []
+    if not 1 <= args.number <= 999:
+        raise KnockError('-n %d: write a number from 1 to 999' % args.number, 2)
 
     def plan(config):
         client = find_client(config, args.name)
@@ -7539,8 +7628,7 @@ def attempts(args, config):
     came_from = os.environ.get(LEFT)
     # It began in another one: here nobody else is.
     alone = came_from not in (None, os.readlink('/proc/self/ns/net'))
-    needs = 'root and unshare; without them no knock is tried'
-    yield ('namespaces', needs, isolate, alone)
+    yield ('namespaces', '', isolate, alone)
     yield ('kernel filter', '', try_filter)
     if os.path.exists(args.config):
         yield ('config', '', config_remarks, config)
@@ -7573,24 +7661,28 @@ def clock_remarks(config):
 
 def isolate(alone):
     """Begins again, in this process, with a network and mounts of its own; there it
-    covers the runtime folder."""
-    unshare = []
-    if not alone:
-        unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
-    place = os.path.dirname(runtime_folder())
-    run(unshare + ['mount', '-t', 'tmpfs', 'tmpfs', place])
-    script = own_path()
+    covers the runtime folder. Returns why it cannot: the daemon needs none of that."""
+    mount = ['mount', '-t', 'tmpfs', 'tmpfs', os.path.dirname(runtime_folder())]
     if alone:
-        return
-    if script is None:
-        raise KnockError('a script out of a pipe cannot begin again; save it first')
+        run(mount)
+        return None
+    unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
+    try:
+        run(unshare + mount)
+        if own_path() is None:
+            raise KnockError('a script out of a pipe cannot begin again; save it first')
+    except KnockError as error:
+        return 'ok, but no knock is tried: %s' % error
     # The copy that begins again must know that it is alone.
     os.environ[LEFT] = os.readlink('/proc/self/ns/net')
-    os.execv(find_program('unshare'), unshare + [sys.executable, script] + sys.argv[1:])
+    return os.execv(find_program('unshare'),
+                    unshare + [sys.executable, own_path()] + sys.argv[1:])
 
 def ledger_remarks(path):
     """Looks at its file system, of those mounted above it the last, and touches
     nothing."""
+    # In a chroot no line may be above it.
+    place, kind, mode = '/', '', ''
     for line in read_file('/proc/mounts').splitlines():
         words = line.split()
         if path.startswith(words[1].rstrip('/') + '/'):
@@ -7720,6 +7812,8 @@ USE_PROCD=1
 start_service() {
 	# The rules need no Python: after an upgrade that took it the ports are hidden, too.
 	sh STATE/guard
+	[ -x PYTHON ] || logger -t knockd "no PYTHON: what is hidden stays hidden," \\
+		"nobody can knock; install python3-light"
 	# procd calls the log's lines as it calls the program.
 	mkdir -p /var/run/knockd
 	chmod 700 /var/run/knockd
@@ -7934,8 +8028,15 @@ def own_text(url):
         raise KnockError('%s is not the script that runs here; save it first' % url)
     return text
 
+def want_root(args):
+    """What is half done must not be taken for done."""
+    if os.geteuid() and not (args.root or args.dry_run):
+        raise KnockError('only root can %s; type: sudo python3 knockd.py %s'
+                         % (args.command, args.command))
+
 def command_install(args):
     """What is there stays: a second time renews script and service."""
+    want_root(args)
     system, place = init_system(args.root), Placing(args)
     if system is None:
         raise KnockError('no init system that is known here; let yours run: ' + RUN)
@@ -8101,6 +8202,7 @@ def tell_what_runs(system, config, report):
 def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
     Works whatever the config says."""
+    want_root(args)
     system, place = init_system(args.root), Placing(args)
     folders = list(KEYS)
     with contextlib.suppress(KnockError):
@@ -8122,7 +8224,7 @@ def command_uninstall(args):
         paths += [os.path.join(folder, name) for name in CACHES]
     if with_keys:
         paths += folders
-    for path in paths:
+    for path in dict.fromkeys(paths):
         remove(args, path)
     if system:
         failed += carry_out_all(system.forgets, place)
@@ -8243,7 +8345,8 @@ def command_line():
     default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
     parser.add_argument('--config', metavar='FILE', default=default,
                         help='default: %(default)s')
-    parser.add_argument('--version', action='version', version='knockd.py ' + __version__)
+    parser.add_argument('--version', action='version', version=version_text(),
+                        help='which one this is, and the SHA-256 of its file')
     parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     # An argument of add_subparsers() only since 3.7.
@@ -8279,6 +8382,8 @@ def main(argv=None):
     except OSError as error:
         print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
               file=sys.stderr)
+        if isinstance(error, PermissionError) and os.geteuid():
+            note('try it as root: sudo')
         return 1
     except KeyboardInterrupt:
         return 1

@@ -60,6 +60,63 @@ def markdown(about, sections):
     return '\n'.join(lines) + '\n'
 
 
+# The table of the README: what it is called there, and the figures of a row, %s for a program.
+PROGRAMS = ('knockd.py', 'fwknopd as shipped', 'fwknopd tuned', 'fwknopd UDP server', 'knockd')
+QUIET = 'after 0.5 s of quiet'
+ROWS = (
+    ('last packet to connect, hot; after 0.5 s of quiet',
+     ('  last packet to connect, hot: %s', '  last packet to connect, ' + QUIET + ': %s')),
+    ('of it the server\'s share, by its log',
+     ('knock to open, the server\'s share by its log, hot: %s',
+      'knock to open, the server\'s share by its log, ' + QUIET + ': %s')),
+    ('client\'s start to connect, hot; after quiet',
+     ('client start to connect, hot: %s', 'client start to connect, ' + QUIET + ': %s')),
+    ('junk a second with 20 of 20 knocks open, random bytes; well-formed for each',
+     ('junk rate with 20 of 20 open, random bytes: %s',
+      'junk rate with 20 of 20 open, well-formed: %s')),
+    ('processor time for a million junk packets, random bytes; well-formed, 100 clients',
+     ('processor time for a million junk packets, random bytes: %s',
+      'processor time for a million junk packets, well-formed: %s')),
+    ('a junk packet with 1,000 clients; with 10,000',
+     ('1000 clients: %s: junk packet in user space',
+      '10000 clients: %s: junk packet in user space')),
+    ('knock to open with 1 client; with 10,000',
+     ('1 clients: %s: good knock to open', '10000 clients: %s: good knock to open')),
+    ('knock to open beside 1 opening; beside 5,000',
+     ('1 openings: %s: the next knock to open', '5000 openings: %s: the next knock to open')),
+    ('idle: wake-ups a minute', ('idle: wake-ups a minute: %s',)),
+    ('idle: memory', ('idle: resident memory: %s',)),
+    ('other traffic through the box, of that with no daemon',
+     ('throughput, of none right before: %s',)),
+    ('of that with connection tracking alone',
+     ('throughput, of connection tracking alone right before: %s',)),
+    ('ledger after 100,000 knocks', ('ledger: size after 100,000 knocks: %s',)))
+TRACKING = 'throughput, of none right before: connection tracking alone'
+
+
+def short(entry):
+    """A median as people write it."""
+    value = statistics.median(entry.samples)
+    text = '%.2f' % value if value < 10 else '{:,.0f}'.format(value)
+    missed = ' (*missed*)' if verdict(entry) == 'MISSED' else ''
+    return (text + ' ' + entry.unit).strip() + missed
+
+
+def summary(about, sections):
+    """The table as the README has it; a cell without a figure is empty."""
+    known = {entry.name: entry for _, entries in sections for entry in entries if entry.samples}
+    lines = ['kernel %(kernel)s, %(processors)s processors, %(nft)s, load %(load)s' % about]
+    if TRACKING in known:
+        lines.append('connection tracking alone lets through %s of none' % short(known[TRACKING]))
+    lines += ['', '| | %s |' % ' | '.join(PROGRAMS), '|---' * (len(PROGRAMS) + 1) + '|']
+    for title, names in ROWS:
+        cells = ['; '.join([short(known[name % program]) for name in names
+                            if name % program in known]) for program in PROGRAMS]
+        if any(cells):
+            lines.append('| %s | %s |' % (title, ' | '.join(cells)))
+    return '\n'.join(lines) + '\n'
+
+
 def highest(rates, holds):
     """The highest of these ascending rates at which holds(rate), None if it is none of them.
 

@@ -378,8 +378,8 @@ def target_of(packet):
 class Wire:
     """The four namespaces, joined."""
 
-    def __init__(self):
-        self.members, self.daemons, user = [], [], ['-Urnm']
+    def __init__(self, kind='-Urnm'):
+        self.members, self.daemons, user = [], [], [kind]
         try:
             self.hub = Namespace('wire', ['unshare'] + user)
         except Forbidden:

@@ -26,7 +26,8 @@ FIRST, LAST = 1, 65535
 def house(wire, tmp_path_factory):
     """Every test has clients of its own; all of them may use every carrier."""
     names = [name + family for family in '46' for name in (
-        'anna', 'two', 'bert', 'spoof', 'raw', 'scan', 'desc', 'far', 'seq', 'code') + PAIRS]
+        'anna', 'two', 'bert', 'spoof', 'raw', 'scan', 'desc', 'far', 'farther', 'seq',
+        'code') + PAIRS]
     clients = dict.fromkeys(names, 'code = yes')
     with carriers.housing(wire, tmp_path_factory, SETTINGS, **clients) as made:
         for client in ('scan4', 'scan6'):
@@ -196,7 +197,8 @@ def router(wire):
         wire.stranger.must('ip', 'route', 'del', network)
         wire.client.must('ip', 'route', 'del', network)
     wire.server.must('ip', 'link', 'del', 'behind')
-    wire.server.set(ipv4__ip_forward=0, ipv6__conf__all__forwarding=0)
+    wire.server.set(ipv4__ip_forward=0, ipv6__conf__all__forwarding=0,
+                    ipv4__ip_nonlocal_bind=0, ipv6__ip_nonlocal_bind=0)
 
 
 def elsewhere(address, number=2):
@@ -204,11 +206,15 @@ def elsewhere(address, number=2):
         '10.99.%d.%d' % (number >> 8 & 255, number & 255)
 
 
-def test_syns_through_the_router_neither_knock_nor_strike(wire, house, router, address):
-    """Twelve strikes would end an attempt."""
-    client = name_for('far', address)
+@pytest.mark.parametrize('nonlocal_bind', [0, 1])
+def test_syns_through_the_router_neither_knock_nor_strike(wire, house, router, address,
+                                                          nonlocal_bind):
+    """Twelve strikes would end an attempt. Beside keepalived a socket binds to any address."""
+    router.set(ipv4__ip_nonlocal_bind=nonlocal_bind, ipv6__ip_nonlocal_bind=nonlocal_bind)
+    client = name_for(('far', 'farther')[nonlocal_bind], address)
     ports = [int(port) for port in house.shown(client, address, 'ports')]
-    source, target = wire.client.addresses[':' in address], elsewhere(address)
+    source, target = wire.client.addresses[':' in address], elsewhere(
+        address, 2 + nonlocal_bind)
     before = openings(house)
     for port in ports:
         wire.client.inject(carriers.syn_packet(source, target, port))

@@ -1,5 +1,6 @@
 """A first try on a box without config, and what knock.py does by itself."""
 
+import hashlib
 import os
 import re
 import stat
@@ -85,9 +86,24 @@ def test_wrong_usage_is_one_line_and_exit_2(wire, script, name):
 
 @pytest.mark.parametrize('script, name', ((KNOCKD, 'knockd'), (KNOCK, 'knock')))
 def test_version(wire, script, name):
+    with open(script, 'rb') as file:
+        whole = file.read()
     done = wire.client.run(sys.executable, script, '--version')
-    assert done.code == 0
-    assert re.search(r'\b\d+\.\d+', done.out)
+    assert done.code == 0, done.err
+    version, line = done.out.splitlines()
+    assert re.match(r'%s\.py \d+\.\d+\.\d+$' % name, version)
+    assert line == '%s  %s' % (hashlib.sha256(whole).hexdigest(), script)
+
+
+@pytest.mark.parametrize('script', (KNOCKD, KNOCK))
+def test_the_version_of_a_script_out_of_a_pipe_comes_without_a_sum(wire, script, tmp_path):
+    """Also where another file of the current folder has the name that Python gives the pipe."""
+    (tmp_path / '<stdin>').write_text('print(1)\n')
+    with open(script) as file:
+        done = wire.client.run('sh', '-c', 'cd %s; exec %s - --version' % (
+            tmp_path, sys.executable), stdin=file.read())
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[1] == 'no file, so no SHA-256: it came out of a pipe'
 
 
 @pytest.mark.parametrize('target', ('nonsense', 'knock://me:AAAA@10.9.0.1?id=x',

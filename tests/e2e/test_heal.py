@@ -1,6 +1,7 @@
 """Whoever takes our rules away: they are back at once, openings included, once and not twice."""
 
 import re
+import socket
 import time
 
 import pytest
@@ -120,3 +121,14 @@ def test_a_box_that_begins_to_drop_is_answered_as_it_does(wire, daemon):
     for port in (HIDDEN, 2235):
         assert until(lambda at=port: wire.client.socket_error(address, at).__name__ in (
             'timeout', 'TimeoutError'), 5)
+
+
+def test_a_variable_of_the_kernel_that_is_set_otherwise_is_set_back(wire, daemon, address):
+    """Looked at once a step, and when the config is read again. Without it a stranger would see
+    from which decoy the answer comes."""
+    knockd = daemon(anna='')
+    wire.server.set(ipv4__fwmark_reflect=0, ipv6__fwmark_reflect=0)
+    assert wire.stranger.socket_error(address, HIDDEN) is socket.timeout, 'from another port'
+    knockd.reload()
+    assert until(lambda: wire.stranger.socket_error(address, HIDDEN) is ConnectionRefusedError, 5)
+    assert 'a variable of the kernel' in knockd.text()

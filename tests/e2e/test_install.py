@@ -5,13 +5,15 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 
+import knock
 import knockd
 import pytest
-from network import HIDDEN, KNOCKD, accept, alive, until
+from network import HIDDEN, KNOCK, KNOCKD, TOP, accept, alive, until
 
 # Reads the unit as systemd does, as far as it matters: guard, daemon, what a restart is.
 SYSTEMCTL = r'''#!/bin/sh
@@ -426,3 +428,87 @@ def test_an_upgrade_from_0_1_locks_nobody_out_and_forgets_no_knock(wire, box, gu
     first = json.loads(box.must('head', '-n', '1', '/var/lib/knockd/ledger.json'))
     assert first['knockd'] == 2 and '00' * 16 in first['keys'][fingerprint]['spent']
     assert box.run('ls', '/var/lib/knockd/ledger.json.ballast').code, 'it is no longer needed'
+
+
+# --- the real 0.1 ---------------------------------------------------------------------------------
+OLD = '442555f'         # the commit that was 0.1
+DROPPING = '''
+    table inet filter {
+        chain input {
+            type filter hook input priority 0; policy drop;
+            ct state established,related accept
+            meta l4proto ipv6-icmp accept
+        }
+    }
+'''
+
+
+@pytest.fixture
+def old(tmp_path_factory):
+    """The folder of 0.1's two scripts, out of this repository's history."""
+    folder = tmp_path_factory.mktemp('old')
+    for name in ('knockd.py', 'knock.py'):
+        shown = subprocess.run(['git', '-C', TOP, 'show', '%s:%s' % (OLD, name)],
+                               stdout=subprocess.PIPE)
+        if shown.returncode:
+            pytest.skip('this checkout has no history: ' + OLD)
+        (folder / name).write_bytes(shown.stdout)
+    return folder
+
+
+def chains(text):
+    return set(re.findall(r'^\s*chain (\S+) \{', text, re.M))
+
+
+@pytest.mark.parametrize('rules', ['', DROPPING], ids=['accepting', 'dropping'])
+def test_0_1_that_runs_and_was_knocked_at_is_upgraded_without_a_hole(
+        wire, box, old, services, rules):
+    """Nobody is locked out, no knock counts twice, no stranger gets in meanwhile."""
+    box.nft(rules or 'flush ruleset')
+    said = box.must('/usr/bin/python3', str(old / 'knockd.py'), 'install', '--hide', 'tcp/2222',
+                    '--client', 'me', '--host', '10.9.0.1')
+    says(box, 'ready: ')
+    line = line_of(said)
+    secret, server_id = re.match('knock://me:(.*)@10.9.0.1[?]id=([^&]*)', line).groups()
+    keys = knock.derive_keys(knock.decode_secret(secret), server_id)
+    now = int(time.time() * 1000)
+    request = knock.Request('open', now, None, 0, (), None, None, b'')
+    datagram = knock.seal(keys, os.urandom(16), knock.encode_plain(request), knock.step_of(now))
+    wire.client.send(datagram, '10.9.0.1')
+    says(box, 'open me ')
+    assert wire.client.reaches('10.9.0.1')
+    assert until(lambda: 'table inet knockd' in box.must('cat', '/var/lib/knockd/guard'))
+    ended, got_in = threading.Event(), []
+
+    def try_the_port():
+        while not ended.is_set():
+            for address in wire.server.addresses:
+                got_in.append(wire.stranger.connection(address, HIDDEN, 0.1))
+    with wire.client.connection('10.9.0.1', HIDDEN) as connection:
+        with accept(services[HIDDEN], connection) as end:
+            stranger = threading.Thread(target=try_the_port)
+            stranger.start()
+            try:
+                said = box.must('/usr/bin/python3', KNOCKD, 'install')
+                says(box, 'ready: ', 2)
+            finally:
+                ended.set()
+                stranger.join()
+            assert alive(connection, end)
+    assert 'on probation' not in said and 'quarantine' not in log(box)
+    assert len(got_in) > 5 and not any(got_in)
+    assert knockd.__version__ in box.must('/usr/local/sbin/knockd.py', 'status')
+    ours = box.must('nft', 'list', 'table', 'inet', 'knockd')
+    assert chains(ours) == chains(box.must('/usr/local/sbin/knockd.py', 'rules'))
+    accepts = box.must('nft', 'list', 'ruleset').count(' == 0x40000000 accept')
+    assert accepts == bool(rules), 'one, as before, where the box drops'
+
+    wire.client.send(datagram, '10.9.0.1')
+    says(box, 'replay')
+    for script in (KNOCK, str(old / 'knock.py')):
+        done = wire.client.run(sys.executable, script, line)
+        assert done.code == 0, done.err + log(box)
+    assert not wire.stranger.connects('10.9.0.1')
+    box.must('/usr/local/sbin/knockd.py', 'uninstall', '--yes')
+    rest = box.must('nft', 'list', 'ruleset')
+    assert left(box) == [] and 'knockd' not in rest and 'mark' not in rest

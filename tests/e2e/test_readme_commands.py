@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 from network import KNOCK, KNOCKD, TOP, environment, until
@@ -185,12 +186,28 @@ def test_a_release_is_checked_as_it_says(shop, tmp_path):
             ['sh', '-c', line], cwd=str(folder), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL) for line in CHECKS.splitlines()]
     assert check() == [0, 0]
+    sums = (folder / 'SHA256SUMS').read_text().splitlines()
+    for name in ('knockd.py', 'knock.py'):
+        said = subprocess.check_output([sys.executable, name, '--version'], cwd=str(folder))
+        digest, path = said.decode().splitlines()[1].split()
+        assert '%s  %s' % (digest, os.path.basename(path)) in sums
     with open(str(folder / 'knock.py'), 'a') as file:
         file.write('# something more\n')
     assert check()[0] != 0
     with open(str(folder / 'SHA256SUMS'), 'a') as file:
         file.write('# something more\n')
     assert check()[1] != 0
+
+
+def test_a_release_of_one_commit_is_the_same_wherever_it_is_made(shop, tmp_path):
+    top, here = shop.parent, tmp_path
+    for command in ('git clone -q %s/checkout %s/clone' % (top, here),
+                    'sh %s/clone/tests/release %s/key %s/again' % (here, top, here)):
+        subprocess.check_call(['sh', '-c', command])
+    names = sorted(os.listdir(str(shop)))
+    assert names == ['SHA256SUMS', 'SHA256SUMS.sig', 'knock.py', 'knockd.py']
+    for name in names:
+        assert (shop / name).read_bytes() == (tmp_path / 'again' / name).read_bytes()
 
 
 def test_daily_life(wire, gate, friend):

@@ -92,7 +92,8 @@ def test_status_for_programs_is_json(wire, daemon):
     assert told['alive'] is True and told['clock'] is None and 'anna' in told['clients']
     opening, = told['openings']
     assert 50 < opening.pop('seconds_left') <= 60
-    assert opening == {'client': 'anna', 'source': '10.9.0.2/32', 'services': ['tcp/2222']}
+    assert opening == {'client': 'anna', 'source': '10.9.0.2/32', 'services': ['tcp/2222'],
+                       'only': []}
     assert told['clients']['anna']['source'] == '10.9.0.2' and told['counts']['open'] == 1
     assert told['problem'] is None and told['warnings'] == []
 

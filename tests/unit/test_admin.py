@@ -187,10 +187,42 @@ def test_a_carrier_that_is_off_is_told_with_how_to_turn_it_on(path, option, carr
     must(path, 'set', 'server', 'carriers=udp')
     code, out, err = command(path, 'add', 'phone', option)
     assert code == 0 and out.startswith('knock://phone:')
-    assert 'phone opens nothing by %s until' % carrier in err
+    assert '[client phone] carriers: carrier %s is off' % carrier in err
     advice = re.search(r'type: knockd.py (set server carriers=udp,%s)\n' % carrier, err).group(1)
     must(path, *advice.split())
-    assert 'until' not in command(path, 'show', 'phone')[2]
+    assert 'is off' not in command(path, 'show', 'phone')[2]
+
+
+@pytest.mark.parametrize('words', [
+    ('add', 'carl', '--expires', '2020-01-31'), ('set', 'anna', 'expires=2020-01-31')])
+def test_a_client_that_cannot_get_in_is_told_at_once(path, words):
+    code, _, err = command(path, *words)
+    assert code == 0 and 'expires: over since 2020-02-01 00:00 UTC; write a later date' in err
+
+
+def test_a_file_that_is_no_public_key_is_refused_and_none_of_it_comes_into_the_config(path):
+    before = read(path)
+    code, out, err = command(path, 'add', 'carl', '--ssh-key', '/etc/passwd')
+    assert (code, out) == (2, '') and read(path) == before
+    assert re.match(r"knockd: --ssh-key: 'root:\S+'\.\.\. has \d+ lines; one is wanted\n$", err)
+
+
+@pytest.mark.parametrize('words, told', [
+    (('paper', 'anna', '-n', '0'), '-n 0: write a number from 1 to 999'),
+    (('paper', 'anna', '-n', '1000'), '-n 1000: write a number from 1 to 999'),
+    (('set', 'anna', 'open_for'), "'open_for' is not KEY=VALUE, as open_for=5m"),
+    (('set', 'anna', 'secret=x'), 'a new secret is made by: knockd.py rekey NAME')])
+def test_what_was_typed_wrong_is_told_with_what_is_right(path, words, told):
+    assert command(path, *words) == (2, '', 'knockd: %s\n' % told)
+
+
+@pytest.mark.parametrize('words', [('uninstall', '--yes'), ('install',)])
+def test_who_is_not_root_is_told_before_anything_is_begun(path, words, capsys, monkeypatch):
+    monkeypatch.setattr(knockd.os, 'geteuid', lambda: 1000)
+    monkeypatch.setattr(knockd, 'init_system', lambda root: pytest.fail('it begins'))
+    assert knockd.main(['--config', path] + list(words)) == 1
+    assert capsys.readouterr().err == (
+        'knockd: only root can %s; type: sudo python3 knockd.py %s\n' % (words[0], words[0]))
 
 
 @pytest.mark.parametrize('host,doubt', [
@@ -324,6 +356,36 @@ def test_status_says_what_keeps_knocks_from_opening(path, capsys, answering, cha
     answering(**changes)
     code, out = status(path, capsys)
     assert code == 0 and re.match('  ' + words, out.splitlines()[1])
+
+
+def test_status_and_check_say_that_the_last_good_config_rules_and_status_shows_it(
+        path, capsys, answering):
+    knockd.ConfigFile(path).keep(knockd.read_config(path))
+    with open(path, 'a') as file:
+        file.write('[client carl]\nnonsense = 1\n')
+    answering()                                         # it has not read the file so far
+    code, out = status(path, capsys)
+    assert code == 0 and 'config: the last good one rules, for the file is broken\n' in out
+    assert 'nonsense: unknown key' in out and re.search('(?m)^anna +tcp/22 ', out)
+    answering(config={'problem': 'x', 'last_good': True})
+    assert status(path, capsys)[1].count('the last good one rules') == 1
+    assert knockd.main(['--config', path, 'check']) == 2
+    err = capsys.readouterr().err
+    assert 'note: config: the last good one rules' in err and 'nonsense: unknown key' in err
+
+
+def test_who_may_not_ask_the_daemon_is_not_told_that_there_is_none(
+        path, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(knockd, 'runtime_folder', lambda: str(tmp_path))
+    monkeypatch.setattr(knockd.os, 'access', lambda *_: False)
+    code, out = status(path, capsys)
+    assert code == 1
+    assert out.startswith('only root may ask the daemon; type: sudo knockd.py status\n')
+
+
+def test_in_a_chroot_no_mount_is_above_the_ledger(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(knockd, 'read_file', lambda path: 'proc /proc proc rw 0 0\n')
+    assert knockd.ledger_remarks(str(tmp_path / 'ledger.json')) is None
 
 
 def test_status_without_a_daemon_ends_with_1(path, capsys, tmp_path, monkeypatch):

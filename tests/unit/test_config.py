@@ -443,7 +443,8 @@ run = /bin/echo hello
 
 
 @pytest.mark.parametrize('server,client,expected', [
-    ('', 'code = yes', '[client anna] code: carrier code is off; add code to carriers in [server]'),
+    ('', 'code = yes', '[client anna] carriers: carrier code is off; type: '
+     'knockd.py set server carriers=udp,icmp,ports,code'),
     ('carriers = udp, code', '',
      '[server] carriers: no client has a code; write code = yes in its section'),
     ('', 'allow =', '[client anna] allow: empty, so it may open nothing; write for example: '

@@ -84,7 +84,7 @@ def plain(text):
     """What chance and this box made is replaced by a word."""
     for pattern, word in (('[A-Z2-7]{52}', 'SECRET'), (r'\b[0-9a-f]{16}\b', 'ID'),
                           (r'\d+ ms after the boot', 'UPTIME'),
-                          (r'/\S+/python\S* ((?:command_args=")?-I|/var/run)', r'PYTHON \1')):
+                          (r'/[\w./-]*/python3[\w.]*', 'PYTHON')):
         text = re.sub(pattern, word, text)
     return text
 

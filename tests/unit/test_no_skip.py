@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.kernel         # they say nothing of the interpreter
+
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PASSES = 'def test_it():\n    pass\n'
 SKIPS = 'import pytest\n\ndef test_it():\n    pytest.skip("no namespaces")\n'

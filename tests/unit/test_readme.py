@@ -15,6 +15,8 @@ import pytest
 import knock
 import knockd
 
+pytestmark = pytest.mark.kernel         # they say nothing of the interpreter
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 with open(os.path.join(TOP, 'README.md'), encoding='utf-8') as file:
     README = file.read()
