@@ -7097,15 +7097,22 @@ def command_rename(args):
 
 def command_rekey(args):
     """The old secret is good until the new one is first used, a week at most."""
-    secret, until = given_secret(None), moment().wall + REKEY_TIME
+    told, before = args.secret is not None, []
+    secret, until = given_secret(args.secret), moment().wall + REKEY_TIME
 
     def plan(config):
-        old = encode_secret(find_client(config, args.name).secret)
+        before.append(encode_secret(find_client(config, args.name).secret))
+        if told and before == [secret]:
+            # Whoever provisions a fleet says it again: the old one keeps its week.
+            return {}
         # A sheet is printed from a key: the new one needs another.
         return {'client ' + args.name: [
-            ('secret', secret), ('old_secret', old), ('old_until', format_time(until)),
-            ('paper', None)]}
+            ('secret', secret), ('old_secret', before[0]),
+            ('old_until', format_time(until)), ('paper', None)]}
     config = edit_config(args.config, plan)
+    if before == [secret]:
+        print('unchanged')
+        return
     print_line(config, config.clients[args.name])
     note('the old line is good until this one is first used, or until %s UTC'
          % format_time(until))
@@ -8405,6 +8412,7 @@ PLACE = [
     ('--dry-run', None, 'only list every file and command'),
     ('--root', 'FOLDER', 'in this tree; start nothing', {'default': ''})]
 CLIENT_NAME = ('name', 'NAME', None)
+SECRET = ('--secret', '-', 'its secret comes by standard input')
 SERVICES = ('services', 'SERVICES', 'as tcp/22,udp/51820')
 JSON = ('--json', None, 'for programs')
 COMMANDS = (    # name, function, what it does, its options
@@ -8432,14 +8440,14 @@ COMMANDS = (    # name, function, what it does, its options
         ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
         ('--may-run', 'ACTIONS', 'the actions that it may run'),
         ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
-        ('--secret', '-', 'its secret comes by standard input')]),
+        SECRET]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
         ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
     ('rename', command_rename, 'call a client otherwise', [
         CLIENT_NAME, ('new', 'NEW', None)]),
     ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
-        CLIENT_NAME]),
+        CLIENT_NAME, SECRET]),
     ('hide', command_hide, 'hide more services', [SERVICES]),
     ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [

@@ -414,9 +414,10 @@ class Wire:
             if not until(functools.partial(self.reached, address)):
                 raise AssertionError('nothing crosses the wire to ' + address)
 
-    def join(self, name, number):
+    def join(self, name, number, unshared='-n'):
+        """One more on the bridge; unshared='-nm': with mounts of its own, as a whole box."""
         member = Namespace(name, ['nsenter', '--preserve-credentials'] + self.hub.user + [
-            '-m', '-t', str(self.hub.pid), 'unshare', '-n'],
+            '-m', '-t', str(self.hub.pid), 'unshare', unshared],
             ('10.9.0.%d' % number, 'fd00:9::%d' % number))
         self.members.append(member)
         self.hub.must('ip', '-b', '-', stdin='''
