@@ -345,7 +345,6 @@ MISREAD = (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIter
 # --- config: text in, a Config or all that is wrong with it out -------------------------
 MONTH = 31 * 86400              # seconds
 NEVER = 1 << 62                 # ms, later than any clock says
-DECOYS = 1000                   # hidden TCP ports that can have one
 
 def matching(pattern, form, convert=str):
     """A reader of texts that match; convert raises ValueError for what the pattern lets
@@ -487,7 +486,7 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
-absolute_path = matching('/.+', 'an absolute path')
+absolute_path = matching('/(.*[^/])', 'the absolute path of a file')
 absolute_command = matching('/.+', 'a command that begins with an absolute path',
                             read_words)
 port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
@@ -682,14 +681,6 @@ def key_owners(config):
 def read_server(entries, complaints):
     """{key: value} of [server]."""
     server = read_section('server', SERVER_KEYS, entries, complaints)
-    ports = 0
-    for service in merged(server['hide']):
-        if service.proto == PROTOCOLS['tcp']:
-            ports += service.high - service.low + 1
-    if server['answer'] == 'box' and ports > DECOYS:
-        text = ('%d TCP ports are more than the %d that answer = box can have; '
-                'write answer = drop' % (ports, DECOYS))
-        complaints.append(Complaint('server', 'hide', text))
     if server['open_for'] > server['max_open_for']:
         complaints.append(Complaint('server', 'open_for', 'longer than max_open_for'))
     return server
@@ -748,10 +739,15 @@ def parse_config(text, path):
         lines = [complaint_line(path, complaint) for complaint in complaints]
         raise KnockError('\n'.join(lines), 2)
     folder = path.rpartition('/')[0]
+    if server['ledger'] == path:
+        # The first save would be the end of the config.
+        raise KnockError('%s: [server] ledger: is the config itself; name another file'
+                         % path, 2)
     server['ledger'] = server['ledger'] or folder + '/ledger.json'
     return Config(path=path, clients=clients, actions=actions, **server)
 
 # What is accepted and cannot work: said by `check` and by `run`, each with its cure.
+CANNOT_RUN = '%s cannot be run; install it or name another'
 
 def named_programs(config):
     """The paths of all programs that the config starts, whose presence warnings()
@@ -770,6 +766,9 @@ def usable_carriers(config, client):
     if client.require_source or client.ssh_key:
         carriers = [name for name in carriers if name in ('udp', 'icmp')]
     return carriers
+
+# Where the SYNs of a sequence and of a code go. One to a hidden port is no knock.
+KNOCKED_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 
 def server_warnings(config, facts):
     """Complaints about [server]."""
@@ -798,8 +797,21 @@ def server_warnings(config, facts):
     for key in ('on_open', 'on_close'):
         argv = getattr(config, key)
         if argv and argv[0] not in facts.programs:
-            warn(key, '%s cannot be run; install it or name another' % argv[0])
+            warn(key, CANNOT_RUN % argv[0])
+    for name, (low, high) in KNOCKED_PORTS.items():
+        hidden = hidden_among(config.hide, low, high)
+        if name in config.carriers and 10 * hidden >= high - low + 1:
+            warn('carriers', '%s cannot knock at a hidden port, and hide has %d of its '
+                 '%d; take it out, or hide fewer' % (name, hidden, high - low + 1))
     return found
+
+def hidden_among(services, low, high):
+    """How many TCP ports from low to high are hidden."""
+    count = 0
+    for service in merged(services):
+        if service.proto == PROTOCOLS['tcp']:
+            count += max(0, min(service.high, high) - max(service.low, low) + 1)
+    return count
 
 def is_interface(name, interfaces):
     """Is there one of this name? lan+ is any that begins with lan."""
@@ -853,8 +865,7 @@ def action_warnings(config, facts):
         wanted.update(client.may_run)
     for name, argv in config.actions.items():
         if argv[0] not in facts.programs:
-            text = '%s cannot be run; install it or name another' % argv[0]
-            found.append(Complaint('action ' + name, 'run', text))
+            found.append(Complaint('action ' + name, 'run', CANNOT_RUN % argv[0]))
         if name not in wanted:
             text = 'no client may run it; write may_run = %s in its section' % name
             found.append(Complaint('action ' + name, None, text))
@@ -1305,8 +1316,6 @@ def datagram_filter(carriers, port, words, begin=FOR_THIS_BOX):
     ]
     return link(listing + LENGTH_FITS) + word_tree(words and sorted(words))
 
-# Where the SYNs of a sequence and of a code go.
-SEQUENCE_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 # RFC 9293, 3.1: of FIN, SYN, RST and ACK nothing but SYN; the bytes of a header without
 # options.
 SYN_FLAGS, SYN = 0x17, 0x02
@@ -1708,7 +1717,8 @@ class Codes:
         unforgiven = max(0, self.forgiven_at - now)
         doublings = (unforgiven + DOUBLING_TIME - 1) // DOUBLING_TIME
         steps = min(2 ** doublings, CODE_SLEEP)
-        # The rest of this step comes on top, so that a sleep ends with a step's begin.
+        # In whole steps of the monotonic clock, which are not those of the codes: what is
+        # left of this one comes on top, so that a sleep is never shorter than it says.
         self.asleep_until = (step_of(now) + 1 + steps) * STEP
         self.forgiven_at = max(self.forgiven_at, now) + DOUBLING_TIME
         self.wrong = 0
@@ -2179,6 +2189,74 @@ def pace_flaw(knock, now, state):
         return None
     return Flaw(PACE, 'too fast')
 
+class Keyring:
+    """All that authenticates now, and how far each source has come with what takes
+    several SYNs. The daemon and `watch` have one each."""
+
+    def __init__(self, state, codes):
+        self.state = state
+        self.credentials = []   # StepCredentials
+        self.steps = None       # range of those that are valid
+        self.sequences = Sequences({})
+        self.codes = codes
+
+    def adopt(self, now):
+        """Another config: nothing is heard by what was made for the one before."""
+        self.sequences = Sequences(paper_sequences(self.state.config))
+        self.credentials = []
+        self.turn(now)
+
+    def turned(self, now):
+        """Is it another step than at the last turn()? Also if the clock was set."""
+        return window_steps(now.wall, self.state.config.window) != self.steps
+
+    def turn(self, now):
+        """A new step: other credentials."""
+        config = self.state.config
+        self.steps = window_steps(now.wall, config.window)
+        self.credentials = valid_steps(config, now.wall, self.credentials)
+        tags, badges = {}, {}
+        for step in self.credentials:
+            tags.update(step.tags)
+            badges.update(step.badges)
+        self.state.learn(tags, badges, valid_codes(config, now.wall))
+        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+
+    def lacks_next(self):
+        """Must one step ahead still be derived? With 10,000 clients that takes longer
+        than a knock may wait, so it is done when nobody does."""
+        return self.credentials[-1].step <= self.steps.stop
+
+    def prepare(self):
+        """Derives it."""
+        if self.lacks_next():
+            newest = self.credentials[-1].step
+            self.credentials.append(StepCredentials(self.state.config, newest + 1))
+
+    def packets_of(self, syn, now, badges_alone=False):
+        """The Packets that this SYN completes: it may be a badge itself, the last port of
+        a sequence, or the second half of a code."""
+        found = []
+        badge = self.state.badges.get(syn.badge)
+        if badge is not None:
+            found.append(badge)
+        service = Service(TCP, syn.port, syn.port)
+        hidden = covered(service, self.state.config.hide)
+        if not (hidden or syn.port < 1024 or badges_alone):
+            found += self.touch(syn, now)
+        return [Packet(one.carrier, syn.source, one) for one in found]
+
+    def touch(self, syn, now):
+        """The credentials of the sequences and the code that this port completes."""
+        progress = self.sequences.touch(syn.source, syn.port, now.mono)
+        found = progress.finished
+        if progress.goes_on:            # then it is half of no code
+            return found
+        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
+        if code is not None:
+            found.append(code)
+        return found
+
 # --- the box and its decoys: what others' rules do --------------------------------------
 # A hidden port must look like a closed one of the same box, so we read what the box does
 # with those. Our chain comes after the box's own: what they drop or reject by themselves
@@ -2202,7 +2280,8 @@ Limit = collections.namedtuple('Limit', 'key values negated')
 Probe = collections.namedtuple('Probe', 'version proto state interface')
 # closed: {(version, proto, state): {interface, or None for all others: verdict}}
 # demux: does the stack find a packet's socket before the input hook (tcp_early_demux)?
-# labels: are the flow labels of its resets its own, or those that it was asked with?
+# labels: does it make the flow labels of its resets? Else it repeats those it was asked
+# with.
 Box = collections.namedtuple('Box', 'closed demux labels')
 # Our rule in somebody's chain. tool: nft, or the iptables program that keeps the chain.
 Accept = collections.namedtuple('Accept', 'tool family table chain handle')
@@ -2246,18 +2325,21 @@ def is_named(interface, names):
 def verdict_of(rules, name, probe, depth=0):
     """What a chain says of a probe; None where it goes back to its caller."""
     for rule in rules.get(name, ()):
-        if rule.ours or not all(holds(limit, probe) for limit in rule.limits):
+        if rule.ours or rule.verdict is None:
             continue
-        word, _, target = (rule.verdict or '').partition(' ')
+        if not all(holds(limit, probe) for limit in rule.limits):
+            continue
+        word, _, target = rule.verdict.partition(' ')
         if word == 'return':
             return None
         if word not in ('jump', 'goto'):
-            if rule.verdict:
-                return rule.verdict
-        elif depth < DEEP:
-            found = verdict_of(rules, name[:2] + (target,), probe, depth + 1)
-            if found or word == 'goto':
-                return found
+            return rule.verdict
+        if depth == DEEP:
+            continue
+        found = verdict_of(rules, name[:2] + (target,), probe, depth + 1)
+        # What another chain does not decide goes on here, but for a goto.
+        if found or word == 'goto':
+            return found
     return None
 
 def chain_verdict(chain, rules, probe):
@@ -2960,7 +3042,8 @@ def split_listing(listing):
     for item in json.loads(listing)['nftables']:
         kind, entry = next(iter(item.items()))
         table = entry.get('name') if kind == 'table' else entry.get('table')
-        if table == 'knockd':
+        # Another family's table of that name is somebody else's.
+        if (entry.get('family'), table) == ('inet', 'knockd'):
             ours.append((kind, entry))
         else:
             others.append((kind, entry))
@@ -2976,8 +3059,12 @@ def nft_decoys(ours):
     for kind, entry in ours:
         if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
             continue
-        match, mangle = entry['expr'][:2]
-        decoys[mangle['mangle']['value']] = match['match']['right']
+        # A table of somebody else, which gives way, has rules like none of ours.
+        with contextlib.suppress(*MISREAD):
+            match, mangle = entry['expr'][:2]
+            port, decoy = mangle['mangle']['value'], match['match']['right']
+            if type(port) is type(decoy) is int:
+                decoys[port] = decoy
     return decoys
 
 def read_nft(outputs, config):
@@ -3011,6 +3098,29 @@ def read_nft(outputs, config):
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
     return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
                 named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
+
+def late_marks(listing):
+    """[(family, table, chain)] that set packets' marks as a whole behind our guard: who
+    was let by loses our bit there, or a mark that was saved with his connection brings it
+    back when his opening is over."""
+    late, found = set(), []
+    for kind, entry in split_listing(listing)[1]:
+        place = entry.get('family'), entry.get('table')
+        is_late = entry.get('prio', 0) > GUARD_PRIORITY
+        if kind == 'chain' and entry.get('hook') == 'prerouting' and is_late:
+            late.add(place + (entry['name'],))
+        if kind != 'rule' or not any(map(sets_mark, entry.get('expr', ()))):
+            continue
+        chain = place + (entry['chain'],)
+        if chain in late and chain not in found:
+            found.append(chain)
+    return found
+
+def sets_mark(statement):
+    """Does it set the mark, whatever that was before?"""
+    mark = {'meta': {'key': 'mark'}}
+    mangle = statement.get('mangle', {}) if isinstance(statement, dict) else {}
+    return mangle.get('key') == mark and str(mark) not in str(mangle.get('value'))
 
 def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
@@ -4491,6 +4601,10 @@ THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
 def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(os.path.dirname(config.ledger), 0o022)
+    if os.path.exists(config.ledger) and not os.path.isfile(config.ledger):
+        # Each save puts a new file in its place: of /dev/null, for all programs.
+        problems.append('%s: [server] ledger: %s is no plain file; name another'
+                        % (config.path, config.ledger))
     if any(client.ssh_key for client in config.clients.values()):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
@@ -5022,8 +5136,10 @@ class Keeper:
         before, config = self.standing.before, self.standing.wanted.config
         if not self.standing.known or seen.ours is None and config.hide:
             return False
-        changed = (seen.box, seen.accepts) != (before.box, before.accepts)
-        if changed and (seen.box != before.box or any(seen.accepts)):
+        if seen.box != before.box:
+            return False
+        # Where accept rules are missing as before, to load once more would be in vain.
+        if any(seen.accepts) and seen.accepts != before.accepts:
             return False
         self.standing.note(seen)
         return True
@@ -5385,36 +5501,25 @@ class Hearing:
         self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
         self.mutes = Mutes()
         self.pace = Budget(SYNS_A_SECOND)
-        self.sequences = Sequences({})
         self.codes_path = '%s/%s.codes' % (runtime_folder(), state.config.id)
-        self.codes = recalled_codes(self.codes_path, now.mono)
-        self.credentials = []   # StepCredentials
-        self.steps = None       # range of those that are valid
+        self.keys = Keyring(state, recalled_codes(self.codes_path, now.mono))
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
-    def adopt(self, config, now):
-        """Another config: nothing is heard by what was made for the one before."""
-        self.sequences = Sequences(paper_sequences(config))
-        self.credentials = []
-        self.turn(config, now)
+    def adopt(self, now):
+        """Another config."""
+        self.keys.adopt(now)
+        self.attend()
 
-    def turned(self, config, now):
-        """Is it another step than at the last turn()? Also if the clock was set."""
-        return window_steps(now.wall, config.window) != self.steps
+    def turn(self, now):
+        """A new step."""
+        self.keys.turn(now)
+        self.attend()
 
-    def turn(self, config, now):
-        """A new step: other credentials."""
-        self.steps = window_steps(now.wall, config.window)
-        self.credentials = valid_steps(config, now.wall, self.credentials)
-        tags, badges = {}, {}
-        for step in self.credentials:
-            tags.update(step.tags)
-            badges.update(step.badges)
-        self.state.learn(tags, badges, valid_codes(config, now.wall))
-        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+    def attend(self):
+        """Other credentials, and perhaps other addresses and bridges of this box."""
         is_own.cache_clear()
-        self.overhear(config)
-        self.listen(config)
+        self.overhear(self.state.config)
+        self.listen()
 
     def overhear(self, config):
         """New bridges come with new guests. The socket of before is closed last, or a
@@ -5425,17 +5530,9 @@ class Hearing:
         if before is not None:
             before.close()
 
-    def prepare(self, config):
-        """Derives one step ahead: with 10,000 clients that takes longer than a knock may
-        wait. False if there is nothing to do."""
-        newest = self.credentials[-1].step
-        if newest > self.steps.stop:
-            return False
-        self.credentials.append(StepCredentials(config, newest + 1))
-        return True
-
-    def listen(self, config):
+    def listen(self):
         """Gives the kernel its filters."""
+        config = self.state.config
         muted = self.mutes.things
 
         def for_datagrams(words):
@@ -5447,59 +5544,36 @@ class Hearing:
             return syn_filter(wanted, words, packets_for(config))
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
         ports = None
-        if any(self.sequences.tables):
-            ports = SEQUENCE_PORTS['ports']
+        if any(self.keys.sequences.tables):
+            ports = KNOCKED_PORTS['ports']
         elif self.state.codes:
-            ports = SEQUENCE_PORTS['code']
+            ports = KNOCKED_PORTS['code']
         if ports or self.state.badges:
             self.syns.load(self.state.badges, for_syns)
         else:
             self.syns.attach([], None)
 
-    def mute(self, thing, seconds, config, now):
+    def mute(self, thing, seconds, now):
         """True if it was not muted yet."""
         if not self.mutes.add(thing, seconds, now):
             return False
-        self.listen(config)
+        self.listen()
         return True
 
-    def unmute(self, config, now):
+    def unmute(self, now):
         if self.mutes.over(now):
-            self.listen(config)
+            self.listen()
 
     def affords_syn(self, now):
         """False if more SYNs came in this second than may cost us anything."""
         return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
 
     def packets_of(self, syn, now):
-        """The Packets that this SYN completes: it may be a badge itself, the last port of
-        a sequence, or the second half of a code."""
-        found = []
-        badge = self.state.badges.get(syn.badge)
-        if badge is not None:
-            found.append(badge)
-        service = Service(TCP, syn.port, syn.port)
-        if syn.port >= 1024 and not covered(service, self.state.config.hide):
-            found += self.touch(syn, now)
-        packets = []
-        for credential in found:
-            packets.append(Packet(credential.carrier, syn.source, credential))
-        return packets
-
-    def touch(self, syn, now):
-        """The credentials of the sequences and the code that this port completes."""
-        found = []
-        if 'syn' not in self.mutes.things:
-            progress = self.sequences.touch(syn.source, syn.port, now.mono)
-            found = progress.finished
-            if progress.goes_on:        # then it is half of no code
-                return found
-        before = self.codes.memory()
-        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
-        if self.codes.memory() != before:
-            note_codes(self.codes_path, self.codes)
-        if code is not None:
-            found = found + [code]
+        """Sequences and codes sleep while they are muted."""
+        before = self.keys.codes.memory()
+        found = self.keys.packets_of(syn, now, 'syn' in self.mutes.things)
+        if self.keys.codes.memory() != before:
+            note_codes(self.codes_path, self.keys.codes)
         return found
 
 def honour_line(decision, began, ended):
@@ -5633,11 +5707,11 @@ class Doors:
         for visit, ends in list(self.visits.items()):
             if ends <= earlier.mono or not self.still_open(visit):
                 self.leave(visit)
-        ends = [opening.expires + CLOSING_TIME for opening in openings.values()]
-        ends += [end + CLOSING_TIME for end in self.visits.values()]
+        later = [opening.expires for opening in openings.values()]
+        later += self.visits.values()
         self.next_end = NEVER
-        if ends:
-            self.next_end = max(min(ends), now.mono + 1000)
+        if later:
+            self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
 
     def still_open(self, visit):
         """Has everything that this visit opened an opening still?"""
@@ -5753,7 +5827,7 @@ class Daemon:
         self.hearing = Hearing(state, now)
         self.doors = Doors(keeper, state, self.reports)
         self.doors.hide(self.probation.state != LAPSED)
-        self.hearing.adopt(self.config, now)
+        self.hearing.adopt(now)
         self.turn(now)
 
     def first_result(self, keeper):
@@ -5825,7 +5899,7 @@ class Daemon:
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
         if watchdog:
             due.append(watchdog)
-        if self.hearing.credentials[-1].step <= self.hearing.steps.stop:
+        if self.hearing.keys.lacks_next():
             due.append(LEISURE)
         return max(0, min(due)) + 1
 
@@ -5841,7 +5915,7 @@ class Daemon:
 
     def use_leisure(self):
         """What no knock shall wait for."""
-        self.hearing.prepare(self.config)
+        self.hearing.keys.prepare()
         if self.file.rewrite_due:
             with contextlib.suppress(OSError):          # the old journal goes on
                 self.file.rewrite(self.state.ledger)
@@ -5852,12 +5926,12 @@ class Daemon:
         self.doors.look_for_ends(now)
         self.doors.look_for_slow(now)
         notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.state.openings))
-        self.hearing.unmute(self.config, now)
-        if self.hearing.turned(self.config, now):
+        self.hearing.unmute(now)
+        if self.hearing.keys.turned(now):
             # Looked at once a step; commands of ours say it at once.
             if self.source.changed():
                 self.reload(now)
-            self.hearing.turn(self.config, now)
+            self.hearing.turn(now)
             self.turn(now)
         if self.probation.look(now.mono):
             self.doors.hide(False)
@@ -5865,7 +5939,7 @@ class Daemon:
     def turn(self, now):
         """What is looked at once a step."""
         self.desk.note()
-        if self.hearing.steps.stop % 120 == 0:      # an hour
+        if self.hearing.keys.steps.stop % 120 == 0:      # an hour
             self.reports.tell_junk()
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.judge(self.config, self.state.ledger, now):
@@ -5937,7 +6011,7 @@ class Daemon:
         self.state.adopt(config)
         # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
-        self.hearing.adopt(config, now)
+        self.hearing.adopt(now)
         self.turn(now)
         return self.doors.hide(self.probation.state != LAPSED)
 
@@ -5971,7 +6045,7 @@ class Daemon:
         """A SYN from outside to this box, if there are not too many of them."""
         now = moment()
         if not self.hearing.affords_syn(now):
-            if self.hearing.mute('syn', 2, self.config, now):
+            if self.hearing.mute('syn', 2, now):
                 line = ('more than %d SYNs a second: ports, code and paper sleep'
                         % SYNS_A_SECOND)
                 self.reports.tell('', 'SYNs', '', line, now)
@@ -5992,7 +6066,7 @@ class Daemon:
         knock, reason = decision.knock, decision.reason
         self.reports.count(decision.verdict, packet)
         if decision.verdict == 'mute':
-            self.hearing.mute(packet.payload[:TAG_SIZE], 1, self.config, now)
+            self.hearing.mute(packet.payload[:TAG_SIZE], 1, now)
         elif decision.verdict in ('open', 'close', 'run'):
             reason = self.signature_flaw(knock, now)
             if reason is None:
@@ -6106,7 +6180,7 @@ def state_line(config, keeper, done):
     return line
 
 # --- checks: what check, selftest, status and run find wrong, and agree about ----------
-FEATURES = (    # of a firewall: what it is, what tries it, what it needs
+NFT_FEATURES = (        # what it is, what tries it in a table, what it needs
     ('nft: sets with timeouts', 'set a { type mark; flags timeout; timeout 9s; }',
      'nf_tables (OpenWrt: kmod-nft-core)'),
     ('nft: concatenated intervals', 'set a { type mark . mark; flags interval; }',
@@ -6122,7 +6196,8 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
      'tcp dport 22 dnat to :22; }', 'nft_nat and Linux 5.2 (OpenWrt: kmod-nft-nat)'),
     ('nft: reject', 'chain a { type filter hook input priority 40; '
      'reject with icmpx type port-unreachable; }',
-     'nft_reject_inet (OpenWrt: kmod-nft-core)'),
+     'nft_reject_inet (OpenWrt: kmod-nft-core)'))
+IPTABLES_FEATURES = (   # the same, tried by a command
     ('iptables: ipset', 'ipset create a hash:ip,port,net timeout 9',
      'ip_set (OpenWrt: kmod-ipt-ipset)'),
     ('iptables: mark', 'iptables -w -t mangle -A INPUT -j MARK --set-xmark 1/1',
@@ -6132,7 +6207,7 @@ FEATURES = (    # of a firewall: what it is, what tries it, what it needs
 NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
 # The first nft after a boot loads modules of the kernel: 12 s on an emulated processor.
 TRY_SECONDS = 60
-NFT_FEATURE = 'table inet a { %s\n}\n'
+NFT_TRIAL = 'table inet a { %s\n}\n'
 
 def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
@@ -6154,6 +6229,12 @@ def firewall_warnings(config):
     if flaw:
         found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
     if config.hide:
+        found += mark_warnings(config)
+        if tool is NFT:
+            for chain in late_marks(run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])):
+                found.append('%s: [server] mark: chain %s %s %s sets the whole mark '
+                             'after us; give it priority mangle, or write a mask'
+                             % ((config.path,) + chain))
         for chain in see_box(tool, config).unreachable:
             found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
                          'opens, and takes no rule of ours'
@@ -6172,6 +6253,9 @@ def flaws_behind(config):
             cure = ' '.join(setting + '=1' for setting in lacking)
             found.append('not all that bridge %s passes on meets our rules; type: '
                          'modprobe br_netfilter; sysctl -w %s' % (name, cure))
+    for place in sorted(listed_by_nft('flowtable') or ()):
+        found.append('flowtable %s %s %s: a knock or a SYN in a flow that it took over '
+                     'passes unseen; from a new port both are seen' % place)
     routes = routes_of_box()
     for network in config.behind:
         # A guest of a bridge may be on the same link as the way out, and without a route.
@@ -6189,24 +6273,54 @@ def is_routed(network, routes):
             ways.add(interface)
     return bool(ways - ways_out)
 
+def exact_marks(text, bits):
+    """The lines of `ip rule` that ask for the mark as a whole, or for one of these
+    bits."""
+    found = []
+    for line in text.splitlines():
+        match = re.search(r'fwmark 0x[0-9a-f]+(?:/(0x[0-9a-f]+))?', line)
+        # wg-quick's "not from all fwmark 0xca6c" is as true with our bits as without.
+        if not match or 'not from' in line:
+            continue
+        mask = int(match.group(1) or '0xffffffff', 16)
+        if mask & bits:
+            found.append(' '.join(line.split()))
+    return found
+
+def mark_warnings(config):
+    """Of routing by exact marks: what a knock opens, and a hidden port's reset, carries a
+    bit of ours and goes another way."""
+    found = []
+    if find_program('ip') is None:
+        return found
+    for family in ('-4', '-6'):
+        with contextlib.suppress(KnockError):
+            rules = run(['ip', family, 'rule'])
+            for rule in exact_marks(rules, config.mark | asked_bit(config)):
+                found.append('%s: [server] mark: the rule "%s" asks for our bits, too; '
+                             'write it with a mask, as fwmark 0x1/0xff'
+                             % (config.path, rule))
+    return found
+
 def box_facts(config):
     """What warnings() must know of this box."""
-    programs = [path for path in named_programs(config) if os.access(path, os.X_OK)]
+    programs = [path for path in named_programs(config)
+                if os.path.isfile(path) and os.access(path, os.X_OK)]
     interfaces = [name for _, name in socket.if_nameindex()]
     there = os.path.isdir(os.path.dirname(config.ledger))
-    return Facts(moment().wall, interfaces, programs, chains_of_box(), there)
+    return Facts(moment().wall, interfaces, programs, listed_by_nft('chain'), there)
 
-def chains_of_box():
-    """{(family, table, chain)} as nft lists them; None if it does not."""
+def listed_by_nft(kind):
+    """{(family, table, name)} of every chain, or flowtable; None if nft lists none."""
     try:
-        listing = json.loads(run(['nft', '-j', 'list', 'chains']))
+        listing = json.loads(run(['nft', '-j', 'list', kind + 's']))
     except (KnockError, ValueError):
         return None
     found = set()
     for entry in listing['nftables']:
-        chain = entry.get('chain')
-        if chain:
-            found.add((chain['family'], chain['table'], chain['name']))
+        one = entry.get(kind)
+        if one:
+            found.add((one['family'], one['table'], one['name']))
     return found
 
 def rules_of(config):
@@ -6240,11 +6354,9 @@ def try_rules(config):
 
 def missing_feature():
     """What a kernel lacks that refuses our rules, as the end of a sentence."""
-    for what, how, needs in FEATURES:
-        if not what.startswith('nft'):
-            continue
+    for what, how, needs in NFT_FEATURES:
         try:
-            run(NFT_TRY, NFT_FEATURE % how)
+            run(NFT_TRY, NFT_TRIAL % how)
         except KnockError:
             return '; this is missing: %s, which needs %s' % (what, needs)
     return ''
@@ -6985,15 +7097,22 @@ def command_rename(args):
 
 def command_rekey(args):
     """The old secret is good until the new one is first used, a week at most."""
-    secret, until = given_secret(None), moment().wall + REKEY_TIME
+    told, before = args.secret is not None, []
+    secret, until = given_secret(args.secret), moment().wall + REKEY_TIME
 
     def plan(config):
-        old = encode_secret(find_client(config, args.name).secret)
+        before.append(encode_secret(find_client(config, args.name).secret))
+        if told and before == [secret]:
+            # Whoever provisions a fleet says it again: the old one keeps its week.
+            return {}
         # A sheet is printed from a key: the new one needs another.
         return {'client ' + args.name: [
-            ('secret', secret), ('old_secret', old), ('old_until', format_time(until)),
-            ('paper', None)]}
+            ('secret', secret), ('old_secret', before[0]),
+            ('old_until', format_time(until)), ('paper', None)]}
     config = edit_config(args.config, plan)
+    if before == [secret]:
+        print('unchanged')
+        return
     print_line(config, config.clients[args.name])
     note('the old line is good until this one is first used, or until %s UTC'
          % format_time(until))
@@ -7150,12 +7269,6 @@ ANY_LENGTH = [
     BPF_DROP,
 ]
 
-def watch_filter(begin):
-    return link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
-
-def watch_syns(begin):
-    return syn_filter(SEQUENCE_PORTS['ports'], None, begin)
-
 def glimpse(frame):
     """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
     torn = None
@@ -7163,9 +7276,9 @@ def glimpse(frame):
     if len(frame) < SHORTEST or frame[0] >> 4 not in PARSERS:
         return None
     version = frame[0] >> 4
-    protocol, start, ends = frame[9], (frame[0] & 15) * 4, slice(12, 16)
+    protocol, start, source = frame[9], (frame[0] & 15) * 4, frame[12:16]
     if version == 6:
-        protocol, start, ends = frame[6], 40, slice(8, 24)
+        protocol, start, source = frame[6], 40, frame[8:24]
         if protocol == FRAGMENT:
             torn, protocol, start = 'came in fragments', frame[40], 48
     elif int.from_bytes(frame[6:8], 'big') & 0x3fff:
@@ -7182,7 +7295,7 @@ def glimpse(frame):
     if not torn and parse_packet(frame, DATAGRAMS, None) is None:
         torn = 'was cut on its way'
     tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
-    return Glimpse(carrier, ipaddress.ip_address(frame[ends]), port, tag, torn)
+    return Glimpse(carrier, ipaddress.ip_address(source), port, tag, torn)
 
 def checksum_holds(packet):
     """RFC 768: the sum over pseudo header and body. 0: none was made."""
@@ -7222,31 +7335,13 @@ class Watcher:
 
     def __init__(self, config, ledger, far):
         self.config = config
-        self.state = State(config, ledger)
-        self.far = far
         # With every carrier, also those that are off: whoever uses one shall be told.
-        self.every = config._replace(carriers=CARRIERS)
-        self.steps = []
-        self.sequences = Sequences(paper_sequences(config))
-        self.codes = Codes()
+        self.state = State(config._replace(carriers=CARRIERS), ledger)
+        self.keys = Keyring(self.state, Codes())
+        self.far = far
         self.searches = Budget(SEARCHES_A_SECOND)
         self.touched = collections.OrderedDict()    # {source: (ports, ms)}
         self.skipped = 0        # tags that were not searched for
-
-    def turn(self, now):
-        """What authenticates now."""
-        step = step_of(now.wall)
-        if self.steps and self.steps[-1].step > step_of(now.wall + self.config.window):
-            return step
-        self.steps = valid_steps(self.every, now.wall, self.steps)
-        tags, badges = {}, {}
-        for credentials in self.steps:
-            tags.update(credentials.tags)
-            badges.update(credentials.badges)
-        self.state.learn(tags, badges, valid_codes(self.every, now.wall))
-        paper = self.sequences.tables[:1]
-        self.sequences.tables = paper + [made.sequences for made in self.steps]
-        return step
 
     def owner_of(self, tag, now):
         """(Client, step), None if it is nobody's; LookupError: there was no time."""
@@ -7329,19 +7424,11 @@ class Watcher:
 
     def hear_syn(self, syn, now):
         """Findings of what this SYN completes."""
-        found = []
-        badge = self.state.badges.get(syn.badge)
-        if badge is not None:
-            found.append(badge)
-        found += self.sequences.touch(syn.source, syn.port, now.mono).finished
-        code = self.codes.touch(syn.source, syn.port, now, self.state.codes)
-        if code is not None:
-            found.append(code)
+        packets = self.keys.packets_of(syn, now)
         self.follow(syn, now)
         # Or five seconds later a sequence that finished would be told as a part of one.
-        if found:
+        if packets:
             self.touched.pop(syn.source, None)
-        packets = [Packet(one.carrier, syn.source, one) for one in found]
         return [self.judged(packet, now) for packet in packets]
 
     def follow(self, syn, now):
@@ -7361,7 +7448,7 @@ class Watcher:
         if now.mono - last < PAUSE:
             return None
         del self.touched[source]
-        for table in self.sequences.tables:
+        for table in self.keys.sequences.tables:
             for row in table.values():
                 for credential in row:
                     finding = part_of(credential, ports)
@@ -7392,7 +7479,7 @@ def refusal_text(decision):
         return 'made with the secret from before `rekey`: give it the new line'
     return 'refused: %s; %s' % (decision.reason, ADVICE.get(decision.kind, 'see the log'))
 
-def nobody_listens(services, tables):
+def deaf_services(services, tables):
     """Those of the services at which nothing listens. tables: {protocol: the lines of
     /proc/net/tcp or udp}, whose state is 0A, or 07 for UDP."""
     deaf = []
@@ -7485,23 +7572,27 @@ class Watch:
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
         self.kinds = collections.Counter()
         self.told = set()       # keys of the lines that were printed
-        self.waiting = []       # (ms, source, Finding): soon to be asked of the daemon
+        self.waiting = []       # (ms, Finding): when to ask the daemon what came of it
         self.unseen = 0         # packets that nobody looked at
 
     def listen(self):
         config = self.watcher.config
         if config.behind:
             self.bridges = overhear_bridges(config.trust)
+        self.watcher.keys.adopt(moment())
         begin = packets_for(config)
-        self.datagrams.load([], lambda words: watch_filter(begin))
-        self.syns.load([], lambda words: watch_syns(begin))
+        datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
+        syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
+        self.datagrams.load([], lambda words: datagrams)
+        self.syns.load([], lambda words: syns)
         for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 
     def look(self):
         """Once: what waits in the sockets, what the daemon did, what nft says."""
         now = moment()
-        self.watcher.turn(now)
+        if self.watcher.keys.turned(now):
+            self.watcher.keys.turn(now)
         for frame, interface in self.some_frames(self.datagrams):
             finding = self.watcher.hear_datagram(frame, now)
             self.tell(glimpse(frame), interface, finding, now)
@@ -7572,7 +7663,7 @@ class Watch:
             self.say(knock.knock_id, '%s: %s' % (name, outcome(knock, report)))
             if self.watcher.config.behind:
                 continue        # it may listen on another host
-            for service in nobody_listens(knock.services, listener_tables()):
+            for service in deaf_services(knock.services, listener_tables()):
                 self.say((name, service), '%s: nothing listens on %s of this box' % (
                     name, format_service(service)))
 
@@ -7588,7 +7679,7 @@ class Watch:
             print('%d packets came too fast to be looked at' % unseen)
 
 def listener_tables():
-    """{protocol: lines} as nobody_listens() wants them."""
+    """{protocol: lines} as deaf_services() wants them."""
     tables = {}
     for proto, word in PROTOCOL_NAMES.items():
         tables[proto] = []
@@ -7677,15 +7768,11 @@ def attempts(args, config):
         yield ('config', '', config_remarks, config)
         yield ('ledger', '', ledger_remarks, os.path.realpath(config.ledger))
         yield ('clock', '', clock_remarks, config)
-    tool = 'nft'
-    if config.firewall == 'iptables' or not find_program('nft'):
-        tool = 'iptables'
-    for what, how, needs in FEATURES:
-        if not what.startswith(tool):
-            continue
-        if tool == 'nft':
-            yield (what, needs, run, NFT_TRY, NFT_FEATURE % how)
-        elif alone:
+    if config.firewall != 'iptables' and find_program('nft'):
+        for what, how, needs in NFT_FEATURES:
+            yield (what, needs, run, NFT_TRY, NFT_TRIAL % how)
+    elif alone:
+        for what, how, needs in IPTABLES_FEATURES:
             yield (what, needs, run, how.split())
     if alone:
         yield ('a real knock', '', try_knock, config)
@@ -7711,6 +7798,7 @@ def isolate(alone):
         return None
     unshare = ['unshare', '-nm' if os.geteuid() == 0 else '-Urnm']
     try:
+        # Tried before: a refusal can be told of now, and not after execv().
         run(unshare + mount)
         if own_path() is None:
             raise KnockError('a script out of a pipe cannot begin again; save it first')
@@ -8324,6 +8412,7 @@ PLACE = [
     ('--dry-run', None, 'only list every file and command'),
     ('--root', 'FOLDER', 'in this tree; start nothing', {'default': ''})]
 CLIENT_NAME = ('name', 'NAME', None)
+SECRET = ('--secret', '-', 'its secret comes by standard input')
 SERVICES = ('services', 'SERVICES', 'as tcp/22,udp/51820')
 JSON = ('--json', None, 'for programs')
 COMMANDS = (    # name, function, what it does, its options
@@ -8351,14 +8440,14 @@ COMMANDS = (    # name, function, what it does, its options
         ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
         ('--may-run', 'ACTIONS', 'the actions that it may run'),
         ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
-        ('--secret', '-', 'its secret comes by standard input')]),
+        SECRET]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
         ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
     ('rename', command_rename, 'call a client otherwise', [
         CLIENT_NAME, ('new', 'NEW', None)]),
     ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
-        CLIENT_NAME]),
+        CLIENT_NAME, SECRET]),
     ('hide', command_hide, 'hide more services', [SERVICES]),
     ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [

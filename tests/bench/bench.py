@@ -27,7 +27,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
-sys.path[:0] = [TOP, os.path.join(TOP, 'tests', 'e2e')]
+sys.path[:0] = [TOP, os.path.join(TOP, 'tests'), os.path.join(TOP, 'tests', 'e2e')]
 
 import knockd       # noqa: E402  the path above
 import network      # noqa: E402

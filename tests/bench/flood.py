@@ -32,13 +32,9 @@ def syn(address, port):
     tests = os.path.join(TOP, 'tests')
     sys.path[:0] = [TOP, tests, os.path.join(tests, 'e2e')]
     import network
-    import segments
     source = '198.18.%d.%d' % (random.randrange(256), random.randrange(256))
     badge = struct.pack('!IIH', random.getrandbits(32), 0, 64240)
-    fields = port, badge, random.randrange(1024, 65536), segments.SYN, b''
-    head = network.pseudo_header(source, address, 6, 20) + segments.tcp_segment(*fields)
-    segment = segments.tcp_segment(*fields, check=network.checksum(head))
-    return network.ip_packet(source, address, 6, segment)
+    return network.syn_packet(source, address, port, random.randrange(1024, 65536), badge)
 
 
 def batches(args):

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path[:0] = [TOP, os.path.join(TOP, 'tests', 'e2e')]
+sys.path[:0] = [TOP, os.path.join(TOP, 'tests'), os.path.join(TOP, 'tests', 'e2e')]
 
 import network                                                           # noqa: E402
 

@@ -48,12 +48,12 @@ def main():
     state = knockd.State(config, knockd.Ledger(config.id))
     hearing = knockd.Hearing(state, now)
     doors = knockd.Doors(Nothing(), state, knockd.Reports())
-    hearing.adopt(config, now)
+    hearing.adopt(now)
     turns, forgets, slices = [], [], []
     for _ in range(count):
-        slices.append([lap(hearing.prepare, config)])
+        slices.append([lap(hearing.keys.prepare)])
         now = now._replace(wall=now.wall + knockd.STEP, mono=now.mono + knockd.STEP)
-        turns.append(lap(hearing.turn, config, now))
+        turns.append(lap(hearing.turn, now))
         state.hold(expired(openings, now))
         doors.hide(True)
         forgets.append(lap(doors.look_for_ends, now))

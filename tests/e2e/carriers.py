@@ -14,7 +14,7 @@ import time
 import knock
 import network
 import pytest
-from network import KNOCK, KNOCKD, be16, checksum, family_of, ip_packet, pseudo_header, until
+from network import KNOCK, KNOCKD, be16, family_of, syn_packet, until
 from segments import ACK, RST, SYN, tcp_segment  # noqa: F401
 
 FENCE, FIRST_DOOR, LAST_DOOR = 100, 101, 999    # below 1024: no sequence goes through them
@@ -124,13 +124,6 @@ def touch(namespace, address, port, source=None):
 def touch_all(namespace, address, ports, source=None):
     for port in ports:
         touch(namespace, address, int(port), source)
-
-
-def syn_packet(source, target, port, source_port=40000, token=bytes(10), flags=SYN):
-    """A SYN with a right checksum; token is its seq, ack and window."""
-    fields = port, token, source_port, flags, b''
-    check = checksum(pseudo_header(source, target, 6, 20) + tcp_segment(*fields))
-    return ip_packet(source, target, 6, tcp_segment(*fields, check=check))
 
 
 def syns_seen(capture, target, after=0):

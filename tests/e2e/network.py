@@ -28,6 +28,7 @@ import weakref
 from collections import namedtuple
 
 import knock
+from segments import SYN, tcp_segment
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -281,6 +282,13 @@ def ip_packet(source, target, protocol, payload, **fields):
     return head + socket_address(source) + socket_address(target) + options + payload
 
 
+def syn_packet(source, target, port, source_port=40000, token=bytes(10), flags=SYN):
+    """A SYN with a right checksum; token is its seq, ack and window."""
+    fields = port, token, source_port, flags, b''
+    check = checksum(pseudo_header(source, target, 6, 20) + tcp_segment(*fields))
+    return ip_packet(source, target, 6, tcp_segment(*fields, check=check))
+
+
 def forged(source, target, payload, source_port=40001, port=40000):
     """A UDP packet that claims to come from somebody else."""
     head = struct.pack('!HHH', source_port, port, 8 + len(payload))
@@ -406,9 +414,10 @@ class Wire:
             if not until(functools.partial(self.reached, address)):
                 raise AssertionError('nothing crosses the wire to ' + address)
 
-    def join(self, name, number):
+    def join(self, name, number, unshared='-n'):
+        """One more on the bridge; unshared='-nm': with mounts of its own, as a whole box."""
         member = Namespace(name, ['nsenter', '--preserve-credentials'] + self.hub.user + [
-            '-m', '-t', str(self.hub.pid), 'unshare', '-n'],
+            '-m', '-t', str(self.hub.pid), 'unshare', unshared],
             ('10.9.0.%d' % number, 'fd00:9::%d' % number))
         self.members.append(member)
         self.hub.must('ip', '-b', '-', stdin='''

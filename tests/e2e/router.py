@@ -17,8 +17,8 @@ PLAYED = os.path.join(TOP, 'tests', 'e2e', 'openwrt')
 BUSYBOX = '/bin/busybox'
 # As OpenWrt configures it; not there, among others: timeout stat realpath base64 od nohup setsid
 # pkill watch unshare.
-APPLETS = '''[ ash awk basename cat chmod chown cmp cp cut date dd df dirname dmesg du echo egrep env
-    expr false fgrep find free grep gunzip gzip halt head hexdump id ifconfig ip kill
+APPLETS = '''[ ash awk basename cat chmod chown cmp cp cut date dd df dirname dmesg du echo egrep
+    env expr false fgrep find free grep gunzip gzip halt head hexdump id ifconfig ip kill
     killall less ln logger ls lsmod md5sum mkdir mkfifo mknod mktemp mount mv nc netstat
     nslookup passwd pidof ping printf ps pwd readlink reboot rm rmdir route sed seq sh
     sha256sum sleep sort start-stop-daemon strings sync sysctl syslogd tail tar tee test

@@ -340,6 +340,25 @@ def test_a_removed_client_is_out_behind_the_box_too(wire, started):
         assert until(lambda to=address: not wire.client.connects(to), 5)
 
 
+def test_a_connection_older_than_all_tracking_goes_on_when_the_host_speaks(wire, host, guarding):
+    """A stranger's packet that belongs to no known connection must not come through."""
+    wire.clear()                                # nothing tracks connections
+    for address in WHERE:
+        connection = wire.client.connection(address, HIDDEN)
+        end = accept(host[HIDDEN], connection)
+        with connection, end:
+            guarding(anna='')
+            connection.sendall(b'typed')
+            end.settimeout(0.5)
+            with pytest.raises(OSError):
+                end.recv(100)
+            end.settimeout(10)
+            end.sendall(b'host')
+            assert connection.recv(100) == b'host' and end.recv(100) == b'typed'
+            assert alive(connection, end)
+        wire.clear()
+
+
 @pytest.mark.parametrize('only', ['', 'only = %s, %s' % WHERE], ids=['everywhere', 'only'])
 def test_once_lets_one_connection_in_behind_the_box(wire, host, guarding, only):
     knockd = guarding(anna='once = yes\n' + only)
@@ -368,8 +387,9 @@ def test_a_syn_of_once_comes_again_to_the_same_address_alone(wire, guarding):
             first.bind(('', 0))
             first.setblocking(False)
             first.connect_ex((silent, HIDDEN))
-            assert until(lambda: ' . 2222 . ' in wire.server.must(
-                'nft', 'list', 'set', 'inet', 'knockd', 'begun%d' % (6 if ':' in address else 4)))
+            begun = 'begun6' if ':' in address else 'begun4'
+            assert until(lambda name=begun: ' . 2222 . ' in wire.server.must(
+                'nft', 'list', 'set', 'inet', 'knockd', name))
             port = first.getsockname()[1]
             assert not wire.client.connection(address, HIDDEN, source_port=port)
 
@@ -381,7 +401,7 @@ def test_a_stranger_gets_what_answer_says(wire, started, answer, beginnings):
     started('answer = %s\n' % answer, anna='')
     for address in WHERE:
         with wire.capture(wire.stranger) as capture:
-            def replies():
+            def replies(address=address, capture=capture):
                 """What came back on one more try."""
                 wire.stranger.socket_error(address, HIDDEN)
                 return [beginning_of(packet) for packet in capture.packets()

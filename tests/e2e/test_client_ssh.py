@@ -38,13 +38,19 @@ def keys(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture(scope='module')
-def sshd(wire, keys):
+@contextlib.contextmanager
+def sshd_of(wire, member, folder):
     """sshd must be no root here: its namespace has no other user to give privileges away to."""
     script = ('mount --bind "$0/passwd" /etc/passwd && '
               'exec unshare -U --map-user=1000 --map-group=1000 "$1" -D -e -f "$0/sshd_config"')
-    with wire.server.start('unshare', '-m', 'sh', '-c', script, keys, tool('sshd')) as process:
-        assert until(lambda: wire.client.connects('10.9.0.1', SSHD_PORT)), process.poll()
+    with member.start('unshare', '-m', 'sh', '-c', script, folder, tool('sshd')) as process:
+        assert until(lambda: wire.client.connects(member.addresses[0], SSHD_PORT)), process.poll()
+        yield
+
+
+@pytest.fixture(scope='module')
+def sshd(wire, keys):
+    with sshd_of(wire, wire.server, keys):
         yield
 
 

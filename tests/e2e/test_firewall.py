@@ -120,6 +120,31 @@ def test_a_trusted_interface_needs_no_knock(wire, daemon, name):
         assert wire.stranger.connects(address)
 
 
+def test_routing_by_an_exact_mark_is_told(wire, daemon):
+    knockd = daemon()
+    assert 'fwmark' not in knockd.do('check').out
+    for family in ('-4', '-6'):
+        wire.server.must('ip', family, 'rule', 'add', 'fwmark', '1', 'lookup', '100')
+    try:
+        assert knockd.do('check').out.count('asks for our bits, too; write it with a mask') == 2
+    finally:
+        for family in ('-4', '-6'):
+            wire.server.must('ip', family, 'rule', 'del', 'fwmark', '1', 'lookup', '100')
+
+
+@pytest.mark.parametrize('priority,rule,told', [
+    ('filter', 'ct mark != 0 meta mark set ct mark', True),
+    ('-140', 'meta mark set 0x1', True), ('mangle', 'meta mark set ct mark', False),
+    ('filter', 'meta mark set meta mark & 0xffffff00 | 0x1', False),
+    ('filter', 'ct mark set meta mark & 0xff', False)])
+def test_a_chain_that_sets_the_whole_mark_behind_ours_is_told(wire, daemon, priority, rule, told):
+    knockd = daemon()
+    wire.server.nft('table inet lines { chain marks {\n'
+                    'type filter hook prerouting priority %s; %s\n}\n}' % (priority, rule))
+    said = knockd.do('check').out
+    assert ('chain inet lines marks sets the whole mark after us' in said) == told, said
+
+
 def test_other_tables_are_left_alone(wire, daemon):
     wire.server.nft(DEBIAN)
     before = wire.server.must('nft', 'list', 'table', 'inet', 'filter')

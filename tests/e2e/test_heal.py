@@ -103,6 +103,24 @@ def test_a_table_of_that_name_that_is_not_ours_gives_way(wire, daemon):
     assert wire.client.socket_error(wire.server.addresses[0], HIDDEN) is ConnectionRefusedError
 
 
+@pytest.mark.parametrize('family', ['ip', 'inet'])
+def test_a_strangers_table_of_that_name_keeps_nothing_from_its_place(wire, daemon, family):
+    """Of another family it stays, and what it does is read; its rules are like none of ours."""
+    wire.server.nft('''table %s knockd {
+        chain restore { type filter hook output priority 0; ip daddr 192.0.2.1 counter drop
+        }
+        chain input { type filter hook input priority 0; policy drop;
+            ct state established,related accept
+            ip protocol icmp accept
+        }
+    }''' % family)
+    knockd = daemon(anna='')
+    address = wire.server.addresses[0]
+    assert wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address)).code == 0
+    assert not wire.stranger.connects(address)
+    assert ('192.0.2.1' in wire.server.must('nft', 'list', 'ruleset')) == (family == 'ip')
+
+
 def test_a_chain_that_comes_later_gets_its_rule(wire, daemon):
     """At boot the daemon may be there before the box's firewall."""
     knockd = daemon('accept_in = inet filter input', anna='')

@@ -216,7 +216,7 @@ class Target:
         self.syns = {int.from_bytes(token[:4], 'big') for token in state.badges}
         self.kernels = (
             Kernel(knockd.datagram_filter(self.config.carriers, None, self.tags)),
-            Kernel(knockd.syn_filter(knockd.SEQUENCE_PORTS['ports'], self.syns)))
+            Kernel(knockd.syn_filter(knockd.KNOCKED_PORTS['ports'], self.syns)))
         self.taken = 0
 
     def spent(self):

@@ -141,6 +141,26 @@ def test_rekey_makes_a_new_secret_and_keeps_the_old_one_for_a_week(path):
     assert must(path, 'rekey', 'anna').splitlines()[0] != line
 
 
+def test_a_new_secret_by_standard_input_is_taken_once(path):
+    """As `derive` of a fleet's new master gives it; said again, the old one keeps its week."""
+    before = knockd.read_config(path).clients['anna']
+    line = must(path, 'rekey', 'anna', '--secret', '-', stdin=SECRETS[2].lower() + '\n')
+    assert SECRETS[2] in line.splitlines()[0]
+    assert knockd.read_config(path).clients['anna'].old.secret == before.secret
+    text = read(path)
+    again = command(path, 'rekey', 'anna', '--secret', '-', stdin=SECRETS[2])
+    assert again == (0, 'unchanged\n', '') and read(path) == text
+
+
+@pytest.mark.parametrize('source, secret, words', (
+    ('-', 'A' * 51, 'secret'), ('-', SECRETS[1], 'the same as that of'), ('-', '', 'secret'),
+    (SECRETS[2], '', 'standard input')))
+def test_a_new_secret_that_cannot_be_is_refused(path, source, secret, words):
+    code, out, err = command(path, 'rekey', 'anna', '--secret', source, stdin=secret)
+    assert code and out == '' and read(path) == TEXT and words in err
+    assert SECRETS[2] not in err
+
+
 def test_an_old_secret_that_somebody_has_is_refused(path):
     with open(path, 'a') as file:
         file.write('old_secret = %s\nold_until = 2030-01-01\n' % SECRETS[0])

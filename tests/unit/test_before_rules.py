@@ -29,3 +29,31 @@ def test_what_the_kernel_was_told_before_is_kept_once(tmp_path, monkeypatch):
     values['b'] = '0'
     assert knockd.reflect_marks(('a', 'b'), str(kept)) is True
     assert json.loads(kept.read_text()) == {'a': '0', 'b': '1'} and values['b'] == '1'
+
+
+@pytest.mark.parametrize('kind', [os.mkdir, os.mkfifo])
+def test_a_ledger_takes_the_place_of_a_plain_file_only(tmp_path, kind):
+    path = str(tmp_path / 'ledger')
+    config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\nledger = %s\n' % path, '/a')
+    knockd.check_programs(config)
+    kind(path)
+    with pytest.raises(knockd.KnockError, match='is no plain file; name another'):
+        knockd.check_programs(config)
+
+
+def test_a_folder_is_no_program(tmp_path):
+    config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\non_open = %s\n' % tmp_path, '/a')
+    assert knockd.box_facts(config).programs == []
+
+
+def test_rules_of_routing_that_ask_for_our_bits_are_found():
+    text = '''0:\tfrom all lookup local
+100:\tfrom all fwmark 0x1 lookup 100
+101:\tfrom all fwmark 0x2/0xff lookup 101
+102:\tnot from all fwmark 0xca6c lookup 51820
+103:\tfrom all fwmark 0x40000000/0x40000000 lookup 103
+'''
+    assert knockd.exact_marks(text, 0x60000000) == [
+        '100: from all fwmark 0x1 lookup 100',
+        '103: from all fwmark 0x40000000/0x40000000 lookup 103']
+    assert len(knockd.exact_marks(text, 0x18)) == 2

@@ -47,8 +47,8 @@ def typed(heard, mono, number=0):
     """A wrong code. Was it looked at?"""
     before = heard.state.codes.looks
     for port in (10000 + number % 10000, 20000 + number // 10000):
-        heard.touch(knockd.Syn(STRANGER, STRANGER, port, bytes(10)),
-                    knockd.Moment(WALL - MONO + mono, mono))
+        heard.packets_of(knockd.Syn(STRANGER, STRANGER, port, bytes(10)),
+                         knockd.Moment(WALL - MONO + mono, mono))
     return heard.state.codes.looks > before
 
 
@@ -61,18 +61,18 @@ def test_a_restart_after_each_try_or_each_minute_gains_a_guesser_nothing(folder)
         while mono < MONO + DAY:
             looks += typed(hearing(mono), mono, looks)
             # He sees when it sleeps, which no stranger can.
-            mono = max(mono + every, hearing(mono).codes.asleep_until)
+            mono = max(mono + every, hearing(mono).keys.codes.asleep_until)
         assert 24 <= looks <= 3 * 24 + 21 + 3
 
 
 def test_it_sleeps_on_and_for_as_long_as_without_a_restart(folder):
     heard = hearing(MONO)
     assert [typed(heard, MONO, number) for number in range(4)] == [True, True, True, False]
-    ends = heard.codes.asleep_until
+    ends = heard.keys.codes.asleep_until
     again = hearing(MONO + 1000)
     assert not typed(again, ends - 1)
     assert typed(again, ends)
-    assert again.codes.memory() == [1, ends, heard.codes.forgiven_at]
+    assert again.keys.codes.memory() == [1, ends, heard.keys.codes.forgiven_at]
 
 
 def test_two_wrong_ones_before_a_restart_and_one_after_it_are_three(folder):
@@ -90,26 +90,27 @@ def test_a_clock_in_doubt_gives_no_tries(folder, monkeypatch):
     for number in range(3):
         state.codes = Looked()
         typed(daemon.hearing, MONO, number)
-    asleep = daemon.hearing.codes.asleep_until
+    asleep = daemon.hearing.keys.codes.asleep_until
     assert asleep > MONO
     for wall in (1000, WALL + HOUR):
         daemon.turn(knockd.Moment(wall, MONO + 1))
-    assert daemon.hearing.codes.asleep_until == asleep
+    assert daemon.hearing.keys.codes.asleep_until == asleep
 
 
-@pytest.mark.parametrize('text', ['', '5', '[]', '[1, 2]', '[0, 0, "x"]', '[0, -1, 0]', '[' * 9000])
+@pytest.mark.parametrize('text', ['', '5', '[]', '[1, 2]', '[0, 0, "x"]', '[0, -1, 0]', '[' * 9000],
+                         ids=range(7))
 def test_a_memory_that_cannot_be_read_is_the_worst_that_there_can_be(folder, text):
     (folder / 'box.codes').write_text(text)
     heard = hearing(MONO)
     assert [typed(heard, MONO, number) for number in range(4)] == [True, True, True, False]
-    assert heard.codes.asleep_until - MONO >= HOUR
+    assert heard.keys.codes.asleep_until - MONO >= HOUR
 
 
 def test_the_memory_of_another_boot_is_not_slept_for_ever(folder):
     (folder / 'box.codes').write_text('[2, %d, %d]' % (400 * DAY, 400 * DAY))
     assert not typed(hearing(MONO), MONO + HOUR)
     assert typed(hearing(MONO), MONO + HOUR + STEP)
-    assert hearing(MONO).codes.forgiven_at == MONO + 8 * HOUR
+    assert hearing(MONO).keys.codes.forgiven_at == MONO + 8 * HOUR
 
 
 def test_a_memory_that_cannot_be_written_is_told_and_the_try_counts(folder, monkeypatch):
@@ -117,6 +118,6 @@ def test_a_memory_that_cannot_be_written_is_told_and_the_try_counts(folder, monk
     monkeypatch.setattr(knockd, 'log', lambda text, level=6: lines.append(text))
     heard.codes_path = str(folder / 'gone' / 'box.codes')
     assert typed(heard, MONO)
-    assert heard.codes.wrong == 1
+    assert heard.keys.codes.wrong == 1
     assert lines == [heard.codes_path + ': No such file or directory: a restart forgets the '
                      'wrong codes']

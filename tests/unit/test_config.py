@@ -56,6 +56,11 @@ def test_what_is_not_said_is_as_the_design_says():
     assert anna.fingerprint == anna.keys['ledger'].hex()[:16]
 
 
+def test_every_port_can_be_hidden_as_the_box_answers():
+    """Above MOST_DECOYS the firewall resets, so no number of ports is an error."""
+    assert ports(parse('[server]\nid = home\nhide = tcp/1-65535\n').hide) == ['tcp/1-65535']
+
+
 def test_every_key_is_read():
     config = parse('''# comment
 [server]
@@ -148,7 +153,8 @@ def test_a_mark_is_any_one_bit(bit):
     'trust = "eth0"', 'trust = eth0 }', 'trust = +',
     'trust = aaaaaaaaaaaaaaaa', 'accept_in = filter input', 'accept_in = inet filter',
     'accept_in = inet filter input; flush', 'accept_in = bridge filter input',
-    'accept_in = inet  filter input', 'ledger = ledger.json', 'host = a b', 'host = a@b',
+    'accept_in = inet  filter input', 'ledger = ledger.json', 'host = a b',
+    'ledger = /var/lib/knockd/', 'host = a@b',
     'host = a/b', 'open_for = 2h', 'max_open_for = 32d', 'unknown = 1', 'on = 1'])
 def test_a_wrong_value_is_one_problem_at_its_key(line):
     assert places(SERVER + line + '\n') == ['[server] ' + line.partition(' ')[0]]
@@ -483,6 +489,26 @@ run = /bin/echo hello
 ])
 def test_what_cannot_work_is_one_warning_with_its_cure(server, client, expected):
     assert warned(SERVER + server + '\n' + CLIENT + client + '\n') == [expected]
+
+
+@pytest.mark.parametrize('hide,carriers,told', [
+    ('tcp/22, tcp/60000-65535, udp/1-65535', 'ports', None),
+    ('tcp/22, tcp/59000-65535', 'ports', 'ports cannot knock at a hidden port, and hide has 6536 '
+     'of its 64512; take it out, or hide fewer'),
+    ('tcp/1-65535', 'ports, udp', 'ports cannot knock at a hidden port, and hide has 64512 of its '
+     '64512; take it out, or hide fewer'),
+    ('tcp/20000-30000', 'code', 'code cannot knock at a hidden port, and hide has 10000 of its '
+     '20000; take it out, or hide fewer')])
+def test_a_carrier_that_knocks_at_what_is_hidden_is_warned_of(hide, carriers, told):
+    text = '[server]\nid = home\nanswer = drop\nhide = %s\ncarriers = %s\n' % (hide, carriers)
+    expected = ['[server] carriers: ' + told] if told else []
+    code = 'yes' if carriers == 'code' else 'no'
+    assert warned(text + CLIENT + 'code = %s\n' % code) == expected
+
+
+def test_a_ledger_never_takes_the_place_of_its_config():
+    with pytest.raises(knockd.KnockError, match='ledger: is the config itself'):
+        parse(SERVER + 'ledger = %s\n' % PATH)
 
 
 def test_a_box_without_clients_or_without_anything_hidden_is_warned():

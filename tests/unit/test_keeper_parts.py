@@ -230,7 +230,7 @@ def test_a_look_is_asked_for_once_and_hastened_at_once():
 
 def test_three_looks_give_way_and_the_fourth_is_whole_and_then_three_again():
     looks, broken = knockd.Looks(), []
-    for number in range(8):
+    for _ in range(8):
         process = Process()
         looks.begin(process)
         looks.give_way()

@@ -500,3 +500,32 @@ def test_a_code_counts_in_its_step_and_those_beside_it(distance, verdict):
     decision = knockd.judge(packet, knockd.Moment(WALL, 0), state)
     assert decision.verdict == verdict
     assert decision.kind == (None if verdict == 'open' else 'clock')
+
+
+# --- the keyring: the daemon and `watch` ask it what a SYN completes ---------------------------
+def keyring_of(hide):
+    secret = knockd.encode_secret(bytes(range(32)))
+    config = knockd.parse_config(
+        '[server]\nid = home\nhide = %s\n[client anna]\nsecret = %s\n' % (hide, secret), '/k/k.ini')
+    keyring = knockd.Keyring(knockd.State(config, knockd.Ledger('home')), knockd.Codes())
+    keyring.adopt(knockd.Moment(START, 0))
+    return keyring
+
+
+def carriers_completed(hide, badges_alone=False):
+    """By six SYNs to anna's ports of this step."""
+    keyring = keyring_of(hide)
+    keys = keyring.state.config.clients['anna'].keys
+    source, found = ipaddress.ip_address('192.0.2.1'), []
+    for port in knockd.step_ports(keys, START // STEP):
+        syn = knockd.Syn(source, source, port, bytes(10))
+        found += keyring.packets_of(syn, knockd.Moment(START, 1000), badges_alone)
+    return [packet.carrier for packet in found]
+
+
+def test_a_sequence_counts_unless_a_port_of_it_is_hidden_or_sequences_sleep():
+    fourth = knockd.step_ports(
+        keyring_of('tcp/22').state.config.clients['anna'].keys, START // STEP)[3]
+    assert carriers_completed('tcp/22') == ['ports']
+    assert carriers_completed('tcp/%d' % fourth) == []
+    assert carriers_completed('tcp/22', badges_alone=True) == []

@@ -231,7 +231,10 @@ class Guest:
             except Broken:
                 return None
             return found.out if found.code == 0 and found.out != not_boot else None
-        return until(boot, seconds, 'the guest booted; console: ' + self.last_words())
+        try:
+            return until(boot, seconds, 'the guest booted')
+        except Broken as error:
+            raise Broken('%s; console: %s' % (error, self.last_words()))
 
     def last_words(self):
         with open(self.console, errors='replace') as text:
@@ -456,6 +459,7 @@ class Host:
 
     def knock_and_cut_power(self):
         """Knocks, and cuts the power as soon as that opened; returns (port, datagram)."""
+        self.client.knock('--close', 'laptop')
         until(lambda: not self.opens_to(CLIENT[4]), SOON, 'an older opening was over')
         every = prober.ETH_P_ALL
         with self.wire.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as capture:

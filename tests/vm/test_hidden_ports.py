@@ -33,7 +33,8 @@ find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path 
     -o -path /root -o -path /var/log -o -path /var/cache -o -path /var/lib/systemd \\
     -o -path /var/lib/docker -o -path /etc/adjtime \\
     -o -name '*.pyc' -o -name __pycache__ \\) -prune -o -printf '%p %y %m %u %g %l\\n' | sort
-find /etc -type f ! -name '.depend.*' ! -path /etc/adjtime | sort | xargs sha256sum
+find /etc -type f ! -name '.depend.*' ! -path /etc/adjtime ! -path '*/supervise/*' | sort \\
+    | xargs sha256sum
 find /run -iname '*knock*' | sort
 sysctl net.ipv4.fwmark_reflect net.ipv6.fwmark_reflect
 '''
