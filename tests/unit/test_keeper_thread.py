@@ -2,6 +2,7 @@
 says. The real one: tests/e2e/test_keeper.py."""
 
 import collections
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -53,8 +54,28 @@ class Box:
         monkeypatch.setattr(knockd.Keeper, 'unspent', lambda self, wanted: wanted.openings)
         monkeypatch.setattr(knockd, 'guard_script', lambda commands, variables: 'guard')
         monkeypatch.setattr(knockd, 'RETRY_TIME', 50)
+        work = knockd.Keeper.work
+
+        def until_the_end(keeper):
+            with contextlib.suppress(SystemExit):
+                work(keeper)
+        monkeypatch.setattr(knockd.Keeper, 'work', until_the_end)
         self.keeper = knockd.Keeper(Tool(), False)
         self.done = []
+
+    def end(self, threads):
+        """Its thread must not outlive the test, or it has a share in all later ones."""
+        def leave():
+            raise SystemExit
+        self.keeper.wait = leave
+        self.gate.set()
+        self.keeper.looks.give_way()
+        for thread in threads:
+            while thread.is_alive():
+                self.keeper.called.ring()
+                thread.join(0.01)
+        for end in self.ends:
+            end.close()
 
     def see(self, tool, config, looks=None):
         self.ran.append('look' if looks else 'see')
@@ -88,10 +109,10 @@ class Box:
 
 @pytest.fixture
 def box(monkeypatch):
+    others = set(threading.enumerate())
     made = Box(monkeypatch)
     yield made
-    for end in made.ends:
-        end.close()
+    made.end(set(threading.enumerate()) - others)
 
 
 def settled(box):
