@@ -440,6 +440,7 @@ def test_the_unit_is_exposed_no_more_than_three_of_ten(tmp_path):
     assert float(re.search(r'exposure level for knockd.service: (\d\.\d)', out).group(1)) <= 3.0
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize('system', sorted(set(EVIDENCE) - {'systemd'}))
 def test_the_script_of_the_service_is_a_sound_shell_script(system, tmp_path):
     """SC2034: variables that rc.common or openrc-run reads."""

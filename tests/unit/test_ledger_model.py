@@ -11,6 +11,8 @@ import knock
 import knockd
 from ledger_model import EMPTY, KEYS, Broken, Sent, World
 
+pytestmark = pytest.mark.kernel        # of the rules, not of the interpreter
+
 
 def walk(seed, patch, flaw='', runs=8, events=60):
     world = World(seed, patch, flaw)

@@ -104,6 +104,7 @@ def test_its_javascript_computes_the_sequences_of_the_vectors():
     assert shown == [case['ports'] for case in TOKENS['ports']]
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize('length', (0, 1, 55, 56, 63, 64, 65, 119, 120, 1000))
 def test_its_sha256_is_the_real_one(length):
     data = bytes(i * 7 % 256 for i in range(length))
