@@ -1675,6 +1675,11 @@ class Codes:
         self.asleep_until = min(asleep_until, now + (CODE_SLEEP + 1) * STEP)
         self.forgiven_at = min(forgiven_at, now + DOUBLINGS * DOUBLING_TIME)
 
+    def forget_typed(self):
+        """The clock was wrong until now, or is from now on: what was a wrong code may be
+        right. To look at it again is another try."""
+        self.typing.clear()
+
     def touch(self, source, port, now, codes):
         """The Credential of the code that this port completes, if it is one. codes:
         {digits: Credential}, those that are valid now."""
@@ -5944,6 +5949,7 @@ class Daemon:
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
+            self.hearing.keys.codes.forget_typed()
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""
