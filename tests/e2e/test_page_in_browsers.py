@@ -291,6 +291,23 @@ def test_what_did_not_open_is_not_said_to_be_open(wire, house, either, tmp_path)
     assert 'watch' in said
 
 
+def test_a_screen_reader_is_told_what_there_is_and_what_changes(wire, house, browser, tmp_path):
+    """As the browser hands it to one: a title, a heading, a button, and a live region."""
+    browser.visit(write_page(house(), '10.9.0.1', tmp_path / 'knock.html'))
+
+    def tree():
+        return {node['role']['value']: node for node in
+                browser.ask('Accessibility.getFullAXTree')['nodes'] if not node['ignored']}
+    nodes = tree()
+    names = {role: node.get('name', {}).get('value') for role, node in nodes.items()}
+    assert names['RootWebArea'] == 'Open 10.9.0.1' and names['heading'] == '10.9.0.1'
+    assert names['button'] == 'Open' and 'link' not in names, 'no link before it is open'
+    live = {each['name']: each['value'].get('value') for each in nodes['status']['properties']}
+    assert live['live'] == 'polite'
+    assert browser.tap().startswith('Open: ')
+    assert 'link' in tree()
+
+
 def test_the_page_breaks_no_rule_of_its_policy(wire, house, browser, tmp_path):
     made = house()
     browser.visit(write_page(made, '10.9.0.1', tmp_path / 'knock.html'))
