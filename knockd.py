@@ -4606,9 +4606,9 @@ THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
 def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(os.path.dirname(config.ledger), 0o022)
-    if os.path.exists(config.ledger) and not os.path.isfile(config.ledger):
+    if is_device(config.ledger):
         # Each save puts a new file in its place: of /dev/null, for all programs.
-        problems.append('%s: [server] ledger: %s is no plain file; name another'
+        problems.append('%s: [server] ledger: %s is a device; name a file'
                         % (config.path, config.ledger))
     if any(client.ssh_key for client in config.clients.values()):
         try:
@@ -4621,6 +4621,13 @@ def check_programs(config):
                                 '%s' % (config.path, said))
     if problems:
         raise KnockError('\n'.join(problems), 2)
+
+def is_device(path):
+    """Anything else in the ledger's place is a lost ledger, and no reason to end."""
+    with contextlib.suppress(OSError):
+        mode = os.stat(path).st_mode
+        return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    return False
 
 def nft_flaw():
     """Why nft cannot be used on this box, or None."""

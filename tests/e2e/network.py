@@ -28,7 +28,8 @@ import weakref
 from collections import namedtuple
 
 import knock
-from segments import SYN, tcp_segment
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from segments import SYN, tcp_segment           # beside this folder; floods import us by path
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')

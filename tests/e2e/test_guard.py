@@ -329,6 +329,7 @@ def udp_answers(wire, services, target, port, number, **fields):
     mine = bytes.fromhex(wire.client.hardware_address().replace(':', ''))
     kind = b'\x86\xdd' if ':' in target else b'\x08\0'
     local = wire.server.addresses[':' in target]
+    waiting_in(services['udp'])         # of tests before, for which it was open
     with wire.capture(wire.server) as capture, \
             wire.client.make_socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind(('eth0', 0))
@@ -338,12 +339,17 @@ def udp_answers(wire, services, target, port, number, **fields):
         answers = [each for each in capture.packets()
                    if source_of(each) in wire.server.addresses + (target,)
                    and client_port_of(each) == number]
+    return len(answers), waiting_in(services['udp'])
+
+
+def waiting_in(sock):
+    """How many datagrams a socket has got; they are taken out."""
     count = 0
-    services['udp'].settimeout(0)
+    sock.settimeout(0)
     with contextlib.suppress(OSError):
-        while services['udp'].recv(100):
+        while sock.recv(100):
             count += 1
-    return len(answers), count
+    return count
 
 
 ODD_DATAGRAMS = [
