@@ -21,8 +21,8 @@ def test_what_the_kernel_was_told_before_is_kept_once(tmp_path, monkeypatch):
     real, there = knockd.read_file, os.path.exists
     monkeypatch.setattr(knockd, 'read_file', lambda path: values[path[10:]] + '\n'
                         if path.startswith('/proc/sys/') else real(path))
-    monkeypatch.setattr(os.path, 'exists', lambda path: path[10:] in values
-                        if path.startswith('/proc/sys/') else there(path))
+    monkeypatch.setattr(os.path, 'exists', lambda path: str(path)[10:] in values
+                        if str(path).startswith('/proc/sys/') else there(path))
     monkeypatch.setattr(knockd, 'write_variable', values.__setitem__)
     assert knockd.reflect_marks(('a', 'b', 'absent'), str(kept)) is True
     assert values == {'a': '1', 'b': '1'}

@@ -110,7 +110,8 @@ def kernel(monkeypatch, tmp_path):
     monkeypatch.setattr(knockd, 'read_file', lambda path: values[path[10:]]
                         if path.startswith('/proc/sys/') else read(path))
     monkeypatch.setattr(knockd.os.path, 'exists', lambda path, old=knockd.os.path.exists:
-                        path[10:] in values if path.startswith('/proc/sys/') else old(path))
+                        str(path)[10:] in values
+                        if str(path).startswith('/proc/sys/') else old(path))
     return values
 
 
