@@ -820,13 +820,8 @@ def is_interface(name, interfaces):
     return name in interfaces
 
 def is_inside(interface, trust):
-    """Is it this box itself, or an interface of `trust`, which may end in +?"""
-    for name in ('lo',) + trust:
-        if interface == name:
-            return True
-        if name.endswith('+') and interface.startswith(name[:-1]):
-            return True
-    return False
+    """Is it this box itself, or an interface of `trust`?"""
+    return any(is_interface(name, (interface,)) for name in ('lo',) + trust)
 
 def client_warnings(config, client, facts):
     """Complaints about one [client NAME]."""
@@ -4000,8 +3995,8 @@ class LedgerFile:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise KnockError('another knockd.py runs with %s' % self.path)
-        os.ftruncate(self.lock, 0)
-        os.pwrite(self.lock, b'%d\n' % os.getpid(), 0)
+        # Always as long: on a full disk there is no room again for what was cut off.
+        os.pwrite(self.lock, b'%-10d\n' % os.getpid(), 0)
 
     def load(self, server_id):
         """The Ledger; KnockError or OSError if it is missing, unreadable or not ours.
@@ -4183,9 +4178,10 @@ BRIDGE_SETTINGS = 'call-iptables', 'call-ip6tables', 'filter-vlan-tagged'
 RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
-# linux/netlink.h, linux/rtnetlink.h
-NETLINK_ROUTE, NLM_F_REQUEST, RTM_NEWROUTE, RTM_GETROUTE = 0, 1, 24, 26
-RTN_LOCAL, RTA_DST, RTA_OIF = 2, 1, 4
+# linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
+NETLINK_ROUTE, NLM_F_REQUEST = 0, 1
+RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND = 16, 18, 18, 4
+RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
@@ -4380,8 +4376,15 @@ def receive(sock):
             if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EINTR):
                 raise
 
-# linux/rtnetlink.h, linux/if_link.h
-RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND = 16, 18, 18, 4
+def ask_kernel(kind, question):
+    """What rtnetlink answers to a request for one thing: a message from its head on.
+    OSError."""
+    # struct nlmsghdr
+    head = struct.pack('=IHHII', 16 + len(question), kind, NLM_F_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+        sock.send(head + question)
+        return sock.recv(65536)
+
 # Whatever comes by one of their ports, they take and hand on as their own.
 TAKERS = b'bridge', b'bond', b'team', b'openvswitch'
 
@@ -4390,10 +4393,8 @@ def is_port(interface, second):
     """Is it a port of a bridge or the like? Asked once a second: it may become one."""
     try:
         index = socket.if_nametoindex(interface)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
-            # linux/netlink.h: struct nlmsghdr, a request; struct ifinfomsg
-            sock.send(struct.pack('=IHH8x4xiII', 32, RTM_GETLINK, 1, index, 0, 0))
-            answer = sock.recv(65536)
+        # struct ifinfomsg
+        answer = ask_kernel(RTM_GETLINK, struct.pack('=4xiII', index, 0, 0))
     except OSError:             # it is gone
         return False
     return master_kind(answer) in TAKERS
@@ -4433,10 +4434,7 @@ def route_kind(address, index):
     question = struct.pack('=BB10x', family, 8 * len(packed))
     question += struct.pack('=HH', 4 + len(packed), RTA_DST) + packed
     question += struct.pack('=HHI', 8, RTA_OIF, index)
-    head = struct.pack('=IHHII', 16 + len(question), RTM_GETROUTE, NLM_F_REQUEST, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
-        sock.send(head + question)
-        answer = sock.recv(4096)
+    answer = ask_kernel(RTM_GETROUTE, question)
     kind, = struct.unpack_from('=H', answer, 4)
     # rtm_type, behind the head of 16 bytes and seven others.
     return answer[23] if kind == RTM_NEWROUTE else None
@@ -7108,19 +7106,29 @@ def command_rename(args):
     taken(path)
     print('renamed; the line of before still works')
 
+def secret_in_use(config, client):
+    """The one with which the client knocks: as long as a new one was not used, the one
+    before. Who types rekey twice must not lose that."""
+    used = client.fingerprint in known_ledger(config).keys
+    if client.old is None or used or moment().wall >= client.old_until:
+        return client.secret
+    return client.old_secret
+
 def command_rekey(args):
     """The old secret is good until the new one is first used, a week at most."""
     told, before = args.secret is not None, []
     secret, until = given_secret(args.secret), moment().wall + REKEY_TIME
 
     def plan(config):
-        before.append(encode_secret(find_client(config, args.name).secret))
+        client = find_client(config, args.name)
+        before.append(encode_secret(client.secret))
         if told and before == [secret]:
             # Whoever provisions a fleet says it again: the old one keeps its week.
             return {}
         # A sheet is printed from a key: the new one needs another.
         return {'client ' + args.name: [
-            ('secret', secret), ('old_secret', before[0]),
+            ('secret', secret),
+            ('old_secret', encode_secret(secret_in_use(config, client))),
             ('old_until', format_time(until)), ('paper', None)]}
     config = edit_config(args.config, plan)
     if before == [secret]:
@@ -8053,12 +8061,12 @@ sh STATE/guard
 setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
 ''' % RUN
-# evidence: paths that tell it; script, state: where those go; files: {path: text};
 # For Debian's SysV and runit. Whatever is enabled or not, all scripts are put in order.
 AGAIN_PATH = '/etc/init.d/knockd-again'
 INSSERV = {AGAIN_PATH: AGAIN, SYSV_ORDER: SYSV_NFTABLES}
 ENABLE, DISABLE = ('update-rc.d knockd-again defaults',
                    'update-rc.d -f knockd-again remove')
+# evidence: paths that tell it; script, state: where those go; files: {path: text};
 # starts, ends, forgets: commands, the last once the files are gone; log: what shows the
 # daemon's last lines.
 InitSystem = collections.namedtuple(
@@ -8484,13 +8492,18 @@ def command_line():
         def error(self, message):
             raise KnockError('%s; see: %s --help' % (message, self.prog), 2)
 
+    class Version(argparse.Action):
+        def __call__(self, parser, *_):
+            print(version_text())
+            parser.exit()
+
     parser = Parser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
         formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
     parser.add_argument('--config', metavar='FILE', default=default,
                         help='default: %(default)s')
-    parser.add_argument('--version', action='version', version=version_text(),
+    parser.add_argument('--version', action=Version, nargs=0,
                         help='which one this is, and the SHA-256 of its file')
     parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')

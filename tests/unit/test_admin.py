@@ -141,6 +141,23 @@ def test_rekey_makes_a_new_secret_and_keeps_the_old_one_for_a_week(path):
     assert must(path, 'rekey', 'anna').splitlines()[0] != line
 
 
+def test_rekey_typed_twice_leaves_the_secret_that_the_client_has(path):
+    """Nobody has the first new line: what works must stay. What was used is the old one."""
+    first = knockd.read_config(path).clients['anna']
+    must(path, 'rekey', 'anna')
+    second = knockd.read_config(path).clients['anna']
+    must(path, 'rekey', 'anna')
+    third = knockd.read_config(path).clients['anna']
+    assert third.old.secret == first.secret and third.secret != second.secret
+    config = knockd.read_config(path)
+    ledger = knockd.Ledger(config.id)
+    ledger.record(third.fingerprint, 'ab' * 16, int(time.time() * 1000), config.window)
+    with open(config.ledger, 'w', opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(ledger.state_line())
+    must(path, 'rekey', 'anna')
+    assert knockd.read_config(path).clients['anna'].old.secret == third.secret
+
+
 def test_a_new_secret_by_standard_input_is_taken_once(path):
     """As `derive` of a fleet's new master gives it; said again, the old one keeps its week."""
     before = knockd.read_config(path).clients['anna']
