@@ -1670,15 +1670,11 @@ class Codes:
         self.asleep_until = min(asleep_until, now + (CODE_SLEEP + 1) * STEP)
         self.forgiven_at = min(forgiven_at, now + DOUBLINGS * DOUBLING_TIME)
 
-    def forget_typed(self):
-        """The clock was wrong until now, or is from now on: what was a wrong code may be
-        right. To look at it again is another try."""
-        self.typing.clear()
-
     def touch(self, source, port, now, codes):
         """The Credential of the code that this port completes, if it is one. codes:
         {digits: Credential}, those that are valid now."""
-        if now.mono < self.asleep_until:
+        # Where none is valid nothing can be guessed, so nothing is a try.
+        if not codes or now.mono < self.asleep_until:
             return None
         if port in FIRST_PORTS:
             self.begin(source, port, now)
@@ -2199,6 +2195,7 @@ class Keyring:
         self.steps = None       # range of those that are valid
         self.sequences = Sequences({})
         self.codes = codes
+        self.in_doubt = False   # is the clock wrong?
 
     def adopt(self, now):
         """Another config: nothing is heard by what was made for the one before."""
@@ -2219,8 +2216,16 @@ class Keyring:
         for step in self.credentials:
             tags.update(step.tags)
             badges.update(step.badges)
-        self.state.learn(tags, badges, valid_codes(config, now.wall))
+        codes = {}
+        # By a wrong clock the owner's right codes would be wrong tries.
+        if not self.in_doubt:
+            codes = valid_codes(config, now.wall)
+        self.state.learn(tags, badges, codes)
         self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+
+    def doubt(self, in_doubt):
+        """Of the clock; until turn() that changes nothing."""
+        self.in_doubt = in_doubt
 
     def lacks_next(self):
         """Must one step ahead still be derived? With 10,000 clients that takes longer
@@ -5525,6 +5530,11 @@ class Hearing:
         self.keys.turn(now)
         self.attend()
 
+    def doubt(self, in_doubt, now):
+        """The clock became wrong, or right."""
+        self.keys.doubt(in_doubt)
+        self.turn(now)
+
     def attend(self):
         """Other credentials, and perhaps other addresses and bridges of this box."""
         is_own.cache_clear()
@@ -5954,7 +5964,7 @@ class Daemon:
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.judge(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
-            self.hearing.keys.codes.forget_typed()
+            self.hearing.doubt(self.clock.doubt is not None, now)
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""

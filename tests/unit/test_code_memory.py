@@ -39,7 +39,7 @@ def hearing(mono):
     """Of a daemon that has just begun."""
     made = knockd.Hearing(knockd.State(CONFIG, knockd.Ledger('box')),
                           knockd.Moment(WALL - MONO + mono, mono))
-    made.state.codes = Looked()
+    made.state.codes = Looked(some=1)
     return made
 
 
@@ -88,13 +88,28 @@ def test_a_clock_in_doubt_gives_no_tries(folder, monkeypatch):
     state = knockd.State(CONFIG, knockd.Ledger('box'))
     daemon = played.furnished(monkeypatch, CONFIG, state, knockd.Moment(WALL, MONO))
     for number in range(3):
-        state.codes = Looked()
+        state.codes = Looked(some=1)
         typed(daemon.hearing, MONO, number)
     asleep = daemon.hearing.keys.codes.asleep_until
     assert asleep > MONO
     for wall in (1000, WALL + HOUR):
         daemon.turn(knockd.Moment(wall, MONO + 1))
     assert daemon.hearing.keys.codes.asleep_until == asleep
+
+
+def test_what_is_typed_while_the_clock_is_wrong_is_no_try(folder):
+    """The owner's right code is wrong by that clock, and so may be other ports that he touches."""
+    heard = hearing(MONO)
+    heard.doubt(True, knockd.Moment(1000, MONO))
+    assert heard.state.codes == {}
+    for number in range(9):
+        for port in (10000 + number, 20000):
+            heard.packets_of(knockd.Syn(STRANGER, STRANGER, port, bytes(10)),
+                             knockd.Moment(1000, MONO))
+    assert heard.keys.codes.memory() == [0, 0, 0]
+    heard.doubt(False, knockd.Moment(WALL, MONO))
+    heard.state.codes = Looked(some=1)
+    assert typed(heard, MONO, 1)
 
 
 @pytest.mark.parametrize('text', ['', '5', '[]', '[1, 2]', '[0, 0, "x"]', '[0, -1, 0]', '[' * 9000],

@@ -40,7 +40,7 @@ def test_nothing_is_replayed_neither_then_nor_after_a_restart_nor_in_2001_again(
     """What was knocked by clocks that agreed in 2001, on paper, and after the clock was right."""
     used = [clocks.paper(box, 3)]
     assert box.hear(used[0]) == 1
-    for via in CARRIERS:
+    for via in [name for name in CARRIERS if name != 'code']:   # no code is valid in doubt
         box.mono += 1000        # five knocks a second
         used.append(clocks.knock_by(box, via, box.wall))
         assert box.hear(used[-1]) == 1, via
