@@ -2293,12 +2293,12 @@ PROHIBITED = 'reject with icmpx type admin-prohibited'
 FAMILIES = {4: 'ip', 6: 'ip6'}
 # family: inet, ip, ip6, or what else nft says. hook: None for a chain that others call.
 Chain = collections.namedtuple('Chain', 'family table name hook kind priority policy')
-# limits: [Limit] that must all hold. verdict: accept, drop, return, 'jump NAME',
+# conditions: [Condition] that must all hold. verdict: accept, drop, return, 'jump NAME',
 # 'goto NAME', 'reject with ...' in nft's words, or None for a rule that goes on.
 # handle: nft's number for it. ours: is it the rule that lets through what we let by?
-Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
+Rule = collections.namedtuple('Rule', 'conditions verdict handle ours')
 # key: version, proto, state, interface, port or source; 'other' is not understood.
-Limit = collections.namedtuple('Limit', 'key values negated')
+Condition = collections.namedtuple('Condition', 'key values negated')
 # A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: new or
 # invalid; interface: its name, None for one that no rule names.
 Probe = collections.namedtuple('Probe', 'version proto state interface')
@@ -2323,19 +2323,19 @@ WIDE = 10000
 # The kernel follows no longer chain of jumps (NFT_JUMP_STACK_SIZE).
 DEEP = 16
 
-def holds(limit, probe):
-    """Does it hold for a stranger's packet to a port that no rule names?"""
-    if limit.key in ('version', 'proto', 'state'):
-        found = getattr(probe, limit.key) in limit.values
-    elif limit.key == 'interface':
-        found = is_named(probe.interface, limit.values)
-    elif limit.key == 'port':
-        found = any(high - low >= WIDE for low, high in limit.values)
-    elif limit.key == 'source':     # a stranger is nobody whom a rule names
+def holds(condition, probe):
+    """Does a stranger's packet to a port that no rule names meet this condition?"""
+    if condition.key in ('version', 'proto', 'state'):
+        found = getattr(probe, condition.key) in condition.values
+    elif condition.key == 'interface':
+        found = is_named(probe.interface, condition.values)
+    elif condition.key == 'port':
+        found = any(high - low >= WIDE for low, high in condition.values)
+    elif condition.key == 'source':     # a stranger is nobody whom a rule names
         found = False
     else:                           # not understood: as if the rule were not there
         return False
-    return found != limit.negated
+    return found != condition.negated
 
 def is_named(interface, names):
     """Is it one of these, of which eth* means each that begins so?"""
@@ -2351,7 +2351,7 @@ def verdict_of(rules, name, probe, depth=0):
     for rule in rules.get(name, ()):
         if rule.ours or rule.verdict is None:
             continue
-        if not all(holds(limit, probe) for limit in rule.limits):
+        if not all(holds(condition, probe) for condition in rule.conditions):
             continue
         word, _, target = rule.verdict.partition(' ')
         if word == 'return':
@@ -2386,9 +2386,9 @@ def all_probes(rules):
     """One for each kind of packet, and for each interface that some rule names."""
     interfaces = set()
     for rule in itertools.chain(*rules.values()):
-        for limit in rule.limits:
-            if limit.key == 'interface':
-                interfaces.update(limit.values)
+        for condition in rule.conditions:
+            if condition.key == 'interface':
+                interfaces.update(condition.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
     kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
     return [Probe(*kind) for kind in kinds]
@@ -2462,8 +2462,8 @@ def saved_options(line):
             options[-1][1].append(word)
     return options
 
-def saved_limit(option, words, negated):
-    """The Limit that an option and its words are."""
+def saved_condition(option, words, negated):
+    """The Condition that an option and its words are."""
     key = SAVED_KEYS.get(option, 'other')
     values = ' '.join(words).split(',')
     if key == 'proto':
@@ -2475,7 +2475,7 @@ def saved_limit(option, words, negated):
     elif key == 'port':
         ranges = [value.partition(':') for value in values]
         values = [(int(low), int(high or low)) for low, _, high in ranges]
-    return Limit(key, values, negated)
+    return Condition(key, values, negated)
 
 def tolerant(read):
     """Reads a rule; one that another version of the tool writes in a way unknown here
@@ -2484,7 +2484,7 @@ def tolerant(read):
         try:
             return read(listed, mark)
         except MISREAD:
-            return [Rule([Limit('other', [], False)], None, None, False)]
+            return [Rule([Condition('other', [], False)], None, None, False)]
     return reader
 
 def whole_listing(read):
@@ -2499,7 +2499,7 @@ def whole_listing(read):
 @tolerant
 def saved_rule(line, mark):
     """[Rule] that a line is."""
-    limits, verdict = [], None
+    conditions, verdict = [], None
     for option, words, negated in saved_options(line):
         if option == '--reject-with':
             verdict = SAVED_REJECTS.get(words[0], UNREACHABLE)
@@ -2510,9 +2510,10 @@ def saved_rule(line, mark):
         elif option == '-j':
             verdict = UNREACHABLE if words[0] == 'REJECT' else 'jump ' + words[0]
         elif option not in ('-m', '--comment'):
-            limits.append(saved_limit(option, words, negated))
-    ours = Limit('other', ['0x%x/0x%x' % (mark, mark)], False)
-    return [Rule(limits, verdict, None, limits == [ours] and verdict == ACCEPT)]
+            conditions.append(saved_condition(option, words, negated))
+    marked = Condition('other', ['0x%x/0x%x' % (mark, mark)], False)
+    ours = conditions == [marked] and verdict == ACCEPT
+    return [Rule(conditions, verdict, None, ours)]
 
 def saved_lines(text):
     """[(table, line)] without counters: those of chains and of rules."""
@@ -2962,7 +2963,7 @@ def accept_commands(config, accepts):
             commands.append((argv + match, ''))
     return text, commands
 
-# What a match of nft -j looks at: its kind and the words inside, and the Limit's key.
+# What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
 NFT_KEYS = {
     'payload ip protocol': 'proto', 'payload ip6 nexthdr': 'proto',
     'meta l4proto': 'proto',
@@ -2981,8 +2982,8 @@ SAVERS = collections.OrderedDict((
     ('iptables-legacy-save', ('ip', 'legacy ')),
     ('ip6tables-legacy-save', ('ip6', 'legacy '))))
 
-def nft_limits(left, right, operator):
-    """[Limit] of a match: what it says, and the protocol that goes without saying."""
+def nft_conditions(left, right, operator):
+    """[Condition] of a match: what it says, and the protocol that goes without saying."""
     words = []
     for kind, detail in left.items() if isinstance(left, dict) else ():
         if isinstance(detail, dict):
@@ -2991,10 +2992,10 @@ def nft_limits(left, right, operator):
     values = nft_values(key, right)
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
-    limits = [Limit(key, values, operator == '!=')]
+    conditions = [Condition(key, values, operator == '!=')]
     if words[1:2] == ['tcp'] or words[1:2] == ['udp']:
-        limits.append(Limit('proto', [PROTOCOLS[words[1]]], False))
-    return limits
+        conditions.append(Condition('proto', [PROTOCOLS[words[1]]], False))
+    return conditions
 
 def nft_values(key, right):
     """What it is compared with, as a list; None is what only the kernel knows."""
@@ -3034,23 +3035,23 @@ def nft_reject(detail):
 def nft_rule(entry, mark):
     """[Rule] of a rule as listed; a verdict map is a rule for each of its entries."""
     ours = is_accept(entry, mark)
-    limits, rules = [], []
+    conditions, rules = [], []
     for statement in entry['expr']:
         if isinstance(statement, str):
             # nft writes so what it has no JSON for, a match or not.
             statement = {'xt': statement}
         kind, detail = next(iter(statement.items()))
         if kind == 'match':
-            limits += nft_limits(detail['left'], detail['right'], detail['op'])
+            conditions += nft_conditions(detail['left'], detail['right'], detail['op'])
         elif kind == 'vmap' and isinstance(detail['data'], dict):
             for value, verdict in detail['data']['set']:
-                limit = nft_limits(detail['key'], value, '==')
+                condition = nft_conditions(detail['key'], value, '==')
                 verdict = nft_verdict(verdict)
-                rules.append(Rule(limits + limit, verdict, entry['handle'], ours))
+                rules.append(Rule(conditions + condition, verdict, entry['handle'], ours))
         elif kind in ('limit', 'xt', 'vmap'):
-            limits.append(Limit('other', [], False))
+            conditions.append(Condition('other', [], False))
         elif nft_verdict(statement):
-            rules.append(Rule(limits, nft_verdict(statement), entry['handle'], ours))
+            rules.append(Rule(conditions, nft_verdict(statement), entry['handle'], ours))
     return rules
 
 def is_accept(entry, mark):
