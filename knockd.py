@@ -2573,9 +2573,11 @@ CHAINS = (
     ('leave', ' type filter hook forward priority 1000; policy accept;'),
     ('beyond', ''),
     ('restore', ' type route hook output priority -301; policy accept;'))
-# A SYN alone belongs to no connection, whatever is still known of an old one.
-NO_SYN = 'tcp flags & (syn | ack) != syn'
+# A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
+NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
+# The end of a handshake, and what its sender sends from then on.
+ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
 # ms. nft counts no limit by a longer time, so no opening of `once` is longer.
@@ -2729,7 +2731,7 @@ def guard_lines(config):
     both = config.mark | asked_bit(config)
     lines = [if_marked(both, take_mark(both)),
              'meta l4proto != 6 ct state established,related return',
-             NO_SYN + ' ct state established,related return']
+             NOT_SYN_ALONE + ' ct state established,related return']
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' jump check')
     return lines
@@ -2786,8 +2788,8 @@ def answer_lines(config, sets):
     lines = ['iifname "lo" return']
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
-        lines.append('tcp flags & (syn | ack) == ack ' + if_marked(
-            config.mark, 'delete @begun%d { %s }' % (version, flow(version))))
+        delete = 'delete @begun%d { %s }' % (version, flow(version))
+        lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete))
     lines.append(if_marked(config.mark, 'return'))
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
@@ -2796,25 +2798,24 @@ def answer_lines(config, sets):
 def closed_lines(config, box, decoys, sets):
     """input: what does a closed port give?"""
     has_decoys = ports_of(config.hide, TCP) <= set(decoys)
-    # A connection lives on when its opening is over: the stack has found its socket,
-    # whatever the port says by now. What conntrack alone remembers goes to the decoy, for
-    # a listener would take the cookie of an old SYN from it (tcp_syncookies).
-    forgotten = 'goto decoy' if has_decoys and box.demux else 'accept'
-    handshake = 'tcp flags & (syn | ack) == ack '
-    lines, spend = [], []
+    # A connection outlives its opening: the stack has found its socket already. What has
+    # no socket, and only conntrack knows, goes to the decoy: as the end of a handshake it
+    # could still make the listener open a connection (tcp_syncookies).
+    without_socket = 'goto decoy' if has_decoys and box.demux else 'accept'
+    lines, ended = [], []
     for version in once_versions(sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         delete = 'delete @begun%d { %s }' % (version, flow(version))
-        lines.append(handshake + 'meta skuid >= 0 ' + delete)
-        spend.append(if_marked(config.mark, delete))
+        lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete)
+        ended.append(if_marked(config.mark, delete))
     lines += ['meta l4proto 6 meta skuid >= 0 accept',
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
-    lines += [handshake + 'jump check'] + spend + [if_marked(config.mark, 'accept')]
+    lines += [ACK_ALONE + ' jump check'] + ended + [if_marked(config.mark, 'accept')]
     # The stack reads these headers after us, and would tell of the decoy.
     for proto in (TCP, UDP):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
-    lines.append(NO_SYN + ' ct state established ' + forgotten)
+    lines.append(NOT_SYN_ALONE + ' ct state established ' + without_socket)
     answers = box_answers(config, box)
     if answers[6, UDP, 'new'][None] == STACK:
         # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
@@ -2867,11 +2868,11 @@ def beyond_lines(config, sets):
     lines = []
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
-        lines.append('tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (
-            version, flow(version)))
+        lines.append('%s delete @begun%d { %s }' % (ACK_ALONE, version, flow(version)))
     lines += ['meta l4proto != 6 ct state established,related return',
-              NO_SYN + ' ct state established,related return',
-              # stay has let it by: the world sees it at a port that is not hidden.
+              NOT_SYN_ALONE + ' ct state established,related return',
+              # It came to another port, which is not hidden. (The dnat of stay changes
+              # nothing, so it does not set this status.)
               'ct state new ct status dnat return']
     for kind in NOT_ONE_HOST:
         lines.append('fib daddr type %s drop' % kind)
@@ -3157,9 +3158,9 @@ def find_accepts(config, chains, rules, locked, keepers):
             wanted[name] = keepers.get(name, 'nft')
         if ('auto',) not in config.accept_in or not config.hide:
             continue
-        if not stops_openings(chain) or not may_drop(chain, rules):
+        if not is_on_the_way(chain) or not may_drop(chain, rules):
             continue
-        if is_reached(chain) and name[:2] not in locked:
+        if can_hold_accept(chain) and name[:2] not in locked:
             wanted[name] = keepers.get(name, 'nft')
         else:
             unreachable.append(chain)
@@ -3173,13 +3174,13 @@ def find_accepts(config, chains, rules, locked, keepers):
     missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
     return Accepts(missing, surplus), unreachable
 
-def stops_openings(chain):
-    """Do packets to an open port pass here?"""
+def is_on_the_way(chain):
+    """Does a packet to an open port go through this chain?"""
     return chain.kind != 'nat' and chain.hook in (
         'ingress', 'prerouting', 'input', 'forward')
 
-def is_reached(chain):
-    """Can a rule of ours in it see the mark of ours?"""
+def can_hold_accept(chain):
+    """Can we put a rule into it, and would that rule see our mark?"""
     if chain.hook == 'prerouting' and chain.priority <= GUARD_PRIORITY:
         return False
     if chain.hook == 'ingress' or chain.table.startswith('legacy '):
