@@ -2284,8 +2284,8 @@ class Keyring:
 # --- the box and its decoys: what others' rules do --------------------------------------
 # A hidden port must look like a closed one of the same box, so we read what the box does
 # with those. Our chain comes after the box's own: what they drop or reject by themselves
-# needs nobody's help. To be found is what would have met a packet that they let by for
-# the port it names.
+# needs nobody's help. The question is what would become of a packet if no rule let it by
+# for its port.
 STACK, DROP, ACCEPT = 'stack', 'drop', 'accept'
 TCP_RESET = 'reject with tcp reset'
 UNREACHABLE = 'reject with icmpx type port-unreachable'
@@ -2347,7 +2347,8 @@ def is_named(interface, names):
     return False
 
 def verdict_of(rules, name, probe, depth=0):
-    """What a chain says of a probe; None where it goes back to its caller."""
+    """What a chain says of a probe; None where it goes back to its caller. name: (family,
+    table, chain)."""
     for rule in rules.get(name, ()):
         if rule.ours or rule.verdict is None:
             continue
@@ -2399,6 +2400,7 @@ def read_box(chains, rules, demux, labels):
     for probe in all_probes(rules):
         verdict = closed_verdict(chains, rules, probe)
         verdicts = closed.setdefault(probe[:3], {})
+        # all_probes() has None before every interface.
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
     return Box(closed, demux, labels)
@@ -2423,8 +2425,8 @@ def ports_of(services, proto):
     return ports
 
 def decoy_ports(config, seen):
-    """(hidden TCP ports that want a decoy, ports that must be none). The daemon takes
-    others by chance, keeps what nobody else holds, and binds it so that nobody can."""
+    """(hidden TCP ports that need a decoy, ports that must not be one). The daemon draws
+    a decoy from all other ports, and binds it, so that nobody else can hold it."""
     hidden = ports_of(config.hide, TCP)
     if len(hidden) > MOST_DECOYS:
         return [], hidden
@@ -2478,8 +2480,8 @@ def saved_condition(option, words, negated):
     return Condition(key, values, negated)
 
 def tolerant(read):
-    """Reads a rule; one that another version of the tool writes in a way unknown here
-    decides nothing, and keeps nobody from reading the others."""
+    """Makes a reader of rules go on where it fails: a rule that is written in a way
+    unknown here decides nothing."""
     def reader(listed, mark):
         try:
             return read(listed, mark)
@@ -2488,7 +2490,7 @@ def tolerant(read):
     return reader
 
 def whole_listing(read):
-    """Reads a listing; KnockError if it is none."""
+    """Makes a reader of listings raise KnockError where it fails."""
     def reader(tool, outputs, config):
         try:
             return read(tool, outputs, config)
@@ -2498,7 +2500,8 @@ def whole_listing(read):
 
 @tolerant
 def saved_rule(line, mark):
-    """[Rule] that a line is."""
+    """A list with the Rule that a line is. A target like LOG becomes a jump to a chain
+    that does not exist, so the packet goes on."""
     conditions, verdict = [], None
     for option, words, negated in saved_options(line):
         if option == '--reject-with':
@@ -2516,9 +2519,10 @@ def saved_rule(line, mark):
     return [Rule(conditions, verdict, None, ours)]
 
 def saved_lines(text):
-    """[(table, line)] without counters: those of chains and of rules."""
+    """[(table, line)] of chains and of rules, these without their counters."""
     found, table = [], None
     for line in text.splitlines():
+        # Old versions put every comment in quotes.
         line = re.sub(r'^\[\d+:\d+\] ', '', line).replace('"knockd"', 'knockd')
         if line.startswith('*'):
             table = line[1:]
@@ -2542,19 +2546,20 @@ def read_saved(text, family, prefix, mark):
             chains.append(
                 Chain(family, prefix + table, name, hook, kind, priority, policy))
             continue
-        _, name, options = (line + ' ').split(' ', 2)
+        _, name, options = (line + ' ').split(' ', 2)       # perhaps no options
         chain = rules.setdefault((family, prefix + table, name), [])
         chain.extend(saved_rule(options, mark))
     return chains, rules
 
 # --- nft text: our table, and what nft -j lists -----------------------------------------
-# guard decides, before any address is rewritten, who may pass: he gets the bit OPEN. stay
-# keeps the ports of everybody else from being forwarded. answer comes after the box's own
-# input chains and after the stack has checked the packet, and gives a stranger what a
-# closed port would give. The stack's reset comes from a decoy port and has the bit ASKED
-# of its question (fwmark_reflect); restore puts the hidden port back. clear and leave
-# take OPEN off again, so that no socket and no tunnel inherits it. What is forwarded to a
-# hidden port behind this box without OPEN ends in beyond.
+# guard decides, before any address is rewritten, who may pass: his packet gets the bit
+# OPEN (config.mark). stay keeps the ports of everybody else from being forwarded. answer
+# comes after the box's own input chains and after the stack has checked the packet, and
+# gives a stranger what a closed port would give. The stack's reset comes from a decoy
+# port and has the bit ASKED (asked_bit()) of its question (fwmark_reflect); restore puts
+# the hidden port back. clear and leave take OPEN off again, so that no socket and no
+# tunnel inherits it. What is forwarded to a hidden port behind this box without OPEN ends
+# in beyond.
 #
 # What hides is a constant in a rule. While rules are replaced, a packet under way sees
 # the old ones but asks the sets with the new generation, and finds nothing there (seen
@@ -2601,7 +2606,7 @@ DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
 LABEL_COMMAND = ['sysctl', '-e', '-n', 'net.ipv6.flowlabel_reflect']
 
 def asked_bit(config):
-    """The bit below config.mark, or the one above the lowest."""
+    """The bit below config.mark; if that is the lowest, the one above it."""
     return config.mark >> 1 or 2
 
 def if_marked(bits, then):
@@ -2616,8 +2621,8 @@ def take_mark(bits):
 def sets_of(element):
     """[(name, type)] of the sets that hold such an element. open4 has hosts and single
     ports, open4_24 networks of that length, open4_only what is open at one address alone,
-    open4_ranges ranges of ports; once... lets one connection in, and held... tells
-    whether its SYN may come again."""
+    open4_ranges ranges of ports. once... lets one first packet in, whose flow goes into
+    the set begun4; while held... has the opening, packets of that flow pass again."""
     network, service = element.source, element.service
     suffix, flags = str(network.version), 'timeout'
     if network.prefixlen < network.max_prefixlen:
@@ -2644,6 +2649,7 @@ def possible_elements(config, openings):
         ranged = any(service.low < service.high for service in client.allow)
         for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
             network = ipaddress.ip_network((address, length))
+            # Any address of the version does, for the set's type.
             place = network.network_address if client.only else None
             found.append(Element(network, port, client.once, place))
             if ranged:
@@ -2674,7 +2680,7 @@ def element_text(element, expires=None, now=0):
     return '%s timeout %dms' % (text, left)
 
 def by_set(wanted, now):
-    """{(name, type): [element in nft's words]} of {Element: when it ends, or None}."""
+    """[((name, type), [element in nft's words])] of {Element: when it ends, or None}."""
     members = {}
     for element, expires in sorted(wanted.items(), key=str):
         for each in sets_of(element):
@@ -2714,6 +2720,7 @@ def declarations(sets):
     text = ''
     for name, (kind, _) in sets.items():
         text += set_block(name, kind)
+    # The flows that `once` has let in and that have not finished their handshake.
     for version in once_versions(sets):
         kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
                 'flags dynamic,timeout; timeout {1}; size 65535')
@@ -2753,23 +2760,24 @@ def check_lines(config, sets):
         if element.destination:
             place = ' . %s daddr' % FAMILIES[network.version]
         match = '%s . meta l4proto . th dport%s @%s ' % (source, place, name)
-        begun, same = '@begun%d' % network.version, flow(network.version)
-        if name.startswith('once'):     # the first packet uses the limit up
-            match += 'add %s { %s } ' % (begun, same)
+        begun, this_flow = '@begun%d' % network.version, flow(network.version)
+        if name.startswith('once'):     # the first packet uses nft's limit up
+            match += 'add %s { %s } ' % (begun, this_flow)
             # Where a box tracks nothing (notrack), no packet is new.
             lines.append('%s ct state untracked %s%s' % (SYN_ALONE, match, passes))
             match = 'ct state new ' + match
         elif name.startswith('held'):   # its flow goes on until it is established
-            match += '%s %s ' % (same, begun)
+            match += '%s %s ' % (this_flow, begun)
         lines.append(match + passes)
-    # A flow that has begun is asked for when the limit is used up, not before.
+    # held comes last: while the limit is unspent, each new packet must spend it.
     return sorted(lines, key=lambda line: '@held' in line)
 
 def stay_lines(config):
-    """Who may not pass is bound to the port he asks for, before any other rule of nat.
-    (`redirect` would change the address, too, and drop where an interface has none.)"""
+    """A stranger's packet is rewritten to the port that it has already, so that no later
+    rule of nat forwards it. (`redirect` would change the address, too, and drop where an
+    interface has none.)"""
     stranger = 'meta mark & 0x%08x == 0 ' % config.mark
-    places = ['fib daddr type != unicast']
+    places = ['fib daddr type != unicast']      # this box, by whatever address
     places += [to_network(network) for network in config.behind]
     lines = []
     for service in merged(config.hide):
@@ -2783,8 +2791,9 @@ def to_network(network):
     return '%s daddr %s' % (FAMILIES[network.version], network)
 
 def answer_lines(config, sets):
-    # Over lo the stack does not look for a packet's socket early, so `closed` could not
-    # tell what belongs to a connection.
+    """input: who has OPEN, or comes over lo, is let by; for the others see `closed`."""
+    # Over lo the stack looks for no socket before input, so `closed` could not tell which
+    # packets belong to a connection.
     lines = ['iifname "lo" return']
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
@@ -2812,7 +2821,7 @@ def closed_lines(config, box, decoys, sets):
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
     lines += [ACK_ALONE + ' jump check'] + ended + [if_marked(config.mark, 'accept')]
-    # The stack reads these headers after us, and would tell of the decoy.
+    # The stack reads extension headers after us; its error would quote the decoy's port.
     for proto in (TCP, UDP):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
     lines.append(NOT_SYN_ALONE + ' ct state established ' + without_socket)
@@ -2822,7 +2831,7 @@ def closed_lines(config, box, decoys, sets):
         lines.append('meta nfproto ipv6 udp checksum 0 drop')
     for (version, proto, state), verdicts in sorted(answers.items()):
         match = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
-        if state == 'invalid':
+        if state == 'invalid':          # sorted() puts it before 'new'
             if verdicts == answers[version, proto, 'new']:
                 continue
             match += 'ct state invalid '
@@ -2857,6 +2866,7 @@ def final(verdict, proto, has_decoys):
     return 'goto decoy' if has_decoys else TCP_RESET
 
 def leave_lines(config):
+    """forward, at its end: OPEN goes; without it, beyond looks at every hidden port."""
     lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
     if config.behind:
         for service in merged(config.hide):
@@ -2882,11 +2892,12 @@ def beyond_lines(config, sets):
     return lines
 
 def answers_behind(config):
-    """For TCP and for UDP: what strangers get of a host behind this box, whose own
-    answer is its own."""
+    """For TCP and for UDP: what strangers get instead of a host behind this box. What it
+    would answer itself we do not know: `box` is drop."""
     return ANSWERS.get(config.answer, ANSWERS['drop'])
 
 def decoy_lines(config, decoys):
+    """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
     lines = []
     for port, decoy in sorted(decoys.items()):
         lines.append('tcp dport %d %s tcp dport set %d accept' % (
@@ -2894,6 +2905,7 @@ def decoy_lines(config, decoys):
     return lines + ['drop']
 
 def restore_lines(config, box, decoys):
+    """output: the hidden port comes back into a reset that has the bit ASKED."""
     bit = asked_bit(config)
     lines = ['meta mark & 0x%08x == 0 return' % bit]
     if box.labels:
@@ -2903,16 +2915,18 @@ def restore_lines(config, box, decoys):
     return lines
 
 def label_lines(config):
-    """The stack makes a flow label out of both ports (RFC 6437): the decoy's own, which
-    the hidden port would then share, would tell whose it is. So resets get another one,
-    as constant and as wild. nft writes whole bytes: 16 bits of a hash as they are, the
-    upper four by a rule for each value."""
+    """The stack makes a flow label out of both ports (RFC 6437). A hidden port's reset
+    would have the label of its decoy's, and whoever asks both would see it. So it gets
+    another one, which is as constant for its flow and as random."""
     seeds = hmac_sha256(b'flow label', config.id.encode('ascii'))
-    low, high = struct.unpack_from('>II', seeds)
-    flow = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
-    lines = ['@nh,16,16 set ' + flow % (0xffffffff, low)]
+    seed, other_seed = struct.unpack_from('>II', seeds)
+    label = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
+    # The label is the bits 12 to 31 of the header. nft writes a hash into whole bytes
+    # only, so its upper four bits take a rule for each value.
+    lines = ['@nh,16,16 set ' + label % (0xffffffff, seed)]
     for value in range(16):
-        lines.append('%s == %d @nh,12,4 set %d' % (flow % (16, high), value, value))
+        match = label % (16, other_seed)
+        lines.append('%s == %d @nh,12,4 set %d' % (match, value, value))
     return lines
 
 def nft_rules(config, box, decoys, sets):
@@ -2986,7 +3000,8 @@ SAVERS = collections.OrderedDict((
 def nft_conditions(left, right, operator):
     """[Condition] of a match: what it says, and the protocol that goes without saying."""
     words = []
-    for kind, detail in left.items() if isinstance(left, dict) else ():
+    left = left if isinstance(left, dict) else {}
+    for kind, detail in left.items():
         if isinstance(detail, dict):
             words = [kind] + [str(word) for word in detail.values()]
     key = NFT_KEYS.get(' '.join(words), 'other')
@@ -3085,7 +3100,7 @@ def nft_decoys(ours):
     for kind, entry in ours:
         if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
             continue
-        # A table of somebody else, which gives way, has rules like none of ours.
+        # Somebody else's table of our name, which we replace, has other rules.
         with contextlib.suppress(*MISREAD):
             match, mangle = entry['expr'][:2]
             port, decoy = mangle['mangle']['value'], match['match']['right']
@@ -3100,7 +3115,7 @@ def read_nft(outputs, config):
     for kind, entry in others:
         name = entry.get('family'), entry.get('table'), entry.get('name')
         if kind == 'table' and 'owner' in entry.get('flags', ()):
-            locked.add((name[0], name[2]))
+            locked.add((entry['family'], entry['name']))
         elif kind == 'chain':
             chains[name] = Chain(*name, hook=entry.get('hook'), kind=entry.get('type'),
                                  priority=entry.get('prio', 0),
@@ -3121,14 +3136,15 @@ def read_nft(outputs, config):
     named = [entry.get('expr') for _, entry in others]
     named += [outputs.get(program) for program in SAVERS]
     demux = '0' not in outputs.get('cat', '').split()
+    # Not those with the second bit: see LABEL_COMMAND.
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
     return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
                 named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
 
 def late_marks(listing):
-    """[(family, table, chain)] that set packets' marks as a whole behind our guard: who
-    was let by loses our bit there, or a mark that was saved with his connection brings it
-    back when his opening is over."""
+    """[(family, table, chain)] that overwrite the whole mark behind our guard. There a
+    packet loses our bit, or gets it back from its connection's mark when its opening is
+    over."""
     late, found = set(), []
     for kind, entry in split_listing(listing)[1]:
         place = entry.get('family'), entry.get('table')
@@ -3205,8 +3221,9 @@ class NftTool:
         return read_nft(outputs, config)
 
     def whole(self, config, seen, decoys, openings, now):
-        """[(argv, standard input)] that put everything in force. decoys: {hidden port:
-        decoy}, empty where no answer can carry its question's mark."""
+        """[(argv, standard input)] that put everything in force, or take all of ours away
+        if nothing is hidden. decoys: {hidden port: decoy}, empty where no answer can
+        carry its question's mark."""
         text, commands = accept_commands(config, seen.accepts)
         table = NFT_NOTHING
         if config.hide:
@@ -3214,10 +3231,11 @@ class NftTool:
         return [(NFT_COMMAND, table + text)] + commands
 
     def change(self, before, after, now):
-        """From one collection of openings to another. Before nft deletes an element it
-        reads every set of the box, and starts over when rules change meanwhile; before it
-        empties a set it does not. But a set of `once` must not be filled anew: it would
-        not know what is spent."""
+        """From one collection of openings to another. A set that loses or changes an
+        element is emptied and filled again: to delete one element, nft would first read
+        every set of the box, and start over when rules change meanwhile. From a set of
+        `once` single elements are deleted: filled again, it would not know what is
+        spent."""
         after = live(after, now)
         old, new = map(elements, differing(before, after))
         gone, emptied = {}, set()
@@ -3226,13 +3244,14 @@ class NftTool:
                 gone[element] = None
             elif new.get(element) != expires:
                 emptied.update(name for name, _ in sets_of(element))
-        if emptied:             # what others have there must come back
+        if emptied:             # openings of other sources must come back into these sets
             old, new = elements(before), elements(after)
         added = {}
         for element, expires in new.items():
-            if old.get(element) != expires or sets_of(element)[0][0] in emptied:
+            name, _ = sets_of(element)[0]
+            if old.get(element) != expires or name in emptied:
                 added[element] = expires
-        # What has just expired cannot be deleted, so it is added first.
+        # nft refuses to delete what has just expired, so each is added first.
         text = additions(gone, now)
         for (name, _), members in by_set(gone, now):
             text += 'delete element inet knockd %s { %s }\n' % (name, ', '.join(members))
@@ -3242,6 +3261,7 @@ class NftTool:
         return [(NFT_COMMAND, text)] if text else []
 
     def nothing(self):
+        """Our table goes; rules of ours in others' chains stay."""
         return [(NFT_COMMAND, NFT_NOTHING)]
 
     def flaws(self, config):
