@@ -3288,7 +3288,7 @@ IPSETS = (
     ('knockd6_only', 'hash:ip,port,net family inet6 timeout 30'))
 LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
-KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
+KNOWN_RETURN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
 # To this box, by whatever address. To ip6tables our own addresses are unicast as well,
 # and a list with MULTICAST in it means nothing else.
 TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
@@ -3344,16 +3344,18 @@ def saved_target(verdict, version):
     return '-j REJECT'
 
 def mangle_lines(config, version):
+    """Who may pass gets the mark. What is not TCP and known has passed already."""
     both = config.mark | asked_bit(config)
     passes = '-j MARK --set-xmark 0x%x/0x%x' % (config.mark, config.mark)
-    # A bit that came with the packet, out of a tunnel, is nobody's leave.
+    # A bit that came with the packet, out of a tunnel, allows nothing.
     lines = ['-m mark ! --mark 0x0/0x%x -j MARK --set-xmark 0x0/0x%x' % (both, both),
-             '! -p tcp ' + KNOWN]
+             '! -p tcp ' + KNOWN_RETURN]
     for service in merged(config.hide):
         match = saved_match(service)
         if service.proto == TCP:
-            # A connection lives on. What conntrack alone remembers does not: a listener
-            # would take the cookie of an old SYN from it.
+            # A connection outlives its opening, if the stack finds its socket. What only
+            # conntrack knows does not: as the end of a handshake it could still make the
+            # listener open a connection (tcp_syncookies).
             lines.append(match + '! --tcp-flags SYN,ACK SYN -m socket ' + passes)
         for name in ('lo',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
@@ -3364,6 +3366,8 @@ def mangle_lines(config, version):
     return lines
 
 def nat_lines(config, decoys, version):
+    """A stranger's TCP goes to the decoy; other hidden ports stay what they are, so that
+    no later rule forwards them. Of two rules for a port the first counts."""
     lines = ['-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark)]
     target = TO_US[version] + '-j DNAT --to-destination :'
     for port, decoy in sorted(decoys.items()):
@@ -3380,9 +3384,11 @@ def networks_behind(config, version):
     return [network for network in config.behind if network.version == version]
 
 def filter_lines(config, box, version):
+    """The marked pass, and what is not TCP and known. The rest gets its answer."""
+    # Without accept_in the box's own rules decide about the marked.
     passes = 'ACCEPT' if config.accept_in else 'RETURN'
     lines = ['-m mark --mark 0x%x/0x%x -j %s' % (config.mark, config.mark, passes),
-             '! -p tcp ' + KNOWN]
+             '! -p tcp ' + KNOWN_RETURN]
     answers = box_answers(config, box)
     for service in merged(config.hide):
         match = saved_match(service)
@@ -3402,7 +3408,7 @@ def forward_lines(config, version):
     """What does a stranger get of a host behind this box? As `beyond` of nft."""
     lines = []
     if networks_behind(config, version):
-        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN,
+        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN_RETURN,
                  '-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
     for service in merged(config.hide):
         verdict = dict(zip((TCP, UDP), answers_behind(config)))[service.proto]
@@ -3467,7 +3473,8 @@ class IptablesTool:
         # Numbers in our own rules are no others' ports.
         taken = named_ports(repr(rules))
         return Seen(json.dumps(ours) if all_ours else None,
-                    read_box(chains, rules, True, True),
+                    # Neither is asked for here.
+                    read_box(chains, rules, demux=True, labels=True),
                     Accepts([], []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
