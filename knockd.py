@@ -2987,6 +2987,8 @@ NFT_KEYS = {
     'payload udp dport': 'port', 'payload th dport': 'port', 'meta nfproto': 'version',
     'meta protocol': 'version', 'meta iifname': 'interface', 'meta iif': 'interface',
     'ct state': 'state'}
+# Statements behind which a rule goes on, whatever the packet is.
+GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper'
 # A box without /etc/protocols lists numbers where others have these words.
 NFT_NUMBERS = {'tcp': TCP, 'udp': UDP, 'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}
 # Programs that list what stands beside nft's own: (family, prefix of the tables' names).
@@ -3049,7 +3051,8 @@ def nft_reject(detail):
 
 @tolerant
 def nft_rule(entry, mark):
-    """[Rule] of a rule as listed; a verdict map is a rule for each of its entries."""
+    """A listed rule as [Rule]: one for its verdict, one for each entry of a verdict map,
+    none if it has no verdict."""
     ours = is_accept(entry, mark)
     conditions, rules = [], []
     for statement in entry['expr']:
@@ -3061,13 +3064,14 @@ def nft_rule(entry, mark):
             conditions += nft_conditions(detail['left'], detail['right'], detail['op'])
         elif kind == 'vmap' and isinstance(detail['data'], dict):
             for value, verdict in detail['data']['set']:
-                condition = nft_conditions(detail['key'], value, '==')
+                more = nft_conditions(detail['key'], value, '==')
                 verdict = nft_verdict(verdict)
-                rules.append(Rule(conditions + condition, verdict, entry['handle'], ours))
-        elif kind in ('limit', 'xt', 'vmap'):
-            conditions.append(Condition('other', [], False))
+                rules.append(Rule(conditions + more, verdict, entry['handle'], ours))
         elif nft_verdict(statement):
             rules.append(Rule(conditions, nft_verdict(statement), entry['handle'], ours))
+        elif kind not in GOES_ON or isinstance(detail, dict) and 'stmt' in detail:
+            # A limit, a quota, a set whose elements count: at most some packets pass it.
+            conditions.append(Condition('other', [], False))
     return rules
 
 def is_accept(entry, mark):
