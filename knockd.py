@@ -2471,7 +2471,7 @@ def saved_condition(option, words, negated):
     if key == 'proto':
         values = [PROTOCOLS.get(value) for value in values]
     elif key == 'interface':
-        values = [value.replace('+', '*') for value in values]
+        values = [re.sub(r'\+$', '*', value) for value in values]
     elif key == 'state':
         values = [value.lower() for value in values]
     elif key == 'port':
@@ -3172,11 +3172,11 @@ def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
     change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
     wanted, unreachable, surplus = {}, [], []
-    for chain in chains:
+    for chain in chains if config.hide else ():
         name = chain[:3]
         if name in config.accept_in:
             wanted[name] = keepers.get(name, 'nft')
-        if ('auto',) not in config.accept_in or not config.hide:
+        if ('auto',) not in config.accept_in:
             continue
         if not is_on_the_way(chain) or not may_drop(chain, rules):
             continue
@@ -3404,7 +3404,7 @@ def filter_lines(config, box, version):
             verdict = final(verdicts[interface], service.proto, False)
             target = match + TO_US[version] + saved_target(verdict, version)
             if interface:
-                target = '-i %s %s' % (interface.replace('*', '+'), target)
+                target = '-i %s %s' % (re.sub(r'\*$', '+', interface), target)
             lines.append(target)
     return lines + forward_lines(config, version)
 
@@ -3503,7 +3503,8 @@ class IptablesTool:
 
     def change(self, before, after, now):
         """From one collection of openings to another."""
-        old, new = ipset_members(before), ipset_members(live(after, now))
+        # What ends within a second goes: ipset_additions() could not shorten its time.
+        old, new = ipset_members(before), ipset_members(live(after, now + 999))
         text = ''
         for name_and_member in sorted(set(old) - set(new)):
             text += 'del %s %s\n' % name_and_member

@@ -605,6 +605,14 @@ def test_named_chains_get_it_when_they_are_there_and_nothing_else_does():
     assert missing([chain(), chain('drop', name='other')], lines) == ['nft inet filter input']
 
 
+@pytest.mark.parametrize('lines', ['', 'accept_in = inet filter input'])
+def test_while_nothing_is_hidden_nothing_of_ours_is_in_any_chain(lines):
+    listing = [chain('drop'), rule(*OURS)]
+    outputs = {'nft': json.dumps({'nftables': listing}), 'cat': '1\n1\n'}
+    accepts = knockd.NFT.read(outputs, make_config(lines)._replace(hide=())).accepts
+    assert accepts.missing == [] and [each.handle for each in accepts.surplus] == [7]
+
+
 def test_what_is_out_of_reach_is_named():
     listing = [{'table': {'family': 'inet', 'name': 'firewalld', 'flags': 'owner'}},
                chain('drop', table='firewalld'),
