@@ -3697,6 +3697,19 @@ def remove_stale(path):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, found))
 
+def locked_by_us(path):
+    """A descriptor of this file, which holds our process id: locked for as long as we
+    live. BlockingIOError if another process has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Always as long: on a full disk there is no room again for what was cut off.
+        os.pwrite(lock, b'%-10d\n' % os.getpid(), 0)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
 @contextlib.contextmanager
 def locked(path):
     """Whoever edits this file waits until nobody else does; KnockError after 10 s.
@@ -4017,13 +4030,10 @@ class LedgerFile:
         if place_flaws(path, 0):
             # In a sticky folder another user may have made it, and hold it for ever.
             os.unlink(path)
-        self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock = locked_by_us(path)
         except BlockingIOError:
             raise KnockError('another knockd.py runs with %s' % self.path)
-        # Always as long: on a full disk there is no room again for what was cut off.
-        os.pwrite(self.lock, b'%-10d\n' % os.getpid(), 0)
 
     def load(self, server_id):
         """The Ledger; KnockError or OSError if it is missing, unreadable or not ours.
@@ -4195,7 +4205,6 @@ def remove_version_1(path):
 
 # --- edges: sockets and events ----------------------------------------------------------
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
-SO_PEERCRED = 17                                # asm-generic/socket.h
 # linux/socket.h, linux/if_packet.h, linux/if_ether.h
 SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
 PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
@@ -4212,12 +4221,11 @@ RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
-TABLE_GONE = 2                  # DELTABLE, which no load of ours makes
+# DELTABLE and DESTROYTABLE; of our loads, only cleared() makes one.
+TABLE_GONE = 2, 26
 OUR_TABLE = b'knockd\0'
 UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
 STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
-# An abstract socket: each network namespace has names of its own.
-OWNER_NAME = '\0knockd'
 
 class Bell:
     """A pipe that a thread rings to wake another one from its poll."""
@@ -4268,7 +4276,7 @@ def change_told(data):
         # linux/netlink.h: struct nlmsghdr
         length, kind = struct.unpack_from('=IH', data, offset)
         end = offset + max(16, length + 3 & ~3)
-        if kind & 0xff == TABLE_GONE and OUR_TABLE in data[offset:end]:
+        if kind & 0xff in TABLE_GONE and OUR_TABLE in data[offset:end]:
             return OURS_GONE
         if kind & 0xff not in ELEMENT_EVENTS:
             gravest = OTHERS_CHANGED
@@ -4352,10 +4360,13 @@ class Capture:
         while len(self.taps) < each * len(shares):
             protocol = self.protocols[len(self.taps) % each]
             self.taps.append(packet_socket(protocol))
-        while len(self.taps) > each * len(shares):
-            self.taps.pop().close()
+        # What is no share's any more goes last, or a knock could pass unheard.
+        wanted = each * len(shares)
+        self.taps, surplus = self.taps[:wanted], self.taps[wanted:]
         for number, sock in enumerate(self.taps):
             attach_filter(sock, program(shares[number // each]))
+        for sock in surplus:
+            sock.close()
 
     def frames(self, sock):
         """What waits in one of the taps, each frame with the name of its interface."""
@@ -4409,6 +4420,7 @@ def ask_kernel(kind, question):
     # struct nlmsghdr
     head = struct.pack('=IHHII', 16 + len(question), kind, NLM_F_REQUEST, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+        sock.settimeout(1)
         sock.send(head + question)
         return sock.recv(65536)
 
@@ -4537,6 +4549,13 @@ def runtime_folder():
         place = '/var/run'
     return os.path.realpath(place) + '/knockd'
 
+def make_runtime_folder():
+    """OSError if it cannot be, or if others can write it."""
+    folder = runtime_folder()
+    os.makedirs(folder, 0o700, exist_ok=True)
+    for flaw in path_flaws(folder, 0o022):
+        raise PermissionError(errno.EPERM, flaw)
+
 def status_path(config):
     """The path of the daemon's status socket."""
     return '%s/%s.sock' % (runtime_folder(), config.id)
@@ -4547,9 +4566,7 @@ def status_socket(config):
     sock = unix_socket()
     path = status_path(config)
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        for flaw in path_flaws(os.path.dirname(path), 0o022):
-            raise PermissionError(errno.EPERM, flaw)
+        make_runtime_folder()
         if os.path.lexists(path):
             os.unlink(path)     # nobody's: we hold the ledger's lock
         os.fchmod(sock.fileno(), 0o600)
@@ -4562,34 +4579,20 @@ def status_socket(config):
     return sock
 
 def own_namespace():
-    """The socket by which we own this network namespace for as long as we live: two
-    daemons with two configs would put back each their own rules for ever. KnockError if
-    there is another."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """Locks this network namespace for as long as we live: two daemons with two configs
+    would put back each their own rules for ever. KnockError if there is another. (By a
+    file, for the name of a socket is anybody's who is first.)"""
     try:
-        sock.bind(OWNER_NAME)
-        sock.listen(1)          # so that the next one learns our process id
-    except OSError:
-        pid, user = name_holder()
-        if user in (0, os.geteuid(), os.stat('/').st_uid):
-            raise KnockError('another knockd runs in this network namespace: process %d%s'
-                             % (pid, command_of(pid)))
-        # A local user must not be able to keep the guard from starting.
-        log('owner: user %d, process %d, holds our name: a second knockd would not be '
-            'noticed' % (user, pid), ERROR)
-    return sock
-
-def name_holder():
-    """(process id, user id) of whoever has our name; (0, 0) if he does not answer."""
-    with unix_socket(socket.SOCK_STREAM) as sock:
-        try:
-            sock.connect(OWNER_NAME)
-            # struct ucred { pid_t pid; uid_t uid; gid_t gid; }
-            credentials = sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, 12)
-        except OSError:
-            return 0, 0
-    pid, user, _ = struct.unpack('@iII', credentials)
-    return pid, user
+        number = os.stat('/proc/self/ns/net').st_ino
+        path = '%s/network-%d.lock' % (runtime_folder(), number)
+        make_runtime_folder()
+        locked_by_us(path)
+    except BlockingIOError:
+        pid = int(read_file(path))
+        raise KnockError('another knockd runs in this network namespace: process %d%s'
+                         % (pid, command_of(pid)))
+    except OSError as error:
+        log('owner: %s: a second knockd would not be noticed' % error.strerror, WARNING)
 
 def command_of(pid):
     """Its command line in brackets, which names its config."""
@@ -4798,7 +4801,7 @@ class Decoys:
             if decoy is None or decoy in taken:
                 self.let_go(port)
                 self.held[port] = self.bound(preferred.get(port, 0), taken)
-        return self.ports()
+        return {port: self.held[port][0] for port in hidden}
 
     def ports(self):
         """{hidden port: decoy} of all that are held."""
@@ -4867,12 +4870,13 @@ class Looks:
         self.lock = threading.Lock()
 
     def ask(self, now, urgent=False):
-        """Somebody has changed something."""
+        """Somebody has changed something. (The daemon's thread asks as well.)"""
         due = now + COALESCE
         if not urgent:
             due = max(due, self.rested)
-        if self.due is None or due < self.due:
-            self.due = due
+        with self.lock:
+            if self.due is None or due < self.due:
+                self.due = due
 
     def variables_changed(self):
         """Since the last time?"""
@@ -4882,6 +4886,11 @@ class Looks:
     def hasten(self, now):
         """At once, for whatever changes until then is taken for ours."""
         self.due = now
+
+    def start(self):
+        """What is asked for from now on, this look may miss."""
+        with self.lock:
+            self.due = None
 
     def begin(self, process):
         with self.lock:
@@ -4893,7 +4902,6 @@ class Looks:
             broken_off = self.broken_off
             self.process = None
             self.broken_off = False
-        self.due = None
         self.rested = now + 2 * (now - began)
         if not broken_off:
             self.in_a_row = 0
@@ -4939,9 +4947,8 @@ class Keeper:
     nft, and no two of them run at once. A knock, a close, an expiry, a reload, a heal and
     the end of a probation all come through want()."""
 
-    def __init__(self, tool, reflecting, owner=None):
+    def __init__(self, tool, reflecting):
         self.tool = tool
-        self.owner = owner      # own_namespace()'s socket, which must stay open
         self.reflecting = reflecting    # do resets carry marks? Else no decoy can answer
         self.decoys = Decoys()
         self.wanted = Wanted(0, None, ())       # written by want() alone
@@ -4951,6 +4958,7 @@ class Keeper:
         self.events = ruleset_events()
         self.called, self.answered = Bell(), Bell()
         self.answers = collections.deque()      # Done; the thread puts them in
+        self.in_trouble = False                 # was the last of them an error?
         threading.Thread(target=self.work, daemon=True).start()
 
     def want(self, config, openings):
@@ -4992,18 +5000,21 @@ class Keeper:
         return found
 
     def answer(self, number, error=None, mended=False, loaded=None):
+        self.in_trouble = error is not None
         self.answers.append(Done(number, error, mended, loaded))
         self.answered.ring()
 
     def work(self):
         """The thread."""
         while True:
+            wanted = self.wanted
             try:
                 self.wait()
-                self.step(self.wanted, moment().mono)
+                wanted = self.wanted
+                self.step(wanted, moment().mono)
             except Exception as error:  # a defect must not end what opens and closes
                 reason = 'internal error: %s: %s' % (type(error).__name__, error)
-                self.answer(self.standing.wanted.number, KnockError(reason))
+                self.answer(wanted.number, KnockError(reason))
                 time.sleep(RETRY_TIME / 1000)
 
     def wait(self):
@@ -5139,6 +5150,7 @@ class Keeper:
 
     def inspect(self, wanted, now):
         """Looks whether all is as it was left, and puts it back."""
+        self.looks.start()
         try:
             seen = self.see(wanted.config, self.looks)
         except KnockError as error:
@@ -5149,6 +5161,8 @@ class Keeper:
             return
         self.looks.end(now, moment().mono)
         if self.in_order(seen):
+            if self.in_trouble:
+                self.answer(wanted.number)
             return
         try:
             self.load(wanted, seen, mended=True)
@@ -5378,10 +5392,12 @@ class ConfigFile:
         """The Config in the file. KnockError, which is kept as the problem."""
         self.stamp = config_stamp(self.path)
         try:
-            return read_config(self.path)
+            config = read_config(self.path)
         except KnockError as error:
             self.problem = str(error)
             raise
+        self.problem = None
+        return config
 
     def row(self):
         """For status."""
@@ -5404,10 +5420,6 @@ class ConfigFile:
             replace_text(copy, text)
         except OSError as error:
             log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
-
-    def accept(self):
-        """What was read is in force."""
-        self.problem = None
 
 def config_to_run(path):
     """(Config, problem): the one in the file and None; or, if that is broken, the last
@@ -5846,7 +5858,7 @@ class Daemon:
     def start(self):
         """Everything in force, or a KnockError."""
         self.file.take()
-        owner = own_namespace()
+        own_namespace()
         now = moment()
         tool, flaw = choose_tool(self.config)
         if flaw is not None:
@@ -5855,7 +5867,7 @@ class Daemon:
         if lost:
             self.clock.watch(now)
         reflecting = reflect_marks(tool.sysctls, beside(self.config, 'sysctls'))
-        keeper = Keeper(tool, reflecting, owner)
+        keeper = Keeper(tool, reflecting)
         self.furnish(State(self.config, ledger), keeper, now)
         self.tell_ready(self.first_result(keeper))
         notify('READY=1')
@@ -5877,11 +5889,13 @@ class Daemon:
         fails."""
         while True:
             select.select([keeper], (), ())
-            for done in keeper.results():
+            results = keeper.results()
+            for done in results:
                 if done.error is not None:
                     raise done.error
                 self.settle(done, moment())
-                return done
+            if results:
+                return results[0]
 
     def tell_ready(self, done):
         """The first line of a daemon that guards."""
@@ -6011,13 +6025,15 @@ class Daemon:
         self.doors.in_force(done.number, now)
         if due:
             self.reloading = None
-            self.source.accept()
+        # A new client, or one that was removed, changes no rules.
+        if self.reloading is None and (due or done.loaded is not None):
+            self.source.keep(self.config)
+        if due:
             log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
         if done.loaded is not None:
-            self.source.keep(self.config)
             self.guard.keep(done.loaded.guard)
 
     def reload(self, now):
@@ -6105,22 +6121,27 @@ class Daemon:
     def handle(self, packet, interface, now):
         """One packet that may be a knock."""
         self.look_for_jump(now)
-        decision = judge(packet, now, self.state)
+        decision = self.with_signature(judge(packet, now, self.state), now)
         knock, reason = decision.knock, decision.reason
         self.reports.count(decision.verdict, packet)
         if decision.verdict == 'mute':
             self.hearing.mute(packet.payload[:TAG_SIZE], 1, now)
-        elif decision.verdict in ('open', 'close', 'run'):
-            reason = self.signature_flaw(knock, now)
-            if reason is None:
-                inside = is_inside(interface, self.config.trust)
-                self.honour(decision, packet.source, inside, now)
-                return
-            decision = decision._replace(kind=SIGNATURE)
-        if reason is not None:
+        elif decision.verdict in OPS.values():
+            inside = is_inside(interface, self.config.trust)
+            self.honour(decision, packet.source, inside, now)
+        elif reason is not None:
             source = str(knock.source)
             line = 'refused %s %s %s' % (knock.client.name, source, reason)
             self.reports.tell(knock.client.name, decision.kind, source, reason, now, line)
+
+    def with_signature(self, decision, now):
+        """The decision, or a refusal where the signature is wrong."""
+        if decision.verdict not in OPS.values():
+            return decision
+        flaw = self.signature_flaw(decision.knock, now)
+        if flaw is None:
+            return decision
+        return decision._replace(verdict='refused', kind=SIGNATURE, reason=flaw)
 
     def signature_flaw(self, knock, now):
         """The last check, for it starts a process."""
