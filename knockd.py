@@ -2284,8 +2284,8 @@ class Keyring:
 # --- the box and its decoys: what others' rules do --------------------------------------
 # A hidden port must look like a closed one of the same box, so we read what the box does
 # with those. Our chain comes after the box's own: what they drop or reject by themselves
-# needs nobody's help. To be found is what would have met a packet that they let by for
-# the port it names.
+# needs nobody's help. The question is what would become of a packet if no rule let it by
+# for its port.
 STACK, DROP, ACCEPT = 'stack', 'drop', 'accept'
 TCP_RESET = 'reject with tcp reset'
 UNREACHABLE = 'reject with icmpx type port-unreachable'
@@ -2293,12 +2293,12 @@ PROHIBITED = 'reject with icmpx type admin-prohibited'
 FAMILIES = {4: 'ip', 6: 'ip6'}
 # family: inet, ip, ip6, or what else nft says. hook: None for a chain that others call.
 Chain = collections.namedtuple('Chain', 'family table name hook kind priority policy')
-# limits: [Limit] that must all hold. verdict: accept, drop, return, 'jump NAME',
+# conditions: [Condition] that must all hold. verdict: accept, drop, return, 'jump NAME',
 # 'goto NAME', 'reject with ...' in nft's words, or None for a rule that goes on.
 # handle: nft's number for it. ours: is it the rule that lets through what we let by?
-Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
+Rule = collections.namedtuple('Rule', 'conditions verdict handle ours')
 # key: version, proto, state, interface, port or source; 'other' is not understood.
-Limit = collections.namedtuple('Limit', 'key values negated')
+Condition = collections.namedtuple('Condition', 'key values negated')
 # A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: new or
 # invalid; interface: its name, None for one that no rule names.
 Probe = collections.namedtuple('Probe', 'version proto state interface')
@@ -2323,19 +2323,19 @@ WIDE = 10000
 # The kernel follows no longer chain of jumps (NFT_JUMP_STACK_SIZE).
 DEEP = 16
 
-def holds(limit, probe):
-    """Does it hold for a stranger's packet to a port that no rule names?"""
-    if limit.key in ('version', 'proto', 'state'):
-        found = getattr(probe, limit.key) in limit.values
-    elif limit.key == 'interface':
-        found = is_named(probe.interface, limit.values)
-    elif limit.key == 'port':
-        found = any(high - low >= WIDE for low, high in limit.values)
-    elif limit.key == 'source':     # a stranger is nobody whom a rule names
+def holds(condition, probe):
+    """Does a stranger's packet to a port that no rule names meet this condition?"""
+    if condition.key in ('version', 'proto', 'state'):
+        found = getattr(probe, condition.key) in condition.values
+    elif condition.key == 'interface':
+        found = is_named(probe.interface, condition.values)
+    elif condition.key == 'port':
+        found = any(high - low >= WIDE for low, high in condition.values)
+    elif condition.key == 'source':     # a stranger is nobody whom a rule names
         found = False
     else:                           # not understood: as if the rule were not there
         return False
-    return found != limit.negated
+    return found != condition.negated
 
 def is_named(interface, names):
     """Is it one of these, of which eth* means each that begins so?"""
@@ -2347,11 +2347,12 @@ def is_named(interface, names):
     return False
 
 def verdict_of(rules, name, probe, depth=0):
-    """What a chain says of a probe; None where it goes back to its caller."""
+    """What a chain says of a probe; None where it goes back to its caller. name: (family,
+    table, chain)."""
     for rule in rules.get(name, ()):
         if rule.ours or rule.verdict is None:
             continue
-        if not all(holds(limit, probe) for limit in rule.limits):
+        if not all(holds(condition, probe) for condition in rule.conditions):
             continue
         word, _, target = rule.verdict.partition(' ')
         if word == 'return':
@@ -2386,9 +2387,9 @@ def all_probes(rules):
     """One for each kind of packet, and for each interface that some rule names."""
     interfaces = set()
     for rule in itertools.chain(*rules.values()):
-        for limit in rule.limits:
-            if limit.key == 'interface':
-                interfaces.update(limit.values)
+        for condition in rule.conditions:
+            if condition.key == 'interface':
+                interfaces.update(condition.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
     kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
     return [Probe(*kind) for kind in kinds]
@@ -2399,6 +2400,7 @@ def read_box(chains, rules, demux, labels):
     for probe in all_probes(rules):
         verdict = closed_verdict(chains, rules, probe)
         verdicts = closed.setdefault(probe[:3], {})
+        # all_probes() has None before every interface.
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
     return Box(closed, demux, labels)
@@ -2423,8 +2425,8 @@ def ports_of(services, proto):
     return ports
 
 def decoy_ports(config, seen):
-    """(hidden TCP ports that want a decoy, ports that must be none). The daemon takes
-    others by chance, keeps what nobody else holds, and binds it so that nobody can."""
+    """(hidden TCP ports that need a decoy, ports that must not be one). The daemon draws
+    a decoy from all other ports, and binds it, so that nobody else can hold it."""
     hidden = ports_of(config.hide, TCP)
     if len(hidden) > MOST_DECOYS:
         return [], hidden
@@ -2462,33 +2464,33 @@ def saved_options(line):
             options[-1][1].append(word)
     return options
 
-def saved_limit(option, words, negated):
-    """The Limit that an option and its words are."""
+def saved_condition(option, words, negated):
+    """The Condition that an option and its words are."""
     key = SAVED_KEYS.get(option, 'other')
     values = ' '.join(words).split(',')
     if key == 'proto':
         values = [PROTOCOLS.get(value) for value in values]
     elif key == 'interface':
-        values = [value.replace('+', '*') for value in values]
+        values = [re.sub(r'\+$', '*', value) for value in values]
     elif key == 'state':
         values = [value.lower() for value in values]
     elif key == 'port':
         ranges = [value.partition(':') for value in values]
         values = [(int(low), int(high or low)) for low, _, high in ranges]
-    return Limit(key, values, negated)
+    return Condition(key, values, negated)
 
 def tolerant(read):
-    """Reads a rule; one that another version of the tool writes in a way unknown here
-    decides nothing, and keeps nobody from reading the others."""
+    """Makes a reader of rules go on where it fails: a rule that is written in a way
+    unknown here decides nothing."""
     def reader(listed, mark):
         try:
             return read(listed, mark)
         except MISREAD:
-            return [Rule([Limit('other', [], False)], None, None, False)]
+            return [Rule([Condition('other', [], False)], None, None, False)]
     return reader
 
 def whole_listing(read):
-    """Reads a listing; KnockError if it is none."""
+    """Makes a reader of listings raise KnockError where it fails."""
     def reader(tool, outputs, config):
         try:
             return read(tool, outputs, config)
@@ -2498,8 +2500,9 @@ def whole_listing(read):
 
 @tolerant
 def saved_rule(line, mark):
-    """[Rule] that a line is."""
-    limits, verdict = [], None
+    """A list with the Rule that a line is. A target like LOG becomes a jump to a chain
+    that does not exist, so the packet goes on."""
+    conditions, verdict = [], None
     for option, words, negated in saved_options(line):
         if option == '--reject-with':
             verdict = SAVED_REJECTS.get(words[0], UNREACHABLE)
@@ -2510,14 +2513,16 @@ def saved_rule(line, mark):
         elif option == '-j':
             verdict = UNREACHABLE if words[0] == 'REJECT' else 'jump ' + words[0]
         elif option not in ('-m', '--comment'):
-            limits.append(saved_limit(option, words, negated))
-    ours = Limit('other', ['0x%x/0x%x' % (mark, mark)], False)
-    return [Rule(limits, verdict, None, limits == [ours] and verdict == ACCEPT)]
+            conditions.append(saved_condition(option, words, negated))
+    marked = Condition('other', ['0x%x/0x%x' % (mark, mark)], False)
+    ours = conditions == [marked] and verdict == ACCEPT
+    return [Rule(conditions, verdict, None, ours)]
 
 def saved_lines(text):
-    """[(table, line)] without counters: those of chains and of rules."""
+    """[(table, line)] of chains and of rules, these without their counters."""
     found, table = [], None
     for line in text.splitlines():
+        # Old versions put every comment in quotes.
         line = re.sub(r'^\[\d+:\d+\] ', '', line).replace('"knockd"', 'knockd')
         if line.startswith('*'):
             table = line[1:]
@@ -2541,19 +2546,20 @@ def read_saved(text, family, prefix, mark):
             chains.append(
                 Chain(family, prefix + table, name, hook, kind, priority, policy))
             continue
-        _, name, options = (line + ' ').split(' ', 2)
+        _, name, options = (line + ' ').split(' ', 2)       # perhaps no options
         chain = rules.setdefault((family, prefix + table, name), [])
         chain.extend(saved_rule(options, mark))
     return chains, rules
 
 # --- nft text: our table, and what nft -j lists -----------------------------------------
-# guard decides, before any address is rewritten, who may pass: he gets the bit OPEN. stay
-# keeps the ports of everybody else from being forwarded. answer comes after the box's own
-# input chains and after the stack has checked the packet, and gives a stranger what a
-# closed port would give. The stack's reset comes from a decoy port and has the bit ASKED
-# of its question (fwmark_reflect); restore puts the hidden port back. clear and leave
-# take OPEN off again, so that no socket and no tunnel inherits it. What is forwarded to a
-# hidden port behind this box without OPEN ends in beyond.
+# guard decides, before any address is rewritten, who may pass: his packet gets the bit
+# OPEN (config.mark). stay keeps the ports of everybody else from being forwarded. answer
+# comes after the box's own input chains and after the stack has checked the packet, and
+# gives a stranger what a closed port would give. The stack's reset comes from a decoy
+# port and has the bit ASKED (asked_bit()) of its question (fwmark_reflect); restore puts
+# the hidden port back. clear and leave take OPEN off again, so that no socket and no
+# tunnel inherits it. What is forwarded to a hidden port behind this box without OPEN ends
+# in beyond.
 #
 # What hides is a constant in a rule. While rules are replaced, a packet under way sees
 # the old ones but asks the sets with the new generation, and finds nothing there (seen
@@ -2572,9 +2578,11 @@ CHAINS = (
     ('leave', ' type filter hook forward priority 1000; policy accept;'),
     ('beyond', ''),
     ('restore', ' type route hook output priority -301; policy accept;'))
-# A SYN alone belongs to no connection, whatever is still known of an old one.
-NO_SYN = 'tcp flags & (syn | ack) != syn'
+# A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
+NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
+# The end of a handshake, and what its sender sends from then on.
+ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
 # ms. nft counts no limit by a longer time, so no opening of `once` is longer.
@@ -2598,7 +2606,7 @@ DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
 LABEL_COMMAND = ['sysctl', '-e', '-n', 'net.ipv6.flowlabel_reflect']
 
 def asked_bit(config):
-    """The bit below config.mark, or the one above the lowest."""
+    """The bit below config.mark; if that is the lowest, the one above it."""
     return config.mark >> 1 or 2
 
 def if_marked(bits, then):
@@ -2613,8 +2621,8 @@ def take_mark(bits):
 def sets_of(element):
     """[(name, type)] of the sets that hold such an element. open4 has hosts and single
     ports, open4_24 networks of that length, open4_only what is open at one address alone,
-    open4_ranges ranges of ports; once... lets one connection in, and held... tells
-    whether its SYN may come again."""
+    open4_ranges ranges of ports. once... lets one first packet in, whose flow goes into
+    the set begun4; while held... has the opening, packets of that flow pass again."""
     network, service = element.source, element.service
     suffix, flags = str(network.version), 'timeout'
     if network.prefixlen < network.max_prefixlen:
@@ -2641,6 +2649,7 @@ def possible_elements(config, openings):
         ranged = any(service.low < service.high for service in client.allow)
         for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
             network = ipaddress.ip_network((address, length))
+            # Any address of the version does, for the set's type.
             place = network.network_address if client.only else None
             found.append(Element(network, port, client.once, place))
             if ranged:
@@ -2671,7 +2680,7 @@ def element_text(element, expires=None, now=0):
     return '%s timeout %dms' % (text, left)
 
 def by_set(wanted, now):
-    """{(name, type): [element in nft's words]} of {Element: when it ends, or None}."""
+    """[((name, type), [element in nft's words])] of {Element: when it ends, or None}."""
     members = {}
     for element, expires in sorted(wanted.items(), key=str):
         for each in sets_of(element):
@@ -2711,6 +2720,7 @@ def declarations(sets):
     text = ''
     for name, (kind, _) in sets.items():
         text += set_block(name, kind)
+    # The flows that `once` has let in and that have not finished their handshake.
     for version in once_versions(sets):
         kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
                 'flags dynamic,timeout; timeout {1}; size 65535')
@@ -2728,7 +2738,7 @@ def guard_lines(config):
     both = config.mark | asked_bit(config)
     lines = [if_marked(both, take_mark(both)),
              'meta l4proto != 6 ct state established,related return',
-             NO_SYN + ' ct state established,related return']
+             NOT_SYN_ALONE + ' ct state established,related return']
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' jump check')
     return lines
@@ -2750,23 +2760,24 @@ def check_lines(config, sets):
         if element.destination:
             place = ' . %s daddr' % FAMILIES[network.version]
         match = '%s . meta l4proto . th dport%s @%s ' % (source, place, name)
-        begun, same = '@begun%d' % network.version, flow(network.version)
-        if name.startswith('once'):     # the first packet uses the limit up
-            match += 'add %s { %s } ' % (begun, same)
+        begun, this_flow = '@begun%d' % network.version, flow(network.version)
+        if name.startswith('once'):     # the first packet uses nft's limit up
+            match += 'add %s { %s } ' % (begun, this_flow)
             # Where a box tracks nothing (notrack), no packet is new.
             lines.append('%s ct state untracked %s%s' % (SYN_ALONE, match, passes))
             match = 'ct state new ' + match
         elif name.startswith('held'):   # its flow goes on until it is established
-            match += '%s %s ' % (same, begun)
+            match += '%s %s ' % (this_flow, begun)
         lines.append(match + passes)
-    # A flow that has begun is asked for when the limit is used up, not before.
+    # held comes last: while the limit is unspent, each new packet must spend it.
     return sorted(lines, key=lambda line: '@held' in line)
 
 def stay_lines(config):
-    """Who may not pass is bound to the port he asks for, before any other rule of nat.
-    (`redirect` would change the address, too, and drop where an interface has none.)"""
+    """A stranger's packet is rewritten to the port that it has already, so that no later
+    rule of nat forwards it. (`redirect` would change the address, too, and drop where an
+    interface has none.)"""
     stranger = 'meta mark & 0x%08x == 0 ' % config.mark
-    places = ['fib daddr type != unicast']
+    places = ['fib daddr type != unicast']      # this box, by whatever address
     places += [to_network(network) for network in config.behind]
     lines = []
     for service in merged(config.hide):
@@ -2780,13 +2791,14 @@ def to_network(network):
     return '%s daddr %s' % (FAMILIES[network.version], network)
 
 def answer_lines(config, sets):
-    # Over lo the stack does not look for a packet's socket early, so `closed` could not
-    # tell what belongs to a connection.
+    """input: who has OPEN, or comes over lo, is let by; for the others see `closed`."""
+    # Over lo the stack looks for no socket before input, so `closed` could not tell which
+    # packets belong to a connection.
     lines = ['iifname "lo" return']
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
-        lines.append('tcp flags & (syn | ack) == ack ' + if_marked(
-            config.mark, 'delete @begun%d { %s }' % (version, flow(version))))
+        delete = 'delete @begun%d { %s }' % (version, flow(version))
+        lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete))
     lines.append(if_marked(config.mark, 'return'))
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
@@ -2795,32 +2807,31 @@ def answer_lines(config, sets):
 def closed_lines(config, box, decoys, sets):
     """input: what does a closed port give?"""
     has_decoys = ports_of(config.hide, TCP) <= set(decoys)
-    # A connection lives on when its opening is over: the stack has found its socket,
-    # whatever the port says by now. What conntrack alone remembers goes to the decoy, for
-    # a listener would take the cookie of an old SYN from it (tcp_syncookies).
-    forgotten = 'goto decoy' if has_decoys and box.demux else 'accept'
-    handshake = 'tcp flags & (syn | ack) == ack '
-    lines, spend = [], []
+    # A connection outlives its opening: the stack has found its socket already. What has
+    # no socket, and only conntrack knows, goes to the decoy: as the end of a handshake it
+    # could still make the listener open a connection (tcp_syncookies).
+    without_socket = 'goto decoy' if has_decoys and box.demux else 'accept'
+    lines, ended = [], []
     for version in once_versions(sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         delete = 'delete @begun%d { %s }' % (version, flow(version))
-        lines.append(handshake + 'meta skuid >= 0 ' + delete)
-        spend.append(if_marked(config.mark, delete))
+        lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete)
+        ended.append(if_marked(config.mark, delete))
     lines += ['meta l4proto 6 meta skuid >= 0 accept',
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
-    lines += [handshake + 'jump check'] + spend + [if_marked(config.mark, 'accept')]
-    # The stack reads these headers after us, and would tell of the decoy.
+    lines += [ACK_ALONE + ' jump check'] + ended + [if_marked(config.mark, 'accept')]
+    # The stack reads extension headers after us; its error would quote the decoy's port.
     for proto in (TCP, UDP):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
-    lines.append(NO_SYN + ' ct state established ' + forgotten)
+    lines.append(NOT_SYN_ALONE + ' ct state established ' + without_socket)
     answers = box_answers(config, box)
     if answers[6, UDP, 'new'][None] == STACK:
         # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
         lines.append('meta nfproto ipv6 udp checksum 0 drop')
     for (version, proto, state), verdicts in sorted(answers.items()):
         match = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
-        if state == 'invalid':
+        if state == 'invalid':          # sorted() puts it before 'new'
             if verdicts == answers[version, proto, 'new']:
                 continue
             match += 'ct state invalid '
@@ -2855,6 +2866,7 @@ def final(verdict, proto, has_decoys):
     return 'goto decoy' if has_decoys else TCP_RESET
 
 def leave_lines(config):
+    """forward, at its end: OPEN goes; without it, beyond looks at every hidden port."""
     lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
     if config.behind:
         for service in merged(config.hide):
@@ -2866,11 +2878,11 @@ def beyond_lines(config, sets):
     lines = []
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
-        lines.append('tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (
-            version, flow(version)))
+        lines.append('%s delete @begun%d { %s }' % (ACK_ALONE, version, flow(version)))
     lines += ['meta l4proto != 6 ct state established,related return',
-              NO_SYN + ' ct state established,related return',
-              # stay has let it by: the world sees it at a port that is not hidden.
+              NOT_SYN_ALONE + ' ct state established,related return',
+              # It came to another port, which is not hidden. (The dnat of stay changes
+              # nothing, so it does not set this status.)
               'ct state new ct status dnat return']
     for kind in NOT_ONE_HOST:
         lines.append('fib daddr type %s drop' % kind)
@@ -2880,11 +2892,12 @@ def beyond_lines(config, sets):
     return lines
 
 def answers_behind(config):
-    """For TCP and for UDP: what strangers get of a host behind this box, whose own
-    answer is its own."""
+    """For TCP and for UDP: what strangers get instead of a host behind this box. What it
+    would answer itself we do not know: `box` is drop."""
     return ANSWERS.get(config.answer, ANSWERS['drop'])
 
 def decoy_lines(config, decoys):
+    """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
     lines = []
     for port, decoy in sorted(decoys.items()):
         lines.append('tcp dport %d %s tcp dport set %d accept' % (
@@ -2892,6 +2905,7 @@ def decoy_lines(config, decoys):
     return lines + ['drop']
 
 def restore_lines(config, box, decoys):
+    """output: the hidden port comes back into a reset that has the bit ASKED."""
     bit = asked_bit(config)
     lines = ['meta mark & 0x%08x == 0 return' % bit]
     if box.labels:
@@ -2901,16 +2915,18 @@ def restore_lines(config, box, decoys):
     return lines
 
 def label_lines(config):
-    """The stack makes a flow label out of both ports (RFC 6437): the decoy's own, which
-    the hidden port would then share, would tell whose it is. So resets get another one,
-    as constant and as wild. nft writes whole bytes: 16 bits of a hash as they are, the
-    upper four by a rule for each value."""
+    """The stack makes a flow label out of both ports (RFC 6437). A hidden port's reset
+    would have the label of its decoy's, and whoever asks both would see it. So it gets
+    another one, which is as constant for its flow and as random."""
     seeds = hmac_sha256(b'flow label', config.id.encode('ascii'))
-    low, high = struct.unpack_from('>II', seeds)
-    flow = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
-    lines = ['@nh,16,16 set ' + flow % (0xffffffff, low)]
+    seed, other_seed = struct.unpack_from('>II', seeds)
+    label = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
+    # The label is the bits 12 to 31 of the header. nft writes a hash into whole bytes
+    # only, so its upper four bits take a rule for each value.
+    lines = ['@nh,16,16 set ' + label % (0xffffffff, seed)]
     for value in range(16):
-        lines.append('%s == %d @nh,12,4 set %d' % (flow % (16, high), value, value))
+        match = label % (16, other_seed)
+        lines.append('%s == %d @nh,12,4 set %d' % (match, value, value))
     return lines
 
 def nft_rules(config, box, decoys, sets):
@@ -2962,7 +2978,7 @@ def accept_commands(config, accepts):
             commands.append((argv + match, ''))
     return text, commands
 
-# What a match of nft -j looks at: its kind and the words inside, and the Limit's key.
+# What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
 NFT_KEYS = {
     'payload ip protocol': 'proto', 'payload ip6 nexthdr': 'proto',
     'meta l4proto': 'proto',
@@ -2971,6 +2987,8 @@ NFT_KEYS = {
     'payload udp dport': 'port', 'payload th dport': 'port', 'meta nfproto': 'version',
     'meta protocol': 'version', 'meta iifname': 'interface', 'meta iif': 'interface',
     'ct state': 'state'}
+# Statements behind which a rule goes on, whatever the packet is.
+GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper'
 # A box without /etc/protocols lists numbers where others have these words.
 NFT_NUMBERS = {'tcp': TCP, 'udp': UDP, 'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}
 # Programs that list what stands beside nft's own: (family, prefix of the tables' names).
@@ -2981,20 +2999,21 @@ SAVERS = collections.OrderedDict((
     ('iptables-legacy-save', ('ip', 'legacy ')),
     ('ip6tables-legacy-save', ('ip6', 'legacy '))))
 
-def nft_limits(left, right, operator):
-    """[Limit] of a match: what it says, and the protocol that goes without saying."""
+def nft_conditions(left, right, operator):
+    """[Condition] of a match: what it says, and the protocol that goes without saying."""
     words = []
-    for kind, detail in left.items() if isinstance(left, dict) else ():
+    left = left if isinstance(left, dict) else {}
+    for kind, detail in left.items():
         if isinstance(detail, dict):
             words = [kind] + [str(word) for word in detail.values()]
     key = NFT_KEYS.get(' '.join(words), 'other')
     values = nft_values(key, right)
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
-    limits = [Limit(key, values, operator == '!=')]
+    conditions = [Condition(key, values, operator == '!=')]
     if words[1:2] == ['tcp'] or words[1:2] == ['udp']:
-        limits.append(Limit('proto', [PROTOCOLS[words[1]]], False))
-    return limits
+        conditions.append(Condition('proto', [PROTOCOLS[words[1]]], False))
+    return conditions
 
 def nft_values(key, right):
     """What it is compared with, as a list; None is what only the kernel knows."""
@@ -3032,25 +3051,27 @@ def nft_reject(detail):
 
 @tolerant
 def nft_rule(entry, mark):
-    """[Rule] of a rule as listed; a verdict map is a rule for each of its entries."""
+    """A listed rule as [Rule]: one for its verdict, one for each entry of a verdict map,
+    none if it has no verdict."""
     ours = is_accept(entry, mark)
-    limits, rules = [], []
+    conditions, rules = [], []
     for statement in entry['expr']:
         if isinstance(statement, str):
             # nft writes so what it has no JSON for, a match or not.
             statement = {'xt': statement}
         kind, detail = next(iter(statement.items()))
         if kind == 'match':
-            limits += nft_limits(detail['left'], detail['right'], detail['op'])
+            conditions += nft_conditions(detail['left'], detail['right'], detail['op'])
         elif kind == 'vmap' and isinstance(detail['data'], dict):
             for value, verdict in detail['data']['set']:
-                limit = nft_limits(detail['key'], value, '==')
+                more = nft_conditions(detail['key'], value, '==')
                 verdict = nft_verdict(verdict)
-                rules.append(Rule(limits + limit, verdict, entry['handle'], ours))
-        elif kind in ('limit', 'xt', 'vmap'):
-            limits.append(Limit('other', [], False))
+                rules.append(Rule(conditions + more, verdict, entry['handle'], ours))
         elif nft_verdict(statement):
-            rules.append(Rule(limits, nft_verdict(statement), entry['handle'], ours))
+            rules.append(Rule(conditions, nft_verdict(statement), entry['handle'], ours))
+        elif kind not in GOES_ON or isinstance(detail, dict) and 'stmt' in detail:
+            # A limit, a quota, a set whose elements count: at most some packets pass it.
+            conditions.append(Condition('other', [], False))
     return rules
 
 def is_accept(entry, mark):
@@ -3083,7 +3104,7 @@ def nft_decoys(ours):
     for kind, entry in ours:
         if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
             continue
-        # A table of somebody else, which gives way, has rules like none of ours.
+        # Somebody else's table of our name, which we replace, has other rules.
         with contextlib.suppress(*MISREAD):
             match, mangle = entry['expr'][:2]
             port, decoy = mangle['mangle']['value'], match['match']['right']
@@ -3098,7 +3119,7 @@ def read_nft(outputs, config):
     for kind, entry in others:
         name = entry.get('family'), entry.get('table'), entry.get('name')
         if kind == 'table' and 'owner' in entry.get('flags', ()):
-            locked.add((name[0], name[2]))
+            locked.add((entry['family'], entry['name']))
         elif kind == 'chain':
             chains[name] = Chain(*name, hook=entry.get('hook'), kind=entry.get('type'),
                                  priority=entry.get('prio', 0),
@@ -3119,14 +3140,15 @@ def read_nft(outputs, config):
     named = [entry.get('expr') for _, entry in others]
     named += [outputs.get(program) for program in SAVERS]
     demux = '0' not in outputs.get('cat', '').split()
+    # Not those with the second bit: see LABEL_COMMAND.
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
     return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
                 named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
 
 def late_marks(listing):
-    """[(family, table, chain)] that set packets' marks as a whole behind our guard: who
-    was let by loses our bit there, or a mark that was saved with his connection brings it
-    back when his opening is over."""
+    """[(family, table, chain)] that overwrite the whole mark behind our guard. There a
+    packet loses our bit, or gets it back from its connection's mark when its opening is
+    over."""
     late, found = set(), []
     for kind, entry in split_listing(listing)[1]:
         place = entry.get('family'), entry.get('table')
@@ -3150,15 +3172,15 @@ def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
     change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
     wanted, unreachable, surplus = {}, [], []
-    for chain in chains:
+    for chain in chains if config.hide else ():
         name = chain[:3]
         if name in config.accept_in:
             wanted[name] = keepers.get(name, 'nft')
-        if ('auto',) not in config.accept_in or not config.hide:
+        if ('auto',) not in config.accept_in:
             continue
-        if not stops_openings(chain) or not may_drop(chain, rules):
+        if not is_on_the_way(chain) or not may_drop(chain, rules):
             continue
-        if is_reached(chain) and name[:2] not in locked:
+        if can_hold_accept(chain) and name[:2] not in locked:
             wanted[name] = keepers.get(name, 'nft')
         else:
             unreachable.append(chain)
@@ -3172,13 +3194,13 @@ def find_accepts(config, chains, rules, locked, keepers):
     missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
     return Accepts(missing, surplus), unreachable
 
-def stops_openings(chain):
-    """Do packets to an open port pass here?"""
+def is_on_the_way(chain):
+    """Does a packet to an open port go through this chain?"""
     return chain.kind != 'nat' and chain.hook in (
         'ingress', 'prerouting', 'input', 'forward')
 
-def is_reached(chain):
-    """Can a rule of ours in it see the mark of ours?"""
+def can_hold_accept(chain):
+    """Can we put a rule into it, and would that rule see our mark?"""
     if chain.hook == 'prerouting' and chain.priority <= GUARD_PRIORITY:
         return False
     if chain.hook == 'ingress' or chain.table.startswith('legacy '):
@@ -3203,8 +3225,9 @@ class NftTool:
         return read_nft(outputs, config)
 
     def whole(self, config, seen, decoys, openings, now):
-        """[(argv, standard input)] that put everything in force. decoys: {hidden port:
-        decoy}, empty where no answer can carry its question's mark."""
+        """[(argv, standard input)] that put everything in force, or take all of ours away
+        if nothing is hidden. decoys: {hidden port: decoy}, empty where no answer can
+        carry its question's mark."""
         text, commands = accept_commands(config, seen.accepts)
         table = NFT_NOTHING
         if config.hide:
@@ -3212,10 +3235,11 @@ class NftTool:
         return [(NFT_COMMAND, table + text)] + commands
 
     def change(self, before, after, now):
-        """From one collection of openings to another. Before nft deletes an element it
-        reads every set of the box, and starts over when rules change meanwhile; before it
-        empties a set it does not. But a set of `once` must not be filled anew: it would
-        not know what is spent."""
+        """From one collection of openings to another. A set that loses or changes an
+        element is emptied and filled again: to delete one element, nft would first read
+        every set of the box, and start over when rules change meanwhile. From a set of
+        `once` single elements are deleted: filled again, it would not know what is
+        spent."""
         after = live(after, now)
         old, new = map(elements, differing(before, after))
         gone, emptied = {}, set()
@@ -3224,13 +3248,14 @@ class NftTool:
                 gone[element] = None
             elif new.get(element) != expires:
                 emptied.update(name for name, _ in sets_of(element))
-        if emptied:             # what others have there must come back
+        if emptied:             # openings of other sources must come back into these sets
             old, new = elements(before), elements(after)
         added = {}
         for element, expires in new.items():
-            if old.get(element) != expires or sets_of(element)[0][0] in emptied:
+            name, _ = sets_of(element)[0]
+            if old.get(element) != expires or name in emptied:
                 added[element] = expires
-        # What has just expired cannot be deleted, so it is added first.
+        # nft refuses to delete what has just expired, so each is added first.
         text = additions(gone, now)
         for (name, _), members in by_set(gone, now):
             text += 'delete element inet knockd %s { %s }\n' % (name, ', '.join(members))
@@ -3240,6 +3265,7 @@ class NftTool:
         return [(NFT_COMMAND, text)] if text else []
 
     def nothing(self):
+        """Our table goes; rules of ours in others' chains stay."""
         return [(NFT_COMMAND, NFT_NOTHING)]
 
     def flaws(self, config):
@@ -3266,7 +3292,7 @@ IPSETS = (
     ('knockd6_only', 'hash:ip,port,net family inet6 timeout 30'))
 LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
-KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
+KNOWN_RETURN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
 # To this box, by whatever address. To ip6tables our own addresses are unicast as well,
 # and a list with MULTICAST in it means nothing else.
 TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
@@ -3322,16 +3348,18 @@ def saved_target(verdict, version):
     return '-j REJECT'
 
 def mangle_lines(config, version):
+    """Who may pass gets the mark. What is not TCP and known has passed already."""
     both = config.mark | asked_bit(config)
     passes = '-j MARK --set-xmark 0x%x/0x%x' % (config.mark, config.mark)
-    # A bit that came with the packet, out of a tunnel, is nobody's leave.
+    # A bit that came with the packet, out of a tunnel, allows nothing.
     lines = ['-m mark ! --mark 0x0/0x%x -j MARK --set-xmark 0x0/0x%x' % (both, both),
-             '! -p tcp ' + KNOWN]
+             '! -p tcp ' + KNOWN_RETURN]
     for service in merged(config.hide):
         match = saved_match(service)
         if service.proto == TCP:
-            # A connection lives on. What conntrack alone remembers does not: a listener
-            # would take the cookie of an old SYN from it.
+            # A connection outlives its opening, if the stack finds its socket. What only
+            # conntrack knows does not: as the end of a handshake it could still make the
+            # listener open a connection (tcp_syncookies).
             lines.append(match + '! --tcp-flags SYN,ACK SYN -m socket ' + passes)
         for name in ('lo',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
@@ -3342,6 +3370,8 @@ def mangle_lines(config, version):
     return lines
 
 def nat_lines(config, decoys, version):
+    """A stranger's TCP goes to the decoy; other hidden ports stay what they are, so that
+    no later rule forwards them. Of two rules for a port the first counts."""
     lines = ['-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark)]
     target = TO_US[version] + '-j DNAT --to-destination :'
     for port, decoy in sorted(decoys.items()):
@@ -3358,9 +3388,11 @@ def networks_behind(config, version):
     return [network for network in config.behind if network.version == version]
 
 def filter_lines(config, box, version):
+    """The marked pass, and what is not TCP and known. The rest gets its answer."""
+    # Without accept_in the box's own rules decide about the marked.
     passes = 'ACCEPT' if config.accept_in else 'RETURN'
     lines = ['-m mark --mark 0x%x/0x%x -j %s' % (config.mark, config.mark, passes),
-             '! -p tcp ' + KNOWN]
+             '! -p tcp ' + KNOWN_RETURN]
     answers = box_answers(config, box)
     for service in merged(config.hide):
         match = saved_match(service)
@@ -3372,7 +3404,7 @@ def filter_lines(config, box, version):
             verdict = final(verdicts[interface], service.proto, False)
             target = match + TO_US[version] + saved_target(verdict, version)
             if interface:
-                target = '-i %s %s' % (interface.replace('*', '+'), target)
+                target = '-i %s %s' % (re.sub(r'\*$', '+', interface), target)
             lines.append(target)
     return lines + forward_lines(config, version)
 
@@ -3380,7 +3412,7 @@ def forward_lines(config, version):
     """What does a stranger get of a host behind this box? As `beyond` of nft."""
     lines = []
     if networks_behind(config, version):
-        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN,
+        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN_RETURN,
                  '-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
     for service in merged(config.hide):
         verdict = dict(zip((TCP, UDP), answers_behind(config)))[service.proto]
@@ -3445,7 +3477,8 @@ class IptablesTool:
         # Numbers in our own rules are no others' ports.
         taken = named_ports(repr(rules))
         return Seen(json.dumps(ours) if all_ours else None,
-                    read_box(chains, rules, True, True),
+                    # Neither is asked for here.
+                    read_box(chains, rules, demux=True, labels=True),
                     Accepts([], []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
@@ -3470,7 +3503,8 @@ class IptablesTool:
 
     def change(self, before, after, now):
         """From one collection of openings to another."""
-        old, new = ipset_members(before), ipset_members(live(after, now))
+        # What ends within a second goes: ipset_additions() could not shorten its time.
+        old, new = ipset_members(before), ipset_members(live(after, now + 999))
         text = ''
         for name_and_member in sorted(set(old) - set(new)):
             text += 'del %s %s\n' % name_and_member
