@@ -26,11 +26,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import types
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 HARMLESS = TOP / 'tests' / 'mutants.txt'
-TARGET, SEED, SECONDS, JOBS, NULL = 0.95, 7, 120, 2, subprocess.DEVNULL
+TARGET, SEED, PATIENCE, JOBS, NULL = 0.95, 7, 6, 2, subprocess.DEVNULL
 UNCHANGED = 9                   # how a child ends whose functions could not be given the code
 OPTIONS = ['-x', '-q', '-p', 'no:cacheprovider']
 SEQUENCES = 'test_sequences test_judge test_openings test_honour'
@@ -168,7 +169,7 @@ def change(data, mutant):
 
 
 def serve(files):
-    """Answers each mutant, a line of JSON, with a line: was it killed?"""
+    """Answers each line of JSON, [seconds, mutant], with a line: was it killed?"""
     import pytest
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
@@ -178,11 +179,11 @@ def serve(files):
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            signal.alarm(SECONDS)
             os.setsid()
             status = UNCHANGED
             try:
-                mutant = json.loads(line)
+                seconds, mutant = json.loads(line)
+                signal.alarm(seconds)
                 if mutant:
                     change(data, mutant)
                 status = pytest.main(OPTIONS + files) != 0
@@ -202,7 +203,7 @@ class Forks:
         self.folder = tempfile.TemporaryDirectory()
         self.tree = os.path.join(self.folder.name, 'tree')
         shutil.copytree(TOP, self.tree, ignore=shutil.ignore_patterns('.git', '.tox'))
-        self.files = files
+        self.files, self.seconds = files, 600
         self.process = subprocess.Popen(
             [sys.executable, '-B', os.path.join(self.tree, 'tests', 'mutants.py'), '--serve']
             + files, cwd=self.tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -210,7 +211,7 @@ class Forks:
 
     def is_killed(self, mutant):
         """Do the tests fail with this mutant, or with none?"""
-        self.process.stdin.write(json.dumps(mutant) + '\n')
+        self.process.stdin.write(json.dumps([self.seconds, mutant]) + '\n')
         self.process.stdin.flush()
         if self.process.stdout.readline() == '1\n':
             return True
@@ -222,7 +223,7 @@ class Forks:
         process = subprocess.Popen(argv, cwd=self.tree, stdout=NULL, stderr=NULL,
                                    start_new_session=True)
         try:
-            return process.wait(SECONDS) != 0
+            return process.wait(self.seconds) != 0
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait()
@@ -258,8 +259,11 @@ def tried(section, text, count, seed):
         finally:
             free.put(mine)
     try:
+        begin = time.monotonic()
         if forks[0].is_killed(None):
             raise SystemExit('%s: its tests fail with nothing changed' % section)
+        for each in forks:      # some mutants never end
+            each.seconds = 10 + int(PATIENCE * (time.monotonic() - begin))
         with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
             lives = list(pool.map(survives, chosen))
     finally:

@@ -198,6 +198,7 @@ def test_a_judge_who_has_learned_nothing_opens_to_nobody(state):
     new = knockd.State(CONFIG, knockd.Ledger('home'))
     assert (new.tags, new.badges, new.codes, new.openings) == ({}, {}, {}, {})
     assert said(new, knock(state)) == ('junk', None)
+    assert [new.signatures.spend('anna', 1) for _ in range(3)] == [True, True, False]
 
 
 def test_he_judges_by_what_he_learned_last(state):

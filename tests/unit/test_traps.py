@@ -73,6 +73,9 @@ def place(request, tmp_path):
     modules = named_in(script)
     told = lay_traps(folder, modules | loaded_by(modules) | {
         're', 'enum', 'keyword', 'heapq', 'collections', 'abc', 'gettext', 'copyreg'})
+    folder.chmod(0o777)
+    if os.geteuid() == 0:
+        os.chown(str(folder), 12345, 12345)
     arguments = ['--config', str(config), 'check']
     if script == 'knock.py':
         arguments = ['--print=sh', LINE]
