@@ -6887,7 +6887,7 @@ def first_config(args, name, hide, place, more=()):
         def plan(known):
             return new_client(args, known, place)
         config = edit_config(place.root + path, plan)
-        print_line(config, config.clients[name])
+        print_line(config, config.clients[name], args)
         return config
     if not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide '
@@ -6903,7 +6903,7 @@ def first_config(args, name, hide, place, more=()):
     place_ledger(config, place)
     place.put(path, text)
     if not place.dry_run:
-        print_line(config, config.clients[name])
+        print_line(config, config.clients[name], args)
     return config
 
 def new_client(args, config, place):
@@ -7012,14 +7012,15 @@ def phone_line(config, client):
     return ('otpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8'
             '&period=30' % (client.name, config.host or config.id, secret))
 
-def print_line(config, client, via=None, picture=False):
+def print_line(config, client, args):
     """A client's lines, on standard output; what is doubtful about them, beside it."""
-    lines = [client_line(config, client, via or client.carriers[0])]
+    told = vars(args)
+    lines = [client_line(config, client, told.get('via') or client.carriers[0])]
     if client.code:
         lines.append(phone_line(config, client))
     for line in lines:
         print(line, flush=True)
-        if picture:
+        if told.get('qr'):
             # By its input: every user can read an argument list.
             print(run(['qrencode', '-t', 'ANSIUTF8'], line))
     host, doubt = host_of(config)
@@ -7130,6 +7131,10 @@ def command_rules(args):
 def command_add(args):
     """With a secret that is told, a client that is there already is no error."""
     told, known = args.secret is not None, []
+    if args.page and args.qr:
+        raise KnockError('no page fits into a QR code; copy the file to the phone. For '
+                         'the line alone type later: knockd.py show %s --qr' % args.name,
+                         2)
     args.secret = given_secret(args.secret)
     if not os.path.exists(args.config):
         first_config(args, args.name, args.allow, Placing(args))
@@ -7148,8 +7153,8 @@ def command_add(args):
     config = edit_config(args.config, plan)
     if args.name in known:
         print('unchanged')
-    else:
-        print_line(config, config.clients[args.name])
+    if args.qr or args.name not in known:
+        print_line(config, config.clients[args.name], args)
 
 def section_of(config, name):
     """The texts of a client's section: {key: text}."""
@@ -7221,7 +7226,7 @@ def command_rekey(args):
     if before == [secret]:
         print('unchanged')
         return
-    print_line(config, config.clients[args.name])
+    print_line(config, config.clients[args.name], args)
     note('the old line is good until this one is first used, or until %s UTC'
          % format_time(until))
 
@@ -7274,7 +7279,7 @@ def command_remove(args):
 
 def command_show(args):
     config = read_config(args.config)
-    print_line(config, find_client(config, args.name), args.via, args.qr)
+    print_line(config, find_client(config, args.name), args)
 
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
@@ -8307,6 +8312,9 @@ def place_all(args, system, place, text):
         place.carry_out(package_command('nft'))
     entries = [('ledger', system.state + '/knockd/ledger.json')]
     config = first_config(args, args.client, args.hide, place, entries)
+    if not (config.clients or args.root):
+        # Or the daemon takes it for lost, and the first client waits out a quarantine.
+        place_ledger(config, place)
     if not (args.root or args.dry_run):
         for warning in preflight(config):
             note(warning)
@@ -8521,6 +8529,7 @@ PLACE = [
     ('--root', 'FOLDER', 'in this tree; start nothing', {'default': ''})]
 CLIENT_NAME = ('name', 'NAME', None)
 SECRET = ('--secret', '-', 'its secret comes by standard input')
+PICTURE = ('--qr', None, 'as a picture, too, if qrencode is there')
 SERVICES = ('services', 'SERVICES', 'as tcp/22,udp/51820')
 JSON = ('--json', None, 'for programs')
 COMMANDS = (    # name, function, what it does, its options
@@ -8548,7 +8557,7 @@ COMMANDS = (    # name, function, what it does, its options
         ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
         ('--may-run', 'ACTIONS', 'the actions that it may run'),
         ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
-        SECRET]),
+        SECRET, PICTURE]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
         ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
@@ -8560,7 +8569,7 @@ COMMANDS = (    # name, function, what it does, its options
     ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [
         CLIENT_NAME, ('--via', 'CARRIER', 'how it shall knock', {'choices': CARRIERS}),
-        ('--qr', None, 'as a picture, too, if qrencode is there')]),
+        PICTURE]),
     ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
         CLIENT_NAME, ('-n', 'N', '10', {'dest': 'number', 'type': int, 'default': 10})]),
     ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
