@@ -2323,8 +2323,8 @@ Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
 # key: version, proto, state, interface, port or source; 'other' is not understood.
 Limit = collections.namedtuple('Limit', 'key values negated')
 # A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: new or
-# invalid; interface: its name, None for one that no rule names.
-Probe = collections.namedtuple('Probe', 'version proto state interface')
+# invalid; interface: its name, None for one that no rule names; so with the port.
+Probe = collections.namedtuple('Probe', 'version proto state interface port')
 # closed: {(version, proto, state): {interface, or None for all others: verdict}}
 # demux: does the stack find a packet's socket before the input hook (tcp_early_demux)?
 # labels: does it make the flow labels of its resets? Else it repeats those it was asked
@@ -2347,13 +2347,15 @@ WIDE = 10000
 DEEP = 16
 
 def holds(limit, probe):
-    """Does it hold for a stranger's packet to a port that no rule names?"""
+    """Does it hold for a stranger's packet?"""
     if limit.key in ('version', 'proto', 'state'):
         found = getattr(probe, limit.key) in limit.values
     elif limit.key == 'interface':
         found = is_named(probe.interface, limit.values)
-    elif limit.key == 'port':
+    elif limit.key == 'port' and probe.port is None:
         found = any(high - low >= WIDE for low, high in limit.values)
+    elif limit.key == 'port':
+        found = any(low <= probe.port <= high for low, high in limit.values)
     elif limit.key == 'source':     # a stranger is nobody whom a rule names
         found = False
     else:                           # not understood: as if the rule were not there
@@ -2414,7 +2416,7 @@ def all_probes(rules):
                 interfaces.update(limit.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
     kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
-    return [Probe(*kind) for kind in kinds]
+    return [Probe(*kind, port=None) for kind in kinds]
 
 def read_box(chains, rules, demux, labels):
     """A Box; of interfaces only those are named with which it does something else."""
@@ -2426,11 +2428,17 @@ def read_box(chains, rules, demux, labels):
             verdicts[probe.interface] = verdict
     return Box(closed, demux, labels)
 
-def may_drop(chain, rules):
-    """Does it stop, from some interface, new packets that no rule of its own allows?"""
+def may_drop(chain, rules, services=None):
+    """Does it stop, from some interface, new packets that no rule of its own allows? With
+    services: those to the first port of one of them, which a rule may allow."""
     for probe in all_probes(rules):
-        if probe.state == 'new' and chain_verdict(chain, rules, probe) != ACCEPT:
-            return True
+        ports = [None]
+        if services is not None:
+            ports = [each.low for each in services if each.proto == probe.proto]
+        for port in ports:
+            verdict = chain_verdict(chain, rules, probe._replace(port=port))
+            if probe.state == 'new' and verdict != ACCEPT:
+                return True
     return False
 
 def named_ports(text):
@@ -2960,6 +2968,10 @@ def nft_table(config, box, decoys, openings, now):
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
+def own_name(table):
+    """What the program that keeps the table calls it."""
+    return table.rpartition(' ')[2]
+
 def accept_commands(config, accepts):
     """(nft's text, [(argv, text)]): our rule once at the head of each chain that drops,
     and nowhere else."""
@@ -2971,13 +2983,13 @@ def accept_commands(config, accepts):
         if place.tool == 'nft':
             text += 'delete rule %s %s %s handle %d\n' % place[1:]
         else:
-            argv = [place.tool, '-w', '-t', place.table, '-D', place.chain]
+            argv = [place.tool, '-w', '-t', own_name(place.table), '-D', place.chain]
             commands.append((argv + match, ''))
     for place in accepts.missing:
         if place.tool == 'nft':
             text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
         else:
-            argv = [place.tool, '-w', '-t', place.table, '-I', place.chain]
+            argv = [place.tool, '-w', '-t', own_name(place.table), '-I', place.chain]
             commands.append((argv + match, ''))
     return text, commands
 
@@ -2993,8 +3005,7 @@ NFT_KEYS = {
 # A box without /etc/protocols lists numbers where others have these words.
 NFT_NUMBERS = {'tcp': TCP, 'udp': UDP, 'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}
 # Programs that list what stands beside nft's own: (family, prefix of the tables' names).
-# Chains of the first two are in nf_tables and belong to iptables; those of the old kind
-# take no rule of ours.
+# Chains of the first two are in nf_tables and belong to iptables.
 SAVERS = collections.OrderedDict((
     ('iptables-nft-save', ('ip', '')), ('ip6tables-nft-save', ('ip6', '')),
     ('iptables-legacy-save', ('ip', 'legacy ')),
@@ -3179,7 +3190,7 @@ def find_accepts(config, chains, rules, locked, keepers):
             continue
         if is_reached(chain) and name[:2] not in locked:
             wanted[name] = keepers.get(name, 'nft')
-        else:
+        elif may_drop(chain, rules, config.hide):
             unreachable.append(chain)
     for name, listed in rules.items():
         for rule in listed:
@@ -3200,9 +3211,7 @@ def is_reached(chain):
     """Can a rule of ours in it see the mark of ours?"""
     if chain.hook == 'prerouting' and chain.priority <= GUARD_PRIORITY:
         return False
-    if chain.hook == 'ingress' or chain.table.startswith('legacy '):
-        return False
-    return chain.family in ('inet', 'ip', 'ip6')
+    return chain.hook != 'ingress' and chain.family in ('inet', 'ip', 'ip6')
 
 class NftTool:
     """The tool nft: commands and listings as text, nothing else."""
