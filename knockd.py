@@ -271,10 +271,8 @@ def format_service(service):
     return text
 
 def parse_services(text):
-    """A list with commas; empty text is an empty list, a repeat counts once."""
-    if not text.strip():
-        return ()
-    services = map(parse_service, text.split(','))
+    """A list with commas; one too many is forgiven, a repeat counts once."""
+    services = map(parse_service, filter(str.strip, text.split(',')))
     return tuple(collections.OrderedDict.fromkeys(services))
 
 def format_services(services):
@@ -345,6 +343,8 @@ MISREAD = (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIter
 
 # --- config: text in, a Config or all that is wrong with it out -------------------------
 MONTH = 31 * 86400              # seconds
+# ms. nft counts no limit by a longer time, so no opening of `once` is longer.
+WEEK = 604800000
 NEVER = 1 << 62                 # ms, later than any clock says
 
 def matching(pattern, form, convert=str):
@@ -381,22 +381,16 @@ def listing(read):
         return read_all(read, filter(None, parts))
     return read_list
 
-def service_list(text):
-    """As parse_services(), but all that are wrong at once."""
-    if not text.strip():
-        return ()
-    return read_all(parse_service, text.split(','))
-
 def choice(*names):
     """A reader of one of these names."""
     return matching('|'.join(names), 'one of: ' + ', '.join(names))
 
 def milliseconds(low, high):
-    """A reader of times from low to high seconds."""
+    """A reader of times between two, which are texts like those that it reads."""
     def read(text):
         seconds = parse_seconds(text)
-        if not low <= seconds <= high:
-            raise KnockError('%r is not from %d to %d seconds' % (text, low, high), 2)
+        if not parse_seconds(low) <= seconds <= parse_seconds(high):
+            raise KnockError('%r is not from %s to %s' % (text, low, high), 2)
         return seconds * 1000
     return read
 
@@ -450,8 +444,20 @@ def read_sheet(text):
     return int(sheet), int(count)
 
 def read_ssh_key(text):
-    """Type and key, without the comment."""
+    """Type and key, without the comment. RFC 4253, 6.6: the key is its type and what
+    belongs to it, each behind its length."""
     kind, key = text.split()[:2]
+    rest = binascii.a2b_base64(key)
+    parts = []
+    while rest:
+        end = 4 + int.from_bytes(rest[:4], 'big')
+        # Or one that was cut would be found out by the first knock that it must open.
+        if end > len(rest):
+            raise ValueError(text)
+        parts.append(rest[4:end])
+        rest = rest[end:]
+    if len(parts) < 2 or parts[0] != kind.encode('ascii'):
+        raise ValueError(text)
     return kind + ' ' + key
 
 def read_secret(text):
@@ -481,6 +487,7 @@ def read_network(text):
             raise ValueError(text)
     return network
 
+service_list = listing(parse_service)
 carrier = choice('udp', 'icmp', 'syn', 'ports', 'code')
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
@@ -510,7 +517,7 @@ paper_sheet = matching('([1-3][0-9]{9}|[1-9][0-9]{0,8}):[1-9][0-9]{0,2}',
                        'SHEET:COUNT of 1 to 999 knocks', read_sheet)
 # The key's type, its base64, which begins with the length of a short text, and a comment.
 public_key = matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?',
-                      'an OpenSSH public key', read_ssh_key)
+                      'an OpenSSH public key, all of it', read_ssh_key)
 prefix_length4 = matching('[89]|[12][0-9]|3[0-2]', 'a length from 8 to 32', int)
 prefix_length6 = matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]',
                           'a length from 32 to 128', int)
@@ -527,9 +534,9 @@ SERVER_KEYS = {
     'id': Key(name_of_server, None, 'any name that no other server of yours has'),
     'hide': Key(service_list, (), 'write for example: hide = tcp/22'),
     'answer': optional(choice('box', 'drop', 'reset', 'prohibited'), 'box'),
-    'window': optional(milliseconds(1, 600), 60000),
-    'open_for': optional(milliseconds(1, MONTH), 30000),
-    'max_open_for': optional(milliseconds(1, MONTH), 3600000),
+    'window': optional(milliseconds('1s', '10m'), 60000),
+    'open_for': optional(milliseconds('1s', '31d'), 30000),
+    'max_open_for': optional(milliseconds('1s', '31d'), 3600000),
     'carriers': optional(listing(carrier), ('udp', 'icmp', 'ports')),
     'port': optional(port_number),
     'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
@@ -547,7 +554,7 @@ CLIENT_KEYS = {
     'allow': optional(service_list),
     'default': optional(service_list),
     'only': optional(listing(address_behind), ()),
-    'open_for': optional(milliseconds(1, MONTH)),
+    'open_for': optional(milliseconds('1s', '31d')),
     'once': optional(yes_or_no, False),
     'require_source': optional(yes_or_no, False),
     'any_source': optional(yes_or_no, False),
@@ -564,6 +571,9 @@ CLIENT_KEYS = {
 }
 ACTION_KEYS = {'run': Key(absolute_command, (), 'write for example: run = /sbin/reboot')}
 
+# Of UTF-8, and what read_file() makes of those of UTF-16.
+BYTE_ORDER_MARKS = ('\ufeff', '\udcff\udcfe', '\udcfe\udcff')
+
 # actions: {name: argument list}; clients: {name: Client}; the rest as the tables above
 # say, times in milliseconds. old: None, or this Client as it was before `rekey`.
 Config = collections.namedtuple('Config', ['path', *SERVER_KEYS, 'clients', 'actions'])
@@ -572,10 +582,18 @@ Client = collections.namedtuple(
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
+    if text.startswith(BYTE_ORDER_MARKS):
+        raise KnockError('%s begins with a byte order mark; save it as UTF-8 without one'
+                         % path, 2)
     ini = configparser.RawConfigParser(
         delimiters=('=',), comment_prefixes=('#', ';'), default_section='\0')
     try:
         ini.read_string(text, path)
+    except configparser.ParsingError as error:
+        numbers = [error.lineno] if hasattr(error, 'lineno') else dict(error.errors)
+        # Not what stands there: it may be a secret.
+        raise KnockError('%s: line %s: write [SECTION], KEY = VALUE or # COMMENT' % (
+            path, ', '.join(map(str, numbers))), 2)
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
     sections = collections.OrderedDict()
@@ -840,6 +858,8 @@ def client_warnings(config, client, facts):
         if name not in config.carriers:
             warn('carriers', 'carrier %s is off; type: knockd.py set server carriers=%s'
                  % (name, ','.join(config.carriers + (name,))))
+    if client.once and (client.open_for or config.open_for) > WEEK:
+        warn('once', 'ends an opening after 7d, whatever open_for says')
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
@@ -1798,13 +1818,12 @@ def after_open(openings, knock, now):
     only): Opening}."""
     client = knock.client
     source = network_of(knock)
-    # Nothing may outlast the client. Its end is a time of the wall clock.
-    duration = min(knock.seconds * 1000, client.expires - now.wall)
+    expires = now.mono + knock.seconds * 1000
     after = dict(openings)
     # Ranges that overlap or touch are one, or they would be counted twice.
     for service in merged(knock.services):
         opening = Opening(client.fingerprint, client.name, source, service, client.once,
-                          now.mono + duration, only_of(knock), knock.elsewhere)
+                          expires, only_of(knock), knock.elsewhere)
         put_longest(after, opening)
     return after
 
@@ -2049,7 +2068,7 @@ def judge(packet, now, state):
         knock = knock._replace(request=with_signed(request, packet, state.config))
     else:
         knock = credential_knock(packet)
-    knock = with_defaults(knock, state.config)
+    knock = with_defaults(knock, now, state.config)
     for find_flaw in (clock_flaw, expiry_flaw, source_flaw, scope_flaw, size_flaw,
                       unsigned_flaw, ledger_flaw, pace_flaw):
         flaw = find_flaw(knock, now, state)
@@ -2083,7 +2102,7 @@ def credential_knock(packet):
     return Knock(credential.client, credential.carrier, packet.source, knock_id,
                  credential.step, credential.paper, request, (), 0, False)
 
-def with_defaults(knock, config):
+def with_defaults(knock, now, config):
     """The Knock with its services, its seconds, and the address that it is for."""
     client = knock.client
     request = knock.request
@@ -2096,6 +2115,10 @@ def with_defaults(knock, config):
     elsewhere = source != knock.source
     usual = client.open_for or config.open_for
     longest = max(config.max_open_for, client.open_for or 0)
+    if client.once:
+        longest = min(longest, WEEK)
+    # Nothing may outlast the client. Its end is a time of the wall clock.
+    longest = min(longest, max(0, client.expires - now.wall))
     seconds = min(request.seconds or usual // 1000, longest // 1000)
     return knock._replace(services=services, seconds=seconds, source=source,
                           elsewhere=elsewhere)
@@ -2300,8 +2323,8 @@ Rule = collections.namedtuple('Rule', 'conditions verdict handle ours')
 # key: version, proto, state, interface, port or source; 'other' is not understood.
 Condition = collections.namedtuple('Condition', 'key values negated')
 # A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: new or
-# invalid; interface: its name, None for one that no rule names.
-Probe = collections.namedtuple('Probe', 'version proto state interface')
+# invalid; interface: its name, None for one that no rule names; so with the port.
+Probe = collections.namedtuple('Probe', 'version proto state interface port')
 # closed: {(version, proto, state): {interface, or None for all others: verdict}}
 # demux: does the stack find a packet's socket before the input hook (tcp_early_demux)?
 # labels: does it make the flow labels of its resets? Else it repeats those it was asked
@@ -2324,13 +2347,15 @@ WIDE = 10000
 DEEP = 16
 
 def holds(condition, probe):
-    """Does a stranger's packet to a port that no rule names meet this condition?"""
+    """Does a stranger's packet meet this condition?"""
     if condition.key in ('version', 'proto', 'state'):
         found = getattr(probe, condition.key) in condition.values
     elif condition.key == 'interface':
         found = is_named(probe.interface, condition.values)
-    elif condition.key == 'port':
+    elif condition.key == 'port' and probe.port is None:
         found = any(high - low >= WIDE for low, high in condition.values)
+    elif condition.key == 'port':
+        found = any(low <= probe.port <= high for low, high in condition.values)
     elif condition.key == 'source':     # a stranger is nobody whom a rule names
         found = False
     else:                           # not understood: as if the rule were not there
@@ -2392,7 +2417,7 @@ def all_probes(rules):
                 interfaces.update(condition.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
     kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
-    return [Probe(*kind) for kind in kinds]
+    return [Probe(*kind, port=None) for kind in kinds]
 
 def read_box(chains, rules, demux, labels):
     """A Box; of interfaces only those are named with which it does something else."""
@@ -2405,11 +2430,17 @@ def read_box(chains, rules, demux, labels):
             verdicts[probe.interface] = verdict
     return Box(closed, demux, labels)
 
-def may_drop(chain, rules):
-    """Does it stop, from some interface, new packets that no rule of its own allows?"""
+def may_drop(chain, rules, services=None):
+    """Does it stop, from some interface, new packets that no rule of its own allows? With
+    services: those to the first port of one of them, which a rule may allow."""
     for probe in all_probes(rules):
-        if probe.state == 'new' and chain_verdict(chain, rules, probe) != ACCEPT:
-            return True
+        ports = [None]
+        if services is not None:
+            ports = [each.low for each in services if each.proto == probe.proto]
+        for port in ports:
+            verdict = chain_verdict(chain, rules, probe._replace(port=port))
+            if probe.state == 'new' and verdict != ACCEPT:
+                return True
     return False
 
 def named_ports(text):
@@ -2585,8 +2616,6 @@ NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
 ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
-# ms. nft counts no limit by a longer time, so no opening of `once` is longer.
-WEEK = 604800000
 # In forward: many hosts of a bridge; and this box, where a packet is on a route of its
 # sender's and names the next host in an option.
 NOT_ONE_HOST = 'multicast', 'broadcast', 'local'
@@ -2675,8 +2704,6 @@ def element_text(element, expires=None, now=0):
     if expires is None:
         return text
     left = expires - now
-    if element.once:
-        left = min(left, WEEK)
     return '%s timeout %dms' % (text, left)
 
 def by_set(wanted, now):
@@ -2957,6 +2984,10 @@ def nft_table(config, box, decoys, openings, now):
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
+def own_name(table):
+    """What the program that keeps the table calls it."""
+    return table.rpartition(' ')[2]
+
 def accept_commands(config, accepts):
     """(nft's text, [(argv, text)]): our rule once at the head of each chain that drops,
     and nowhere else."""
@@ -2968,13 +2999,13 @@ def accept_commands(config, accepts):
         if place.tool == 'nft':
             text += 'delete rule %s %s %s handle %d\n' % place[1:]
         else:
-            argv = [place.tool, '-w', '-t', place.table, '-D', place.chain]
+            argv = [place.tool, '-w', '-t', own_name(place.table), '-D', place.chain]
             commands.append((argv + match, ''))
     for place in accepts.missing:
         if place.tool == 'nft':
             text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
         else:
-            argv = [place.tool, '-w', '-t', place.table, '-I', place.chain]
+            argv = [place.tool, '-w', '-t', own_name(place.table), '-I', place.chain]
             commands.append((argv + match, ''))
     return text, commands
 
@@ -2992,8 +3023,7 @@ GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper'
 # A box without /etc/protocols lists numbers where others have these words.
 NFT_NUMBERS = {'tcp': TCP, 'udp': UDP, 'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}
 # Programs that list what stands beside nft's own: (family, prefix of the tables' names).
-# Chains of the first two are in nf_tables and belong to iptables; those of the old kind
-# take no rule of ours.
+# Chains of the first two are in nf_tables and belong to iptables.
 SAVERS = collections.OrderedDict((
     ('iptables-nft-save', ('ip', '')), ('ip6tables-nft-save', ('ip6', '')),
     ('iptables-legacy-save', ('ip', 'legacy ')),
@@ -3182,7 +3212,7 @@ def find_accepts(config, chains, rules, locked, keepers):
             continue
         if can_hold_accept(chain) and name[:2] not in locked:
             wanted[name] = keepers.get(name, 'nft')
-        else:
+        elif may_drop(chain, rules, config.hide):
             unreachable.append(chain)
     for name, listed in rules.items():
         for rule in listed:
@@ -3203,9 +3233,7 @@ def can_hold_accept(chain):
     """Can we put a rule into it, and would that rule see our mark?"""
     if chain.hook == 'prerouting' and chain.priority <= GUARD_PRIORITY:
         return False
-    if chain.hook == 'ingress' or chain.table.startswith('legacy '):
-        return False
-    return chain.family in ('inet', 'ip', 'ip6')
+    return chain.hook != 'ingress' and chain.family in ('inet', 'ip', 'ip6')
 
 class NftTool:
     """The tool nft: commands and listings as text, nothing else."""
@@ -5672,6 +5700,8 @@ def honour_line(decision, began, ended):
     if decision.verdict == 'open':
         words[-1] += at_places(only_of(knock))
         words.append('%ds' % knock.seconds)
+        if knock.request.seconds > knock.seconds:
+            words.append('(%ds asked)' % knock.request.seconds)
     words.append(knock.carrier)
     if knock.carrier in DATAGRAMS:      # the others tell no time
         words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
@@ -6506,18 +6536,27 @@ def ask_daemon(config_path, word):
 
 def asked(path, word):
     """What the daemon at this socket answers; {} if nobody does within 10 s."""
+    # For the answer. A name without a file would be another's in the network namespace
+    # of a daemon that does not live in ours.
+    own = '%s.%s' % (path, os.urandom(4).hex())
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with sock, contextlib.suppress(OSError, *MISREAD):
+    try:
         sock.settimeout(10)
-        # Any name, for the answer: unix(7), autobind.
-        sock.bind('')
+        sock.bind(own)
+        # He may be another user than we are; the folder keeps all others out.
+        os.chmod(own, 0o666)
         sock.connect(path)
         sock.send(word)
         # Whoever is no daemon of ours has no items() or no such path.
         report = dict(json.loads(sock.recv(8 << 20).decode('ascii')).items())
         os.fspath(report['config']['path'])
         return report
-    return {}
+    except (OSError,) + MISREAD:
+        return {}
+    finally:
+        sock.close()
+        with contextlib.suppress(OSError):
+            os.unlink(own)
 
 def known_ledger(config):
     """The ledger as it is on disk, an empty one if it cannot be read; without the
@@ -7075,10 +7114,14 @@ def taken(path):
     problem = (report.get('config') or {}).get('problem')
     if problem:
         note('the daemon goes on with the config of before: ' + problem)
+    tell_quarantine(report)
+    return read_config(path)
+
+def tell_quarantine(report):
+    """Or whoever knocks now would look for another reason."""
     if report.get('quarantine_until'):
         note('the ledger was lost; no knock counts before %s UTC'
              % format_time(report['quarantine_until']))
-    return read_config(path)
 
 def find_client(config, name):
     if name not in config.clients:
@@ -8332,7 +8375,7 @@ def place_all(args, system, place, text):
         place.put(path, content, 0o755 if content.startswith('#!') else 0o644)
     return config
 
-def begin_probation(config, place, seconds):
+def begin_probation(config, place, time):
     """A new installation hides for so long, unless somebody knocks; one that passed
     stays. Version 0.1 noted it in the guard."""
     path, guard = beside(config, 'probation'), beside(config, 'guard')
@@ -8341,10 +8384,10 @@ def begin_probation(config, place, seconds):
             return
     old = content_of(place.root + guard)[0]
     passed = old is not None and b'on probation' not in old.partition(b'\n')[0]
-    if passed or not seconds:
+    if passed or not time:
         place.put(path, probation_text(PASSED))
         return
-    place.put(path, probation_text(ON_TRIAL, seconds * 1000))
+    place.put(path, probation_text(ON_TRIAL, time))
     place.put(guard, TRIAL_GUARD)
 
 def begin_service(system, place, quiet=False):
@@ -8445,6 +8488,8 @@ def tell_what_runs(system, config, report):
     print(WHAT_NOW % (host_of(config)[0], next(iter(config.clients), 'NAME')))
     if system.name == 'procd' and not config.trust:
         print(LAN_TOO)
+    sys.stdout.flush()
+    tell_quarantine(report)
 
 def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
@@ -8536,7 +8581,7 @@ COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
          ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
-          {'type': parse_seconds, 'default': '10m'}),
+          {'type': milliseconds('0s', '31d'), 'default': '10m'}),
          ('--url', 'URL', 'where a script out of a pipe comes from')]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
         ('--yes', None, 'delete the keys without asking')]),
@@ -8617,6 +8662,13 @@ def command_line():
             command.add_argument(*names.split(), **settings)
     return parser
 
+def refuse_empty(args):
+    """KnockError for an option without a text, as of a variable of the shell that is not
+    set: `--allow ""` must not allow all."""
+    for name, value in vars(args).items():
+        if value == '' and name != 'root':
+            raise KnockError('%s: an empty text stands there' % name.replace('_', '-'), 2)
+
 def main(argv=None):
     try:
         small = small_arguments(sys.argv[1:])
@@ -8624,6 +8676,7 @@ def main(argv=None):
             run_daemon(*small)
             return 0
         args = command_line().parse_args(argv)
+        refuse_empty(args)
         return args.function(args) or 0
     except KnockError as error:
         for line in str(error).splitlines():
