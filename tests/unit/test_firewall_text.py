@@ -329,6 +329,33 @@ def test_what_ends_or_is_prolonged_empties_its_set_and_the_rest_comes_back_at_on
     assert 'timeout 60000ms' in text and text.startswith('flush set')
 
 
+def played(text, held):
+    """The kernel's sets {name: members} after nft has read that text."""
+    for line in text.splitlines():
+        words = line.replace(',', '').split()
+        if words[0] == 'set':
+            name = words[1]
+        elif words[0] == 'flush':
+            held[words[4]] = set()
+        elif words[0] == 'elements':
+            members = line.partition('{ ')[2].partition(' }')[0].split(', ')
+            held.setdefault(name, set()).update(each.split(' timeout')[0] for each in members)
+    return {name: members for name, members in held.items() if members}
+
+
+def test_after_each_change_the_sets_hold_what_is_open_whoever_else_is_there():
+    chance = random.Random(3)
+    openings, held = [], {}
+    for _ in range(300):
+        after = [each for each in openings if chance.random() < 0.8]
+        source = '203.0.113.%d' % chance.randrange(1, 5)
+        service = chance.choice(('tcp/22', 'tcp/10-30', 'udp/53', 'tcp/20-40'))
+        after.append(opening(source, service, chance.randrange(1, 9) * 1000))
+        held = played(change(openings, after), held)
+        assert held == played(change([], after), {})
+        openings = after
+
+
 def test_once_is_never_filled_anew_for_that_would_forget_what_is_spent():
     one, two = opening('203.0.113.5', once=True), opening('203.0.113.6', once=True)
     text = change([one, two], [two])
