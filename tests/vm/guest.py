@@ -368,6 +368,13 @@ class Client:
             *options, 'root@' + address, command)
 
 
+def duration(found):
+    """Seconds from the first of these Differences to the last."""
+    if not found:
+        return 0.0
+    return max(one.last for one in found) - min(one.first for one in found)
+
+
 class Host:
     """All of the above for one kind of guest, in a folder that is thrown away."""
 
@@ -400,6 +407,11 @@ class Host:
             self.guest.boot()
             self.wait_for_daemon()
 
+    def time_open(self):
+        """Returns for how long a hidden port has differed from a closed one since last
+        asked; once it does no more."""
+        return duration(self.told_apart())
+
     def story(self, found):
         began = found[0].first
         return ''.join('\nIPv%d %5d answers, %.3f to %.3f s: %s' % (
@@ -419,22 +431,18 @@ class Host:
         for stranger in self.probers:
             stranger.forget()
 
-    def time_open(self):
-        """Returns for how long a hidden port has differed from a closed one since last
-        asked; once it does no more."""
-        return max(self.time_open_to(stranger) for stranger in self.probers)
+    def told_apart(self):
+        """Returns the Differences since last asked, of all pairs of ports, once there are no
+        more."""
+        return sorted(one for stranger in self.probers for one in self.told_by(stranger))
 
-    def time_open_to(self, stranger):
+    def told_by(self, stranger):
         found = []
         while True:
             more = prober.differences(stranger.seen())
             found += more
             if not any(one.last > stranger.since - 0.5 for one in more):
-                break
-        if not found:
-            return 0.0
-        print(self.story(sorted(found)))
-        return max(one.last for one in found) - min(one.first for one in found)
+                return found
 
     def heal_time(self):
         """The living daemon puts rules back within 0.1 s, which is 20 calls of nft and
