@@ -271,10 +271,8 @@ def format_service(service):
     return text
 
 def parse_services(text):
-    """A list with commas; empty text is an empty list, a repeat counts once."""
-    if not text.strip():
-        return ()
-    services = map(parse_service, text.split(','))
+    """A list with commas; one too many is forgiven, a repeat counts once."""
+    services = map(parse_service, filter(str.strip, text.split(',')))
     return tuple(collections.OrderedDict.fromkeys(services))
 
 def format_services(services):
@@ -345,6 +343,8 @@ MISREAD = (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIter
 
 # --- config: text in, a Config or all that is wrong with it out -------------------------
 MONTH = 31 * 86400              # seconds
+# ms. nft counts no limit by a longer time, so no opening of `once` is longer.
+WEEK = 604800000
 NEVER = 1 << 62                 # ms, later than any clock says
 
 def matching(pattern, form, convert=str):
@@ -381,22 +381,16 @@ def listing(read):
         return read_all(read, filter(None, parts))
     return read_list
 
-def service_list(text):
-    """As parse_services(), but all that are wrong at once."""
-    if not text.strip():
-        return ()
-    return read_all(parse_service, text.split(','))
-
 def choice(*names):
     """A reader of one of these names."""
     return matching('|'.join(names), 'one of: ' + ', '.join(names))
 
 def milliseconds(low, high):
-    """A reader of times from low to high seconds."""
+    """A reader of times between two, which are texts like those that it reads."""
     def read(text):
         seconds = parse_seconds(text)
-        if not low <= seconds <= high:
-            raise KnockError('%r is not from %d to %d seconds' % (text, low, high), 2)
+        if not parse_seconds(low) <= seconds <= parse_seconds(high):
+            raise KnockError('%r is not from %s to %s' % (text, low, high), 2)
         return seconds * 1000
     return read
 
@@ -450,8 +444,20 @@ def read_sheet(text):
     return int(sheet), int(count)
 
 def read_ssh_key(text):
-    """Type and key, without the comment."""
+    """Type and key, without the comment. RFC 4253, 6.6: the key is its type and what
+    belongs to it, each behind its length."""
     kind, key = text.split()[:2]
+    rest = binascii.a2b_base64(key)
+    parts = []
+    while rest:
+        end = 4 + int.from_bytes(rest[:4], 'big')
+        # Or one that was cut would be found out by the first knock that it must open.
+        if end > len(rest):
+            raise ValueError(text)
+        parts.append(rest[4:end])
+        rest = rest[end:]
+    if len(parts) < 2 or parts[0] != kind.encode('ascii'):
+        raise ValueError(text)
     return kind + ' ' + key
 
 def read_secret(text):
@@ -481,6 +487,7 @@ def read_network(text):
             raise ValueError(text)
     return network
 
+service_list = listing(parse_service)
 carrier = choice('udp', 'icmp', 'syn', 'ports', 'code')
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
@@ -510,7 +517,7 @@ paper_sheet = matching('([1-3][0-9]{9}|[1-9][0-9]{0,8}):[1-9][0-9]{0,2}',
                        'SHEET:COUNT of 1 to 999 knocks', read_sheet)
 # The key's type, its base64, which begins with the length of a short text, and a comment.
 public_key = matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?',
-                      'an OpenSSH public key', read_ssh_key)
+                      'an OpenSSH public key, all of it', read_ssh_key)
 prefix_length4 = matching('[89]|[12][0-9]|3[0-2]', 'a length from 8 to 32', int)
 prefix_length6 = matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]',
                           'a length from 32 to 128', int)
@@ -527,9 +534,9 @@ SERVER_KEYS = {
     'id': Key(name_of_server, None, 'any name that no other server of yours has'),
     'hide': Key(service_list, (), 'write for example: hide = tcp/22'),
     'answer': optional(choice('box', 'drop', 'reset', 'prohibited'), 'box'),
-    'window': optional(milliseconds(1, 600), 60000),
-    'open_for': optional(milliseconds(1, MONTH), 30000),
-    'max_open_for': optional(milliseconds(1, MONTH), 3600000),
+    'window': optional(milliseconds('1s', '10m'), 60000),
+    'open_for': optional(milliseconds('1s', '31d'), 30000),
+    'max_open_for': optional(milliseconds('1s', '31d'), 3600000),
     'carriers': optional(listing(carrier), ('udp', 'icmp', 'ports')),
     'port': optional(port_number),
     'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
@@ -547,7 +554,7 @@ CLIENT_KEYS = {
     'allow': optional(service_list),
     'default': optional(service_list),
     'only': optional(listing(address_behind), ()),
-    'open_for': optional(milliseconds(1, MONTH)),
+    'open_for': optional(milliseconds('1s', '31d')),
     'once': optional(yes_or_no, False),
     'require_source': optional(yes_or_no, False),
     'any_source': optional(yes_or_no, False),
@@ -564,6 +571,9 @@ CLIENT_KEYS = {
 }
 ACTION_KEYS = {'run': Key(absolute_command, (), 'write for example: run = /sbin/reboot')}
 
+# Of UTF-8, and what read_file() makes of those of UTF-16.
+BYTE_ORDER_MARKS = ('\ufeff', '\udcff\udcfe', '\udcfe\udcff')
+
 # actions: {name: argument list}; clients: {name: Client}; the rest as the tables above
 # say, times in milliseconds. old: None, or this Client as it was before `rekey`.
 Config = collections.namedtuple('Config', ['path', *SERVER_KEYS, 'clients', 'actions'])
@@ -572,10 +582,18 @@ Client = collections.namedtuple(
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
+    if text.startswith(BYTE_ORDER_MARKS):
+        raise KnockError('%s begins with a byte order mark; save it as UTF-8 without one'
+                         % path, 2)
     ini = configparser.RawConfigParser(
         delimiters=('=',), comment_prefixes=('#', ';'), default_section='\0')
     try:
         ini.read_string(text, path)
+    except configparser.ParsingError as error:
+        numbers = [error.lineno] if hasattr(error, 'lineno') else dict(error.errors)
+        # Not what stands there: it may be a secret.
+        raise KnockError('%s: line %s: write [SECTION], KEY = VALUE or # COMMENT' % (
+            path, ', '.join(map(str, numbers))), 2)
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
     sections = collections.OrderedDict()
@@ -840,6 +858,8 @@ def client_warnings(config, client, facts):
         if name not in config.carriers:
             warn('carriers', 'carrier %s is off; type: knockd.py set server carriers=%s'
                  % (name, ','.join(config.carriers + (name,))))
+    if client.once and (client.open_for or config.open_for) > WEEK:
+        warn('once', 'ends an opening after 7d, whatever open_for says')
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
@@ -1798,13 +1818,12 @@ def after_open(openings, knock, now):
     only): Opening}."""
     client = knock.client
     source = network_of(knock)
-    # Nothing may outlast the client. Its end is a time of the wall clock.
-    duration = min(knock.seconds * 1000, client.expires - now.wall)
+    expires = now.mono + knock.seconds * 1000
     after = dict(openings)
     # Ranges that overlap or touch are one, or they would be counted twice.
     for service in merged(knock.services):
         opening = Opening(client.fingerprint, client.name, source, service, client.once,
-                          now.mono + duration, only_of(knock), knock.elsewhere)
+                          expires, only_of(knock), knock.elsewhere)
         put_longest(after, opening)
     return after
 
@@ -2049,7 +2068,7 @@ def judge(packet, now, state):
         knock = knock._replace(request=with_signed(request, packet, state.config))
     else:
         knock = credential_knock(packet)
-    knock = with_defaults(knock, state.config)
+    knock = with_defaults(knock, now, state.config)
     for find_flaw in (clock_flaw, expiry_flaw, source_flaw, scope_flaw, size_flaw,
                       unsigned_flaw, ledger_flaw, pace_flaw):
         flaw = find_flaw(knock, now, state)
@@ -2083,7 +2102,7 @@ def credential_knock(packet):
     return Knock(credential.client, credential.carrier, packet.source, knock_id,
                  credential.step, credential.paper, request, (), 0, False)
 
-def with_defaults(knock, config):
+def with_defaults(knock, now, config):
     """The Knock with its services, its seconds, and the address that it is for."""
     client = knock.client
     request = knock.request
@@ -2096,6 +2115,10 @@ def with_defaults(knock, config):
     elsewhere = source != knock.source
     usual = client.open_for or config.open_for
     longest = max(config.max_open_for, client.open_for or 0)
+    if client.once:
+        longest = min(longest, WEEK)
+    # Nothing may outlast the client. Its end is a time of the wall clock.
+    longest = min(longest, max(0, client.expires - now.wall))
     seconds = min(request.seconds or usual // 1000, longest // 1000)
     return knock._replace(services=services, seconds=seconds, source=source,
                           elsewhere=elsewhere)
@@ -2300,8 +2323,8 @@ Rule = collections.namedtuple('Rule', 'conditions verdict handle ours')
 # key: version, proto, state, interface, port or source; 'other' is not understood.
 Condition = collections.namedtuple('Condition', 'key values negated')
 # A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: new or
-# invalid; interface: its name, None for one that no rule names.
-Probe = collections.namedtuple('Probe', 'version proto state interface')
+# invalid; interface: its name, None for one that no rule names; so with the port.
+Probe = collections.namedtuple('Probe', 'version proto state interface port')
 # closed: {(version, proto, state): {interface, or None for all others: verdict}}
 # demux: does the stack find a packet's socket before the input hook (tcp_early_demux)?
 # labels: does it make the flow labels of its resets? Else it repeats those it was asked
@@ -2324,13 +2347,15 @@ WIDE = 10000
 DEEP = 16
 
 def holds(condition, probe):
-    """Does a stranger's packet to a port that no rule names meet this condition?"""
+    """Does a stranger's packet meet this condition?"""
     if condition.key in ('version', 'proto', 'state'):
         found = getattr(probe, condition.key) in condition.values
     elif condition.key == 'interface':
         found = is_named(probe.interface, condition.values)
-    elif condition.key == 'port':
+    elif condition.key == 'port' and probe.port is None:
         found = any(high - low >= WIDE for low, high in condition.values)
+    elif condition.key == 'port':
+        found = any(low <= probe.port <= high for low, high in condition.values)
     elif condition.key == 'source':     # a stranger is nobody whom a rule names
         found = False
     else:                           # not understood: as if the rule were not there
@@ -2392,7 +2417,7 @@ def all_probes(rules):
                 interfaces.update(condition.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
     kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
-    return [Probe(*kind) for kind in kinds]
+    return [Probe(*kind, port=None) for kind in kinds]
 
 def read_box(chains, rules, demux, labels):
     """A Box; of interfaces only those are named with which it does something else."""
@@ -2405,11 +2430,17 @@ def read_box(chains, rules, demux, labels):
             verdicts[probe.interface] = verdict
     return Box(closed, demux, labels)
 
-def may_drop(chain, rules):
-    """Does it stop, from some interface, new packets that no rule of its own allows?"""
+def may_drop(chain, rules, services=None):
+    """Does it stop, from some interface, new packets that no rule of its own allows? With
+    services: those to the first port of one of them, which a rule may allow."""
     for probe in all_probes(rules):
-        if probe.state == 'new' and chain_verdict(chain, rules, probe) != ACCEPT:
-            return True
+        ports = [None]
+        if services is not None:
+            ports = [each.low for each in services if each.proto == probe.proto]
+        for port in ports:
+            verdict = chain_verdict(chain, rules, probe._replace(port=port))
+            if probe.state == 'new' and verdict != ACCEPT:
+                return True
     return False
 
 def named_ports(text):
@@ -2585,8 +2616,6 @@ NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
 ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
-# ms. nft counts no limit by a longer time, so no opening of `once` is longer.
-WEEK = 604800000
 # In forward: many hosts of a bridge; and this box, where a packet is on a route of its
 # sender's and names the next host in an option.
 NOT_ONE_HOST = 'multicast', 'broadcast', 'local'
@@ -2675,8 +2704,6 @@ def element_text(element, expires=None, now=0):
     if expires is None:
         return text
     left = expires - now
-    if element.once:
-        left = min(left, WEEK)
     return '%s timeout %dms' % (text, left)
 
 def by_set(wanted, now):
@@ -2957,6 +2984,10 @@ def nft_table(config, box, decoys, openings, now):
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
+def own_name(table):
+    """What the program that keeps the table calls it."""
+    return table.rpartition(' ')[2]
+
 def accept_commands(config, accepts):
     """(nft's text, [(argv, text)]): our rule once at the head of each chain that drops,
     and nowhere else."""
@@ -2968,13 +2999,13 @@ def accept_commands(config, accepts):
         if place.tool == 'nft':
             text += 'delete rule %s %s %s handle %d\n' % place[1:]
         else:
-            argv = [place.tool, '-w', '-t', place.table, '-D', place.chain]
+            argv = [place.tool, '-w', '-t', own_name(place.table), '-D', place.chain]
             commands.append((argv + match, ''))
     for place in accepts.missing:
         if place.tool == 'nft':
             text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
         else:
-            argv = [place.tool, '-w', '-t', place.table, '-I', place.chain]
+            argv = [place.tool, '-w', '-t', own_name(place.table), '-I', place.chain]
             commands.append((argv + match, ''))
     return text, commands
 
@@ -2992,8 +3023,7 @@ GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper'
 # A box without /etc/protocols lists numbers where others have these words.
 NFT_NUMBERS = {'tcp': TCP, 'udp': UDP, 'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}
 # Programs that list what stands beside nft's own: (family, prefix of the tables' names).
-# Chains of the first two are in nf_tables and belong to iptables; those of the old kind
-# take no rule of ours.
+# Chains of the first two are in nf_tables and belong to iptables.
 SAVERS = collections.OrderedDict((
     ('iptables-nft-save', ('ip', '')), ('ip6tables-nft-save', ('ip6', '')),
     ('iptables-legacy-save', ('ip', 'legacy ')),
@@ -3182,7 +3212,7 @@ def find_accepts(config, chains, rules, locked, keepers):
             continue
         if can_hold_accept(chain) and name[:2] not in locked:
             wanted[name] = keepers.get(name, 'nft')
-        else:
+        elif may_drop(chain, rules, config.hide):
             unreachable.append(chain)
     for name, listed in rules.items():
         for rule in listed:
@@ -3203,9 +3233,7 @@ def can_hold_accept(chain):
     """Can we put a rule into it, and would that rule see our mark?"""
     if chain.hook == 'prerouting' and chain.priority <= GUARD_PRIORITY:
         return False
-    if chain.hook == 'ingress' or chain.table.startswith('legacy '):
-        return False
-    return chain.family in ('inet', 'ip', 'ip6')
+    return chain.hook != 'ingress' and chain.family in ('inet', 'ip', 'ip6')
 
 class NftTool:
     """The tool nft: commands and listings as text, nothing else."""
@@ -3731,6 +3759,19 @@ def remove_stale(path):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, found))
 
+def locked_by_us(path):
+    """A descriptor of this file, which holds our process id: locked for as long as we
+    live. BlockingIOError if another process has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Always as long: on a full disk there is no room again for what was cut off.
+        os.pwrite(lock, b'%-10d\n' % os.getpid(), 0)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
 @contextlib.contextmanager
 def locked(path):
     """Whoever edits this file waits until nobody else does; KnockError after 10 s.
@@ -4051,13 +4092,10 @@ class LedgerFile:
         if place_flaws(path, 0):
             # In a sticky folder another user may have made it, and hold it for ever.
             os.unlink(path)
-        self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock = locked_by_us(path)
         except BlockingIOError:
             raise KnockError('another knockd.py runs with %s' % self.path)
-        # Always as long: on a full disk there is no room again for what was cut off.
-        os.pwrite(self.lock, b'%-10d\n' % os.getpid(), 0)
 
     def load(self, server_id):
         """The Ledger; KnockError or OSError if it is missing, unreadable or not ours.
@@ -4229,7 +4267,6 @@ def remove_version_1(path):
 
 # --- edges: sockets and events ----------------------------------------------------------
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
-SO_PEERCRED = 17                                # asm-generic/socket.h
 # linux/socket.h, linux/if_packet.h, linux/if_ether.h
 SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
 PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
@@ -4246,13 +4283,11 @@ RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
-# DELTABLE. Only two loads of ours make one: cleared()'s, and one that hides nothing.
-TABLE_GONE = 2
+# DELTABLE and DESTROYTABLE; of our loads, cleared() makes one, and who hides nothing.
+TABLE_GONE = 2, 26
 OUR_TABLE = b'knockd\0'
 UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
 STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
-# An abstract socket: each network namespace has names of its own.
-OWNER_NAME = '\0knockd'
 
 class Bell:
     """A pipe that a thread rings to wake another one from its poll."""
@@ -4303,7 +4338,7 @@ def change_told(data):
         # linux/netlink.h: struct nlmsghdr
         length, kind = struct.unpack_from('=IH', data, offset)
         end = offset + max(16, length + 3 & ~3)
-        if kind & 0xff == TABLE_GONE and OUR_TABLE in data[offset:end]:
+        if kind & 0xff in TABLE_GONE and OUR_TABLE in data[offset:end]:
             return OURS_GONE
         if kind & 0xff not in ELEMENT_EVENTS:
             gravest = OTHERS_CHANGED
@@ -4389,10 +4424,13 @@ class Capture:
         while len(self.taps) < each * len(shares):
             protocol = self.protocols[len(self.taps) % each]
             self.taps.append(packet_socket(protocol))
-        while len(self.taps) > each * len(shares):
-            self.taps.pop().close()
+        # What is no share's any more goes last, or a knock could pass unheard.
+        wanted = each * len(shares)
+        self.taps, surplus = self.taps[:wanted], self.taps[wanted:]
         for number, sock in enumerate(self.taps):
             attach_filter(sock, program(shares[number // each]))
+        for sock in surplus:
+            sock.close()
 
     def frames(self, sock):
         """What waits in one of the taps, each frame with the name of its interface."""
@@ -4446,6 +4484,7 @@ def ask_kernel(kind, question):
     # struct nlmsghdr
     head = struct.pack('=IHHII', 16 + len(question), kind, NLM_F_REQUEST, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+        sock.settimeout(1)
         sock.send(head + question)
         return sock.recv(65536)
 
@@ -4574,6 +4613,13 @@ def runtime_folder():
         place = '/var/run'
     return os.path.realpath(place) + '/knockd'
 
+def make_runtime_folder():
+    """OSError if it cannot be, or if others can write it."""
+    folder = runtime_folder()
+    os.makedirs(folder, 0o700, exist_ok=True)
+    for flaw in path_flaws(folder, 0o022):
+        raise PermissionError(errno.EPERM, flaw)
+
 def status_path(config):
     """The path of the daemon's status socket."""
     return '%s/%s.sock' % (runtime_folder(), config.id)
@@ -4584,9 +4630,7 @@ def status_socket(config):
     sock = unix_socket()
     path = status_path(config)
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        for flaw in path_flaws(os.path.dirname(path), 0o022):
-            raise PermissionError(errno.EPERM, flaw)
+        make_runtime_folder()
         if os.path.lexists(path):
             os.unlink(path)     # nobody's: we hold the ledger's lock
         os.fchmod(sock.fileno(), 0o600)     # bind() makes the file with this mode
@@ -4599,34 +4643,20 @@ def status_socket(config):
     return sock
 
 def own_namespace():
-    """The socket by which we own this network namespace for as long as we live: two
-    daemons with two configs would put back each their own rules for ever. KnockError if
-    there is another."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """Locks this network namespace for as long as we live: two daemons with two configs
+    would put back each their own rules for ever. KnockError if there is another. (By a
+    file, for the name of a socket is anybody's who is first.)"""
     try:
-        sock.bind(OWNER_NAME)
-        sock.listen(1)          # so that the next one learns our process id
-    except OSError:
-        pid, user = name_holder()
-        if user in (0, os.geteuid(), os.stat('/').st_uid):
-            raise KnockError('another knockd runs in this network namespace: process %d%s'
-                             % (pid, command_of(pid)))
-        # A local user must not be able to keep the guard from starting.
-        log('owner: user %d, process %d, holds our name: a second knockd would not be '
-            'noticed' % (user, pid), ERROR)
-    return sock
-
-def name_holder():
-    """(process id, user id) of whoever has our name; (0, 0) if he does not answer."""
-    with unix_socket(socket.SOCK_STREAM) as sock:
-        try:
-            sock.connect(OWNER_NAME)
-            # struct ucred { pid_t pid; uid_t uid; gid_t gid; }
-            credentials = sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, 12)
-        except OSError:
-            return 0, 0
-    pid, user, _ = struct.unpack('@iII', credentials)
-    return pid, user
+        number = os.stat('/proc/self/ns/net').st_ino
+        path = '%s/network-%d.lock' % (runtime_folder(), number)
+        make_runtime_folder()
+        locked_by_us(path)
+    except BlockingIOError:
+        pid = int(read_file(path))
+        raise KnockError('another knockd runs in this network namespace: process %d%s'
+                         % (pid, command_of(pid)))
+    except OSError as error:
+        log('owner: %s: a second knockd would not be noticed' % error.strerror, WARNING)
 
 def command_of(pid):
     """Its command line in brackets, which names its config."""
@@ -4837,7 +4867,7 @@ class Decoys:
             if decoy is None or decoy in taken:
                 self.let_go(port)
                 self.held[port] = self.bound(preferred.get(port, 0), taken)
-        return self.ports()
+        return {port: self.held[port][0] for port in hidden}
 
     def ports(self):
         """{hidden port: decoy} of all that are held."""
@@ -4906,12 +4936,13 @@ class Looks:
         self.lock = threading.Lock()
 
     def ask(self, now, urgent=False):
-        """Somebody has changed something."""
+        """Somebody has changed something. (The daemon's thread asks as well.)"""
         due = now + COALESCE
         if not urgent:
             due = max(due, self.rested)
-        if self.due is None or due < self.due:
-            self.due = due
+        with self.lock:
+            if self.due is None or due < self.due:
+                self.due = due
 
     def variables_changed(self):
         """Since the last time?"""
@@ -4923,6 +4954,11 @@ class Looks:
         change before it would be taken for ours."""
         self.due = now
 
+    def start(self):
+        """What is asked for from now on, this look may miss."""
+        with self.lock:
+            self.due = None
+
     def begin(self, process):
         with self.lock:
             self.process = process
@@ -4933,7 +4969,6 @@ class Looks:
             broken_off = self.broken_off
             self.process = None
             self.broken_off = False
-        self.due = None
         self.rested = now + 2 * (now - began)
         if not broken_off:
             self.in_a_row = 0
@@ -4979,9 +5014,8 @@ class Keeper:
     nft, and no two of them run at once. A knock, a close, an expiry, a reload, a heal and
     the end of a probation all come through want()."""
 
-    def __init__(self, tool, reflecting, owner=None):
+    def __init__(self, tool, reflecting):
         self.tool = tool
-        self.owner = owner      # own_namespace()'s socket, which must stay open
         self.reflecting = reflecting    # do resets carry marks? Else no decoy can answer
         self.decoys = Decoys()
         self.wanted = Wanted(0, None, ())       # written by want() alone
@@ -4991,6 +5025,7 @@ class Keeper:
         self.events = ruleset_events()
         self.called, self.answered = Bell(), Bell()
         self.answers = collections.deque()      # Done; the thread puts them in
+        self.in_trouble = False                 # was the last of them an error?
         threading.Thread(target=self.work, daemon=True).start()
 
     def want(self, config, openings):
@@ -5033,18 +5068,21 @@ class Keeper:
         return found
 
     def answer(self, number, error=None, mended=False, loaded=None):
+        self.in_trouble = error is not None
         self.answers.append(Done(number, error, mended, loaded))
         self.answered.ring()
 
     def work(self):
         """The thread."""
         while True:
+            wanted = self.wanted
             try:
                 self.wait()
-                self.step(self.wanted, moment().mono)
+                wanted = self.wanted
+                self.step(wanted, moment().mono)
             except Exception as error:  # a defect must not end what opens and closes
                 reason = 'internal error: %s: %s' % (type(error).__name__, error)
-                self.answer(self.standing.wanted.number, KnockError(reason))
+                self.answer(wanted.number, KnockError(reason))
                 time.sleep(RETRY_TIME / 1000)
 
     def wait(self):
@@ -5182,6 +5220,7 @@ class Keeper:
 
     def inspect(self, wanted, now):
         """Looks whether all is as it was left, and puts it back."""
+        self.looks.start()
         try:
             seen = self.see(wanted.config, self.looks)
         except KnockError as error:
@@ -5192,6 +5231,8 @@ class Keeper:
             return
         self.looks.end(now, moment().mono)
         if self.in_order(seen):
+            if self.in_trouble:
+                self.answer(wanted.number)
             return
         try:
             self.load(wanted, seen, mended=True)
@@ -5421,10 +5462,12 @@ class ConfigFile:
         """The Config in the file. KnockError, which is kept as the problem."""
         self.stamp = config_stamp(self.path)
         try:
-            return read_config(self.path)
+            config = read_config(self.path)
         except KnockError as error:
             self.problem = str(error)
             raise
+        self.problem = None
+        return config
 
     def row(self):
         """For status. last_good: does the copy rule in place of the file?"""
@@ -5447,10 +5490,6 @@ class ConfigFile:
             replace_text(copy, text)
         except OSError as error:
             log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
-
-    def accept(self):
-        """What was read is in force."""
-        self.problem = None
 
 def config_to_run(path):
     """(Config, problem): the one in the file and None; or, if that is broken, the last
@@ -5669,6 +5708,8 @@ def honour_line(decision, began, ended):
     if decision.verdict == 'open':
         words[-1] += at_places(only_of(knock))
         words.append('%ds' % knock.seconds)
+        if knock.request.seconds > knock.seconds:
+            words.append('(%ds asked)' % knock.request.seconds)
     words.append(knock.carrier)
     if knock.carrier in DATAGRAMS:      # the others tell no time
         words.append('skew %+.1fs' % ((knock.request.time - began.wall) / 1000))
@@ -5890,7 +5931,7 @@ class Daemon:
     def start(self):
         """Everything in force, or a KnockError."""
         self.file.take()
-        owner = own_namespace()
+        own_namespace()
         now = moment()
         tool, flaw = choose_tool(self.config)
         if flaw is not None:
@@ -5899,7 +5940,7 @@ class Daemon:
         if lost:
             self.clock.watch(now)
         reflecting = reflect_marks(tool.sysctls, beside(self.config, 'sysctls'))
-        keeper = Keeper(tool, reflecting, owner)
+        keeper = Keeper(tool, reflecting)
         self.furnish(State(self.config, ledger), keeper, now)
         self.tell_ready(self.first_result(keeper))
         notify('READY=1')
@@ -5921,11 +5962,13 @@ class Daemon:
         fails."""
         while True:
             select.select([keeper], (), ())
-            for done in keeper.results():
+            results = keeper.results()
+            for done in results:
                 if done.error is not None:
                     raise done.error
                 self.settle(done, moment())
-                return done
+            if results:
+                return results[0]
 
     def tell_ready(self, done):
         """The first line of a daemon that guards."""
@@ -6056,13 +6099,15 @@ class Daemon:
         self.doors.in_force(done.number, now)
         if due:
             self.reloading = None
-            self.source.accept()
+        # A new client, or one that was removed, changes no rules.
+        if self.reloading is None and (due or done.loaded is not None):
+            self.source.keep(self.config)
+        if due:
             log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
         if done.loaded is not None:
-            self.source.keep(self.config)
             self.guard.keep(done.loaded.guard)
 
     def reload(self, now):
@@ -6150,22 +6195,27 @@ class Daemon:
     def handle(self, packet, interface, now):
         """One packet that may be a knock."""
         self.look_for_jump(now)
-        decision = judge(packet, now, self.state)
+        decision = self.with_signature(judge(packet, now, self.state), now)
         knock, reason = decision.knock, decision.reason
         self.reports.count(decision.verdict, packet)
         if decision.verdict == 'mute':
             self.hearing.mute(packet.payload[:TAG_SIZE], 1, now)
-        elif decision.verdict in ('open', 'close', 'run'):
-            reason = self.signature_flaw(knock, now)
-            if reason is None:
-                inside = is_inside(interface, self.config.trust)
-                self.honour(decision, packet.source, inside, now)
-                return
-            decision = decision._replace(kind=SIGNATURE)    # refused after all
-        if reason is not None:
+        elif decision.verdict in OPS.values():
+            inside = is_inside(interface, self.config.trust)
+            self.honour(decision, packet.source, inside, now)
+        elif reason is not None:
             source = str(knock.source)
             line = 'refused %s %s %s' % (knock.client.name, source, reason)
             self.reports.tell(knock.client.name, decision.kind, source, reason, now, line)
+
+    def with_signature(self, decision, now):
+        """The decision, or a refusal where the signature is wrong."""
+        if decision.verdict not in OPS.values():
+            return decision
+        flaw = self.signature_flaw(decision.knock, now)
+        if flaw is None:
+            return decision
+        return decision._replace(verdict='refused', kind=SIGNATURE, reason=flaw)
 
     def signature_flaw(self, knock, now):
         """The last check, for it starts a process."""
@@ -6496,18 +6546,27 @@ def ask_daemon(config_path, word):
 
 def asked(path, word):
     """What the daemon at this socket answers; {} if nobody does within 10 s."""
+    # For the answer. A name without a file would be another's in the network namespace
+    # of a daemon that does not live in ours.
+    own = '%s.%s' % (path, os.urandom(4).hex())
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with sock, contextlib.suppress(OSError, *MISREAD):
+    try:
         sock.settimeout(10)
-        # Any name, for the answer: unix(7), autobind.
-        sock.bind('')
+        sock.bind(own)
+        # He may be another user than we are; the folder keeps all others out.
+        os.chmod(own, 0o666)
         sock.connect(path)
         sock.send(word)
         # Whoever is no daemon of ours has no items() or no such path.
         report = dict(json.loads(sock.recv(8 << 20).decode('ascii')).items())
         os.fspath(report['config']['path'])
         return report
-    return {}
+    except (OSError,) + MISREAD:
+        return {}
+    finally:
+        sock.close()
+        with contextlib.suppress(OSError):
+            os.unlink(own)
 
 def known_ledger(config):
     """The ledger as it is on disk, an empty one if it cannot be read; without the
@@ -6877,7 +6936,7 @@ def first_config(args, name, hide, place, more=()):
         def plan(known):
             return new_client(args, known, place)
         config = edit_config(place.root + path, plan)
-        print_line(config, config.clients[name])
+        print_line(config, config.clients[name], args)
         return config
     if not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide '
@@ -6893,7 +6952,7 @@ def first_config(args, name, hide, place, more=()):
     place_ledger(config, place)
     place.put(path, text)
     if not place.dry_run:
-        print_line(config, config.clients[name])
+        print_line(config, config.clients[name], args)
     return config
 
 def new_client(args, config, place):
@@ -7002,14 +7061,15 @@ def phone_line(config, client):
     return ('otpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8'
             '&period=30' % (client.name, config.host or config.id, secret))
 
-def print_line(config, client, via=None, picture=False):
+def print_line(config, client, args):
     """A client's lines, on standard output; what is doubtful about them, beside it."""
-    lines = [client_line(config, client, via or client.carriers[0])]
+    told = vars(args)
+    lines = [client_line(config, client, told.get('via') or client.carriers[0])]
     if client.code:
         lines.append(phone_line(config, client))
     for line in lines:
         print(line, flush=True)
-        if picture:
+        if told.get('qr'):
             # By its input: every user can read an argument list.
             print(run(['qrencode', '-t', 'ANSIUTF8'], line))
     host, doubt = host_of(config)
@@ -7064,10 +7124,14 @@ def taken(path):
     problem = (report.get('config') or {}).get('problem')
     if problem:
         note('the daemon goes on with the config of before: ' + problem)
+    tell_quarantine(report)
+    return read_config(path)
+
+def tell_quarantine(report):
+    """Or whoever knocks now would look for another reason."""
     if report.get('quarantine_until'):
         note('the ledger was lost; no knock counts before %s UTC'
              % format_time(report['quarantine_until']))
-    return read_config(path)
 
 def find_client(config, name):
     if name not in config.clients:
@@ -7120,6 +7184,10 @@ def command_rules(args):
 def command_add(args):
     """With a secret that is told, a client that is there already is no error."""
     told, known = args.secret is not None, []
+    if args.page and args.qr:
+        raise KnockError('no page fits into a QR code; copy the file to the phone. For '
+                         'the line alone type later: knockd.py show %s --qr' % args.name,
+                         2)
     args.secret = given_secret(args.secret)
     if not os.path.exists(args.config):
         first_config(args, args.name, args.allow, Placing(args))
@@ -7138,8 +7206,8 @@ def command_add(args):
     config = edit_config(args.config, plan)
     if args.name in known:
         print('unchanged')
-    else:
-        print_line(config, config.clients[args.name])
+    if args.qr or args.name not in known:
+        print_line(config, config.clients[args.name], args)
 
 def section_of(config, name):
     """The texts of a client's section: {key: text}."""
@@ -7211,7 +7279,7 @@ def command_rekey(args):
     if before == [secret]:
         print('unchanged')
         return
-    print_line(config, config.clients[args.name])
+    print_line(config, config.clients[args.name], args)
     note('the old line is good until this one is first used, or until %s UTC'
          % format_time(until))
 
@@ -7264,7 +7332,7 @@ def command_remove(args):
 
 def command_show(args):
     config = read_config(args.config)
-    print_line(config, find_client(config, args.name), args.via, args.qr)
+    print_line(config, find_client(config, args.name), args)
 
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
@@ -8297,6 +8365,9 @@ def place_all(args, system, place, text):
         place.carry_out(package_command('nft'))
     entries = [('ledger', system.state + '/knockd/ledger.json')]
     config = first_config(args, args.client, args.hide, place, entries)
+    if not (config.clients or args.root):
+        # Or the daemon takes it for lost, and the first client waits out a quarantine.
+        place_ledger(config, place)
     if not (args.root or args.dry_run):
         for warning in preflight(config):
             note(warning)
@@ -8314,7 +8385,7 @@ def place_all(args, system, place, text):
         place.put(path, content, 0o755 if content.startswith('#!') else 0o644)
     return config
 
-def begin_probation(config, place, seconds):
+def begin_probation(config, place, time):
     """A new installation hides for so long, unless somebody knocks; one that passed
     stays. Version 0.1 noted it in the guard."""
     path, guard = beside(config, 'probation'), beside(config, 'guard')
@@ -8323,10 +8394,10 @@ def begin_probation(config, place, seconds):
             return
     old = content_of(place.root + guard)[0]
     passed = old is not None and b'on probation' not in old.partition(b'\n')[0]
-    if passed or not seconds:
+    if passed or not time:
         place.put(path, probation_text(PASSED))
         return
-    place.put(path, probation_text(ON_TRIAL, seconds * 1000))
+    place.put(path, probation_text(ON_TRIAL, time))
     place.put(guard, TRIAL_GUARD)
 
 def begin_service(system, place, quiet=False):
@@ -8427,6 +8498,8 @@ def tell_what_runs(system, config, report):
     print(WHAT_NOW % (host_of(config)[0], next(iter(config.clients), 'NAME')))
     if system.name == 'procd' and not config.trust:
         print(LAN_TOO)
+    sys.stdout.flush()
+    tell_quarantine(report)
 
 def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
@@ -8511,13 +8584,14 @@ PLACE = [
     ('--root', 'FOLDER', 'in this tree; start nothing', {'default': ''})]
 CLIENT_NAME = ('name', 'NAME', None)
 SECRET = ('--secret', '-', 'its secret comes by standard input')
+PICTURE = ('--qr', None, 'as a picture, too, if qrencode is there')
 SERVICES = ('services', 'SERVICES', 'as tcp/22,udp/51820')
 JSON = ('--json', None, 'for programs')
 COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
          ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
-          {'type': parse_seconds, 'default': '10m'}),
+          {'type': milliseconds('0s', '31d'), 'default': '10m'}),
          ('--url', 'URL', 'where a script out of a pipe comes from')]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
         ('--yes', None, 'delete the keys without asking')]),
@@ -8538,7 +8612,7 @@ COMMANDS = (    # name, function, what it does, its options
         ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
         ('--may-run', 'ACTIONS', 'the actions that it may run'),
         ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
-        SECRET]),
+        SECRET, PICTURE]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
         ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
@@ -8550,7 +8624,7 @@ COMMANDS = (    # name, function, what it does, its options
     ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [
         CLIENT_NAME, ('--via', 'CARRIER', 'how it shall knock', {'choices': CARRIERS}),
-        ('--qr', None, 'as a picture, too, if qrencode is there')]),
+        PICTURE]),
     ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
         CLIENT_NAME, ('-n', 'N', '10', {'dest': 'number', 'type': int, 'default': 10})]),
     ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
@@ -8598,6 +8672,13 @@ def command_line():
             command.add_argument(*names.split(), **settings)
     return parser
 
+def refuse_empty(args):
+    """KnockError for an option without a text, as of a variable of the shell that is not
+    set: `--allow ""` must not allow all."""
+    for name, value in vars(args).items():
+        if value == '' and name != 'root':
+            raise KnockError('%s: an empty text stands there' % name.replace('_', '-'), 2)
+
 def main(argv=None):
     try:
         small = small_arguments(sys.argv[1:])
@@ -8605,6 +8686,7 @@ def main(argv=None):
             run_daemon(*small)
             return 0
         args = command_line().parse_args(argv)
+        refuse_empty(args)
         return args.function(args) or 0
     except KnockError as error:
         for line in str(error).splitlines():

@@ -368,8 +368,6 @@ def test_the_kernel_never_gets_more_time_than_is_left():
     text = change([], [opening('203.0.113.5')], NOW + 29999)
     assert 'timeout 1ms' in text
     assert change([], [opening('203.0.113.5')], NOW + 30000) == '', 'over'
-    month = opening('203.0.113.5', left=31 * 86400000, once=True)
-    assert 'timeout 604800000ms' in change([], [month]), 'no limit is longer than a week'
 
 
 def test_ranges_networks_and_once_have_sets_of_their_own():
@@ -618,10 +616,24 @@ def test_what_is_out_of_reach_is_named():
                chain('drop', table='firewalld'),
                chain('drop', name='early', hook='prerouting', prio=-300),
                chain('drop', name='in', family='netdev', hook='ingress')]
-    found = read(listing, iptables_legacy_save='*filter\n:INPUT DROP [0:0]\nCOMMIT\n').unreachable
+    saved = '*filter\n:INPUT DROP [0:0]\nCOMMIT\n*raw\n:PREROUTING DROP [0:0]\nCOMMIT\n'
+    found = read(listing, iptables_legacy_save=saved).unreachable
     assert {each[:3] for each in found} == {
         ('inet', 'firewalld', 'input'), ('inet', 'filter', 'early'), ('netdev', 'filter', 'in'),
-        ('ip', 'legacy filter', 'INPUT')}
+        ('ip', 'legacy raw', 'PREROUTING')}
+
+
+def test_out_of_reach_is_only_what_the_chain_itself_does_not_allow():
+    """firewalld where the port was opened, as README says: what a knock opens is open."""
+    def allow(proto, *ports):
+        left = {'payload': {'protocol': proto, 'field': 'dport'}}
+        return [rule(match(left, port), ACCEPT, table='firewalld') for port in ports]
+    listing = [{'table': {'family': 'inet', 'name': 'firewalld', 'flags': 'owner'}},
+               chain('drop', table='firewalld')]
+    some = listing + allow('tcp', 22)
+    assert [each[:3] for each in read(some).unreachable] == [('inet', 'firewalld', 'input')]
+    every = some + allow('tcp', {'range': [8000, 8001]}) + allow('udp', 51820)
+    assert read(every).unreachable == []
 
 
 def test_copies_and_rules_no_more_wanted_go():
@@ -649,11 +661,17 @@ def test_chains_of_iptables_get_it_by_iptables():
         listing, iptables_nft_save=saved % '').accepts), DECOYS, [], NOW)[1:]
     assert place == [(['iptables-nft', '-w', '-t', 'filter', '-I', 'INPUT', '-m', 'mark', '--mark',
                        '0x40000000/0x40000000', '-j', 'ACCEPT'], '')]
+    legacy = read([], iptables_legacy_save=saved % '').accepts
+    argv = knockd.NFT.whole(make_config(), seen(accepts=legacy), DECOYS, [], NOW)[1][0]
+    assert argv[:6] == ['iptables-legacy', '-w', '-t', 'filter', '-I', 'INPUT']
     ours = '-A INPUT -m mark --mark 0x40000000/0x40000000 -j ACCEPT\n'
     there = read(listing, iptables_nft_save=saved % ('[3:180] ' + ours)).accepts
     assert there == ([], []), 'with a counter'
     twice = read(listing, iptables_nft_save=saved % (ours * 3)).accepts
     assert [each[:4] for each in twice.surplus] == [('iptables-nft', 'ip', 'filter', 'INPUT')] * 2
+    old = read([], 'accept_in =', iptables_legacy_save=saved % ours).accepts
+    argv = knockd.NFT.whole(make_config(), seen(accepts=old), DECOYS, [], NOW)[1][0]
+    assert argv[:6] == ['iptables-legacy', '-w', '-t', 'filter', '-D', 'INPUT']
 
 
 # --- what is listed of ours ----------------------------------------------------------------------
