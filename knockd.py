@@ -1582,7 +1582,8 @@ class Sequences:
         return Progress(finished, goes_on)
 
     def attempts_of(self, source, now):
-        known = self.beginners.pop(source, None) or self.advanced.pop(source, [])
+        """Those that are alive; remember() puts them in again, as the youngest."""
+        known = self.beginners.pop(source, []) + self.advanced.pop(source, [])
         return [attempt for attempt in known if attempt.alive(now)]
 
     def begin(self, attempts, port, now):
@@ -1719,7 +1720,7 @@ class Codes:
 
     def begin(self, source, port, now):
         """A source holds one first port; a new one replaces it."""
-        typing = self.typing.pop(source, None) or Typing()
+        typing = self.typing.pop(source, Typing())
         typing.first = port
         typing.since = now.mono
         self.typing[source] = typing
@@ -2997,13 +2998,14 @@ def accept_commands(config, accepts):
     text, commands = '', []
     for place in accepts.surplus:
         if place.tool == 'nft':
-            text += 'delete rule %s %s %s handle %d\n' % place[1:]
+            delete = 'delete rule {0.family} {0.table} {0.chain} handle {0.handle}\n'
+            text += delete.format(place)
         else:
             argv = [place.tool, '-w', '-t', own_name(place.table), '-D', place.chain]
             commands.append((argv + match, ''))
     for place in accepts.missing:
         if place.tool == 'nft':
-            text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
+            text += 'insert rule {0.family} {0.table} {0.chain} {1}\n'.format(place, rule)
         else:
             argv = [place.tool, '-w', '-t', own_name(place.table), '-I', place.chain]
             commands.append((argv + match, ''))
@@ -3041,7 +3043,7 @@ def nft_conditions(left, right, operator):
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
     conditions = [Condition(key, values, operator == '!=')]
-    if words[1:2] == ['tcp'] or words[1:2] == ['udp']:
+    if words[1:2] in (['tcp'], ['udp']):
         conditions.append(Condition('proto', [PROTOCOLS[words[1]]], False))
     return conditions
 
@@ -7747,10 +7749,10 @@ class Watch:
             self.bridges = overhear_bridges(config.trust)
         self.watcher.keys.adopt(moment())
         begin = packets_for(config)
-        datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
-        syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
-        self.datagrams.load([], lambda words: datagrams)
-        self.syns.load([], lambda words: syns)
+        for_datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
+        for_syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
+        self.datagrams.load([], lambda words: for_datagrams)
+        self.syns.load([], lambda words: for_syns)
         for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 
