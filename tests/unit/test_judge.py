@@ -49,6 +49,17 @@ def test_nobody_opens_for_longer_than_the_config_says(state, name, asked, grante
     assert knockd.judge(packet, at(), state).knock.seconds == granted
 
 
+def test_what_is_told_is_never_longer_than_the_client_may_or_than_the_kernel_counts(state):
+    anna = state.config.clients['anna']
+    for changes, granted in ((dict(expires=WALL + 7900), 7), (dict(expires=WALL + 400), 0),
+                             (dict(open_for=691200000), 691200),
+                             (dict(open_for=691200000, once=True), 604800)):
+        client = anna._replace(**changes)
+        state.config = state.config._replace(clients=dict(state.config.clients, anna=client))
+        state.tags = valid_tags(state.config, WALL)
+        assert knockd.judge(knock(state, services=[SSH]), at(), state).knock.seconds == granted
+
+
 # --- the order: every later check would object too ----------------------------------------------
 def forbidden(*_):
     raise AssertionError('a check that is later in the order came first')

@@ -79,11 +79,6 @@ def test_what_was_over_begins_anew():
     assert listed(openings) == [('anna', '203.0.113.5/32', 'tcp/22', 130)]
 
 
-def test_nothing_outlasts_its_client():
-    client = ANNA._replace(expires=NOW.wall + 7000)
-    assert listed(opened(knock(client)))[0][3] == 7
-
-
 def test_the_network_is_as_wide_as_the_section_says():
     client = ANNA._replace(prefix4=24, prefix6=64, once=True)
     openings = opened(knock(client), knock(client, source=THERE))
