@@ -584,12 +584,11 @@ def test_what_it_answers_is_readable_until_it_is_read(keeper):
     assert keeper.results() == []
 
 
-def test_who_owns_the_namespace_is_held_as_long_as_the_keeper(monkeypatch):
+def test_a_new_keeper_wants_nothing_and_knows_nothing(monkeypatch):
     monkeypatch.setattr(threading.Thread, 'start', lambda self: None)
-    owner = Socket(1)
-    keeper = knockd.Keeper(knockd.NFT, False, owner)
+    keeper = knockd.Keeper(knockd.NFT, False)
     keeper.events.close()
-    assert (keeper.owner, keeper.reflecting, keeper.retry) == (owner, False, 0)
+    assert (keeper.reflecting, keeper.retry) == (False, 0)
     assert keeper.wanted == keeper.standing.wanted == knockd.Wanted(0, None, ())
     assert not keeper.standing.known and keeper.patience(0) is None
 
