@@ -366,6 +366,19 @@ def test_install_takes_over_from_a_first_try(wire, box):
     assert not wire.stranger.connects('10.9.0.1') and wire.client.knock(line).code == 0
 
 
+def test_a_config_with_clients_and_no_ledger_is_a_lost_one_and_install_says_so(wire, box):
+    """Nobody knows what was honoured with it: an empty one would make old knocks good again."""
+    config = ('[server]\nid = x\nhide = tcp/2222\nhost = 10.9.0.1\nwindow = 1s\n[client me]\n'
+              'secret = %s\n' % knockd.encode_secret(bytes(range(32))))
+    box.must('sh', '-c', 'umask 077; mkdir /etc/knockd; cat >/etc/knockd/knockd.ini', stdin=config)
+    done = box.run('/usr/bin/python3', KNOCKD, 'install')
+    assert done.code == 0 and 'note: the ledger was lost; no knock counts before ' in done.err
+    line = box.must('/usr/local/sbin/knockd.py', 'show', 'me').strip()
+    assert wire.client.knock(line, '--wait', '9').code == 0, 'its end comes soon'
+    done = box.run('/usr/bin/python3', KNOCKD, 'install')
+    assert done.code == 0 and 'ledger' not in done.err
+
+
 def test_a_service_that_does_not_get_ready_is_told_with_its_log_and_all_is_taken_back(box):
     box.must('sh', '-c', 'cat >/usr/local/sbin/systemctl', stdin="""#!/bin/sh
         [ "$*" = 'restart knockd' ] && { echo 'Job for knockd.service failed.' >&2; exit 1; }

@@ -124,6 +124,17 @@ def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(path, arguments
     assert 'Traceback' not in err and SECRETS[3] not in err
 
 
+@pytest.mark.parametrize('arguments', [
+    ('add', 'carl', '--allow', ''), ('add', 'carl', '--expires='), ('add', ''), ('hide', ''),
+    ('add', 'carl', '--ssh-key', '/dev/null'), ('run', '--hide', 'tcp/22', '--client', ''),
+    ('--config', '', 'list')])
+def test_an_empty_text_is_not_taken_for_none(path, arguments):
+    """As of a variable of the shell that is not set."""
+    code, out, err = command(path, *arguments)
+    assert (code, out, read(path)) == (2, '', TEXT)
+    assert err.endswith(': an empty text stands there\n') and err.count('\n') == 1
+
+
 def test_rename_keeps_key_place_and_comments(path):
     must(path, 'rename', 'anna', 'annika')
     assert read(path) == TEXT.replace('[client anna]', '[client annika]')
@@ -455,7 +466,7 @@ def test_status_finds_the_daemon_of_a_config_that_broke(path, capsys, answering)
     answering()
     code, out = status(path, capsys)
     assert code == 0 and out.startswith('hidden: tcp/22, tcp/443')
-    assert 'nonsense' in out
+    assert 'write [SECTION], KEY = VALUE' in out and 'nonsense' not in out
 
 
 def test_status_for_programs_names_its_fields(path, capsys, answering):
