@@ -143,12 +143,12 @@ class Prober:
     """The stranger: runs from before the first boot until the end."""
 
     def __init__(self, wire, folder, hidden=22, closed=23,
-                 first_source=prober.FIRST_SOURCE):
+                 first_source=prober.FIRST_SOURCE, gap=prober.GAP):
         self.path = os.path.join(folder, 'answers-%d' % hidden)
         open(self.path, 'w').close()
         self.process = subprocess.Popen(
             wire.inside(sys.executable, os.path.join(HERE, 'prober.py'), WIRE, self.path,
-                        str(hidden), str(closed), str(first_source)),
+                        str(hidden), str(closed), str(first_source), str(gap)),
             stdin=subprocess.PIPE)
         self.since = time.time()
 
@@ -399,9 +399,11 @@ class Host:
         until(lambda: self.opens_to(CLIENT[4]), SOON, 'sshd answered')
 
     def watch_too(self, hidden, closed):
-        """A stranger asks that pair of ports as well, from now on."""
+        """A stranger asks that pair of ports as well, from now on; less often, for to answer
+        costs an emulated box as much as all else that it does."""
         first = prober.FIRST_SOURCE + len(self.probers) * prober.SOURCE_PORTS
-        self.probers.append(Prober(self.wire, self.folder, hidden, closed, first))
+        self.probers.append(
+            Prober(self.wire, self.folder, hidden, closed, first, 4 * prober.GAP))
 
     def make_ready(self):
         """Boots the box again, should a test before have left it dead."""

@@ -1,11 +1,11 @@
 """A stranger who asks a hidden and a closed port side by side, and whoever compares the
 answers.
 
-    python3 prober.py WIRE LOG [HIDDEN CLOSED [FIRST]]  until SIGTERM, or the end of its input
+    python3 prober.py WIRE LOG [HIDDEN CLOSED [FIRST GAP]]
 
-Every 5 ms, over IPv4 and IPv6, one SYN goes to each of the two ports. Every answer is
-brought down to its *class*: all that an observer can see of it, less what differs from
-packet to packet on any box. The two ports can be told apart when the hidden one gives a
+until SIGTERM, or the end of its input. Every 5 ms, or GAP seconds, over IPv4 and IPv6,
+one SYN goes to each of the two ports. Every answer is brought down to its *class*: all
+that an observer can see of it, less what differs from packet to packet on any box. The two ports can be told apart when the hidden one gives a
 class that the closed one does not give at that time, or when one of them is silent for
 long while the other answers.
 
@@ -352,7 +352,7 @@ def octets_of(mac):
     return bytes.fromhex(mac.replace(':', ''))
 
 
-def probe(wire, out, hidden, closed, stop, first_source):
+def probe(wire, out, hidden, closed, stop, first_source, gap):
     asked, log, capture = Asked(hidden, closed), Log(out), listen(wire)
     ethernet = octets_of(BOX_MAC) + octets_of(OUR_MAC)
     kinds = {4: struct.pack('>H', ETH_P_IP), 6: struct.pack('>H', ETH_P_IPV6)}
@@ -361,7 +361,7 @@ def probe(wire, out, hidden, closed, stop, first_source):
     while not stop:
         now = time.time()
         if now >= due:
-            due = max(due + GAP, now)
+            due = max(due + gap, now)
             turns += 1
             source_port = first_source + turns % SOURCE_PORTS
             for family in (4, 6):
@@ -419,11 +419,11 @@ def read_answers(capture, asked, log):
         hear(frame[ETHERNET:], asked, log, time.time())
 
 
-def main(wire, path, hidden='22', closed='23', first_source=FIRST_SOURCE):
+def main(wire, path, hidden='22', closed='23', first_source=FIRST_SOURCE, gap=GAP):
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     with open(path, 'w') as out:
-        probe(wire, out, int(hidden), int(closed), stop, int(first_source))
+        probe(wire, out, int(hidden), int(closed), stop, int(first_source), float(gap))
 
 
 if __name__ == '__main__':
