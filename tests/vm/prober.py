@@ -5,9 +5,9 @@ answers.
 
 until SIGTERM, or the end of its input. Every 5 ms, or GAP seconds, over IPv4 and IPv6,
 one SYN goes to each of the two ports. Every answer is brought down to its *class*: all
-that an observer can see of it, less what differs from packet to packet on any box. The two ports can be told apart when the hidden one gives a
-class that the closed one does not give at that time, or when one of them is silent for
-long while the other answers.
+that an observer can see of it, less what differs from packet to packet on any box. The
+two ports can be told apart when the hidden one gives a class that the closed one does not
+give at that time, or when one of them is silent for long while the other answers.
 
 The frames are built and read here, on a packet socket: the sender's own kernel changes
 nothing.
