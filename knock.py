@@ -262,10 +262,8 @@ def format_service(service):
     return text
 
 def parse_services(text):
-    """A list with commas; empty text is an empty list, a repeat counts once."""
-    if not text.strip():
-        return ()
-    services = map(parse_service, text.split(','))
+    """A list with commas; one too many is forgiven, a repeat counts once."""
+    services = map(parse_service, filter(str.strip, text.split(',')))
     return tuple(collections.OrderedDict.fromkeys(services))
 
 def format_services(services):
@@ -291,6 +289,8 @@ FIRST_SYN = 0.9             # kernels send a SYN again after a second (RFC 6298)
 FIRST_BYTE = 1.0            # for the first byte of a service that may be a proxy's
 BLIND_PAUSE = 0.5           # before COMMAND, where nothing shows that it is open
 KEEP_PAUSE = 5              # between two knocks of --keep, unless --for says more
+LONGEST_PAUSE = 60          # and then; a server may give less than --for says
+USUAL_LIMIT = 3600          # seconds: [server] max_open_for, if nobody changed it
 ANSWER_PAUSES = (0.5, 1)    # for the answers to two questions
 CHUNK = 1 << 18             # bytes that --proxy carries at once
 RELEASED = 1790000000       # no clock that is right shows less: September 2026
@@ -451,7 +451,7 @@ def pasting_fault(text):
         return 'the line was made HTML: write & for each &amp; in it'
     if 'knock://' in text[1:]:
         return 'something stands before the knock:// line, or a second line behind it'
-    if text.startswith('knock://') and (text[-1] in '&%?/:@' or '?' not in text):
+    if text.startswith('knock://') and (text[-1] in '&%?/:@,' or '?' not in text):
         return 'the line is cut: it goes on behind what is here'
     return None
 
@@ -1510,7 +1510,7 @@ def run_command(options, knocker):
         process.send_signal(number)
     pause = None
     if options.keep:
-        pause = options.seconds / 2 or KEEP_PAUSE
+        pause = min(options.seconds / 2, LONGEST_PAUSE) or KEEP_PAUSE
     while True:
         try:
             status = process.wait(pause)
@@ -1681,6 +1681,9 @@ def derive(argv):
 
 def page(argv):
     """knock.py page NAME [LINK]: a page that knocks; LINK is what a phone opens then."""
+    if '--qr' in argv:
+        raise KnockError('no page fits into a QR code; copy the file to the phone. For '
+                         'the line alone type on the server: knockd.py show NAME --qr', 2)
     if len(argv) not in (1, 2):
         raise KnockError('knock.py page NAME [LINK] takes the name of a saved line, and '
                          'perhaps the address that the page then leads to', 2)
@@ -1698,6 +1701,13 @@ def duration(text):
     if parse_seconds(text) > 65535:
         raise KnockError('%r is longer than 65535 s' % text, 2)
     return parse_seconds(text)
+
+def some_services(text):
+    """Of none it would be the default that is asked for."""
+    services = parse_services(text)
+    if not services:
+        raise KnockError('%r names no service; write tcp/22' % text, 2)
+    return services
 
 def port_number(text):
     if not re.match(r'\d{1,5}\Z', text, re.ASCII) or not 0 < int(text) < 65536:
@@ -1736,7 +1746,7 @@ def action_name(text):
 # As typed; where it goes; what reads its argument, or what it means without one; help
 OPTIONS = (
     ('what to ask for:',),
-    ('--open SERVICES', 'open', parse_services, 'as tcp/22,udp/51820'),
+    ('--open SERVICES', 'open', some_services, 'as tcp/22,udp/51820'),
     ('--for TIME', 'seconds', duration, 'how long: 30s, 5m'),
     ('--close', 'close', True, 'close what you opened'),
     ('--run ACTION', 'run', action_name, 'run an action of the server instead'),
@@ -1816,7 +1826,7 @@ def read_options(words):
         if callable(meaning):
             if not equals:
                 value = next(words, None)
-            if value is None:
+            if not value:
                 words = tuple(typed.split())
                 raise KnockError('%s needs what --help calls %s' % words, 2)
             meaning = meaning(value)
@@ -1998,6 +2008,9 @@ def knock(options, began):
     if options.show:
         show(knocker)
         return 0
+    if options.seconds > USUAL_LIMIT:
+        say(options, 'a server gives no more than its max_open_for, as a rule 1h',
+            1 if options.proxy else 0)
     knocker.find_targets()
     port = port_to_probe(options, address)
     if port is None:

@@ -480,6 +480,15 @@ def test_keep_knocks_again_before_the_time_is_up(wire, daemon, web, home):
     assert 2 <= house.count('open anna 10.9.0.2 tcp/2222 2s') <= 4
 
 
+def test_less_time_than_was_asked_for_is_told_on_both_sides(wire, daemon, web, home):
+    house = daemon(anna='')
+    home['KNOCK_URI'] = house.uri('anna', '10.9.0.1') + '&open=tcp/2222'
+    done = run(wire, home, '-v', '--for', '2h')
+    assert done.code == 0 and 'no more than its max_open_for, as a rule 1h' in done.err
+    assert house.says('open anna 10.9.0.2 tcp/2222 3600s (7200s asked) udp')
+    assert 'max_open_for' not in run(wire, home, '-v', '--for', '1h').err
+
+
 # --- shell without Python ------------------------------------------------------------------------
 @pytest.fixture(params=('bash', 'nc'))
 def bare_path(request, tmp_path):

@@ -145,6 +145,55 @@ def test_a_chain_that_sets_the_whole_mark_behind_ours_is_told(wire, daemon, prio
     assert ('chain inet lines marks sets the whole mark after us' in said) == told, said
 
 
+# Of iptables-legacy beside nft: the rules, and does a knock get by them?
+LEGACY = {
+    'a policy': ([['-P', 'INPUT', 'DROP']], True),
+    'a last rule': ([['-A', 'INPUT', '-j', 'DROP']], True),
+    'a reject in a chain of its own': ([['-N', 'ALL'], ['-A', 'ALL', '-j', 'REJECT'],
+                                        ['-A', 'INPUT', '-j', 'ALL']], True),
+    'an early table': ([['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-j', 'DROP']], False),
+    'an early table but for the port': ([
+        ['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-m', 'multiport', '--dports',
+         '80,2222,2229', '-j', 'ACCEPT'], ['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-j', 'DROP']], True),
+    'the port is allowed': ([['-A', 'INPUT', '-p', 'tcp', '--dport', '2222', '-j', 'ACCEPT'],
+                             ['-P', 'INPUT', 'DROP']], True),
+    'another port is dropped': ([['-A', 'INPUT', '-p', 'tcp', '--dport', '25', '-j', 'DROP']],
+                                True),
+    'what is open is accepted': ([['-A', 'INPUT', '-m', 'mark', '--mark', '0x40000000/0x40000000',
+                                   '-j', 'ACCEPT'], ['-P', 'INPUT', 'DROP']], True)}
+
+
+@pytest.fixture(params=sorted(LEGACY))
+def legacy(request, wire):
+    """Rules that nft does not see; do they let by what a knock opens?"""
+    rules, passes = LEGACY[request.param]
+    tracked = ['-A', 'INPUT', '-m', 'conntrack', '--ctstate', 'ESTABLISHED', '-j', 'ACCEPT']
+    for rule in [tracked] + rules:
+        wire.server.must('iptables-legacy', *rule)
+    yield passes
+    wire.server.must('iptables-legacy', '-P', 'INPUT', 'ACCEPT')
+    for table in ('filter', 'raw'):
+        wire.server.must('iptables-legacy', '-t', table, '-F')
+        wire.server.must('iptables-legacy', '-t', table, '-X')
+
+
+def test_beside_iptables_legacy_what_was_opened_is_open_or_check_says_why_not(wire, daemon,
+                                                                               legacy):
+    """Our rule stands in its chains while we run, and leaves with us."""
+    knockd = daemon(anna='')
+    address = wire.server.addresses[0]
+    wire.client.send(knockd.datagram('anna', open='tcp/2222'), address)
+    knockd.says('open anna')
+    assert wire.client.connects(address) == legacy, knockd.text()
+    assert not wire.stranger.connects(address)
+    said = knockd.do('check').out
+    assert ('drops what a knock opens, and takes no rule of ours' in said) != legacy, said
+    knockd.settings = 'accept_in ='
+    knockd.write_config()
+    knockd.reload()
+    assert until(lambda: '0x40000000' not in wire.server.must('iptables-legacy-save'))
+
+
 def test_other_tables_are_left_alone(wire, daemon):
     wire.server.nft(DEBIAN)
     before = wire.server.must('nft', 'list', 'table', 'inet', 'filter')

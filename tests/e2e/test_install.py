@@ -1,5 +1,6 @@
 """One installation from beginning to end, on a box with a systemctl that does what a test needs."""
 
+import contextlib
 import json
 import os
 import re
@@ -37,14 +38,12 @@ OURS = ('/etc/knockd', '/etc/systemd/system/knockd.service', '/usr/local/sbin/kn
         '/var/lib/knockd', '/run/knockd')
 
 
-@pytest.fixture
-def box(wire, services, tmp_path):
-    """The server with a systemd; what is written to its /etc and /usr/local is gone afterwards."""
-    wire.clear()
-    server = wire.server
-    server.must('mount', '-t', 'tmpfs', 'tmpfs', str(tmp_path))
+@contextlib.contextmanager
+def furnished(server, folder):
+    """Gives it a systemd; what is written to its /etc and /usr/local is gone afterwards."""
+    server.must('mount', '-t', 'tmpfs', 'tmpfs', folder)
     for tree in TREES:
-        upper, work = [str(tmp_path / (tree.replace('/', '-') + part)) for part in ('up', 'work')]
+        upper, work = [folder + '/' + tree.replace('/', '-') + part for part in ('up', 'work')]
         server.must('mkdir', upper, work)
         server.must('mount', '-t', 'overlay', 'overlay', '-o',
                     'lowerdir=%s,upperdir=%s,workdir=%s' % (tree, upper, work), tree)
@@ -56,7 +55,15 @@ def box(wire, services, tmp_path):
     server.run('systemctl', 'disable', '--now', 'knockd')
     server.must('rm', '-rf', '/run/systemd', '/run/systemctl', '/run/log', '/run/before')
     server.must('umount', *reversed(TREES))
-    server.must('umount', str(tmp_path))
+    server.must('umount', folder)
+
+
+@pytest.fixture
+def box(wire, services, tmp_path):
+    """The server as such a box."""
+    wire.clear()
+    with furnished(wire.server, str(tmp_path)) as server:
+        yield server
     wire.clear()
 
 
@@ -357,6 +364,19 @@ def test_install_takes_over_from_a_first_try(wire, box):
     says(box, 'ready: 1 client; hiding tcp/2222')
     line = box.must('/usr/local/sbin/knockd.py', 'show', 'me').strip()
     assert not wire.stranger.connects('10.9.0.1') and wire.client.knock(line).code == 0
+
+
+def test_a_config_with_clients_and_no_ledger_is_a_lost_one_and_install_says_so(wire, box):
+    """Nobody knows what was honoured with it: an empty one would make old knocks good again."""
+    config = ('[server]\nid = x\nhide = tcp/2222\nhost = 10.9.0.1\nwindow = 1s\n[client me]\n'
+              'secret = %s\n' % knockd.encode_secret(bytes(range(32))))
+    box.must('sh', '-c', 'umask 077; mkdir /etc/knockd; cat >/etc/knockd/knockd.ini', stdin=config)
+    done = box.run('/usr/bin/python3', KNOCKD, 'install')
+    assert done.code == 0 and 'note: the ledger was lost; no knock counts before ' in done.err
+    line = box.must('/usr/local/sbin/knockd.py', 'show', 'me').strip()
+    assert wire.client.knock(line, '--wait', '9').code == 0, 'its end comes soon'
+    done = box.run('/usr/bin/python3', KNOCKD, 'install')
+    assert done.code == 0 and 'ledger' not in done.err
 
 
 def test_a_service_that_does_not_get_ready_is_told_with_its_log_and_all_is_taken_back(box):

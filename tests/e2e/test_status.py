@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 from network import KNOCKD, environment, until
@@ -83,6 +84,23 @@ def test_status_tells_what_is_open_who_knocked_and_what_was_refused(wire, daemon
     listed = knockd.do('list').out.splitlines()
     assert re.match('CLIENT +ALLOW +CODE +PAPER +KEY +EXPIRES +LAST KNOCK$', listed[0])
     assert len({line.index('tcp/') for line in listed[1:]}) == 1, 'the columns line up'
+
+
+def test_it_is_found_from_another_network_namespace_and_another_daemon_holds_nobody_up(
+        wire, daemon, tmp_path):
+    """As with `ip netns exec`, where /run is the same and the names of sockets are not."""
+    knockd = daemon(anna='')
+    argv = ('unshare', '-n', sys.executable, KNOCKD, '--config')
+    done = wire.server.run(*argv, knockd.config, 'status')
+    assert done.code == 0 and done.out.startswith('hidden: tcp/2222'), done
+    assert '.sock.' not in wire.server.must('ls', '/run/knockd'), 'nothing is left behind'
+    other = tmp_path / 'other.ini'
+    other.write_text('[server]\nid = other\nhide = tcp/22\n')
+    other.chmod(0o600)
+    began = time.monotonic()
+    done = wire.server.run(*argv, str(other), 'status')
+    assert done.code == 1 and done.out.startswith('no daemon answers')
+    assert time.monotonic() - began < 8, 'ten seconds is what a dead one may take'
 
 
 def test_status_for_programs_is_json(wire, daemon):

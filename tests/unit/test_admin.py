@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -123,6 +124,17 @@ def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(path, arguments
     assert 'Traceback' not in err and SECRETS[3] not in err
 
 
+@pytest.mark.parametrize('arguments', [
+    ('add', 'carl', '--allow', ''), ('add', 'carl', '--expires='), ('add', ''), ('hide', ''),
+    ('add', 'carl', '--ssh-key', '/dev/null'), ('run', '--hide', 'tcp/22', '--client', ''),
+    ('--config', '', 'list')])
+def test_an_empty_text_is_not_taken_for_none(path, arguments):
+    """As of a variable of the shell that is not set."""
+    code, out, err = command(path, *arguments)
+    assert (code, out, read(path)) == (2, '', TEXT)
+    assert err.endswith(': an empty text stands there\n') and err.count('\n') == 1
+
+
 def test_rename_keeps_key_place_and_comments(path):
     must(path, 'rename', 'anna', 'annika')
     assert read(path) == TEXT.replace('[client anna]', '[client annika]')
@@ -217,6 +229,18 @@ def test_a_client_for_a_page_knocks_by_ports_alone(path):
     client = knockd.read_config(path).clients['phone']
     assert client.carriers == ('ports',) and client.open_for == 30000
     assert '&via=ports&' in line
+
+
+def test_a_page_is_too_large_for_a_picture_and_says_so_and_a_line_is_not(path):
+    before = read(path)
+    code, out, err = command(path, 'add', 'phone', '--page', '--qr')
+    assert (code, out) == (2, '') and err.count('\n') == 1 and read(path) == before
+    assert 'no page fits into a QR code' in err and 'knockd.py show phone --qr' in err
+    if shutil.which('qrencode') is None:
+        pytest.skip('qrencode is not installed')
+    said = must(path, 'add', 'pocket', '--qr')
+    assert said.startswith('knock://pocket:') and said.count('\u2588') > 100
+    assert must(path, 'show', 'pocket', '--qr') == said
 
 
 @pytest.mark.parametrize('option,carrier', [('--code', 'code'), ('--page', 'ports')])
@@ -442,7 +466,7 @@ def test_status_finds_the_daemon_of_a_config_that_broke(path, capsys, answering)
     answering()
     code, out = status(path, capsys)
     assert code == 0 and out.startswith('hidden: tcp/22, tcp/443')
-    assert 'nonsense' in out
+    assert 'write [SECTION], KEY = VALUE' in out and 'nonsense' not in out
 
 
 def test_status_for_programs_names_its_fields(path, capsys, answering):

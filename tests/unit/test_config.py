@@ -1,4 +1,5 @@
 """The config: a line for everything that is wrong, all at once; edits that keep the rest."""
+import base64
 import contextlib
 import os
 import random
@@ -162,7 +163,7 @@ def test_a_wrong_value_is_one_problem_at_its_key(line):
 
 @pytest.mark.parametrize('line', [
     'allow = tcp/23', 'allow = tcp/22-23', 'allow = tcp/22,tcp/0', 'allow = icmp/1',
-    'allow = tcp/22,', 'default = tcp/23', 'open_for = 0', 'require_source = perhaps',
+    'allow = tcp/22,x', 'default = tcp/23', 'open_for = 0', 'require_source = perhaps',
     'any_source =', 'expires = soon', 'hide = tcp/22', 'window = 5'])
 def test_a_wrong_value_of_a_client_is_one_problem_at_its_key(line):
     assert set(places(SERVER + CLIENT + line + '\n')) == {'[client anna] ' + line.partition(' ')[0]}
@@ -236,6 +237,45 @@ def test_what_is_no_ini_file_is_one_problem_in_one_line(text):
         parse(text)
     assert caught.value.status == 2
     assert PATH in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_line_that_is_none_is_told_by_its_number_for_it_may_be_a_secret():
+    for text, numbers in ((SERVER + CLIENT.replace(' =', ':'), '5'), (SECRET + '\n', '1'),
+                          (SERVER + SECRET + '\n# note\n' + SECRET + '\n', '4, 6')):
+        with pytest.raises(knockd.KnockError) as caught:
+            parse(text)
+        assert str(caught.value) == (
+            '%s: line %s: write [SECTION], KEY = VALUE or # COMMENT' % (PATH, numbers))
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16-le', 'utf-16-be'])
+def test_a_byte_order_mark_is_called_so(encoding):
+    data = ('' if encoding == 'utf-8-sig' else '\ufeff').encode(encoding)
+    text = (data + SERVER.encode(encoding)).decode('utf-8', 'surrogateescape')
+    with pytest.raises(knockd.KnockError) as caught:
+        parse(text)
+    assert str(caught.value) == (
+        '%s begins with a byte order mark; save it as UTF-8 without one' % PATH)
+
+
+def test_an_ssh_key_that_was_cut_is_a_problem_wherever_it_was_cut():
+    key = b''.join(len(part).to_bytes(4, 'big') + part for part in (b'ssh-ed25519', bytes(32)))
+    text = base64.b64encode(key).decode()
+    parse(SERVER + CLIENT + 'ssh_key = ssh-ed25519 %s anna@home\n' % text)
+    for end in range(1, len(text)):
+        assert places(SERVER + CLIENT + 'ssh_key = ssh-ed25519 %s anna\n' % text[:end]) == [
+            '[client anna] ssh_key'], end
+    for kind, blob in (('ssh-rsa', key), ('ssh-ed25519', key[:15]), ('ssh-ed25519', key + b'x')):
+        text = base64.b64encode(blob).decode()
+        assert places(SERVER + CLIENT + 'ssh_key = %s %s\n' % (kind, text)) == [
+            '[client anna] ssh_key']
+
+
+@pytest.mark.parametrize('line, limit', [
+    ('window = 11m', '10m'), ('window = 0', '10m'), ('max_open_for = 32d', '31d')])
+def test_a_time_out_of_range_is_told_with_the_range(line, limit):
+    text, = problems(SERVER + line + '\n')
+    assert text.endswith('%r is not from 1s to %s' % (line.partition('= ')[2], limit))
 
 
 @pytest.mark.parametrize('text', ['', '[server]\n', '[client anna]\n', '[other]\n', '[]\n'])
@@ -414,6 +454,7 @@ def test_dates_beyond_2038_are_dates():
 
 # --- warnings: what is accepted and cannot work --------------------------------------------------
 NOW = 1800000000000             # 2027-01-15 08:00 UTC
+SSH_KEY = 'ssh_key = ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI' + 'A' * 43
 FACTS = knockd.Facts(NOW, {'lo', 'lan0', 'wg-home'}, {'/bin/echo'},
                      {('inet', 'filter', 'input')}, True)
 
@@ -473,14 +514,16 @@ run = /bin/echo hello
      '[client anna] code: has no room for what require_source asks for; take one out'),
     ('', 'paper = 1:9\nrequire_source = yes',
      '[client anna] paper: has no room for what require_source asks for; take one out'),
-    ('', 'paper = 1:9\nssh_key = ssh-ed25519 AAAAC3Nz',
+    ('', 'paper = 1:9\n' + SSH_KEY,
      '[client anna] paper: has no room for what ssh_key asks for; take one out'),
     ('', 'paper = 1:9\ndefault =', '[client anna] paper: opens the default, which is empty; '
      'write for example: default = tcp/22'),
     ('carriers = ports', 'require_source = yes',
      '[client anna]: no carrier is left to it; add udp to carriers in [server]'),
-    ('carriers = syn', 'ssh_key = ssh-ed25519 AAAAC3Nz',
+    ('carriers = syn', SSH_KEY,
      '[client anna]: no carrier is left to it; add udp to carriers in [server]'),
+    ('', 'once = yes\nopen_for = 8d',
+     '[client anna] once: ends an opening after 7d, whatever open_for says'),
     ('carriers =', '', '[client anna]: no carrier is left to it; add udp to carriers in [server]'),
     ('', 'may_run = b\n[action b]\nrun = /no/such',
      '[action b] run: /no/such cannot be run; install it or name another'),

@@ -368,8 +368,6 @@ def test_the_kernel_never_gets_more_time_than_is_left():
     text = change([], [opening('203.0.113.5')], NOW + 29999)
     assert 'timeout 1ms' in text
     assert change([], [opening('203.0.113.5')], NOW + 30000) == '', 'over'
-    month = opening('203.0.113.5', left=31 * 86400000, once=True)
-    assert 'timeout 604800000ms' in change([], [month]), 'no limit is longer than a week'
 
 
 def test_ranges_networks_and_once_have_sets_of_their_own():
@@ -511,6 +509,34 @@ def test_what_the_box_does_with_closed_ports(listing, tcp, udp):
     assert answers(listing) == ({None: tcp}, {None: udp})
 
 
+# As nft 1.0.6 lists `limit`, `ct count`, `quota`, a meter and what a set does with an element.
+BY_THE_SECOND = dict(LIMIT['limit'], inv=True)
+SOME_PACKETS = [
+    {'limit': BY_THE_SECOND}, {'limit': 'named'}, {'ct count': {'val': 20, 'inv': True}},
+    {'quota': {'val': 10, 'val_unit': 'mbytes', 'inv': True}}, {'quota': 'named'},
+    {'meter': {'key': SADDR, 'stmt': {'limit': BY_THE_SECOND}, 'size': 65535, 'name': 'm'}},
+    {'set': {'op': 'add', 'elem': SADDR, 'set': '@s', 'stmt': [{'limit': BY_THE_SECOND}]}},
+    {'set': {'op': 'update', 'elem': SADDR, 'set': '@s', 'stmt': [{'ct count': {'val': 3}}]}},
+    {'xt': None}, 'something without JSON', {'something': 'of a later nft'}]
+EVERY_PACKET = [
+    COUNTER, {'counter': 'named'}, {'log': None}, {'log': {'prefix': 'x', 'group': 2}},
+    {'mangle': {'key': {'meta': {'key': 'mark'}}, 'value': 3}}, {'notrack': None},
+    {'set': {'op': 'add', 'elem': SADDR, 'set': '@s'}}, {'dup': {'addr': '192.0.2.1'}},
+    {'ct helper': 'named'}]
+
+
+@pytest.mark.parametrize('statement', SOME_PACKETS, ids=range(len(SOME_PACKETS)))
+def test_what_only_some_packets_meet_is_not_the_answer_of_closed_ports(statement):
+    assert answers([chain(), rule(statement, DROP)]) == ({None: 'stack'}, {None: 'stack'})
+    assert answers([chain('drop'), rule(statement, ACCEPT)])[0] == {None: 'drop'}
+    assert missing([chain(), rule(statement, DROP)]) == []
+
+
+@pytest.mark.parametrize('statement', EVERY_PACKET, ids=range(len(EVERY_PACKET)))
+def test_a_statement_that_every_packet_passes_changes_nothing(statement):
+    assert answers([chain(), rule(statement, DROP)]) == ({None: 'drop'}, {None: 'drop'})
+
+
 def test_interfaces_with_an_answer_of_their_own():
     listing = [chain('drop'), rule(match(IIF, {'set': ['lan', 'br-*']}), ACCEPT),
                rule(match(IIF, 'lo'), ACCEPT), rule(match(IIF, 'wan'), DROP)]
@@ -577,15 +603,37 @@ def test_named_chains_get_it_when_they_are_there_and_nothing_else_does():
     assert missing([chain(), chain('drop', name='other')], lines) == ['nft inet filter input']
 
 
+@pytest.mark.parametrize('lines', ['', 'accept_in = inet filter input'])
+def test_while_nothing_is_hidden_nothing_of_ours_is_in_any_chain(lines):
+    listing = [chain('drop'), rule(*OURS)]
+    outputs = {'nft': json.dumps({'nftables': listing}), 'cat': '1\n1\n'}
+    accepts = knockd.NFT.read(outputs, make_config(lines)._replace(hide=())).accepts
+    assert accepts.missing == [] and [each.handle for each in accepts.surplus] == [7]
+
+
 def test_what_is_out_of_reach_is_named():
     listing = [{'table': {'family': 'inet', 'name': 'firewalld', 'flags': 'owner'}},
                chain('drop', table='firewalld'),
                chain('drop', name='early', hook='prerouting', prio=-300),
                chain('drop', name='in', family='netdev', hook='ingress')]
-    found = read(listing, iptables_legacy_save='*filter\n:INPUT DROP [0:0]\nCOMMIT\n').unreachable
+    saved = '*filter\n:INPUT DROP [0:0]\nCOMMIT\n*raw\n:PREROUTING DROP [0:0]\nCOMMIT\n'
+    found = read(listing, iptables_legacy_save=saved).unreachable
     assert {each[:3] for each in found} == {
         ('inet', 'firewalld', 'input'), ('inet', 'filter', 'early'), ('netdev', 'filter', 'in'),
-        ('ip', 'legacy filter', 'INPUT')}
+        ('ip', 'legacy raw', 'PREROUTING')}
+
+
+def test_out_of_reach_is_only_what_the_chain_itself_does_not_allow():
+    """firewalld where the port was opened, as README says: what a knock opens is open."""
+    def allow(proto, *ports):
+        left = {'payload': {'protocol': proto, 'field': 'dport'}}
+        return [rule(match(left, port), ACCEPT, table='firewalld') for port in ports]
+    listing = [{'table': {'family': 'inet', 'name': 'firewalld', 'flags': 'owner'}},
+               chain('drop', table='firewalld')]
+    some = listing + allow('tcp', 22)
+    assert [each[:3] for each in read(some).unreachable] == [('inet', 'firewalld', 'input')]
+    every = some + allow('tcp', {'range': [8000, 8001]}) + allow('udp', 51820)
+    assert read(every).unreachable == []
 
 
 def test_copies_and_rules_no_more_wanted_go():
@@ -613,11 +661,17 @@ def test_chains_of_iptables_get_it_by_iptables():
         listing, iptables_nft_save=saved % '').accepts), DECOYS, [], NOW)[1:]
     assert place == [(['iptables-nft', '-w', '-t', 'filter', '-I', 'INPUT', '-m', 'mark', '--mark',
                        '0x40000000/0x40000000', '-j', 'ACCEPT'], '')]
+    legacy = read([], iptables_legacy_save=saved % '').accepts
+    argv = knockd.NFT.whole(make_config(), seen(accepts=legacy), DECOYS, [], NOW)[1][0]
+    assert argv[:6] == ['iptables-legacy', '-w', '-t', 'filter', '-I', 'INPUT']
     ours = '-A INPUT -m mark --mark 0x40000000/0x40000000 -j ACCEPT\n'
     there = read(listing, iptables_nft_save=saved % ('[3:180] ' + ours)).accepts
     assert there == ([], []), 'with a counter'
     twice = read(listing, iptables_nft_save=saved % (ours * 3)).accepts
     assert [each[:4] for each in twice.surplus] == [('iptables-nft', 'ip', 'filter', 'INPUT')] * 2
+    old = read([], 'accept_in =', iptables_legacy_save=saved % ours).accepts
+    argv = knockd.NFT.whole(make_config(), seen(accepts=old), DECOYS, [], NOW)[1][0]
+    assert argv[:6] == ['iptables-legacy', '-w', '-t', 'filter', '-D', 'INPUT']
 
 
 # --- what is listed of ours ----------------------------------------------------------------------

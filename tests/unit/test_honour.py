@@ -61,6 +61,11 @@ def test_the_ledger_is_on_disk_before_the_firewall_opens(daemon, state):
     assert daemon.lines[0].startswith('open anna 203.0.113.5 tcp/22 30s udp skew +0.0s ')
 
 
+def test_less_time_than_was_asked_for_is_told(daemon, state):
+    daemon.handle(knock(state, services=[SSH], seconds=7200), at())
+    assert daemon.lines[0].startswith('open anna 203.0.113.5 tcp/22 3600s (7200s asked) udp ')
+
+
 def test_what_cannot_be_written_opens_nothing_and_is_spent(daemon, state):
     daemon.daemon.file.fails = True
     packet = knock(state)
