@@ -4847,7 +4847,8 @@ class Decoys:
             sock = bound_socket(port)
             if sock is not None:
                 return port, sock
-        raise KnockError('no TCP port of this box is free for a decoy')
+        raise KnockError('no TCP port of this box is free for a decoy, or too many files '
+                         'are open: ulimit -n')
 
     def let_go(self, port):
         """Of one hidden port."""
@@ -5244,6 +5245,7 @@ def guard_script(commands, variables=()):
 # --- probation: a new installation hides for good once somebody has come in from outside
 ON_TRIAL, PASSED, LAPSED = 'on trial', 'passed', 'lapsed'
 TRIAL_SAVED = 120000            # ms between two notes of the time that is left
+PROBATION = 600000              # ms of it, if nobody says otherwise
 TRIAL_GUARD = '# Hides nothing: on probation.\n'
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 
@@ -7075,7 +7077,8 @@ def find_client(config, name):
 
 def command_run(args):
     # One that is there and broken is no reason to stop: the last good one rules then.
-    if args.client or args.hide or not os.path.exists(args.config):
+    told = [vars(args)[option] for option, _ in INSTEAD]
+    if any(told) or not os.path.exists(args.config):
         first_config(args, args.client, args.hide, Placing(args))
     go_small(args)
     run_daemon(args.config, args.verbose)
@@ -8312,15 +8315,18 @@ def place_all(args, system, place, text):
         place.put(path, content, 0o755 if content.startswith('#!') else 0o644)
     return config
 
-def begin_probation(config, place, time):
+def begin_probation(config, place, told):
     """A new installation hides for so long, unless somebody knocks; one that passed
     stays. Version 0.1 noted it in the guard."""
     path, guard = beside(config, 'probation'), beside(config, 'guard')
     with contextlib.suppress(FileNotFoundError):
         if json.loads(read_file(place.root + path))['state'] == PASSED:
+            if told:
+                note('--probation has no effect: it is over, for a knock came')
             return
     old = content_of(place.root + guard)[0]
     passed = old is not None and b'on probation' not in old.partition(b'\n')[0]
+    time = PROBATION if told is None else told
     if passed or not time:
         place.put(path, probation_text(PASSED))
         return
@@ -8517,7 +8523,7 @@ COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
          ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
-          {'type': milliseconds('0s', '31d'), 'default': '10m'}),
+          {'type': milliseconds('0s', '31d')}),
          ('--url', 'URL', 'where a script out of a pipe comes from')]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
         ('--yes', None, 'delete the keys without asking')]),

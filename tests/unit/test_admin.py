@@ -115,6 +115,8 @@ def test_set_changes_one_key_and_an_empty_value_takes_it_out(path):
     (('unhide', 'tcp/80'), 1, 'tcp/80 is not one of hide'),
     (('hide', 'tcp/ssh'), 2, "'tcp/ssh' is not a service"),
     (('add', 'carl', '--secret', SECRETS[3]), 2, 'standard input'),
+    (('run', '--trust', 'lan'), 2, '--trust has no effect'),
+    (('run', '--host', 'b.example'), 2, '--host has no effect'),
     (('nonsense',), 2, 'invalid choice'), ((), 2, 'required'), (('add',), 2, 'NAME')])
 def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(path, arguments, status, words):
     code, out, err = command(path, *arguments)

@@ -481,9 +481,11 @@ def test_a_new_installation_is_on_probation(more, left, tmp_path):
     passed = '{"state": "passed", "left": 0, "mono": 0, "boot": ""}\n'
     with open(path, 'w') as file:
         file.write(passed)
-    knockd('install', '--root', tree)
-    with open(path) as file:
-        assert file.read() == passed, 'once passed, it is over'
+    for more, said in (((), False), (('--probation', '0'), False), (('--probation', '5m'), True)):
+        code, _, err = knockd('install', '--root', tree, *more)
+        assert code == 0 and ('note: --probation has no effect: it is over' in err) == said
+        with open(path) as file:
+            assert file.read() == passed, 'once passed, it is over'
 
 
 def told_in(path):
