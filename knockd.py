@@ -6048,8 +6048,10 @@ class Daemon:
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
-        if done.loaded is not None:
+        # Also where no rule has changed: who was removed must not come back with it.
+        if due or done.loaded is not None:
             self.source.keep(self.config)
+        if done.loaded is not None:
             self.guard.keep(done.loaded.guard)
 
     def reload(self, now):
@@ -6668,6 +6670,8 @@ def command_list(args):
 
 def command_status(args):
     """Exit 1 if what should be hidden is not, or nobody watches over it."""
+    if args.json and args.metrics:
+        raise KnockError('--json goes without --metrics', 2)
     report, now = ask_daemon(args.config, b'status'), moment().wall
     facts, warned = collections.OrderedDict(), []
     try:
@@ -6844,11 +6848,11 @@ def client_entries(args):
     """A client's section out of the options of a command."""
     told = vars(args)
     entries = [('secret', told.get('secret') or given_secret(None))]
+    if told.get('page'):
+        entries += PAGE         # what is told besides counts more
     for key, text in told_entries(args, CLIENT_KEYS):
         if key != 'secret':
             entries.append((key, text))
-    if told.get('page'):
-        entries += PAGE
     return entries
 
 def given_secret(source):
@@ -7061,7 +7065,11 @@ def taken(path):
     if problem:
         note('the daemon goes on with the config of before: ' + problem)
     tell_quarantine(report)
-    return read_config(path)
+    config = read_config(path)
+    # As the daemon would do.
+    if not report and os.path.exists(beside(config, GOOD_NAME)):
+        ConfigFile(path).keep(config)
+    return config
 
 def tell_quarantine(report):
     """Or whoever knocks now would look for another reason."""
@@ -7127,6 +7135,7 @@ def command_add(args):
         return
 
     def plan(config):
+        refuse_idle(args, config)
         known.extend(config.clients)
         if args.name not in known:
             return new_client(args, config, Placing(args))
@@ -7265,7 +7274,12 @@ def command_remove(args):
 
 def command_show(args):
     config = read_config(args.config)
-    print_line(config, find_client(config, args.name), args.via, args.qr)
+    client = find_client(config, args.name)
+    carriers = usable_carriers(config, client)
+    if args.via and args.via not in carriers:
+        raise KnockError('%s cannot knock by %s, but by: %s' % (
+            client.name, args.via, ', '.join(carriers)), 2)
+    print_line(config, client, args.via, args.qr)
 
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
@@ -8465,6 +8479,8 @@ def command_uninstall(args):
         failed += carry_out_all(system.forgets, place)
     for line in failed:
         note(line)
+    if args.dry_run:
+        return
     kept = ''
     if folders and not with_keys:
         kept = '; the keys stay in ' + ' and '.join(folders)

@@ -118,6 +118,28 @@ def test_a_broken_config_does_not_rule_at_a_restart(wire, daemon):
         assert 'nonsense' not in lines.read()
 
 
+@pytest.mark.parametrize('lives', [True, False])
+def test_who_was_removed_does_not_come_back_with_the_last_good_copy(wire, daemon, lives):
+    """A removal changes no rule; nor need a daemon be there when it is made."""
+    knockd = daemon(anna='', bert='')
+    address = wire.server.addresses[0]
+    removed = knockd.datagram('anna')
+    if not lives:
+        knockd.kill()
+    assert knockd.do('remove', 'anna').code == 0
+    if lives:
+        knockd.says('config reloaded')
+        knockd.kill()
+    with open(knockd.config, 'a') as config:
+        config.write('[server\nnonsense\n')
+    knockd.start()
+    knockd.says('the last good copy rules')
+    wire.client.send(removed, address)
+    wire.stranger.send(knockd.datagram('bert'), address)
+    knockd.says('open bert')
+    assert not knockd.count('open anna') and not wire.client.connects(address)
+
+
 def test_without_a_good_copy_a_broken_config_is_an_error(wire, tmp_path):
     knockd = Daemon(wire.server, tmp_path, anna='')
     with open(knockd.config, 'a') as config:

@@ -169,6 +169,7 @@ def test_uninstall_stops_the_service_before_it_takes_its_files(system, tmp_path)
     code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree,
                             '--dry-run')
     assert (code, err) == (0, '')
+    assert 'is uninstalled' not in out
     first, last = out.index('\nremove '), out.rindex('\nremove ')
     ends = re.findall(r'^\$ (.*)', out[:first], re.M)
     assert ends[:len(ENDS[system])] == ENDS[system]     # then come the rules of this very box
