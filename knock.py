@@ -1681,6 +1681,9 @@ def derive(argv):
 
 def page(argv):
     """knock.py page NAME [LINK]: a page that knocks; LINK is what a phone opens then."""
+    if '--qr' in argv:
+        raise KnockError('no page fits into a QR code; copy the file to the phone. For '
+                         'the line alone type on the server: knockd.py show NAME --qr', 2)
     if len(argv) not in (1, 2):
         raise KnockError('knock.py page NAME [LINK] takes the name of a saved line, and '
                          'perhaps the address that the page then leads to', 2)

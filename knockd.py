@@ -2307,8 +2307,8 @@ class Keyring:
 # --- the box and its decoys: what others' rules do --------------------------------------
 # A hidden port must look like a closed one of the same box, so we read what the box does
 # with those. Our chain comes after the box's own: what they drop or reject by themselves
-# needs nobody's help. To be found is what would have met a packet that they let by for
-# the port it names.
+# needs nobody's help. The question is what would become of a packet if no rule let it by
+# for its port.
 STACK, DROP, ACCEPT = 'stack', 'drop', 'accept'
 TCP_RESET = 'reject with tcp reset'
 UNREACHABLE = 'reject with icmpx type port-unreachable'
@@ -2316,12 +2316,12 @@ PROHIBITED = 'reject with icmpx type admin-prohibited'
 FAMILIES = {4: 'ip', 6: 'ip6'}
 # family: inet, ip, ip6, or what else nft says. hook: None for a chain that others call.
 Chain = collections.namedtuple('Chain', 'family table name hook kind priority policy')
-# limits: [Limit] that must all hold. verdict: accept, drop, return, 'jump NAME',
+# conditions: [Condition] that must all hold. verdict: accept, drop, return, 'jump NAME',
 # 'goto NAME', 'reject with ...' in nft's words, or None for a rule that goes on.
 # handle: nft's number for it. ours: is it the rule that lets through what we let by?
-Rule = collections.namedtuple('Rule', 'limits verdict handle ours')
+Rule = collections.namedtuple('Rule', 'conditions verdict handle ours')
 # key: version, proto, state, interface, port or source; 'other' is not understood.
-Limit = collections.namedtuple('Limit', 'key values negated')
+Condition = collections.namedtuple('Condition', 'key values negated')
 # A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: new or
 # invalid; interface: its name, None for one that no rule names; so with the port.
 Probe = collections.namedtuple('Probe', 'version proto state interface port')
@@ -2346,21 +2346,21 @@ WIDE = 10000
 # The kernel follows no longer chain of jumps (NFT_JUMP_STACK_SIZE).
 DEEP = 16
 
-def holds(limit, probe):
-    """Does it hold for a stranger's packet?"""
-    if limit.key in ('version', 'proto', 'state'):
-        found = getattr(probe, limit.key) in limit.values
-    elif limit.key == 'interface':
-        found = is_named(probe.interface, limit.values)
-    elif limit.key == 'port' and probe.port is None:
-        found = any(high - low >= WIDE for low, high in limit.values)
-    elif limit.key == 'port':
-        found = any(low <= probe.port <= high for low, high in limit.values)
-    elif limit.key == 'source':     # a stranger is nobody whom a rule names
+def holds(condition, probe):
+    """Does a stranger's packet meet this condition?"""
+    if condition.key in ('version', 'proto', 'state'):
+        found = getattr(probe, condition.key) in condition.values
+    elif condition.key == 'interface':
+        found = is_named(probe.interface, condition.values)
+    elif condition.key == 'port' and probe.port is None:
+        found = any(high - low >= WIDE for low, high in condition.values)
+    elif condition.key == 'port':
+        found = any(low <= probe.port <= high for low, high in condition.values)
+    elif condition.key == 'source':     # a stranger is nobody whom a rule names
         found = False
     else:                           # not understood: as if the rule were not there
         return False
-    return found != limit.negated
+    return found != condition.negated
 
 def is_named(interface, names):
     """Is it one of these, of which eth* means each that begins so?"""
@@ -2372,11 +2372,12 @@ def is_named(interface, names):
     return False
 
 def verdict_of(rules, name, probe, depth=0):
-    """What a chain says of a probe; None where it goes back to its caller."""
+    """What a chain says of a probe; None where it goes back to its caller. name: (family,
+    table, chain)."""
     for rule in rules.get(name, ()):
         if rule.ours or rule.verdict is None:
             continue
-        if not all(holds(limit, probe) for limit in rule.limits):
+        if not all(holds(condition, probe) for condition in rule.conditions):
             continue
         word, _, target = rule.verdict.partition(' ')
         if word == 'return':
@@ -2411,9 +2412,9 @@ def all_probes(rules):
     """One for each kind of packet, and for each interface that some rule names."""
     interfaces = set()
     for rule in itertools.chain(*rules.values()):
-        for limit in rule.limits:
-            if limit.key == 'interface':
-                interfaces.update(limit.values)
+        for condition in rule.conditions:
+            if condition.key == 'interface':
+                interfaces.update(condition.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
     kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
     return [Probe(*kind, port=None) for kind in kinds]
@@ -2424,6 +2425,7 @@ def read_box(chains, rules, demux, labels):
     for probe in all_probes(rules):
         verdict = closed_verdict(chains, rules, probe)
         verdicts = closed.setdefault(probe[:3], {})
+        # all_probes() has None before every interface.
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
     return Box(closed, demux, labels)
@@ -2454,8 +2456,8 @@ def ports_of(services, proto):
     return ports
 
 def decoy_ports(config, seen):
-    """(hidden TCP ports that want a decoy, ports that must be none). The daemon takes
-    others by chance, keeps what nobody else holds, and binds it so that nobody can."""
+    """(hidden TCP ports that need a decoy, ports that must not be one). The daemon draws
+    a decoy from all other ports, and binds it, so that nobody else can hold it."""
     hidden = ports_of(config.hide, TCP)
     if len(hidden) > MOST_DECOYS:
         return [], hidden
@@ -2493,33 +2495,33 @@ def saved_options(line):
             options[-1][1].append(word)
     return options
 
-def saved_limit(option, words, negated):
-    """The Limit that an option and its words are."""
+def saved_condition(option, words, negated):
+    """The Condition that an option and its words are."""
     key = SAVED_KEYS.get(option, 'other')
     values = ' '.join(words).split(',')
     if key == 'proto':
         values = [PROTOCOLS.get(value) for value in values]
     elif key == 'interface':
-        values = [value.replace('+', '*') for value in values]
+        values = [re.sub(r'\+$', '*', value) for value in values]
     elif key == 'state':
         values = [value.lower() for value in values]
     elif key == 'port':
         ranges = [value.partition(':') for value in values]
         values = [(int(low), int(high or low)) for low, _, high in ranges]
-    return Limit(key, values, negated)
+    return Condition(key, values, negated)
 
 def tolerant(read):
-    """Reads a rule; one that another version of the tool writes in a way unknown here
-    decides nothing, and keeps nobody from reading the others."""
+    """Makes a reader of rules go on where it fails: a rule that is written in a way
+    unknown here decides nothing."""
     def reader(listed, mark):
         try:
             return read(listed, mark)
         except MISREAD:
-            return [Rule([Limit('other', [], False)], None, None, False)]
+            return [Rule([Condition('other', [], False)], None, None, False)]
     return reader
 
 def whole_listing(read):
-    """Reads a listing; KnockError if it is none."""
+    """Makes a reader of listings raise KnockError where it fails."""
     def reader(tool, outputs, config):
         try:
             return read(tool, outputs, config)
@@ -2529,8 +2531,9 @@ def whole_listing(read):
 
 @tolerant
 def saved_rule(line, mark):
-    """[Rule] that a line is."""
-    limits, verdict = [], None
+    """A list with the Rule that a line is. A target like LOG becomes a jump to a chain
+    that does not exist, so the packet goes on."""
+    conditions, verdict = [], None
     for option, words, negated in saved_options(line):
         if option == '--reject-with':
             verdict = SAVED_REJECTS.get(words[0], UNREACHABLE)
@@ -2541,14 +2544,16 @@ def saved_rule(line, mark):
         elif option == '-j':
             verdict = UNREACHABLE if words[0] == 'REJECT' else 'jump ' + words[0]
         elif option not in ('-m', '--comment'):
-            limits.append(saved_limit(option, words, negated))
-    ours = Limit('other', ['0x%x/0x%x' % (mark, mark)], False)
-    return [Rule(limits, verdict, None, limits == [ours] and verdict == ACCEPT)]
+            conditions.append(saved_condition(option, words, negated))
+    marked = Condition('other', ['0x%x/0x%x' % (mark, mark)], False)
+    ours = conditions == [marked] and verdict == ACCEPT
+    return [Rule(conditions, verdict, None, ours)]
 
 def saved_lines(text):
-    """[(table, line)] without counters: those of chains and of rules."""
+    """[(table, line)] of chains and of rules, these without their counters."""
     found, table = [], None
     for line in text.splitlines():
+        # Old versions put every comment in quotes.
         line = re.sub(r'^\[\d+:\d+\] ', '', line).replace('"knockd"', 'knockd')
         if line.startswith('*'):
             table = line[1:]
@@ -2572,19 +2577,20 @@ def read_saved(text, family, prefix, mark):
             chains.append(
                 Chain(family, prefix + table, name, hook, kind, priority, policy))
             continue
-        _, name, options = (line + ' ').split(' ', 2)
+        _, name, options = (line + ' ').split(' ', 2)       # perhaps no options
         chain = rules.setdefault((family, prefix + table, name), [])
         chain.extend(saved_rule(options, mark))
     return chains, rules
 
 # --- nft text: our table, and what nft -j lists -----------------------------------------
-# guard decides, before any address is rewritten, who may pass: he gets the bit OPEN. stay
-# keeps the ports of everybody else from being forwarded. answer comes after the box's own
-# input chains and after the stack has checked the packet, and gives a stranger what a
-# closed port would give. The stack's reset comes from a decoy port and has the bit ASKED
-# of its question (fwmark_reflect); restore puts the hidden port back. clear and leave
-# take OPEN off again, so that no socket and no tunnel inherits it. What is forwarded to a
-# hidden port behind this box without OPEN ends in beyond.
+# guard decides, before any address is rewritten, who may pass: his packet gets the bit
+# OPEN (config.mark). stay keeps the ports of everybody else from being forwarded. answer
+# comes after the box's own input chains and after the stack has checked the packet, and
+# gives a stranger what a closed port would give. The stack's reset comes from a decoy
+# port and has the bit ASKED (asked_bit()) of its question (fwmark_reflect); restore puts
+# the hidden port back. clear and leave take OPEN off again, so that no socket and no
+# tunnel inherits it. What is forwarded to a hidden port behind this box without OPEN ends
+# in beyond.
 #
 # What hides is a constant in a rule. While rules are replaced, a packet under way sees
 # the old ones but asks the sets with the new generation, and finds nothing there (seen
@@ -2603,9 +2609,11 @@ CHAINS = (
     ('leave', ' type filter hook forward priority 1000; policy accept;'),
     ('beyond', ''),
     ('restore', ' type route hook output priority -301; policy accept;'))
-# A SYN alone belongs to no connection, whatever is still known of an old one.
-NO_SYN = 'tcp flags & (syn | ack) != syn'
+# A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
+NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
+# The end of a handshake, and what its sender sends from then on.
+ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
 # In forward: many hosts of a bridge; and this box, where a packet is on a route of its
@@ -2627,7 +2635,7 @@ DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
 LABEL_COMMAND = ['sysctl', '-e', '-n', 'net.ipv6.flowlabel_reflect']
 
 def asked_bit(config):
-    """The bit below config.mark, or the one above the lowest."""
+    """The bit below config.mark; if that is the lowest, the one above it."""
     return config.mark >> 1 or 2
 
 def if_marked(bits, then):
@@ -2642,8 +2650,8 @@ def take_mark(bits):
 def sets_of(element):
     """[(name, type)] of the sets that hold such an element. open4 has hosts and single
     ports, open4_24 networks of that length, open4_only what is open at one address alone,
-    open4_ranges ranges of ports; once... lets one connection in, and held... tells
-    whether its SYN may come again."""
+    open4_ranges ranges of ports. once... lets one first packet in, whose flow goes into
+    the set begun4; while held... has the opening, packets of that flow pass again."""
     network, service = element.source, element.service
     suffix, flags = str(network.version), 'timeout'
     if network.prefixlen < network.max_prefixlen:
@@ -2670,6 +2678,7 @@ def possible_elements(config, openings):
         ranged = any(service.low < service.high for service in client.allow)
         for address, length in (('0.0.0.0', client.prefix4), ('::', client.prefix6)):
             network = ipaddress.ip_network((address, length))
+            # Any address of the version does, for the set's type.
             place = network.network_address if client.only else None
             found.append(Element(network, port, client.once, place))
             if ranged:
@@ -2698,7 +2707,7 @@ def element_text(element, expires=None, now=0):
     return '%s timeout %dms' % (text, left)
 
 def by_set(wanted, now):
-    """{(name, type): [element in nft's words]} of {Element: when it ends, or None}."""
+    """[((name, type), [element in nft's words])] of {Element: when it ends, or None}."""
     members = {}
     for element, expires in sorted(wanted.items(), key=str):
         for each in sets_of(element):
@@ -2738,6 +2747,7 @@ def declarations(sets):
     text = ''
     for name, (kind, _) in sets.items():
         text += set_block(name, kind)
+    # The flows that `once` has let in and that have not finished their handshake.
     for version in once_versions(sets):
         kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
                 'flags dynamic,timeout; timeout {1}; size 65535')
@@ -2755,7 +2765,7 @@ def guard_lines(config):
     both = config.mark | asked_bit(config)
     lines = [if_marked(both, take_mark(both)),
              'meta l4proto != 6 ct state established,related return',
-             NO_SYN + ' ct state established,related return']
+             NOT_SYN_ALONE + ' ct state established,related return']
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' jump check')
     return lines
@@ -2777,23 +2787,24 @@ def check_lines(config, sets):
         if element.destination:
             place = ' . %s daddr' % FAMILIES[network.version]
         match = '%s . meta l4proto . th dport%s @%s ' % (source, place, name)
-        begun, same = '@begun%d' % network.version, flow(network.version)
-        if name.startswith('once'):     # the first packet uses the limit up
-            match += 'add %s { %s } ' % (begun, same)
+        begun, this_flow = '@begun%d' % network.version, flow(network.version)
+        if name.startswith('once'):     # the first packet uses nft's limit up
+            match += 'add %s { %s } ' % (begun, this_flow)
             # Where a box tracks nothing (notrack), no packet is new.
             lines.append('%s ct state untracked %s%s' % (SYN_ALONE, match, passes))
             match = 'ct state new ' + match
         elif name.startswith('held'):   # its flow goes on until it is established
-            match += '%s %s ' % (same, begun)
+            match += '%s %s ' % (this_flow, begun)
         lines.append(match + passes)
-    # A flow that has begun is asked for when the limit is used up, not before.
+    # held comes last: while the limit is unspent, each new packet must spend it.
     return sorted(lines, key=lambda line: '@held' in line)
 
 def stay_lines(config):
-    """Who may not pass is bound to the port he asks for, before any other rule of nat.
-    (`redirect` would change the address, too, and drop where an interface has none.)"""
+    """A stranger's packet is rewritten to the port that it has already, so that no later
+    rule of nat forwards it. (`redirect` would change the address, too, and drop where an
+    interface has none.)"""
     stranger = 'meta mark & 0x%08x == 0 ' % config.mark
-    places = ['fib daddr type != unicast']
+    places = ['fib daddr type != unicast']      # this box, by whatever address
     places += [to_network(network) for network in config.behind]
     lines = []
     for service in merged(config.hide):
@@ -2807,13 +2818,14 @@ def to_network(network):
     return '%s daddr %s' % (FAMILIES[network.version], network)
 
 def answer_lines(config, sets):
-    # Over lo the stack does not look for a packet's socket early, so `closed` could not
-    # tell what belongs to a connection.
+    """input: who has OPEN, or comes over lo, is let by; for the others see `closed`."""
+    # Over lo the stack looks for no socket before input, so `closed` could not tell which
+    # packets belong to a connection.
     lines = ['iifname "lo" return']
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
-        lines.append('tcp flags & (syn | ack) == ack ' + if_marked(
-            config.mark, 'delete @begun%d { %s }' % (version, flow(version))))
+        delete = 'delete @begun%d { %s }' % (version, flow(version))
+        lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete))
     lines.append(if_marked(config.mark, 'return'))
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
@@ -2822,32 +2834,31 @@ def answer_lines(config, sets):
 def closed_lines(config, box, decoys, sets):
     """input: what does a closed port give?"""
     has_decoys = ports_of(config.hide, TCP) <= set(decoys)
-    # A connection lives on when its opening is over: the stack has found its socket,
-    # whatever the port says by now. What conntrack alone remembers goes to the decoy, for
-    # a listener would take the cookie of an old SYN from it (tcp_syncookies).
-    forgotten = 'goto decoy' if has_decoys and box.demux else 'accept'
-    handshake = 'tcp flags & (syn | ack) == ack '
-    lines, spend = [], []
+    # A connection outlives its opening: the stack has found its socket already. What has
+    # no socket, and only conntrack knows, goes to the decoy: as the end of a handshake it
+    # could still make the listener open a connection (tcp_syncookies).
+    without_socket = 'goto decoy' if has_decoys and box.demux else 'accept'
+    lines, ended = [], []
     for version in once_versions(sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         delete = 'delete @begun%d { %s }' % (version, flow(version))
-        lines.append(handshake + 'meta skuid >= 0 ' + delete)
-        spend.append(if_marked(config.mark, delete))
+        lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete)
+        ended.append(if_marked(config.mark, delete))
     lines += ['meta l4proto 6 meta skuid >= 0 accept',
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
-    lines += [handshake + 'jump check'] + spend + [if_marked(config.mark, 'accept')]
-    # The stack reads these headers after us, and would tell of the decoy.
+    lines += [ACK_ALONE + ' jump check'] + ended + [if_marked(config.mark, 'accept')]
+    # The stack reads extension headers after us; its error would quote the decoy's port.
     for proto in (TCP, UDP):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
-    lines.append(NO_SYN + ' ct state established ' + forgotten)
+    lines.append(NOT_SYN_ALONE + ' ct state established ' + without_socket)
     answers = box_answers(config, box)
     if answers[6, UDP, 'new'][None] == STACK:
         # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
         lines.append('meta nfproto ipv6 udp checksum 0 drop')
     for (version, proto, state), verdicts in sorted(answers.items()):
         match = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
-        if state == 'invalid':
+        if state == 'invalid':          # sorted() puts it before 'new'
             if verdicts == answers[version, proto, 'new']:
                 continue
             match += 'ct state invalid '
@@ -2882,6 +2893,7 @@ def final(verdict, proto, has_decoys):
     return 'goto decoy' if has_decoys else TCP_RESET
 
 def leave_lines(config):
+    """forward, at its end: OPEN goes; without it, beyond looks at every hidden port."""
     lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
     if config.behind:
         for service in merged(config.hide):
@@ -2893,11 +2905,11 @@ def beyond_lines(config, sets):
     lines = []
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
-        lines.append('tcp flags & (syn | ack) == ack delete @begun%d { %s }' % (
-            version, flow(version)))
+        lines.append('%s delete @begun%d { %s }' % (ACK_ALONE, version, flow(version)))
     lines += ['meta l4proto != 6 ct state established,related return',
-              NO_SYN + ' ct state established,related return',
-              # stay has let it by: the world sees it at a port that is not hidden.
+              NOT_SYN_ALONE + ' ct state established,related return',
+              # It came to another port, which is not hidden. (The dnat of stay changes
+              # nothing, so it does not set this status.)
               'ct state new ct status dnat return']
     for kind in NOT_ONE_HOST:
         lines.append('fib daddr type %s drop' % kind)
@@ -2907,11 +2919,12 @@ def beyond_lines(config, sets):
     return lines
 
 def answers_behind(config):
-    """For TCP and for UDP: what strangers get of a host behind this box, whose own
-    answer is its own."""
+    """For TCP and for UDP: what strangers get instead of a host behind this box. What it
+    would answer itself we do not know: `box` is drop."""
     return ANSWERS.get(config.answer, ANSWERS['drop'])
 
 def decoy_lines(config, decoys):
+    """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
     lines = []
     for port, decoy in sorted(decoys.items()):
         lines.append('tcp dport %d %s tcp dport set %d accept' % (
@@ -2919,6 +2932,7 @@ def decoy_lines(config, decoys):
     return lines + ['drop']
 
 def restore_lines(config, box, decoys):
+    """output: the hidden port comes back into a reset that has the bit ASKED."""
     bit = asked_bit(config)
     lines = ['meta mark & 0x%08x == 0 return' % bit]
     if box.labels:
@@ -2928,16 +2942,18 @@ def restore_lines(config, box, decoys):
     return lines
 
 def label_lines(config):
-    """The stack makes a flow label out of both ports (RFC 6437): the decoy's own, which
-    the hidden port would then share, would tell whose it is. So resets get another one,
-    as constant and as wild. nft writes whole bytes: 16 bits of a hash as they are, the
-    upper four by a rule for each value."""
+    """The stack makes a flow label out of both ports (RFC 6437). A hidden port's reset
+    would have the label of its decoy's, and whoever asks both would see it. So it gets
+    another one, which is as constant for its flow and as random."""
     seeds = hmac_sha256(b'flow label', config.id.encode('ascii'))
-    low, high = struct.unpack_from('>II', seeds)
-    flow = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
-    lines = ['@nh,16,16 set ' + flow % (0xffffffff, low)]
+    seed, other_seed = struct.unpack_from('>II', seeds)
+    label = 'jhash ip6 daddr . tcp dport . tcp sport mod %d seed %d'
+    # The label is the bits 12 to 31 of the header. nft writes a hash into whole bytes
+    # only, so its upper four bits take a rule for each value.
+    lines = ['@nh,16,16 set ' + label % (0xffffffff, seed)]
     for value in range(16):
-        lines.append('%s == %d @nh,12,4 set %d' % (flow % (16, high), value, value))
+        match = label % (16, other_seed)
+        lines.append('%s == %d @nh,12,4 set %d' % (match, value, value))
     return lines
 
 def nft_rules(config, box, decoys, sets):
@@ -2993,7 +3009,7 @@ def accept_commands(config, accepts):
             commands.append((argv + match, ''))
     return text, commands
 
-# What a match of nft -j looks at: its kind and the words inside, and the Limit's key.
+# What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
 NFT_KEYS = {
     'payload ip protocol': 'proto', 'payload ip6 nexthdr': 'proto',
     'meta l4proto': 'proto',
@@ -3002,6 +3018,8 @@ NFT_KEYS = {
     'payload udp dport': 'port', 'payload th dport': 'port', 'meta nfproto': 'version',
     'meta protocol': 'version', 'meta iifname': 'interface', 'meta iif': 'interface',
     'ct state': 'state'}
+# Statements behind which a rule goes on, whatever the packet is.
+GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper'
 # A box without /etc/protocols lists numbers where others have these words.
 NFT_NUMBERS = {'tcp': TCP, 'udp': UDP, 'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}
 # Programs that list what stands beside nft's own: (family, prefix of the tables' names).
@@ -3011,20 +3029,21 @@ SAVERS = collections.OrderedDict((
     ('iptables-legacy-save', ('ip', 'legacy ')),
     ('ip6tables-legacy-save', ('ip6', 'legacy '))))
 
-def nft_limits(left, right, operator):
-    """[Limit] of a match: what it says, and the protocol that goes without saying."""
+def nft_conditions(left, right, operator):
+    """[Condition] of a match: what it says, and the protocol that goes without saying."""
     words = []
-    for kind, detail in left.items() if isinstance(left, dict) else ():
+    left = left if isinstance(left, dict) else {}
+    for kind, detail in left.items():
         if isinstance(detail, dict):
             words = [kind] + [str(word) for word in detail.values()]
     key = NFT_KEYS.get(' '.join(words), 'other')
     values = nft_values(key, right)
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
-    limits = [Limit(key, values, operator == '!=')]
+    conditions = [Condition(key, values, operator == '!=')]
     if words[1:2] == ['tcp'] or words[1:2] == ['udp']:
-        limits.append(Limit('proto', [PROTOCOLS[words[1]]], False))
-    return limits
+        conditions.append(Condition('proto', [PROTOCOLS[words[1]]], False))
+    return conditions
 
 def nft_values(key, right):
     """What it is compared with, as a list; None is what only the kernel knows."""
@@ -3062,25 +3081,27 @@ def nft_reject(detail):
 
 @tolerant
 def nft_rule(entry, mark):
-    """[Rule] of a rule as listed; a verdict map is a rule for each of its entries."""
+    """A listed rule as [Rule]: one for its verdict, one for each entry of a verdict map,
+    none if it has no verdict."""
     ours = is_accept(entry, mark)
-    limits, rules = [], []
+    conditions, rules = [], []
     for statement in entry['expr']:
         if isinstance(statement, str):
             # nft writes so what it has no JSON for, a match or not.
             statement = {'xt': statement}
         kind, detail = next(iter(statement.items()))
         if kind == 'match':
-            limits += nft_limits(detail['left'], detail['right'], detail['op'])
+            conditions += nft_conditions(detail['left'], detail['right'], detail['op'])
         elif kind == 'vmap' and isinstance(detail['data'], dict):
             for value, verdict in detail['data']['set']:
-                limit = nft_limits(detail['key'], value, '==')
+                more = nft_conditions(detail['key'], value, '==')
                 verdict = nft_verdict(verdict)
-                rules.append(Rule(limits + limit, verdict, entry['handle'], ours))
-        elif kind in ('limit', 'xt', 'vmap'):
-            limits.append(Limit('other', [], False))
+                rules.append(Rule(conditions + more, verdict, entry['handle'], ours))
         elif nft_verdict(statement):
-            rules.append(Rule(limits, nft_verdict(statement), entry['handle'], ours))
+            rules.append(Rule(conditions, nft_verdict(statement), entry['handle'], ours))
+        elif kind not in GOES_ON or isinstance(detail, dict) and 'stmt' in detail:
+            # A limit, a quota, a set whose elements count: at most some packets pass it.
+            conditions.append(Condition('other', [], False))
     return rules
 
 def is_accept(entry, mark):
@@ -3113,7 +3134,7 @@ def nft_decoys(ours):
     for kind, entry in ours:
         if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
             continue
-        # A table of somebody else, which gives way, has rules like none of ours.
+        # Somebody else's table of our name, which we replace, has other rules.
         with contextlib.suppress(*MISREAD):
             match, mangle = entry['expr'][:2]
             port, decoy = mangle['mangle']['value'], match['match']['right']
@@ -3128,7 +3149,7 @@ def read_nft(outputs, config):
     for kind, entry in others:
         name = entry.get('family'), entry.get('table'), entry.get('name')
         if kind == 'table' and 'owner' in entry.get('flags', ()):
-            locked.add((name[0], name[2]))
+            locked.add((entry['family'], entry['name']))
         elif kind == 'chain':
             chains[name] = Chain(*name, hook=entry.get('hook'), kind=entry.get('type'),
                                  priority=entry.get('prio', 0),
@@ -3149,14 +3170,15 @@ def read_nft(outputs, config):
     named = [entry.get('expr') for _, entry in others]
     named += [outputs.get(program) for program in SAVERS]
     demux = '0' not in outputs.get('cat', '').split()
+    # Not those with the second bit: see LABEL_COMMAND.
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
     return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
                 named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
 
 def late_marks(listing):
-    """[(family, table, chain)] that set packets' marks as a whole behind our guard: who
-    was let by loses our bit there, or a mark that was saved with his connection brings it
-    back when his opening is over."""
+    """[(family, table, chain)] that overwrite the whole mark behind our guard. There a
+    packet loses our bit, or gets it back from its connection's mark when its opening is
+    over."""
     late, found = set(), []
     for kind, entry in split_listing(listing)[1]:
         place = entry.get('family'), entry.get('table')
@@ -3180,15 +3202,15 @@ def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
     change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
     wanted, unreachable, surplus = {}, [], []
-    for chain in chains:
+    for chain in chains if config.hide else ():
         name = chain[:3]
         if name in config.accept_in:
             wanted[name] = keepers.get(name, 'nft')
-        if ('auto',) not in config.accept_in or not config.hide:
+        if ('auto',) not in config.accept_in:
             continue
-        if not stops_openings(chain) or not may_drop(chain, rules):
+        if not is_on_the_way(chain) or not may_drop(chain, rules):
             continue
-        if is_reached(chain) and name[:2] not in locked:
+        if can_hold_accept(chain) and name[:2] not in locked:
             wanted[name] = keepers.get(name, 'nft')
         elif may_drop(chain, rules, config.hide):
             unreachable.append(chain)
@@ -3202,13 +3224,13 @@ def find_accepts(config, chains, rules, locked, keepers):
     missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
     return Accepts(missing, surplus), unreachable
 
-def stops_openings(chain):
-    """Do packets to an open port pass here?"""
+def is_on_the_way(chain):
+    """Does a packet to an open port go through this chain?"""
     return chain.kind != 'nat' and chain.hook in (
         'ingress', 'prerouting', 'input', 'forward')
 
-def is_reached(chain):
-    """Can a rule of ours in it see the mark of ours?"""
+def can_hold_accept(chain):
+    """Can we put a rule into it, and would that rule see our mark?"""
     if chain.hook == 'prerouting' and chain.priority <= GUARD_PRIORITY:
         return False
     return chain.hook != 'ingress' and chain.family in ('inet', 'ip', 'ip6')
@@ -3231,8 +3253,9 @@ class NftTool:
         return read_nft(outputs, config)
 
     def whole(self, config, seen, decoys, openings, now):
-        """[(argv, standard input)] that put everything in force. decoys: {hidden port:
-        decoy}, empty where no answer can carry its question's mark."""
+        """[(argv, standard input)] that put everything in force, or take all of ours away
+        if nothing is hidden. decoys: {hidden port: decoy}, empty where no answer can
+        carry its question's mark."""
         text, commands = accept_commands(config, seen.accepts)
         table = NFT_NOTHING
         if config.hide:
@@ -3240,10 +3263,11 @@ class NftTool:
         return [(NFT_COMMAND, table + text)] + commands
 
     def change(self, before, after, now):
-        """From one collection of openings to another. Before nft deletes an element it
-        reads every set of the box, and starts over when rules change meanwhile; before it
-        empties a set it does not. But a set of `once` must not be filled anew: it would
-        not know what is spent."""
+        """From one collection of openings to another. A set that loses or changes an
+        element is emptied and filled again: to delete one element, nft would first read
+        every set of the box, and start over when rules change meanwhile. From a set of
+        `once` single elements are deleted: filled again, it would not know what is
+        spent."""
         after = live(after, now)
         old, new = map(elements, differing(before, after))
         gone, emptied = {}, set()
@@ -3252,13 +3276,14 @@ class NftTool:
                 gone[element] = None
             elif new.get(element) != expires:
                 emptied.update(name for name, _ in sets_of(element))
-        if emptied:             # what others have there must come back
+        if emptied:             # openings of other sources must come back into these sets
             old, new = elements(before), elements(after)
         added = {}
         for element, expires in new.items():
-            if old.get(element) != expires or sets_of(element)[0][0] in emptied:
+            name, _ = sets_of(element)[0]
+            if old.get(element) != expires or name in emptied:
                 added[element] = expires
-        # What has just expired cannot be deleted, so it is added first.
+        # nft refuses to delete what has just expired, so each is added first.
         text = additions(gone, now)
         for (name, _), members in by_set(gone, now):
             text += 'delete element inet knockd %s { %s }\n' % (name, ', '.join(members))
@@ -3268,6 +3293,7 @@ class NftTool:
         return [(NFT_COMMAND, text)] if text else []
 
     def nothing(self):
+        """Our table goes; rules of ours in others' chains stay."""
         return [(NFT_COMMAND, NFT_NOTHING)]
 
     def flaws(self, config):
@@ -3294,7 +3320,7 @@ IPSETS = (
     ('knockd6_only', 'hash:ip,port,net family inet6 timeout 30'))
 LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
-KNOWN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
+KNOWN_RETURN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
 # To this box, by whatever address. To ip6tables our own addresses are unicast as well,
 # and a list with MULTICAST in it means nothing else.
 TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
@@ -3350,16 +3376,18 @@ def saved_target(verdict, version):
     return '-j REJECT'
 
 def mangle_lines(config, version):
+    """Who may pass gets the mark. What is not TCP and known has passed already."""
     both = config.mark | asked_bit(config)
     passes = '-j MARK --set-xmark 0x%x/0x%x' % (config.mark, config.mark)
-    # A bit that came with the packet, out of a tunnel, is nobody's leave.
+    # A bit that came with the packet, out of a tunnel, allows nothing.
     lines = ['-m mark ! --mark 0x0/0x%x -j MARK --set-xmark 0x0/0x%x' % (both, both),
-             '! -p tcp ' + KNOWN]
+             '! -p tcp ' + KNOWN_RETURN]
     for service in merged(config.hide):
         match = saved_match(service)
         if service.proto == TCP:
-            # A connection lives on. What conntrack alone remembers does not: a listener
-            # would take the cookie of an old SYN from it.
+            # A connection outlives its opening, if the stack finds its socket. What only
+            # conntrack knows does not: as the end of a handshake it could still make the
+            # listener open a connection (tcp_syncookies).
             lines.append(match + '! --tcp-flags SYN,ACK SYN -m socket ' + passes)
         for name in ('lo',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
@@ -3370,6 +3398,8 @@ def mangle_lines(config, version):
     return lines
 
 def nat_lines(config, decoys, version):
+    """A stranger's TCP goes to the decoy; other hidden ports stay what they are, so that
+    no later rule forwards them. Of two rules for a port the first counts."""
     lines = ['-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark)]
     target = TO_US[version] + '-j DNAT --to-destination :'
     for port, decoy in sorted(decoys.items()):
@@ -3386,9 +3416,11 @@ def networks_behind(config, version):
     return [network for network in config.behind if network.version == version]
 
 def filter_lines(config, box, version):
+    """The marked pass, and what is not TCP and known. The rest gets its answer."""
+    # Without accept_in the box's own rules decide about the marked.
     passes = 'ACCEPT' if config.accept_in else 'RETURN'
     lines = ['-m mark --mark 0x%x/0x%x -j %s' % (config.mark, config.mark, passes),
-             '! -p tcp ' + KNOWN]
+             '! -p tcp ' + KNOWN_RETURN]
     answers = box_answers(config, box)
     for service in merged(config.hide):
         match = saved_match(service)
@@ -3400,7 +3432,7 @@ def filter_lines(config, box, version):
             verdict = final(verdicts[interface], service.proto, False)
             target = match + TO_US[version] + saved_target(verdict, version)
             if interface:
-                target = '-i %s %s' % (interface.replace('*', '+'), target)
+                target = '-i %s %s' % (re.sub(r'\*$', '+', interface), target)
             lines.append(target)
     return lines + forward_lines(config, version)
 
@@ -3408,7 +3440,7 @@ def forward_lines(config, version):
     """What does a stranger get of a host behind this box? As `beyond` of nft."""
     lines = []
     if networks_behind(config, version):
-        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN,
+        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN_RETURN,
                  '-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
     for service in merged(config.hide):
         verdict = dict(zip((TCP, UDP), answers_behind(config)))[service.proto]
@@ -3473,7 +3505,8 @@ class IptablesTool:
         # Numbers in our own rules are no others' ports.
         taken = named_ports(repr(rules))
         return Seen(json.dumps(ours) if all_ours else None,
-                    read_box(chains, rules, True, True),
+                    # Neither is asked for here.
+                    read_box(chains, rules, demux=True, labels=True),
                     Accepts([], []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
@@ -3498,7 +3531,8 @@ class IptablesTool:
 
     def change(self, before, after, now):
         """From one collection of openings to another."""
-        old, new = ipset_members(before), ipset_members(live(after, now))
+        # What ends within a second goes: ipset_additions() could not shorten its time.
+        old, new = ipset_members(before), ipset_members(live(after, now + 999))
         text = ''
         for name_and_member in sorted(set(old) - set(new)):
             text += 'del %s %s\n' % name_and_member
@@ -3724,6 +3758,19 @@ def remove_stale(path):
         if match and not os.path.exists('/proc/' + match.group(1)):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, found))
+
+def locked_by_us(path):
+    """A descriptor of this file, which holds our process id: locked for as long as we
+    live. BlockingIOError if another process has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Always as long: on a full disk there is no room again for what was cut off.
+        os.pwrite(lock, b'%-10d\n' % os.getpid(), 0)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 @contextlib.contextmanager
 def locked(path):
@@ -4045,13 +4092,10 @@ class LedgerFile:
         if place_flaws(path, 0):
             # In a sticky folder another user may have made it, and hold it for ever.
             os.unlink(path)
-        self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock = locked_by_us(path)
         except BlockingIOError:
             raise KnockError('another knockd.py runs with %s' % self.path)
-        # Always as long: on a full disk there is no room again for what was cut off.
-        os.pwrite(self.lock, b'%-10d\n' % os.getpid(), 0)
 
     def load(self, server_id):
         """The Ledger; KnockError or OSError if it is missing, unreadable or not ours.
@@ -4223,7 +4267,6 @@ def remove_version_1(path):
 
 # --- edges: sockets and events ----------------------------------------------------------
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generic/socket.h
-SO_PEERCRED = 17                                # asm-generic/socket.h
 # linux/socket.h, linux/if_packet.h, linux/if_ether.h
 SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
 PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
@@ -4240,12 +4283,11 @@ RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
-TABLE_GONE = 2                  # DELTABLE, which no load of ours makes
+# DELTABLE and DESTROYTABLE; of our loads, only cleared() makes one.
+TABLE_GONE = 2, 26
 OUR_TABLE = b'knockd\0'
 UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
 STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
-# An abstract socket: each network namespace has names of its own.
-OWNER_NAME = '\0knockd'
 
 class Bell:
     """A pipe that a thread rings to wake another one from its poll."""
@@ -4296,7 +4338,7 @@ def change_told(data):
         # linux/netlink.h: struct nlmsghdr
         length, kind = struct.unpack_from('=IH', data, offset)
         end = offset + max(16, length + 3 & ~3)
-        if kind & 0xff == TABLE_GONE and OUR_TABLE in data[offset:end]:
+        if kind & 0xff in TABLE_GONE and OUR_TABLE in data[offset:end]:
             return OURS_GONE
         if kind & 0xff not in ELEMENT_EVENTS:
             gravest = OTHERS_CHANGED
@@ -4380,10 +4422,13 @@ class Capture:
         while len(self.taps) < each * len(shares):
             protocol = self.protocols[len(self.taps) % each]
             self.taps.append(packet_socket(protocol))
-        while len(self.taps) > each * len(shares):
-            self.taps.pop().close()
+        # What is no share's any more goes last, or a knock could pass unheard.
+        wanted = each * len(shares)
+        self.taps, surplus = self.taps[:wanted], self.taps[wanted:]
         for number, sock in enumerate(self.taps):
             attach_filter(sock, program(shares[number // each]))
+        for sock in surplus:
+            sock.close()
 
     def frames(self, sock):
         """What waits in one of the taps, each frame with the name of its interface."""
@@ -4437,6 +4482,7 @@ def ask_kernel(kind, question):
     # struct nlmsghdr
     head = struct.pack('=IHHII', 16 + len(question), kind, NLM_F_REQUEST, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+        sock.settimeout(1)
         sock.send(head + question)
         return sock.recv(65536)
 
@@ -4565,6 +4611,13 @@ def runtime_folder():
         place = '/var/run'
     return os.path.realpath(place) + '/knockd'
 
+def make_runtime_folder():
+    """OSError if it cannot be, or if others can write it."""
+    folder = runtime_folder()
+    os.makedirs(folder, 0o700, exist_ok=True)
+    for flaw in path_flaws(folder, 0o022):
+        raise PermissionError(errno.EPERM, flaw)
+
 def status_path(config):
     """The path of the daemon's status socket."""
     return '%s/%s.sock' % (runtime_folder(), config.id)
@@ -4575,9 +4628,7 @@ def status_socket(config):
     sock = unix_socket()
     path = status_path(config)
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        for flaw in path_flaws(os.path.dirname(path), 0o022):
-            raise PermissionError(errno.EPERM, flaw)
+        make_runtime_folder()
         if os.path.lexists(path):
             os.unlink(path)     # nobody's: we hold the ledger's lock
         os.fchmod(sock.fileno(), 0o600)
@@ -4590,34 +4641,20 @@ def status_socket(config):
     return sock
 
 def own_namespace():
-    """The socket by which we own this network namespace for as long as we live: two
-    daemons with two configs would put back each their own rules for ever. KnockError if
-    there is another."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """Locks this network namespace for as long as we live: two daemons with two configs
+    would put back each their own rules for ever. KnockError if there is another. (By a
+    file, for the name of a socket is anybody's who is first.)"""
     try:
-        sock.bind(OWNER_NAME)
-        sock.listen(1)          # so that the next one learns our process id
-    except OSError:
-        pid, user = name_holder()
-        if user in (0, os.geteuid(), os.stat('/').st_uid):
-            raise KnockError('another knockd runs in this network namespace: process %d%s'
-                             % (pid, command_of(pid)))
-        # A local user must not be able to keep the guard from starting.
-        log('owner: user %d, process %d, holds our name: a second knockd would not be '
-            'noticed' % (user, pid), ERROR)
-    return sock
-
-def name_holder():
-    """(process id, user id) of whoever has our name; (0, 0) if he does not answer."""
-    with unix_socket(socket.SOCK_STREAM) as sock:
-        try:
-            sock.connect(OWNER_NAME)
-            # struct ucred { pid_t pid; uid_t uid; gid_t gid; }
-            credentials = sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, 12)
-        except OSError:
-            return 0, 0
-    pid, user, _ = struct.unpack('@iII', credentials)
-    return pid, user
+        number = os.stat('/proc/self/ns/net').st_ino
+        path = '%s/network-%d.lock' % (runtime_folder(), number)
+        make_runtime_folder()
+        locked_by_us(path)
+    except BlockingIOError:
+        pid = int(read_file(path))
+        raise KnockError('another knockd runs in this network namespace: process %d%s'
+                         % (pid, command_of(pid)))
+    except OSError as error:
+        log('owner: %s: a second knockd would not be noticed' % error.strerror, WARNING)
 
 def command_of(pid):
     """Its command line in brackets, which names its config."""
@@ -4826,7 +4863,7 @@ class Decoys:
             if decoy is None or decoy in taken:
                 self.let_go(port)
                 self.held[port] = self.bound(preferred.get(port, 0), taken)
-        return self.ports()
+        return {port: self.held[port][0] for port in hidden}
 
     def ports(self):
         """{hidden port: decoy} of all that are held."""
@@ -4896,12 +4933,13 @@ class Looks:
         self.lock = threading.Lock()
 
     def ask(self, now, urgent=False):
-        """Somebody has changed something."""
+        """Somebody has changed something. (The daemon's thread asks as well.)"""
         due = now + COALESCE
         if not urgent:
             due = max(due, self.rested)
-        if self.due is None or due < self.due:
-            self.due = due
+        with self.lock:
+            if self.due is None or due < self.due:
+                self.due = due
 
     def variables_changed(self):
         """Since the last time?"""
@@ -4911,6 +4949,11 @@ class Looks:
     def hasten(self, now):
         """At once, for whatever changes until then is taken for ours."""
         self.due = now
+
+    def start(self):
+        """What is asked for from now on, this look may miss."""
+        with self.lock:
+            self.due = None
 
     def begin(self, process):
         with self.lock:
@@ -4922,7 +4965,6 @@ class Looks:
             broken_off = self.broken_off
             self.process = None
             self.broken_off = False
-        self.due = None
         self.rested = now + 2 * (now - began)
         if not broken_off:
             self.in_a_row = 0
@@ -4968,9 +5010,8 @@ class Keeper:
     nft, and no two of them run at once. A knock, a close, an expiry, a reload, a heal and
     the end of a probation all come through want()."""
 
-    def __init__(self, tool, reflecting, owner=None):
+    def __init__(self, tool, reflecting):
         self.tool = tool
-        self.owner = owner      # own_namespace()'s socket, which must stay open
         self.reflecting = reflecting    # do resets carry marks? Else no decoy can answer
         self.decoys = Decoys()
         self.wanted = Wanted(0, None, ())       # written by want() alone
@@ -4980,6 +5021,7 @@ class Keeper:
         self.events = ruleset_events()
         self.called, self.answered = Bell(), Bell()
         self.answers = collections.deque()      # Done; the thread puts them in
+        self.in_trouble = False                 # was the last of them an error?
         threading.Thread(target=self.work, daemon=True).start()
 
     def want(self, config, openings):
@@ -5021,18 +5063,21 @@ class Keeper:
         return found
 
     def answer(self, number, error=None, mended=False, loaded=None):
+        self.in_trouble = error is not None
         self.answers.append(Done(number, error, mended, loaded))
         self.answered.ring()
 
     def work(self):
         """The thread."""
         while True:
+            wanted = self.wanted
             try:
                 self.wait()
-                self.step(self.wanted, moment().mono)
+                wanted = self.wanted
+                self.step(wanted, moment().mono)
             except Exception as error:  # a defect must not end what opens and closes
                 reason = 'internal error: %s: %s' % (type(error).__name__, error)
-                self.answer(self.standing.wanted.number, KnockError(reason))
+                self.answer(wanted.number, KnockError(reason))
                 time.sleep(RETRY_TIME / 1000)
 
     def wait(self):
@@ -5168,6 +5213,7 @@ class Keeper:
 
     def inspect(self, wanted, now):
         """Looks whether all is as it was left, and puts it back."""
+        self.looks.start()
         try:
             seen = self.see(wanted.config, self.looks)
         except KnockError as error:
@@ -5178,6 +5224,8 @@ class Keeper:
             return
         self.looks.end(now, moment().mono)
         if self.in_order(seen):
+            if self.in_trouble:
+                self.answer(wanted.number)
             return
         try:
             self.load(wanted, seen, mended=True)
@@ -5408,10 +5456,12 @@ class ConfigFile:
         """The Config in the file. KnockError, which is kept as the problem."""
         self.stamp = config_stamp(self.path)
         try:
-            return read_config(self.path)
+            config = read_config(self.path)
         except KnockError as error:
             self.problem = str(error)
             raise
+        self.problem = None
+        return config
 
     def row(self):
         """For status."""
@@ -5434,10 +5484,6 @@ class ConfigFile:
             replace_text(copy, text)
         except OSError as error:
             log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
-
-    def accept(self):
-        """What was read is in force."""
-        self.problem = None
 
 def config_to_run(path):
     """(Config, problem): the one in the file and None; or, if that is broken, the last
@@ -5878,7 +5924,7 @@ class Daemon:
     def start(self):
         """Everything in force, or a KnockError."""
         self.file.take()
-        owner = own_namespace()
+        own_namespace()
         now = moment()
         tool, flaw = choose_tool(self.config)
         if flaw is not None:
@@ -5887,7 +5933,7 @@ class Daemon:
         if lost:
             self.clock.watch(now)
         reflecting = reflect_marks(tool.sysctls, beside(self.config, 'sysctls'))
-        keeper = Keeper(tool, reflecting, owner)
+        keeper = Keeper(tool, reflecting)
         self.furnish(State(self.config, ledger), keeper, now)
         self.tell_ready(self.first_result(keeper))
         notify('READY=1')
@@ -5909,11 +5955,13 @@ class Daemon:
         fails."""
         while True:
             select.select([keeper], (), ())
-            for done in keeper.results():
+            results = keeper.results()
+            for done in results:
                 if done.error is not None:
                     raise done.error
                 self.settle(done, moment())
-                return done
+            if results:
+                return results[0]
 
     def tell_ready(self, done):
         """The first line of a daemon that guards."""
@@ -6043,14 +6091,14 @@ class Daemon:
         self.doors.in_force(done.number, now)
         if due:
             self.reloading = None
-            self.source.accept()
+        # A new client, or one that was removed, changes no rules.
+        if self.reloading is None and (due or done.loaded is not None):
+            self.source.keep(self.config)
+        if due:
             log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
-        # Also where no rule has changed: who was removed must not come back with it.
-        if due or done.loaded is not None:
-            self.source.keep(self.config)
         if done.loaded is not None:
             self.guard.keep(done.loaded.guard)
 
@@ -6139,22 +6187,27 @@ class Daemon:
     def handle(self, packet, interface, now):
         """One packet that may be a knock."""
         self.look_for_jump(now)
-        decision = judge(packet, now, self.state)
+        decision = self.with_signature(judge(packet, now, self.state), now)
         knock, reason = decision.knock, decision.reason
         self.reports.count(decision.verdict, packet)
         if decision.verdict == 'mute':
             self.hearing.mute(packet.payload[:TAG_SIZE], 1, now)
-        elif decision.verdict in ('open', 'close', 'run'):
-            reason = self.signature_flaw(knock, now)
-            if reason is None:
-                inside = is_inside(interface, self.config.trust)
-                self.honour(decision, packet.source, inside, now)
-                return
-            decision = decision._replace(kind=SIGNATURE)
-        if reason is not None:
+        elif decision.verdict in OPS.values():
+            inside = is_inside(interface, self.config.trust)
+            self.honour(decision, packet.source, inside, now)
+        elif reason is not None:
             source = str(knock.source)
             line = 'refused %s %s %s' % (knock.client.name, source, reason)
             self.reports.tell(knock.client.name, decision.kind, source, reason, now, line)
+
+    def with_signature(self, decision, now):
+        """The decision, or a refusal where the signature is wrong."""
+        if decision.verdict not in OPS.values():
+            return decision
+        flaw = self.signature_flaw(decision.knock, now)
+        if flaw is None:
+            return decision
+        return decision._replace(verdict='refused', kind=SIGNATURE, reason=flaw)
 
     def signature_flaw(self, knock, now):
         """The last check, for it starts a process."""
@@ -6877,7 +6930,7 @@ def first_config(args, name, hide, place, more=()):
         def plan(known):
             return new_client(args, known, place)
         config = edit_config(place.root + path, plan)
-        print_line(config, config.clients[name])
+        print_line(config, config.clients[name], args)
         return config
     if not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide '
@@ -6893,7 +6946,7 @@ def first_config(args, name, hide, place, more=()):
     place_ledger(config, place)
     place.put(path, text)
     if not place.dry_run:
-        print_line(config, config.clients[name])
+        print_line(config, config.clients[name], args)
     return config
 
 def new_client(args, config, place):
@@ -7002,14 +7055,15 @@ def phone_line(config, client):
     return ('otpauth://totp/knock:%s@%s?secret=%s&issuer=knock&algorithm=SHA1&digits=8'
             '&period=30' % (client.name, config.host or config.id, secret))
 
-def print_line(config, client, via=None, picture=False):
+def print_line(config, client, args):
     """A client's lines, on standard output; what is doubtful about them, beside it."""
-    lines = [client_line(config, client, via or client.carriers[0])]
+    told = vars(args)
+    lines = [client_line(config, client, told.get('via') or client.carriers[0])]
     if client.code:
         lines.append(phone_line(config, client))
     for line in lines:
         print(line, flush=True)
-        if picture:
+        if told.get('qr'):
             # By its input: every user can read an argument list.
             print(run(['qrencode', '-t', 'ANSIUTF8'], line))
     host, doubt = host_of(config)
@@ -7129,6 +7183,10 @@ def command_rules(args):
 def command_add(args):
     """With a secret that is told, a client that is there already is no error."""
     told, known = args.secret is not None, []
+    if args.page and args.qr:
+        raise KnockError('no page fits into a QR code; copy the file to the phone. For '
+                         'the line alone type later: knockd.py show %s --qr' % args.name,
+                         2)
     args.secret = given_secret(args.secret)
     if not os.path.exists(args.config):
         first_config(args, args.name, args.allow, Placing(args))
@@ -7148,8 +7206,8 @@ def command_add(args):
     config = edit_config(args.config, plan)
     if args.name in known:
         print('unchanged')
-    else:
-        print_line(config, config.clients[args.name])
+    if args.qr or args.name not in known:
+        print_line(config, config.clients[args.name], args)
 
 def section_of(config, name):
     """The texts of a client's section: {key: text}."""
@@ -7221,7 +7279,7 @@ def command_rekey(args):
     if before == [secret]:
         print('unchanged')
         return
-    print_line(config, config.clients[args.name])
+    print_line(config, config.clients[args.name], args)
     note('the old line is good until this one is first used, or until %s UTC'
          % format_time(until))
 
@@ -7279,7 +7337,7 @@ def command_show(args):
     if args.via and args.via not in carriers:
         raise KnockError('%s cannot knock by %s, but by: %s' % (
             client.name, args.via, ', '.join(carriers)), 2)
-    print_line(config, client, args.via, args.qr)
+    print_line(config, client, args)
 
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
@@ -8312,6 +8370,9 @@ def place_all(args, system, place, text):
         place.carry_out(package_command('nft'))
     entries = [('ledger', system.state + '/knockd/ledger.json')]
     config = first_config(args, args.client, args.hide, place, entries)
+    if not (config.clients or args.root):
+        # Or the daemon takes it for lost, and the first client waits out a quarantine.
+        place_ledger(config, place)
     if not (args.root or args.dry_run):
         for warning in preflight(config):
             note(warning)
@@ -8533,6 +8594,7 @@ PLACE = [
     ('--root', 'FOLDER', 'in this tree; start nothing', {'default': ''})]
 CLIENT_NAME = ('name', 'NAME', None)
 SECRET = ('--secret', '-', 'its secret comes by standard input')
+PICTURE = ('--qr', None, 'as a picture, too, if qrencode is there')
 SERVICES = ('services', 'SERVICES', 'as tcp/22,udp/51820')
 JSON = ('--json', None, 'for programs')
 COMMANDS = (    # name, function, what it does, its options
@@ -8560,7 +8622,7 @@ COMMANDS = (    # name, function, what it does, its options
         ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
         ('--may-run', 'ACTIONS', 'the actions that it may run'),
         ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
-        SECRET]),
+        SECRET, PICTURE]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
         ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
@@ -8572,7 +8634,7 @@ COMMANDS = (    # name, function, what it does, its options
     ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [
         CLIENT_NAME, ('--via', 'CARRIER', 'how it shall knock', {'choices': CARRIERS}),
-        ('--qr', None, 'as a picture, too, if qrencode is there')]),
+        PICTURE]),
     ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
         CLIENT_NAME, ('-n', 'N', '10', {'dest': 'number', 'type': int, 'default': 10})]),
     ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),

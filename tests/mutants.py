@@ -1,17 +1,19 @@
 """`tox -e mutants`: does a test of tests/unit fail for every small change of the logic?
 
 Changes one operator, number, word, condition or statement at a time in the sections of knockd.py
-named below (or given) and runs that section's test files, in copies of the tree, two at a time.
--n: so many mutants of each section, drawn with a fixed seed; without it all. What survives and is
-harmless stands with its reason in tests/mutants.txt and counts as killed. What was killed is kept
-in .tox/mutants.json until knockd.py or the tests change. Exit 1 below 95 % in a section.
-mutmut runs whole files and knows no lines, so the mutations are made here, from the syntax tree.
+named below (or given) and runs that section's test files. -n: so many mutants of each section,
+drawn with --seed; without it all. What survives and is harmless stands with its reason in
+tests/mutants.txt and counts as killed. Exit 1 below 95 % in a section.
+
+Two processes, each in a copy of the tree, import the tests once and fork for each mutant; the
+child gives the functions that the tests hold the changed code. What survives that is run again by
+a fresh interpreter. mutmut runs whole files and knows no lines, so the mutations are made here.
 """
 
 import argparse
 import ast
 import concurrent.futures
-import hashlib
+import contextlib
 import itertools
 import json
 import os
@@ -20,24 +22,28 @@ import queue
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import types
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
-CACHE = TOP / '.tox' / 'mutants.json'
 HARMLESS = TOP / 'tests' / 'mutants.txt'
-TARGET, SEED, SECONDS, JOBS, NULL = 0.95, 7, 60, 2, subprocess.DEVNULL
-SEQUENCES = 'test_sequences test_honour test_openings test_judge'
+TARGET, SEED, PATIENCE, JOBS, NULL = 0.95, 7, 6, 2, subprocess.DEVNULL
+UNCHANGED = 9                   # how a child ends whose functions could not be given the code
+OPTIONS = ['-x', '-q', '-p', 'no:cacheprovider']
+SEQUENCES = 'test_sequences test_judge test_openings test_honour'
 SECTIONS = {        # how the banner begins: the test files, the quickest first
     'ledger rules': 'test_ledger test_journal',
     'filter compiler': 'test_filter',
-    'packet parser': 'test_datagram test_parser',
+    'packet parser': 'test_parser test_datagram',
     'sequences': SEQUENCES,
-    'codes': SEQUENCES,
+    'codes': 'test_sequences test_code_memory test_judge',
     'credentials of a step': SEQUENCES,
     'openings': 'test_openings test_judge test_honour',
-    'judge': 'test_judge test_datagram test_openings test_honour',
+    'judge': 'test_judge test_sequences test_openings test_honour test_code_memory',
     'keeper': 'test_keeper_parts test_before_rules test_keeper_thread test_edges',
 }
 COMPARISONS = {'<': '<=', '<=': '<', '>': '>=', '>=': '>', '==': '!=', '!=': '==', 'is not': 'is',
@@ -103,14 +109,20 @@ def changes_of(source, node):
         yield begin, end, 'pass'
 
 
-def mutants_of(text, section):
-    """[(name, begin, end, new)] of a section: the name says function, line and change, without the
-    number of the line, so that it stays when lines move."""
-    source, lines = Source(text), text.splitlines()
+def banners_of(lines, section):
+    """The numbers of the lines between which a section stands."""
     banners = [number for number, line in enumerate(lines, 1) if line.startswith('# --- ')]
     first = next(number for number in banners
                  if re.match('# --- %s\\b' % re.escape(section), lines[number - 1]))
-    last = min(number for number in banners if number > first)
+    return first, min(number for number in banners if number > first)
+
+
+def mutants_of(text, section):
+    """[(name, begin, end, new, first byte of the function or class, its last)] of a section: the
+    name says function, line and change, without the number of the line, so that it stays when
+    lines move."""
+    source, lines = Source(text), text.splitlines()
+    first, last = banners_of(lines, section)
     found, names = [], {}
     for top in ast.parse(text).body:
         if not first < top.lineno < last or not isinstance(top, (ast.FunctionDef, ast.ClassDef)):
@@ -122,77 +134,164 @@ def mutants_of(text, section):
                 name = ' '.join(('%s: %s: %s -> %s' % (top.name, line, old, new)).split())
                 names[name] = names.get(name, 0) + 1
                 name += ' (%d)' % names[name] if names[name] > 1 else ''
-                found.append((name, begin, end, new))
+                found.append((name, begin, end, new) + source.span(top))
     return found
 
 
-def is_killed(tree, data, files):
-    """Do the tests fail with this knockd.py in this copy?"""
-    pathlib.Path(tree, 'knockd.py').write_bytes(data)
-    argv = [sys.executable, '-B', '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider'] + files
-    process = subprocess.Popen(argv, cwd=tree, stdout=NULL, stderr=NULL, start_new_session=True)
-    try:
-        return process.wait(SECONDS) != 0
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.wait()
-        return True
+# --- the process that forks ---------------------------------------------------------------------
+def transplant(old, new):
+    """Gives a function, or each of a class, the code of its changed twin."""
+    if isinstance(old, type):
+        for name, value in vars(new).items():
+            if isinstance(value, (types.FunctionType, staticmethod, classmethod, property)):
+                transplant(vars(old)[name], value)
+            elif not name.startswith('__'):
+                setattr(old, name, value)
+    elif isinstance(old, property):
+        transplant(old.fget, new.fget)
+    elif hasattr(old, '__func__') or hasattr(old, '__wrapped__'):
+        inner = '__func__' if hasattr(old, '__func__') else '__wrapped__'
+        transplant(getattr(old, inner), getattr(new, inner))
+    else:
+        old.__code__, old.__defaults__ = new.__code__, new.__defaults__
 
 
-def tried(section, text, folder, trees, pool, count, cache):
-    """Runs a section's mutants. (how many, [survivor])"""
+def change(data, mutant):
+    """Knows the changed code from here on, as whatever starts knockd.py does."""
+    import knockd
+    _, begin, end, new, first, last = mutant
+    pathlib.Path('knockd.py').write_bytes(data[:begin] + new.encode() + data[end:])
+    namespace = dict(vars(knockd))
+    code = data[first:begin] + new.encode() + data[end:last]
+    exec(compile(code, 'knockd.py', 'exec'), namespace)
+    name = re.match('(?:def|class) (\\w+)', code.decode()).group(1)
+    transplant(getattr(knockd, name), namespace[name])
+
+
+def serve(files):
+    """Answers each line of JSON, [seconds, mutant], with a line: was it killed?"""
+    import pytest
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    os.dup2(1, 2)
+    pytest.main(['--collect-only'] + OPTIONS + files)
+    data = pathlib.Path('knockd.py').read_bytes()
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            os.setsid()
+            status = UNCHANGED
+            try:
+                seconds, mutant = json.loads(line)
+                signal.alarm(seconds)
+                if mutant:
+                    change(data, mutant)
+                status = pytest.main(OPTIONS + files) != 0
+            finally:
+                os._exit(status)
+        status = os.waitpid(child, 0)[1]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, 9)
+        answers.write('%d\n' % (status not in (0, UNCHANGED << 8)))
+        answers.flush()
+
+
+class Forks:
+    """A copy of the tree, and the process in it that has imported a section's tests."""
+
+    def __init__(self, files):
+        self.folder = tempfile.TemporaryDirectory()
+        self.tree = os.path.join(self.folder.name, 'tree')
+        shutil.copytree(TOP, self.tree, ignore=shutil.ignore_patterns('.git', '.tox'))
+        self.files, self.seconds = files, 600
+        self.process = subprocess.Popen(
+            [sys.executable, '-B', os.path.join(self.tree, 'tests', 'mutants.py'), '--serve']
+            + files, cwd=self.tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            universal_newlines=True)
+
+    def is_killed(self, mutant):
+        """Do the tests fail with this mutant, or with none?"""
+        self.process.stdin.write(json.dumps([self.seconds, mutant]) + '\n')
+        self.process.stdin.flush()
+        if self.process.stdout.readline() == '1\n':
+            return True
+        return mutant is not None and self.is_killed_afresh()
+
+    def is_killed_afresh(self):
+        """What was worked out at the import is worked out by the changed code."""
+        argv = [sys.executable, '-B', '-m', 'pytest'] + OPTIONS + self.files
+        process = subprocess.Popen(argv, cwd=self.tree, stdout=NULL, stderr=NULL,
+                                   start_new_session=True)
+        try:
+            return process.wait(self.seconds) != 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+            return True
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.folder.cleanup()
+
+
+# --- a section ----------------------------------------------------------------------------------
+def tried(section, text, count, seed):
+    """Runs a section's mutants. (how many there are, those that were tried, [survivor])"""
     files = ['tests/unit/%s.py' % name for name in SECTIONS[section].split()]
-    state = hashlib.sha256(text.encode())
-    for name in files:
-        state.update((TOP / name).read_bytes())
-    killed = cache.setdefault(section, {}).setdefault(state.hexdigest(), [])
     mutants = mutants_of(text, section)
+    chosen = mutants
     if count and count < len(mutants):
-        mutants = random.Random(SEED).sample(mutants, count)
-    listed = [line[2:] for line in HARMLESS.read_text().splitlines() if line[:2] == '  ']
-    known, data = set(killed + listed), text.encode()
-    if is_killed(os.path.join(folder, '0'), data, files):
-        raise SystemExit('%s: its tests fail with nothing changed' % section)
+        chosen = random.Random(seed).sample(mutants, count)
+    harmless = {line[2:] for line in HARMLESS.read_text().splitlines() if line[:2] == '  '}
+    forks = [Forks(files) for _ in range(JOBS)]
+    free = queue.Queue()
+    for each in forks:
+        free.put(each)
 
     def survives(mutant):
-        name, begin, end, new = mutant
-        if name in known:
+        if mutant[0] in harmless:
             return False
-        tree = trees.get()
+        mine = free.get()
         try:
-            dead = is_killed(tree, data[:begin] + new.encode() + data[end:], files)
+            return not mine.is_killed(mutant)
         finally:
-            trees.put(tree)
-        killed.extend([name] if dead else [])
-        return not dead
-    lives = list(pool.map(survives, mutants))
-    return len(mutants), [mutant for mutant, alive in zip(mutants, lives) if alive]
+            free.put(mine)
+    try:
+        begin = time.monotonic()
+        if forks[0].is_killed(None):
+            raise SystemExit('%s: its tests fail with nothing changed' % section)
+        for each in forks:      # some mutants never end
+            each.seconds = 10 + int(PATIENCE * (time.monotonic() - begin))
+        with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+            lives = list(pool.map(survives, chosen))
+    finally:
+        for each in forks:
+            each.close()
+    return len(mutants), chosen, [mutant for mutant, lived in zip(chosen, lives) if lived]
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('-n', type=int)
+    parser.add_argument('--seed', type=int, default=SEED)
+    parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
     parser.add_argument('sections', nargs='*', default=list(SECTIONS))
     args = parser.parse_args()
+    if args.serve:
+        return serve(args.sections)
     text, low = (TOP / 'knockd.py').read_text(), False
-    cache = json.loads(CACHE.read_text()) if CACHE.exists() else {}
-    CACHE.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, \
-            concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
-        trees = queue.Queue()
-        for number in range(JOBS):
-            trees.put(shutil.copytree(TOP, os.path.join(folder, str(number)),
-                                      ignore=shutil.ignore_patterns('.git', '.tox')))
-        for section in args.sections:
-            count, survivors = tried(section, text, folder, trees, pool, args.n, cache)
-            share = 1 - len(survivors) / count
-            low = low or share < TARGET
-            print('%-22s %4d mutants, %4d killed, %3d survived: %.1f %%' % (
-                section, count, count - len(survivors), len(survivors), 100 * share), flush=True)
-            for name, begin, _, _ in survivors:
-                number = text.encode()[:begin].count(b'\n') + 1
-                print('    knockd.py:%d  %s' % (number, name), flush=True)
-            CACHE.write_text(json.dumps(cache))
+    for section in args.sections:
+        total, chosen, survivors = tried(section, text, args.n, args.seed)
+        share = 1 - len(survivors) / len(chosen)
+        low = low or share < TARGET
+        print('%-22s %4d of %4d mutants, %4d killed, %3d survived: %.1f %%' % (
+            section, len(chosen), total, len(chosen) - len(survivors), len(survivors),
+            100 * share), flush=True)
+        for name, begin, *_ in survivors:
+            number = text.encode()[:begin].count(b'\n') + 1
+            print('    knockd.py:%d  %s' % (number, name), flush=True)
     return int(low)
 
 

@@ -429,6 +429,9 @@ class Wire:
             link set eth0 up
             addr add %s/24 dev eth0
             addr add %s/64 dev eth0 nodad\n''' % member.addresses)
+        for other in self.members[1:-1]:        # one that is gone may have had these addresses
+            for address in member.addresses:
+                other.must('ip', 'neigh', 'flush', 'to', address)
         finish_checksums(member, 'eth0')
         return member
 

@@ -1,10 +1,17 @@
 """Carrier `code`: eight digits from a phone, typed as two ports."""
 
+import ipaddress
+import json
+import os
 import re
+import socket
 import time
 
 import carriers
+import guesser
+import knockd
 import pytest
+from network import until
 
 SETTINGS = 'carriers = udp, icmp, syn, ports, code'
 
@@ -147,6 +154,101 @@ def test_codes_wake_after_a_step_and_then_after_two(wire, tmp_path_factory, addr
         try_in_vain()                   # it is awake, or these would not count
         assert [begin(step) for step in (3, 4)] == [False, False], 'and then two'
         assert begin(5), house.text()
+
+
+class FrozenTime(LeapingTime):
+    """Both clocks stand at one millisecond, and the test says at which."""
+
+    def __init__(self, *arguments, **clients):
+        self.begin = (int(time.time()) // 3600 + 2) * 3600000
+        self.clock = self.frozen_at(self.begin)
+        LeapingTime.__init__(self, *arguments, **clients)
+
+    @staticmethod
+    def frozen_at(wall):
+        seconds = time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(wall // 1000))
+        # The half keeps it from becoming the millisecond before, as a fraction.
+        return '%s.%03d5' % (seconds, wall % 1000)
+
+
+class Guessed:
+    """A daemon whose clocks stand, and what a guesser's SYNs have made it remember."""
+
+    def __init__(self, wire, house, seen):
+        self.wire, self.house, self.seen = wire, house, seen
+        self.addresses, self.target = {}, wire.server.addresses[1]
+        self.path = '/proc/%d/root/run/knockd/%s.codes' % (wire.server.pid, house.server_id)
+
+    def memory(self):
+        """[wrong tries since the last sleep, asleep until, the last doubling is forgiven at]"""
+        if not os.path.exists(self.path):
+            return [0, 0, 0]
+        with open(self.path) as file:
+            return json.load(file)
+
+    def idle(self):
+        """Nothing waits in the packet sockets, and the loop sleeps."""
+        with open('/proc/%d/net/packet' % self.wire.server.pid) as table:
+            queued = [int(line.split()[6]) for line in table.readlines()[1:]]
+        with open('/proc/%d/stat' % self.house.process.pid) as stat:
+            return not any(queued) and stat.read().rpartition(')')[2].split()[0] == 'S'
+
+    def type_at(self, wall, syns):
+        """SYNs that arrive at a millisecond; returns when they have been judged."""
+        self.house.set_clock(self.house.frozen_at(wall))
+        with self.wire.stranger.raw_sender(self.target) as send:
+            for source, port in syns:
+                number = self.addresses.setdefault(source, len(self.addresses) + 1)
+                address = str(ipaddress.ip_address('2001:db8::') + number)
+                send(carriers.syn_packet(address, self.target, port))
+        for _ in syns:
+            self.seen.recv(100)         # the kernel gives it to the daemon first
+        assert until(self.idle)
+
+
+GUESSERS = [        # and how many days
+    ('flat out', guesser.flat_out, 14),
+    ('a fresh address for each', guesser.a_fresh_address_for_each, 7),
+    ('8 sleeps and 2, then quiet', guesser.sleeps_then_quiet(8, 2), 14),
+    ('the same from 40 sources', guesser.the_same_in_each_step(40, 29999), 1),
+    ('at the end of steps', guesser.at_the_end_of_steps, 7),
+    ('copies over the edge', guesser.copies_over_the_edge, 2),
+    ('first ports ahead', guesser.typed_ahead, 1)]
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize('name,strategy,days', GUESSERS, ids=[each[0] for each in GUESSERS])
+def test_a_guesser_has_as_many_tries_of_a_real_daemon_as_of_the_simulation(
+        wire, tmp_path_factory, name, strategy, days):
+    """tests/unit/test_code_odds.py plays a year of each: at most 0.1 %. KNOCK_CHAOS=1: here too."""
+    days = 365 if os.environ.get('KNOCK_CHAOS') else days
+    codes, valid, tries = knockd.Codes(), guesser.Valid(), 0
+    with carriers.housing(wire, tmp_path_factory, SETTINGS, kind=FrozenTime,
+                          phone='code = yes') as house, \
+            wire.server.make_socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_TCP) as seen:
+        seen.settimeout(5)
+        guessed, before = Guessed(wire, house, seen), [0, 0, 0]
+        shift = house.begin - guesser.BEGIN
+        for now, syns in strategy(codes, []):
+            if now >= guesser.BEGIN + days * guesser.DAY:
+                break
+            guesser.heard(codes, valid, now, syns)
+            guessed.type_at(now + shift, syns)
+            after = guessed.memory()
+            expected = [number and number + shift for number in codes.memory()[1:]]
+            assert after == codes.memory()[:1] + expected, (now, house.text())
+            tries += after[0] - before[0] + (3 if after[1] != before[1] else 0)
+            before = after
+        print('%s: %d days, %d tries were evaluated, %d in the simulation' % (
+            name, days, tries, valid.looks))
+        assert tries == valid.looks > 20
+        later = max(now, codes.asleep_until) + shift + 90000
+        house.set_clock(house.frozen_at(later))
+        house.reload()
+        assert house.count('open ') == 0
+        type_code(wire.client, guessed.target, oath_code(house, wire, 'phone', '@%d' % (
+            later // 1000)))
+        house.says('open phone ')
 
 
 def test_codes_that_are_off_open_nothing(wire, tmp_path_factory, address):

@@ -1,5 +1,6 @@
 """One installation from beginning to end, on a box with a systemctl that does what a test needs."""
 
+import contextlib
 import json
 import os
 import re
@@ -37,14 +38,12 @@ OURS = ('/etc/knockd', '/etc/systemd/system/knockd.service', '/usr/local/sbin/kn
         '/var/lib/knockd', '/run/knockd')
 
 
-@pytest.fixture
-def box(wire, services, tmp_path):
-    """The server with a systemd; what is written to its /etc and /usr/local is gone afterwards."""
-    wire.clear()
-    server = wire.server
-    server.must('mount', '-t', 'tmpfs', 'tmpfs', str(tmp_path))
+@contextlib.contextmanager
+def furnished(server, folder):
+    """Gives it a systemd; what is written to its /etc and /usr/local is gone afterwards."""
+    server.must('mount', '-t', 'tmpfs', 'tmpfs', folder)
     for tree in TREES:
-        upper, work = [str(tmp_path / (tree.replace('/', '-') + part)) for part in ('up', 'work')]
+        upper, work = [folder + '/' + tree.replace('/', '-') + part for part in ('up', 'work')]
         server.must('mkdir', upper, work)
         server.must('mount', '-t', 'overlay', 'overlay', '-o',
                     'lowerdir=%s,upperdir=%s,workdir=%s' % (tree, upper, work), tree)
@@ -56,7 +55,15 @@ def box(wire, services, tmp_path):
     server.run('systemctl', 'disable', '--now', 'knockd')
     server.must('rm', '-rf', '/run/systemd', '/run/systemctl', '/run/log', '/run/before')
     server.must('umount', *reversed(TREES))
-    server.must('umount', str(tmp_path))
+    server.must('umount', folder)
+
+
+@pytest.fixture
+def box(wire, services, tmp_path):
+    """The server as such a box."""
+    wire.clear()
+    with furnished(wire.server, str(tmp_path)) as server:
+        yield server
     wire.clear()
 
 

@@ -101,20 +101,21 @@ def spray(wire, target, sources, port, start):
     return child
 
 
-def test_of_two_syns_at_the_same_moment_one_gets_in(wire, daemon):
+def test_of_two_syns_at_the_same_moment_one_gets_in(wire, daemon, address):
     """Two processes, a pair of SYNs from each of so many sources: not one more than sources."""
     knockd = daemon('answer = drop', anna='once = yes')
-    target = wire.server.addresses[1]
-    first = int(ipaddress.ip_address('fd00:9::1:0'))
+    family = '6' if ':' in address else '4'
+    first = int(ipaddress.ip_address({'4': '10.10.0.1', '6': 'fd00:9::1:0'}[family]))
     sources = [str(ipaddress.ip_address(first + number)) for number in range(PAIRS)]
+    wire.server.must('ip', 'route', 'replace', '10.10.0.0/16', 'dev', 'eth0')
     wire.server.nft(COUNTER)
     for begin in range(0, PAIRS, 500):
         elements = ', '.join('%s . tcp . 2222 timeout 60s' % source
                              for source in sources[begin:begin + 500])
-        for name in ('once6', 'held6'):
-            wire.server.nft('add element inet knockd %s { %s }\n' % (name, elements))
+        for name in ('once', 'held'):
+            wire.server.nft('add element inet knockd %s%s { %s }\n' % (name, family, elements))
     start = time.monotonic() + 0.5
-    children = [spray(wire, target, sources, port, start) for port in (50001, 50002)]
+    children = [spray(wire, address, sources, port, start) for port in (50001, 50002)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     knockd.settle(wire.client)
     assert until(lambda: counted(wire) >= PAIRS, 5), counted(wire)

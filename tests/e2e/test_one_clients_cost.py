@@ -75,6 +75,10 @@ def test_the_meanest_client_costs_another_little(wire, daemon, tmp_path):
         over.set()
         mean.join()
     grown = memory(knockd) - size
+    for own in wire.server.addresses:       # half of the quiet is behind it: the box may have
+        wire.client.send(knockd.datagram('anna', op='close'), own)      # become busier meanwhile
+    time.sleep(1)                           # the second in which anna used up her five is over
+    quiet += [time_to_open(wire, knockd, address) for _ in range(10)]
     figures = 'quiet %.1f ms, beside it %.1f ms (medians of %d and %d); memory grew by %d KiB' % (
         statistics.median(quiet) * 1e3, statistics.median(busy) * 1e3, len(quiet), len(busy), grown)
     print(figures)

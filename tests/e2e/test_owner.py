@@ -1,7 +1,9 @@
 """One daemon for one network namespace, and one client's openings, hooks and time for himself."""
 
+import json
 import os
 import re
+import sys
 
 import pytest
 from network import Daemon, until
@@ -19,6 +21,19 @@ def test_a_second_daemon_refuses_and_names_the_first(wire, daemon, tmp_path):
     first.kill()
     second.start()
     second.kill()
+
+
+def test_no_name_that_anybody_can_take_keeps_the_daemon_from_starting(wire, daemon, tmp_path):
+    """The abstract names of sockets are anybody's who is first."""
+    takes = ("import socket, time; sock = socket.socket(socket.AF_UNIX);"
+             " sock.bind('\\0knockd'); time.sleep(60)")
+    with wire.server.start(sys.executable, '-c', takes):
+        assert until(lambda: '@knockd' in wire.server.must('cat', '/proc/net/unix'), 5)
+        knockd = daemon(anna='')
+        second = Daemon(wire.server, tmp_path, anna='')
+        for _ in range(4):
+            done = second.do('run')
+            assert 'process %d ' % knockd.process.pid in done.err and done.code == 1
 
 
 def test_a_daemon_in_another_network_namespace_is_no_other(wire, daemon, tmp_path):
@@ -118,18 +133,12 @@ def test_a_broken_config_does_not_rule_at_a_restart(wire, daemon):
         assert 'nonsense' not in lines.read()
 
 
-@pytest.mark.parametrize('lives', [True, False])
-def test_who_was_removed_does_not_come_back_with_the_last_good_copy(wire, daemon, lives):
-    """A removal changes no rule; nor need a daemon be there when it is made."""
+def test_who_is_removed_while_no_daemon_is_there_does_not_come_back_by_the_good_copy(wire, daemon):
     knockd = daemon(anna='', bert='')
     address = wire.server.addresses[0]
     removed = knockd.datagram('anna')
-    if not lives:
-        knockd.kill()
+    knockd.kill()
     assert knockd.do('remove', 'anna').code == 0
-    if lives:
-        knockd.says('config reloaded')
-        knockd.kill()
     with open(knockd.config, 'a') as config:
         config.write('[server\nnonsense\n')
     knockd.start()
@@ -138,6 +147,35 @@ def test_who_was_removed_does_not_come_back_with_the_last_good_copy(wire, daemon
     wire.stranger.send(knockd.datagram('bert'), address)
     knockd.says('open bert')
     assert not knockd.count('open anna') and not wire.client.connects(address)
+
+
+def test_a_client_that_was_removed_does_not_come_back_by_the_good_copy(wire, daemon):
+    """To remove a client changes no rules, so nothing is loaded then."""
+    knockd = daemon(anna='', bert='')
+    del knockd.clients['bert']
+    knockd.write_config()
+    knockd.reload()
+    with open(knockd.config, 'a') as config:
+        config.write('[server\nnonsense\n')
+    knockd.kill()
+    knockd.start()
+    knockd.says('the last good copy rules')
+    address = wire.server.addresses[0]
+    wire.client.send(knockd.datagram('bert'), address)
+    wire.client.send(knockd.datagram('fence'), address)
+    knockd.says('open fence')
+    assert not wire.client.connects(address) and knockd.count('open bert') == 0
+
+
+def test_the_answer_to_a_reload_tells_of_the_file_as_it_is_now(wire, daemon):
+    knockd = daemon(anna='')
+    with open(knockd.config, 'a') as config:
+        config.write('[server\nnonsense\n')
+    knockd.reload('config refused')
+    assert 'nonsense' in json.loads(knockd.do('status', '--json').out)['config']['problem']
+    knockd.write_config()
+    knockd.reload()
+    assert json.loads(knockd.do('status', '--json').out)['config']['problem'] is None
 
 
 def test_without_a_good_copy_a_broken_config_is_an_error(wire, tmp_path):

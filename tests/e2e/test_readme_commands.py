@@ -14,7 +14,7 @@ import sys
 
 import pytest
 from network import KNOCK, KNOCKD, TOP, environment, until
-from test_install import box                            # noqa: F401  a fixture
+from test_install import box, furnished                 # noqa: F401  box: a fixture
 
 pytestmark = pytest.mark.kernel
 with open(os.path.join(TOP, 'README.md'), encoding='utf-8') as file:
@@ -272,16 +272,19 @@ def test_it_does_not_open(gate, friend):
 
 
 @contextlib.contextmanager
-def reaching(reader, wire):
-    """ssh, scp and knock.py as on a machine from which the server is reached."""
-    server, client = [' '.join(map(shlex.quote, place.command()))
-                      for place in (wire.server, wire.client)]
+def reaching(reader, wire, **servers):
+    """ssh, scp and knock.py as on a machine from which the servers are reached by their names;
+    where none are told, any name is the server's."""
+    client = ' '.join(map(shlex.quote, wire.client.command()))
     for name in ('scp', 'ssh', 'knock.py'):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(str(reader.bin / name))
-    program(reader.bin, 'ssh', '#!/bin/sh\nshift\nexec %s sh -c "$*"\n' % server)
-    program(reader.bin, 'scp', '#!/bin/sh\n[ $1 = -O ] && shift\n'
-            'exec %s sh -c "cat >${2#*:}knockd.py" <"$1"\n' % server)
+    places = ''.join('*@%s) place="%s" ;;\n' % (name, ' '.join(place.command()))
+                     for name, place in (servers or {'*': wire.server}).items())
+    program(reader.bin, 'ssh', '#!/bin/sh\ncase $1 in\n%sesac\nshift\n'
+            'exec $place sh -c "$*"\n' % places)
+    program(reader.bin, 'scp', '#!/bin/sh\n[ $1 = -O ] && shift\ncase ${2%%%%:*} in\n%sesac\n'
+            'exec $place sh -c "cat >${2#*:}knockd.py" <"$1"\n' % places)
     program(reader.bin, 'knock.py', '#!/bin/sh\nexec %s python3 %s "$@"\n' % (client, KNOCK))
     environ = {name: value for name, value in reader.environment.items()
                if name != 'KNOCKD_CONFIG'}
@@ -296,33 +299,76 @@ def reaching(reader, wire):
     yield types
 
 
-def test_many_servers(wire, box, reader):               # noqa: F811
-    address = wire.server.addresses[0]
-    loop, ansible, cloud = blocks('I have many servers')
-    assert 'web1 web2 web3' in loop
-    with reaching(reader, wire) as types:
-        loop = loop.replace('web1 web2 web3', address)
-        said = types(loop)
-        assert 'knockd' in said and wire.client.connects(address, 22)
-        assert not wire.stranger.connects(address, 22)
-        assert 'id = %s\n' % address in box.must('cat', '/etc/knockd/knockd.ini')
-        assert box.must('stat', '-c', '%a', '/etc/knockd/knockd.ini') == '600\n'
-        again = loop.partition('\n')[2]
-        assert 'unchanged' in types(again), 'each step may be repeated'
-        # Ansible's tasks are the loop's steps.
-        for task in re.findall(r'command: (.*)', ansible):
-            assert task in loop
-        box.must('/usr/local/sbin/knockd.py', 'uninstall', '--yes')
+@pytest.fixture
+def boxes(wire, reader, tmp_path_factory):
+    """web1, web2 and web3, each with a systemd and something at port 22; the client knows them
+    by these names."""
+    names = ('web1', 'web2', 'web3')
+    made, hosts = {}, reader.home / 'hosts'
+    with contextlib.ExitStack() as running:
+        for number, name in enumerate(names, 4):
+            made[name] = member = wire.join(name, number, '-nm')
+            running.callback(member.close)
+            running.callback(wire.members.remove, member)
+            for folder in ('/run', '/var/lib'):
+                member.must('mount', '-t', 'tmpfs', 'tmpfs', folder)
+            running.enter_context(furnished(member, str(tmp_path_factory.mktemp(name))))
+            running.enter_context(member.listen(22))
+        hosts.write_text(''.join('%s %s\n' % (member.addresses[0], name)
+                                 for name, member in made.items()))
+        wire.client.must('mount', '--bind', str(hosts), '/etc/hosts')
+        running.callback(wire.client.must, 'umount', '/etc/hosts')
+        yield made
 
+
+def test_many_servers_by_the_loop_and_once_more(wire, boxes, reader):
+    loop = blocks('I have many servers')[0]
+    with reaching(reader, wire, **boxes) as types:
+        types(loop)
+        for name, member in boxes.items():
+            assert wire.client.connects(member.addresses[0], 22), name
+            assert not wire.stranger.connects(member.addresses[0], 22), name
+            assert 'id = %s\n' % name in member.must('cat', '/etc/knockd/knockd.ini')
+            assert member.must('stat', '-c', '%a', '/etc/knockd/knockd.ini') == '600\n'
+        again = types(loop.partition('\n')[2])
+        assert again.count('unchanged') == 3, 'each step may be repeated'
+
+
+def test_on_a_server_that_runs_three_commands_lead_to_the_first_knock(wire, boxes, reader):
+    """Those with knock.py; the others are what installs a server."""
+    save, start, *steps, end = blocks('I have many servers')[0].replace(
+        '&&\n', '&& ').replace('] ||\n', '] || ').splitlines()
+    assert start.startswith('for host in web1 ') and end == 'done'
+    ours = [save] + [step for step in steps if 'knock.py ' in step]
+    assert len(ours) == 3
+    address = boxes['web1'].addresses[0]
+    with reaching(reader, wire, **boxes) as types:
+        for step in steps:
+            if step not in ours:
+                types('host=web1\n' + step)
+        assert not wire.client.connects(address, 22)
+        for command in ours:
+            types('host=web1\n' + command)
+        assert wire.client.connects(address, 22) and not wire.stranger.connects(address, 22)
+
+
+def test_the_other_ways_to_provision_type_what_the_loop_types(wire, box, reader):   # noqa: F811
+    """`sh tests/run -e provision` plays them with Ansible and cloud-init themselves."""
+    loop, ansible, cloud = blocks('I have many servers')
+    for task in re.findall(r'command: (.*)', ansible):
+        assert task in loop
+    address = wire.server.addresses[0]
+    with reaching(reader, wire) as types:
+        types(loop.partition('\n')[0])
         secret = types('knock.py derive fleet web1 --secret').strip()
-        name, content = re.search(r'path: (\S+),.*content: "(.*)"}', cloud).groups()
-        box.must('sh', '-c', 'mkdir -p /etc/knockd; umask 077; printf "$0" >' + name, content)
-        box.must('cp', KNOCKD, '/usr/local/sbin/knockd.py')
-        for command in re.findall(r'^  - ((?:echo|python3) .*)$', cloud, re.M):
-            box.must('sh', '-c', command.replace('SECRET', secret))
-        assert reader.wire.client.run('python3', KNOCK, 'fleet@%s/web1' % address,
-                                      env=reader.environment).code == 0
-        box.must('/usr/local/sbin/knockd.py', 'uninstall', '--yes')
+    name, content = re.search(r'path: (\S+),.*content: "(.*)"}', cloud).groups()
+    box.must('sh', '-c', 'mkdir -p /etc/knockd; umask 077; printf "$0" >' + name, content)
+    box.must('cp', KNOCKD, '/usr/local/sbin/knockd.py')
+    for command in re.findall(r'^  - ((?:echo|python3) .*)$', cloud, re.M):
+        box.must('sh', '-c', command.replace('SECRET', secret))
+    knocked = wire.client.run('python3', KNOCK, 'fleet@%s/web1' % address, env=reader.environment)
+    assert knocked.code == 0, knocked.err
+    box.must('/usr/local/sbin/knockd.py', 'uninstall', '--yes')
 
 
 def test_a_router(wire, box, reader):                   # noqa: F811

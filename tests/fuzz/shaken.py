@@ -299,6 +299,30 @@ def netlink_messages():
     return [element, element + end, message(6, bytes(100)) + end, element * 20 + end, gone + end]
 
 
+def attributes(data):
+    """Of an interface, as rtnetlink answers."""
+    found = knockd.netlink_attributes(data)
+    assert all(value in data and kind < 1 << 14 for kind, value in found.items())
+
+
+def interface_attributes():
+    def attribute(kind, value):
+        return struct.pack('=HH', 4 + len(value), kind) + value + bytes(-len(value) % 4)
+    about = attribute(1, b'veth\0') + attribute(4, b'bridge\0')
+    return [about, attribute(3, b'eth0\0') + attribute(0x8012, about), b'']
+
+
+def codes_memory(data):
+    """Whatever it says, nobody has more tries by it, or sleeps for ever."""
+    now = 5000000
+    codes = knockd.recalled_codes(Folder.write(data), now)
+    wrong, asleep_until, forgiven_at = codes.memory()
+    assert all(isinstance(number, int) and number >= 0 for number in codes.memory())
+    assert asleep_until <= now + 2 * 3600000 and forgiven_at <= now + 8 * 3600000
+    codes.fail(now)
+    assert codes.wrong == (wrong + 1 if wrong < 2 else 0)
+
+
 NFT_CONFIG = knockd.parse_config(CONFIG, '/etc/knockd/knockd.ini')
 
 
@@ -423,6 +447,8 @@ PROMISES = {
     'last': (strings([b'{"anna": {"last": 1, "source": "192.0.2.1"}}', b'[' * 9000, b'1']),
              last_knocks),
     'netlink': (strings(netlink_messages()), netlink),
+    'attributes': (strings(interface_attributes()), attributes),
+    'codes': (strings([b'[2, 5060000, 8600000]', b'[0, 0, 0]', b'[' * 9000]), codes_memory),
     'nft': (trees(listings()), nft_listing),
     'nft-text': (strings([json.dumps(listings()[0])[:3000].encode(), b'[' * 9000]), nft_text),
     'saved': (texts(saved_listings(), '-j -g ! -m --dport --reject-with -A : * " \\ ACCEPT 1:2:3 '

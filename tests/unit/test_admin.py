@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -236,6 +237,18 @@ def test_a_client_for_a_page_knocks_by_ports_alone(path):
     must(path, 'add', 'pad', '--page', '--for', '5m')
     assert knockd.read_config(path).clients['pad'].open_for == 300000, 'what is told counts'
     assert '&via=ports&' in line
+
+
+def test_a_page_is_too_large_for_a_picture_and_says_so_and_a_line_is_not(path):
+    before = read(path)
+    code, out, err = command(path, 'add', 'phone', '--page', '--qr')
+    assert (code, out) == (2, '') and err.count('\n') == 1 and read(path) == before
+    assert 'no page fits into a QR code' in err and 'knockd.py show phone --qr' in err
+    if shutil.which('qrencode') is None:
+        pytest.skip('qrencode is not installed')
+    said = must(path, 'add', 'pocket', '--qr')
+    assert said.startswith('knock://pocket:') and said.count('\u2588') > 100
+    assert must(path, 'show', 'pocket', '--qr') == said
 
 
 @pytest.mark.parametrize('option,carrier', [('--code', 'code'), ('--page', 'ports')])

@@ -174,6 +174,32 @@ def test_every_character_outside_the_alphabet_of_actions_is_refused():
     assert bytes(fine) == b'-0123456789_abcdefghijklmnopqrstuvwxyz'
 
 
+ITEM = b'\1\0\5' + b'\6\0\x16\0\x16'
+
+
+@pytest.mark.parametrize('plain, words', [
+    (plain_of()[:27], '27 bytes'),
+    (b'\2' + plain_of()[1:], 'version 2, op 1, time 1700000000123'),
+    (plain_of() + b'\4\0\0', 'an item of unknown type 4'),
+    (plain_of() + ITEM[:7], 'an item longer than the rest'),
+    (plain_of(signature=b's') + ITEM, 'an item behind the signature'),
+    (plain_of() + bytes(64), 'the padding is not up to 63 zeros'),
+    (plain_of() + b'\0\1', 'the padding is not up to 63 zeros'),
+    (plain_of() + b'\1\0\7' + b'\6\0\x16\0\x16\xaa\xbb', 'port range 0600160016'),
+    (plain_of() + b'\1\0\5' + b'\6\0\0\0\x16', 'port range 0600000016'),
+    (plain_of() + b'\1\0\5' + b'\6\0\x17\0\x16', 'port range 0600170016'),
+    (plain_of() + ITEM + ITEM, 'a port range twice'),
+    (plain_of() + b'\2\0\1a', 'run has one good name and nothing else, the others have none'),
+    (plain_of('run', action='a') + b'\2\0\1b',
+     'run has one good name and nothing else, the others have none'),
+    (plain_of('run', action='a') + ITEM,
+     'run has one good name and nothing else, the others have none')], ids=range(14))
+def test_the_log_can_say_what_is_malformed(plain, words):
+    with pytest.raises(knockd.KnockError) as error:
+        knockd.decode_plain(plain)
+    assert str(error.value) == 'malformed: ' + words
+
+
 def test_a_flipped_bit_of_the_plain_bytes_never_reads_as_the_same_request():
     request = make_request(source=ipaddress.ip_address('2001:db8::7'), services=[SSH, VPN],
                            signature=b's' * 20)

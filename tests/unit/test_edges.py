@@ -434,6 +434,7 @@ def test_that_our_table_is_gone_is_told_from_what_is_others():
     assert change_after(message(2, body=others)) == knockd.OTHERS_CHANGED
     mixed = message(2, body=others) + message(2, body=name) + message(15)
     assert change_after(mixed, message(6, body=others)) == knockd.OURS_GONE
+    assert change_after(message(26, body=name)) == knockd.OURS_GONE, 'DESTROYTABLE'
     # A load of our own does that.
     assert change_after(message(8, body=name)) == knockd.OTHERS_CHANGED
     assert change_after(message(14, body=name)) == knockd.UNCHANGED, 'an opening is over'

@@ -509,6 +509,34 @@ def test_what_the_box_does_with_closed_ports(listing, tcp, udp):
     assert answers(listing) == ({None: tcp}, {None: udp})
 
 
+# As nft 1.0.6 lists `limit`, `ct count`, `quota`, a meter and what a set does with an element.
+BY_THE_SECOND = dict(LIMIT['limit'], inv=True)
+SOME_PACKETS = [
+    {'limit': BY_THE_SECOND}, {'limit': 'named'}, {'ct count': {'val': 20, 'inv': True}},
+    {'quota': {'val': 10, 'val_unit': 'mbytes', 'inv': True}}, {'quota': 'named'},
+    {'meter': {'key': SADDR, 'stmt': {'limit': BY_THE_SECOND}, 'size': 65535, 'name': 'm'}},
+    {'set': {'op': 'add', 'elem': SADDR, 'set': '@s', 'stmt': [{'limit': BY_THE_SECOND}]}},
+    {'set': {'op': 'update', 'elem': SADDR, 'set': '@s', 'stmt': [{'ct count': {'val': 3}}]}},
+    {'xt': None}, 'something without JSON', {'something': 'of a later nft'}]
+EVERY_PACKET = [
+    COUNTER, {'counter': 'named'}, {'log': None}, {'log': {'prefix': 'x', 'group': 2}},
+    {'mangle': {'key': {'meta': {'key': 'mark'}}, 'value': 3}}, {'notrack': None},
+    {'set': {'op': 'add', 'elem': SADDR, 'set': '@s'}}, {'dup': {'addr': '192.0.2.1'}},
+    {'ct helper': 'named'}]
+
+
+@pytest.mark.parametrize('statement', SOME_PACKETS, ids=range(len(SOME_PACKETS)))
+def test_what_only_some_packets_meet_is_not_the_answer_of_closed_ports(statement):
+    assert answers([chain(), rule(statement, DROP)]) == ({None: 'stack'}, {None: 'stack'})
+    assert answers([chain('drop'), rule(statement, ACCEPT)])[0] == {None: 'drop'}
+    assert missing([chain(), rule(statement, DROP)]) == []
+
+
+@pytest.mark.parametrize('statement', EVERY_PACKET, ids=range(len(EVERY_PACKET)))
+def test_a_statement_that_every_packet_passes_changes_nothing(statement):
+    assert answers([chain(), rule(statement, DROP)]) == ({None: 'drop'}, {None: 'drop'})
+
+
 def test_interfaces_with_an_answer_of_their_own():
     listing = [chain('drop'), rule(match(IIF, {'set': ['lan', 'br-*']}), ACCEPT),
                rule(match(IIF, 'lo'), ACCEPT), rule(match(IIF, 'wan'), DROP)]
@@ -573,6 +601,14 @@ def test_auto_finds_the_chains_that_drop_what_the_guard_lets_by(listing, wanted)
 def test_named_chains_get_it_when_they_are_there_and_nothing_else_does():
     lines = 'accept_in = inet filter input, ip filter INPUT'
     assert missing([chain(), chain('drop', name='other')], lines) == ['nft inet filter input']
+
+
+@pytest.mark.parametrize('lines', ['', 'accept_in = inet filter input'])
+def test_while_nothing_is_hidden_nothing_of_ours_is_in_any_chain(lines):
+    listing = [chain('drop'), rule(*OURS)]
+    outputs = {'nft': json.dumps({'nftables': listing}), 'cat': '1\n1\n'}
+    accepts = knockd.NFT.read(outputs, make_config(lines)._replace(hide=())).accepts
+    assert accepts.missing == [] and [each.handle for each in accepts.surplus] == [7]
 
 
 def test_what_is_out_of_reach_is_named():

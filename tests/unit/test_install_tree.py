@@ -1,4 +1,6 @@
 """install: what it would do on each init system, as a tree and as golden files."""
+import atexit
+import functools
 import http.server
 import json
 import os
@@ -6,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -80,6 +83,22 @@ def tree_of(folder, system):
     return str(folder)
 
 
+@functools.lru_cache()
+def first_installation(system):
+    """A box that it was installed on, for all tests that go on from there."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    tree = tree_of(folder, system)
+    code, _, err = knockd('install', '--root', tree, *FIRST)
+    assert (code, err) == (0, '')
+    return tree
+
+
+def installed(folder, system):
+    """A copy of it."""
+    return shutil.copytree(first_installation(system), str(folder / 'installed'), symlinks=True)
+
+
 def plain(text):
     """What chance and this box made is replaced by a word."""
     for pattern, word in (('[A-Z2-7]{52}', 'SECRET'), (r'\b[0-9a-f]{16}\b', 'ID'),
@@ -121,8 +140,7 @@ def test_a_tree_is_as_its_golden_file_says(system, tmp_path):
 
 @pytest.mark.parametrize('system', sorted(EVIDENCE))
 def test_a_second_installation_keeps_config_and_ledger(system, tmp_path):
-    tree = tree_of(tmp_path, system)
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, system)
     with open(tree + '/etc/knockd/knockd.ini') as file:
         before = file.read()
     code, out, err = knockd('install', '--root', tree, *FIRST)
@@ -138,8 +156,7 @@ def test_a_second_installation_keeps_config_and_ledger(system, tmp_path):
     (('--client', 'other'), 'knockd.py add NAME')], ids=lambda told: told[0])
 def test_an_option_that_would_have_no_effect_is_an_error_that_says_what_to_type(
         told, advice, tmp_path):
-    tree = tree_of(tmp_path, 'systemd')
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, 'systemd')
     before = files_of(tree)
     code, out, err = knockd('install', '--root', tree, *told)
     assert (code, out) == (2, '') and re.match(
@@ -150,11 +167,10 @@ def test_an_option_that_would_have_no_effect_is_an_error_that_says_what_to_type(
 
 @pytest.mark.parametrize('system', sorted(EVIDENCE))
 def test_a_dry_run_lists_files_and_commands_and_writes_none(system, tmp_path):
-    dry, wet = tree_of(tmp_path / 'dry', system), tree_of(tmp_path / 'wet', system)
+    dry, wet = tree_of(tmp_path / 'dry', system), installed(tmp_path, system)
     code, out, err = knockd('install', '--root', dry, '--dry-run', *FIRST)
     assert (code, err) == (0, '')
     assert [name for _, _, names in os.walk(dry) for name in names] == []
-    knockd('install', '--root', wet, *FIRST)
     listed = dict(re.findall(r'^write (\S+) \(mode (\d+)\)$', out, re.M))
     found = dict(re.findall(r'^--- (\S+) 0o(\d+)$', files_of(wet), re.M))
     assert listed == dict(found, **{SCRIPT[system]: '755'})
@@ -164,8 +180,7 @@ def test_a_dry_run_lists_files_and_commands_and_writes_none(system, tmp_path):
 
 @pytest.mark.parametrize('system', sorted(EVIDENCE))
 def test_uninstall_stops_the_service_before_it_takes_its_files(system, tmp_path):
-    tree = tree_of(tmp_path, system)
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, system)
     code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree,
                             '--dry-run')
     assert (code, err) == (0, '')
@@ -207,8 +222,7 @@ def left_in(tree):
 @pytest.mark.parametrize('text', [None, '', 'nonsense', '[server]\nhide = tcp/0\n'],
                          ids=['missing', 'empty', 'no INI', 'wrong'])
 def test_uninstall_works_whatever_the_config_says(text, tmp_path):
-    tree = tree_of(tmp_path, 'systemd')
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, 'systemd')
     config = tree + '/etc/knockd/knockd.ini'
     os.unlink(config)
     if text is not None:
@@ -221,8 +235,7 @@ def test_uninstall_works_whatever_the_config_says(text, tmp_path):
 
 
 def test_a_dry_run_of_uninstall_lists_and_takes_nothing(tmp_path):
-    tree = tree_of(tmp_path, 'systemd')
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, 'systemd')
     before = files_of(tree)
     code, out, _ = knockd('uninstall', '--root', tree, '--dry-run', '--yes')
     assert code == 0 and files_of(tree) == before
@@ -246,8 +259,7 @@ def test_a_link_of_runits_folder_is_never_taken_for_the_service(tmp_path):
 
 
 def test_on_openwrt_the_ledger_is_not_in_memory_and_outlives_an_upgrade(tmp_path):
-    tree = tree_of(tmp_path, 'procd')
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, 'procd')
     assert os.path.exists(tree + '/etc/knockd/ledger.json')
     assert not os.path.exists(tree + '/var')
     with open(tree + '/lib/upgrade/keep.d/knockd') as file:
@@ -258,8 +270,7 @@ def test_on_openwrt_the_ledger_is_not_in_memory_and_outlives_an_upgrade(tmp_path
 
 
 def test_on_openwrt_the_script_says_what_rc_common_and_luci_read_in_lines(tmp_path):
-    tree = tree_of(tmp_path, 'procd')
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, 'procd')
     with open(tree + '/etc/init.d/knockd') as file:
         lines = file.read().splitlines()
     assert lines[0] == '#!/bin/sh /etc/rc.common'
@@ -422,8 +433,7 @@ def tool(*argv):
 
 
 def test_systemd_knows_every_line_of_the_unit(tmp_path):
-    tree = tree_of(tmp_path, 'systemd')
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, 'systemd')
     unit = os.path.join(tree, SERVICE['systemd'][0])
     with open(unit) as file:        # systemd-analyze wants to find what it starts
         text = re.sub(r'(?m)^ExecStart=.*', 'ExecStart=/bin/true', file.read())
@@ -433,8 +443,7 @@ def test_systemd_knows_every_line_of_the_unit(tmp_path):
 
 
 def test_the_unit_is_exposed_no_more_than_three_of_ten(tmp_path):
-    tree = tree_of(tmp_path, 'systemd')
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, 'systemd')
     out, code = tool('systemd-analyze', 'security', '--offline=yes', '--threshold=30',
                      '--root=' + tree, 'knockd.service')
     assert code == 0, out
@@ -445,8 +454,7 @@ def test_the_unit_is_exposed_no_more_than_three_of_ten(tmp_path):
 @pytest.mark.parametrize('system', sorted(set(EVIDENCE) - {'systemd'}))
 def test_the_script_of_the_service_is_a_sound_shell_script(system, tmp_path):
     """SC2034: variables that rc.common or openrc-run reads."""
-    tree = tree_of(tmp_path, system)
-    knockd('install', '--root', tree, *FIRST)
+    tree = installed(tmp_path, system)
     for path in SERVICE[system]:
         script = os.path.join(tree, path)
         assert tool('sh', '-n', script) == ('', 0)

@@ -123,6 +123,16 @@ def test_what_two_have_open_stays_when_one_closes():
     assert change([one, two], [two]) == 'add knockd4 203.0.113.5/32,tcp:22 timeout 9\n'
 
 
+@pytest.mark.parametrize('left', [1, 999, 1000])
+def test_who_closes_leaves_no_more_open_than_another_still_has(left):
+    """The kernel counted the hour on, where the other's rest was no whole second."""
+    one = opening('203.0.113.5', left=3600000)
+    two = opening('203.0.113.5', left=left, client='bert')
+    assert change([one, two], [two]) == (
+        'add knockd4 203.0.113.5/32,tcp:22 timeout 1\n' if left == 1000 else
+        'del knockd4 203.0.113.5/32,tcp:22\n')
+
+
 def test_less_than_a_second_is_not_for_ever():
     assert change([], [opening('203.0.113.5', left=999)]) == ''
     assert 'timeout 0' not in shown(whole(openings=OPENINGS))
@@ -241,6 +251,14 @@ def test_interfaces_with_an_answer_of_their_own():
     named = '-A KNOCKD -i wan+ -p tcp -m tcp --dport 22 -m addrtype ! --dst-type UNICAST -j DROP\n'
     assert named in text and text.index(named) < text.index(
         '-A KNOCKD -p tcp -m tcp --dport 22 -m addrtype ! --dst-type UNICAST -j REJECT')
+
+
+def test_a_plus_in_the_middle_of_a_name_is_the_names_own():
+    rules = ['INPUT -i a+b -j DROP', 'INPUT -i c+d+ -j DROP']
+    assert policies(rules)[0] == {None: 'stack', 'a+b': 'drop', 'c+d*': 'drop'}
+    saved = '*filter\n:INPUT ACCEPT [0:0]\n-A %s\nCOMMIT\n' % '\n-A '.join(rules)
+    text = whole(saved={'iptables-save': saved})[1][1]
+    assert '-A KNOCKD -i a+b -p tcp' in text and '-A KNOCKD -i c+d+ -p tcp' in text
 
 
 def test_a_decoy_is_no_port_that_a_rule_of_others_names():

@@ -204,6 +204,36 @@ def test_judging_alone_spends_nothing(state):
         assert knockd.judge(packet, at(mono=second * 1000), state).verdict == 'open'
 
 
+# --- what is known ------------------------------------------------------------------------------
+def test_a_judge_who_has_learned_nothing_opens_to_nobody(state):
+    new = knockd.State(CONFIG, knockd.Ledger('home'))
+    assert (new.tags, new.badges, new.codes, new.openings) == ({}, {}, {}, {})
+    assert said(new, knock(state)) == ('junk', None)
+    assert [new.signatures.spend('anna', 1) for _ in range(3)] == [True, True, False]
+
+
+def test_he_judges_by_what_he_learned_last(state):
+    packet = knock(state)
+    state.learn({}, {}, {})
+    assert said(state, packet) == ('junk', None)
+    badge = knockd.Credential(CONFIG.clients['anna'], 'syn', STEP, None, ())
+    state.learn(valid_tags(CONFIG, WALL), {bytes(10): badge}, {'12345678': badge})
+    assert said(state, packet) == ('open', None)
+    assert (state.badges, state.codes) == ({bytes(10): badge}, {'12345678': badge})
+
+
+def test_he_judges_by_the_config_of_now(state):
+    state.adopt(CONFIG._replace(window=1000))
+    assert said(state, knock(state, time=WALL - 1001)) == ('refused', 'clock -1s')
+    state.adopt(CONFIG)
+    assert said(state, knock(state, time=WALL - 1001)) == ('open', None)
+
+
+def test_he_knows_what_is_open(state):
+    state.hold(held(roomy(state), 64))
+    assert said(state, knock(state))[0] == 'refused'
+
+
 # --- the window, to the millisecond -------------------------------------------------------------
 @pytest.mark.parametrize('window', [1000, 60000, 600000])
 def test_the_edges_of_the_window_to_the_millisecond(state, window):
@@ -221,9 +251,11 @@ def test_the_edges_of_the_window_to_the_millisecond(state, window):
 
 def test_a_stamp_far_off_is_told_with_sign_and_seconds(state):
     state.tags = {knockd.tag_at(client.keys, step): (client, step)
-                  for client in state.config.clients.values() for step in range(STEP - 9, STEP + 9)}
+                  for client in state.config.clients.values()
+                  for step in range(STEP - 9, STEP + 250)}
     assert said(state, knock(state, time=WALL + 87000)) == ('refused', 'clock +87s')
     assert said(state, knock(state, time=WALL - 87400)) == ('refused', 'clock -87s')
+    assert said(state, knock(state, time=WALL + 7380000)) == ('refused', 'clock +7380s')
 
 
 @pytest.mark.parametrize('step', [STEP - 1, STEP + 1])
@@ -346,6 +378,26 @@ def test_neighbours_that_are_allowed_one_by_one_are_allowed_as_a_range(state):
     assert said(state, knock(state, services=[knockd.Service(6, 21, 22)]))[0] == 'refused'
 
 
+def test_a_client_of_some_addresses_alone_opens_them_by_their_own_family(state):
+    only = ipaddress.ip_address('192.0.2.8'),
+    client = state.config.clients['anna']._replace(only=only)
+    state.config = state.config._replace(clients={'anna': client})
+    state.tags = valid_tags(state.config, WALL)
+    six = ipaddress.ip_address('2001:db8::5')
+    assert said(state, knock(state)) == ('open', None)
+    assert said(state, knock(state, sender=six)) == (
+        'refused', 'not allowed over IPv6: only names no such address')
+    assert said(state, knock(state, op='close', sender=six)) == ('close', None)
+
+
+def test_what_a_key_must_sign_names_server_step_and_knock(state):
+    request = knockd.Request('open', WALL, None, 0, (SSH,), None, b's' * 83, None)
+    packet = knock(state, plain=encode_plain(request, bytes(5)))
+    signed = knockd.judge(packet, at(), state).knock.request.signed
+    before = encode_plain(request._replace(signature=None))
+    assert signed == b'knock/1 home\0' + packet.payload[:24] + before
+
+
 # --- how much at a time -------------------------------------------------------------------------
 def roomy(state, low=1000, high=2000):
     """anna may have these ports as well."""
@@ -386,6 +438,39 @@ def test_ports_that_touch_are_one_range(state):
     apart = [knockd.Service(6, port, port) for port in range(1000, 1130, 2)]
     assert said(state, knock(state, services=apart)) == (
         'refused', 'too much at a time: more than 64 port ranges')
+
+
+def nested(client, count, apart=0):
+    """One wide range with so many single ports in it: 2 * count + 1 elements, and some apart."""
+    openings = held(client, count)
+    network = ipaddress.ip_network('203.0.113.5/32')
+    services = [knockd.Service(6, 999, 2 * count + 1000)]
+    services += [knockd.Service(6, 3000 + 2 * number, 3000 + 2 * number) for number in range(apart)]
+    for end, service in enumerate(services):
+        openings[client.fingerprint, network, service, ()] = knockd.Opening(
+            client.fingerprint, 'anna', network, service, False, 8000000 + end, (), False)
+    return openings
+
+
+@pytest.mark.parametrize('apart,verdict', [(0, 'open'), (1, 'refused')])
+def test_the_ranges_that_the_kernel_must_hold_are_counted_as_well(state, apart, verdict):
+    """Few openings that lie in each other are many elements: 63 and the one that is asked for."""
+    state.openings = nested(roomy(state, 900, 4000), 31, apart)
+    assert len(state.openings) == 32 + apart
+    assert said(state, knock(state, services=[knockd.Service(6, 950, 950)]))[0] == verdict
+
+
+@pytest.mark.parametrize('count,verdict', [(63, 'open'), (64, 'refused')])
+def test_openings_are_counted_even_where_one_range_covers_them(state, count, verdict):
+    """Or what one client can have in the daemon's memory had no bound."""
+    client = roomy(state, 900, 4000)
+    network = ipaddress.ip_network('203.0.113.5/32')
+    for low in range(1000, 1000 + count):
+        service = knockd.Service(6, low, 2000)
+        state.openings[client.fingerprint, network, service, ()] = knockd.Opening(
+            client.fingerprint, 'anna', network, service, False, 9000000, (), False)
+    wide = knockd.Service(6, 999, 2001)
+    assert said(state, knock(state, services=[wide], seconds=3600))[0] == verdict
 
 
 def test_what_would_leave_too_many_parts_cannot_be_closed_in_part_but_whole(state):
@@ -429,6 +514,7 @@ def test_the_old_secret_counts_until_the_new_one_is_used(state):
     ('trusted', '203.0.113.5', ('open', None)),
     ('trusted', '203.0.113.6', ('open', None)),
     ('trusted', '2001:db8::5', ('open', None)),
+    ('trusted', '0.0.0.0', ('refused', 'source 0.0.0.0')),
     ('trusted', '224.0.0.1', ('refused', 'source 224.0.0.1')),
     ('trusted', 'ff02::1', ('refused', 'source ff02::1')),
     ('trusted', '127.0.0.1', ('refused', 'source 127.0.0.1')),
@@ -465,6 +551,15 @@ def test_two_hundred_macs_a_second_are_checked_for_a_tag(state, monkeypatch):
     verdicts = [said(state, packet)[0] for _ in range(250)]
     assert verdicts == ['junk'] * 200 + ['mute'] * 50
     assert len(checked) == 200
+
+
+def test_the_budgets_are_for_a_second_not_for_a_millisecond(state):
+    forged = knock(state)._replace(payload=knock(state).payload[:-1] + b'x')
+    verdicts = [said(state, forged, at(mono=5000000 + number)) for number in range(201)]
+    assert verdicts[-2:] == [('junk', None), ('mute', None)]
+    verdicts = [said(state, knock(state, 'trusted'), at(mono=5000000 + 199 * number))
+                for number in range(6)]
+    assert verdicts[-2:] == [('open', None), ('refused', 'too fast')]
 
 
 def test_a_muted_tag_costs_other_clients_nothing(state):

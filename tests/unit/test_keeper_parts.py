@@ -175,8 +175,9 @@ def bound(monkeypatch):
 def test_a_decoy_is_kept_while_it_is_wanted_and_nothing_forbids_it(bound):
     decoys = knockd.Decoys()
     assert decoys.hold([22, 25], {22: 40000, 25: 40001}, set()) == {22: 40000, 25: 40001}
-    assert decoys.hold([22], {22: 50000}, {22}) == {22: 40000, 25: 40001}, 'not bound again'
-    assert decoys.hold([22], {22: 50000}, {40000}) == {22: 50000, 25: 40001}, 'it is forbidden'
+    assert decoys.hold([22], {22: 50000}, {22}) == {22: 40000}, 'not bound again'
+    assert decoys.hold([22], {22: 50000}, {40000}) == {22: 50000}, 'it is forbidden'
+    assert decoys.ports() == {22: 50000, 25: 40001}, 'the rules that stand still name it'
     assert [each.open for each in bound] == [False, True, True]
     decoys.keep({22})
     assert decoys.ports() == {22: 50000} and not bound[1].open
@@ -225,13 +226,25 @@ def test_a_look_is_asked_for_once_and_hastened_at_once():
     assert looks.due == 1010, 'the first change counts'
     looks.hasten(400)
     assert looks.due == 400
+    looks.start()
     assert not looks.end(400, 500)
     looks.ask(600)
     assert looks.due == 700, 'it rests for twice as long as it took'
     looks.hasten(900)
+    looks.start()
     looks.end(900, 900)
     looks.ask(950)
     assert looks.due == 960
+
+
+def test_what_is_asked_for_while_a_look_runs_is_looked_at_again():
+    """The daemon's own thread asks, too: a change behind what was read already."""
+    looks = knockd.Looks()
+    looks.ask(1000)
+    looks.start()
+    looks.ask(1020)
+    assert not looks.end(1010, 1050)
+    assert looks.due == 1030
 
 
 def test_three_looks_give_way_and_the_fourth_is_whole_and_then_three_again():

@@ -262,6 +262,7 @@ def test_a_look_rests_twice_its_time_and_gives_way():
     looks, process = knockd.Looks(), Process()
     looks.ask(1000)
     assert looks.due == 1000 + knockd.COALESCE
+    looks.start()
     looks.begin(process)
     looks.give_way()
     assert process.killed
@@ -270,6 +271,7 @@ def test_a_look_rests_twice_its_time_and_gives_way():
     looks.ask(2000, urgent=True)
     looks.ask(2100)
     assert looks.due == 2000 + knockd.COALESCE, 'what is urgent does not wait so long'
+    looks.start()
     looks.begin(Process())
     assert not looks.end(3000, 3100) and looks.due is None
     looks.give_way()                        # nothing runs: nobody is killed
@@ -354,11 +356,37 @@ def test_a_look_that_fails_keeps_no_knock_waiting(box, monkeypatch):
     assert box.changes() == ['change a b']
 
 
-def test_a_defect_ends_no_thread(box, monkeypatch):
+def test_the_first_look_that_succeeds_again_says_so(box, monkeypatch):
+    """Or `status` would show the trouble of one failed look until the next knock."""
+    settled(box)
+    fails = []
+
+    def see(tool, config, looks=None):
+        if not fails:
+            fails.append(1)
+            raise knockd.KnockError('nft failed (1)')
+        return FINE
+    monkeypatch.setattr(knockd, 'see_box', see)
+    tell(box)
+    told = []
+
+    def errors():
+        told.extend(each.error is not None for each in box.keeper.results())
+        return told
+    until(lambda: errors() == [True, False])
+    tell(box)
+    until(lambda: len(box.ran) > 0 or box.keeper.looks.due is None)
+    assert errors() == [True, False], 'once'
+
+
+def test_a_defect_ends_no_thread_and_is_said_of_what_was_wanted(box, monkeypatch):
+    """A reload that meets it goes back; by an older number the daemon would wait for ever."""
     settled(box)
     monkeypatch.setattr(box.keeper.tool, 'change', lambda *_: 1 / 0, raising=False)
     number = box.keeper.want(CONFIG, ('b',))
-    until(lambda: any(each.error for each in box.keeper.results()))
+    told = []
+    until(lambda: told.extend(box.keeper.results()) or told)
+    assert told[0].number == number and 'internal error' in str(told[0].error)
     monkeypatch.undo()
     monkeypatch.setattr(knockd, 'run', box.run)
     monkeypatch.setattr(knockd, 'see_box', box.see)

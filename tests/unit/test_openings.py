@@ -203,7 +203,7 @@ def test_any_source_withdrawn_ends_what_was_opened_for_another_address_and_nothi
     assert surviving(openings) == here('tcp/22') + ALL_OF_BERT
 
 
-@pytest.mark.parametrize('own,other,stays', [(60, 30, True), (30, 60, False)])
+@pytest.mark.parametrize('own,other,stays', [(60, 30, True), (30, 60, False), (30, 30, True)])
 def test_of_two_for_one_address_the_one_that_ends_later_says_whose_it_was(own, other, stays):
     openings = opened(knock(seconds=own), knock(seconds=other, elsewhere=True))
     assert bool(surviving(openings)) is stays
@@ -218,6 +218,13 @@ def test_the_old_secret_of_a_client_keeps_its_openings():
     new = rekeyed(ANNA)._replace(old=ANNA)
     config = CONFIG._replace(clients={'anna': new})
     assert surviving(opened(knock()), config) == listed(opened(knock()))
+
+
+def test_what_ends_now_is_over():
+    openings = opened(knock(), knock(BERT, seconds=60))
+    assert len(knockd.live(openings.values(), NOW.mono + 29999)) == 2
+    assert [opening.client for opening in knockd.live(openings.values(), NOW.mono + 30000)] == [
+        'bert']
 
 
 # --- how many elements --------------------------------------------------------------------------
@@ -292,6 +299,11 @@ def test_only_is_an_element_for_each_address_of_the_knockers_own_family():
         ('203.0.113.5/32', '192.0.2.9'): [(22, 22), (8000, 8010)],
         ('203.0.113.5/32', 'None'): [(22, 22)],
         ('2001:db8::5/128', '2001:db8:1::8'): [(22, 22)]}
+
+
+def test_where_alone_it_is_open_is_said_behind_the_services():
+    assert knockd.at_places(()) == ''
+    assert knockd.at_places((FOUR, SIX)) == ' at 192.0.2.8,2001:db8:1::8'
 
 
 def test_a_wider_only_opens_at_once_what_a_longer_narrow_opening_does_not_have():

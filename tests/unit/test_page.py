@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import zlib
 
 import pytest
 
@@ -96,6 +97,16 @@ def test_a_link_that_is_none_is_refused(link, capsys):
     assert knock.main(['page', line, link]) == 2
     said = capsys.readouterr()
     assert 'is no link' in said.err and not said.out
+
+
+@pytest.mark.parametrize('words', (['--qr'], ['phone', '--qr'], ['--qr', 'phone', 'ssh://h']))
+def test_no_page_fits_into_a_qr_code_and_it_says_what_to_do(words, capsys):
+    most = 2953                 # bytes: ISO/IEC 18004, version 40, level L
+    assert len(zlib.compress(page().encode(), 9)) > most
+    assert knock.main(['page'] + words) == 2
+    said = capsys.readouterr()
+    assert 'no page fits into a QR code' in said.err and 'knockd.py show NAME --qr' in said.err
+    assert not said.out
 
 
 def test_its_javascript_computes_the_sequences_of_the_vectors():

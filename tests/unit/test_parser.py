@@ -99,6 +99,69 @@ def test_a_syn_cut_anywhere_is_nothing():
         assert knockd.parse_syn(SYN4[:end]) is None
 
 
+def test_a_header_alone_is_a_packet_without_a_body():
+    head = FRAME4[:2] + b'\0\x14' + FRAME4[4:20]
+    packet = knockd.parse_ip(head)
+    assert (packet.version, packet.protocol, packet.body) == (4, 17, b'')
+    assert knockd.parse_ip(head[:19]) is None
+    head = FRAME6[:4] + b'\0\0' + FRAME6[6:40]
+    packet = knockd.parse_ip(head)
+    assert (packet.version, packet.protocol, packet.body) == (6, 58, b'')
+    assert knockd.parse_ip(head[:39]) is None
+
+
+def test_the_options_of_an_ipv4_header_are_skipped():
+    longer = b'\x46' + FRAME4[1:2] + b'\0\x64' + FRAME4[4:20] + b'\1\1\1\0' + FRAME4[20:]
+    assert knockd.parse_packet(longer, BOTH, None).payload == KNOCK
+    for short in (0x40, 0x44):
+        assert knockd.parse_ip(bytes([short]) + FRAME4[1:]) is None
+
+
+def test_a_udp_header_names_its_length_and_nothing_longer_than_what_came():
+    header = bytes.fromhex('9c41f2f9' '0008' '0000')
+    assert knockd.udp_length(header, None) == knockd.udp_length(header, 62201) == 8
+    assert knockd.udp_length(header, 62202) == 0
+    assert knockd.udp_length(header[:7], None) == 0
+    for length, read in ((8, 8), (9, 9), (10, 0), (65535, 0)):
+        body = header[:4] + struct.pack('>HH', length, 0) + b'x'
+        assert knockd.udp_length(body, None) == read
+
+
+ECHO4 = FRAME4[:9] + b'\1' + FRAME4[10:20] + b'\x08\0' + FRAME4[22:]
+
+
+@pytest.mark.parametrize('frame,wrong', [(ECHO4, (0, 3, 11, 129)), (FRAME6, (8, 127, 129, 135))],
+                         ids=['IPv4', 'IPv6'])
+def test_no_icmp_but_an_echo_request_is_heard_and_nothing_else_that_looks_like_one(frame, wrong):
+    head = 20 if frame is ECHO4 else 40
+    assert knockd.parse_packet(frame, BOTH, None).carrier == 'icmp'
+    for kind in wrong:
+        other = frame[:head] + bytes([kind]) + frame[head + 1:]
+        assert knockd.parse_packet(other, BOTH, None) is None
+    assert knockd.parse_packet(frame[:head + 1] + b'\1' + frame[head + 2:], BOTH, None) is None
+    place = 9 if frame is ECHO4 else 6
+    for protocol in (0, 6, 41, 132, 58 if frame is ECHO4 else 1):
+        other = frame[:place] + bytes([protocol]) + frame[place + 1:]
+        assert knockd.parse_packet(other, BOTH, None) is None
+
+
+def sized(frame, size):
+    """The frame with a knock of so many bytes."""
+    if frame is FRAME6:
+        return frame[:4] + struct.pack('>H', size + 8) + frame[6:48] + bytes(size)
+    head = frame[:2] + struct.pack('>H', size + 28) + frame[4:24]
+    return head + struct.pack('>H', size + 8) + frame[26:28] + bytes(size)
+
+
+@pytest.mark.parametrize('frame', [FRAME4, ECHO4, FRAME6], ids=['UDP', 'ICMP', 'ICMPv6'])
+def test_a_knock_has_68_to_1232_bytes(frame):
+    for size, heard in ((67, False), (68, True), (1232, True), (1233, False)):
+        packet = knockd.parse_packet(sized(frame, size), BOTH, None)
+        assert (packet is not None) is heard
+        assert packet is None or len(packet.payload) == size
+        assert knockd.parse_packet(sized(frame, size)[:-1], BOTH, None) is None
+
+
 def frames(seed, count):
     """Noise, and the two good frames with bytes changed, taken out and put in."""
     chance = random.Random(seed)

@@ -212,6 +212,37 @@ def test_a_source_with_one_port_goes_before_one_with_two(sequences):
     assert touched(sequences, OTHER[1:], 'last', 1100) == [BERT]
 
 
+def test_a_source_counts_by_what_has_come_furthest(sequences):
+    """It began another one meanwhile."""
+    touched(sequences, SIX[:2] + OTHER[:1], 'two')
+    for number in range(4095):
+        touched(sequences, SIX[:1], number, 1000)
+    touched(sequences, OTHER[:1], 'last', 1001)
+    assert touched(sequences, SIX[2:], 'two', 1100) == [ANNA]
+
+
+@pytest.mark.parametrize('struck', [False, True])
+def test_one_that_is_dead_takes_nobody_with_it_who_is_under_way(sequences, struck):
+    """Be it another attempt of the same source, or a later source's."""
+    touched(sequences, SIX[:2], 'two', 0)
+    touched(sequences, OTHER[:2], 'two', 15000)
+    if struck:
+        touched(sequences, SIX[:2] + tuple(range(40000, 40011)), 'struck', 15300)
+    for number in range(4096 - len(sequences.advanced)):
+        touched(sequences, SIX[:2], number, 16000, 1)
+    touched(sequences, SIX[:1], 'new', 21500)
+    assert len(sequences.beginners) + len(sequences.advanced) == 4096
+    assert touched(sequences, OTHER[2:], 'two', 22000) == [BERT]
+
+
+def test_a_port_is_strange_taken_next_or_last_to_an_attempt():
+    attempt = knockd.Attempt(ANNA, 1000)
+    ports = SIX[:1] + SIX[2:3] + SIX[1:] + SIX[5:] + OTHER[:1]
+    told = [attempt.touch(port, 2000) for port in ports]
+    assert told == ['taken', 'strange', 'next', 'next', 'next', 'next', 'last', 'taken', 'strange']
+    assert (attempt.taken, attempt.strikes, attempt.since) == (6, 0, 2000)
+
+
 def paper_config(**clients):
     text = '[server]\nid = home\nhide = tcp/22\n'
     for number, (name, sheet) in enumerate(clients.items()):
@@ -529,3 +560,103 @@ def test_a_sequence_counts_unless_a_port_of_it_is_hidden_or_sequences_sleep():
     assert carriers_completed('tcp/22') == ['ports']
     assert carriers_completed('tcp/%d' % fourth) == []
     assert carriers_completed('tcp/22', badges_alone=True) == []
+
+
+def keyring_with(lines, server='carriers = udp, syn, ports, code'):
+    """The keyring of a config whose client anna has such lines, and her keys."""
+    secret = knockd.encode_secret(bytes(range(32)))
+    config = knockd.parse_config('[server]\nid = home\nhide = tcp/22\n%s\n[client anna]\n'
+                                 'secret = %s\n%s\n' % (server, secret, lines), '/k/k.ini')
+    keyring = knockd.Keyring(knockd.State(config, knockd.Ledger('home')), knockd.Codes())
+    keyring.adopt(knockd.Moment(START, 0))
+    return keyring, config.clients['anna'].keys
+
+
+def heard(keyring, ports, badge=bytes(10), source='192.0.2.1', mono=1000):
+    """The carriers of what SYNs to these ports complete."""
+    source, found = ipaddress.ip_address(source), []
+    for port in ports:
+        syn = knockd.Syn(source, source, port, badge)
+        found += keyring.packets_of(syn, knockd.Moment(START, mono))
+    for packet in found:
+        assert (packet.source, packet.carrier) == (source, packet.payload.carrier)
+    return [packet.carrier for packet in found]
+
+
+def test_a_badge_counts_whatever_its_port_and_nothing_else_is_one():
+    keyring, keys = keyring_with('')
+    badge = knockd.syn_badge(keys, START // STEP)
+    for port in (1, 22, 1024, 50000, 65535):
+        assert heard(keyring, [port], badge) == ['syn']
+        assert heard(keyring, [port], badge[:-1] + b'x') == []
+
+
+def test_a_code_is_heard_by_its_two_ports_and_not_while_the_clock_is_in_doubt():
+    keyring, keys = keyring_with('code = yes')
+    code = knockd.code_at(keys, START // STEP)
+    ports = [10000 + int(code[:4]), 20000 + int(code[4:])]
+    assert heard(keyring, ports) == ['code']
+    keyring.doubt(True)
+    keyring.turn(knockd.Moment(START, 0))
+    assert heard(keyring, ports, source='192.0.2.2') == []
+    assert keyring.codes.wrong == 0
+    keyring.doubt(False)
+    keyring.turn(knockd.Moment(START, 0))
+    assert heard(keyring, ports, source='192.0.2.3') == ['code']
+
+
+def test_a_paper_knock_is_heard_by_its_six_ports():
+    keyring, keys = keyring_with('paper = 1700000000:3')
+    assert heard(keyring, knockd.paper_ports(keys, 1700000000, 2)) == ['paper']
+    assert heard(keyring, knockd.paper_ports(keys, 1700000000, 4)) == []
+
+
+def test_a_port_below_1024_does_not_count_and_1024_does():
+    """Nor is it a strike."""
+    for between, completes in ((1023, ['ports']), (1, ['ports']), (1024, [])):
+        keyring, keys = keyring_with('', 'carriers = udp, ports')
+        ports = knockd.step_ports(keys, START // STEP)
+        assert 1024 not in ports
+        assert heard(keyring, ports[:3] + (between,) * 11 + ports[3:]) == completes
+
+
+def test_another_config_is_heard_by_its_own_keys_alone():
+    keyring, keys = keyring_with('code = yes')
+    other, new = keyring_with('code = yes')[0].state.config, knockd.derive_keys(b'n' * 32, 'home')
+    client = other.clients['anna']._replace(keys=new, fingerprint=knockd.fingerprint(new))
+    keyring.state.adopt(other._replace(clients={'anna': client}))
+    keyring.adopt(knockd.Moment(START, 0))
+    for made, carriers in ((keys, []), (new, ['ports'])):
+        assert heard(keyring, knockd.step_ports(made, START // STEP)) == carriers
+        assert (knockd.tag_at(made, START // STEP) in keyring.state.tags) is bool(carriers)
+        assert (knockd.syn_badge(made, START // STEP) in keyring.state.badges) is bool(carriers)
+        assert (knockd.code_at(made, START // STEP) in keyring.state.codes) is bool(carriers)
+
+
+def test_a_step_turns_once_and_what_is_over_is_heard_no_more():
+    keyring, keys = keyring_with('')
+    assert not keyring.turned(knockd.Moment(START + STEP - 1, 0))
+    for wall in (START + STEP, START - 1, START + 9 * STEP):
+        assert keyring.turned(knockd.Moment(wall, 0))
+        keyring.turn(knockd.Moment(wall, 0))
+        assert not keyring.turned(knockd.Moment(wall, 0))
+        steps = [made.step for made in keyring.credentials]
+        assert steps == list(range(wall // STEP - 2, wall // STEP + 4))
+        assert keyring.sequences.tables[1:] == [made.sequences for made in keyring.credentials]
+        assert keyring.sequences.tables[0] == {}
+        assert set(keyring.state.tags) == {knockd.tag_at(keys, step) for step in steps}
+        assert set(keyring.state.badges) == {knockd.syn_badge(keys, step) for step in steps}
+
+
+def test_one_step_more_is_made_ahead_and_not_again():
+    keyring, _ = keyring_with('')
+    assert keyring.lacks_next()
+    keyring.prepare()
+    assert not keyring.lacks_next()
+    steps = [made.step for made in keyring.credentials]
+    assert steps == list(range(START // STEP - 2, START // STEP + 5))
+    ahead = keyring.credentials[-1]
+    keyring.prepare()
+    assert keyring.credentials[-1] is ahead
+    keyring.turn(knockd.Moment(START + STEP, 0))
+    assert keyring.credentials[-1] is ahead and keyring.lacks_next()

@@ -4,6 +4,7 @@ A trap lies under the name of every module that the scripts import, and of every
 import in turn. It writes down that it ran, and with which name.
 """
 import ast
+import functools
 import os
 import shutil
 import subprocess
@@ -31,14 +32,16 @@ with open(%r, 'a') as file:
 SCRIPTS = ['knockd.py', 'knock.py']
 
 
+@functools.lru_cache()
 def named_in(script):
     """The modules that a script imports, early or late."""
     with open(os.path.join(TOP, script)) as file:
         tree = ast.parse(file.read())
-    return {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
-            for alias in node.names}
+    return frozenset(alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+                     for alias in node.names)
 
 
+@functools.lru_cache()
 def loaded_by(modules):
     """All modules that a Python holds which has imported these, less what it holds anyway."""
     code = 'import sys; held = set(sys.modules); import %s; print(*set(sys.modules) - held)'
@@ -73,6 +76,9 @@ def place(request, tmp_path):
     modules = named_in(script)
     told = lay_traps(folder, modules | loaded_by(modules) | {
         're', 'enum', 'keyword', 'heapq', 'collections', 'abc', 'gettext', 'copyreg'})
+    folder.chmod(0o777)
+    if os.geteuid() == 0:
+        os.chown(str(folder), 12345, 12345)
     arguments = ['--config', str(config), 'check']
     if script == 'knock.py':
         arguments = ['--print=sh', LINE]

@@ -32,7 +32,7 @@ KNOCK = os.path.join(TOP, 'knock.py')
 CLIENT = {4: '10.77.0.1', 6: 'fd77::1'}
 WIRE = 'wire'
 # Seconds: an emulated box on a busy machine takes its time, a dead one takes for ever.
-SOON = 300
+SOON = 600
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 CLONE_NEWNET = 0x40000000       # <linux/sched.h>
 
@@ -140,12 +140,14 @@ class Wire:
 class Prober:
     """The stranger: runs from before the first boot until the end."""
 
-    def __init__(self, wire, folder, hidden=22, closed=23):
-        self.path = os.path.join(folder, 'answers')
+    def __init__(self, wire, folder, hidden=22, closed=23,
+                 first_source=prober.FIRST_SOURCE):
+        self.path = os.path.join(folder, 'answers-%d' % hidden)
         open(self.path, 'w').close()
         self.process = subprocess.Popen(
             wire.inside(sys.executable, os.path.join(HERE, 'prober.py'), WIRE, self.path,
-                        str(hidden), str(closed)), stdin=subprocess.PIPE)
+                        str(hidden), str(closed), str(first_source)),
+            stdin=subprocess.PIPE)
         self.since = time.time()
 
     def forget(self):
@@ -366,6 +368,13 @@ class Client:
             *options, 'root@' + address, command)
 
 
+def duration(found):
+    """Seconds from the first of these Differences to the last."""
+    if not found:
+        return 0.0
+    return max(one.last for one in found) - min(one.first for one in found)
+
+
 class Host:
     """All of the above for one kind of guest, in a folder that is thrown away."""
 
@@ -375,6 +384,7 @@ class Host:
         self.wire = Wire()
         self.guest = Guest(image, self.wire, self.folder)
         self.prober = Prober(self.wire, self.folder)
+        self.probers = [self.prober]
         self.installed = False
         self.client = Client(self.wire, self.folder)
 
@@ -386,11 +396,21 @@ class Host:
             self.guest.sh(line)
         until(lambda: self.opens_to(CLIENT[4]), SOON, 'sshd answered')
 
+    def watch_too(self, hidden, closed):
+        """A stranger asks that pair of ports as well, from now on."""
+        first = prober.FIRST_SOURCE + len(self.probers) * prober.SOURCE_PORTS
+        self.probers.append(Prober(self.wire, self.folder, hidden, closed, first))
+
     def make_ready(self):
         """Boots the box again, should a test before have left it dead."""
         if not self.guest.is_on():
             self.guest.boot()
             self.wait_for_daemon()
+
+    def time_open(self):
+        """Returns for how long a hidden port has differed from a closed one since last
+        asked; once it does no more."""
+        return duration(self.told_apart())
 
     def story(self, found):
         began = found[0].first
@@ -399,30 +419,41 @@ class Host:
             for one in found)
 
     def is_hidden(self):
-        self.prober.forget()
-        lines = self.prober.seen()
+        self.forget()
+        return all(self.seems_closed(stranger) for stranger in self.probers)
+
+    def seems_closed(self, stranger):
+        lines = stranger.seen()
         closed = {line.family for line in lines if line.role == 'closed'}
         return closed == {4, 6} and not prober.differences(lines)
 
-    def time_open(self):
-        """Returns for how long the hidden port has differed from a closed one since last
-        asked; once it does no more."""
+    def forget(self):
+        for stranger in self.probers:
+            stranger.forget()
+
+    def told_apart(self):
+        """Returns the Differences since last asked, of all pairs of ports, once there are no
+        more."""
+        return sorted(one for stranger in self.probers for one in self.told_by(stranger))
+
+    def told_by(self, stranger):
         found = []
         while True:
-            more = prober.differences(self.prober.seen())
+            more = prober.differences(stranger.seen())
             found += more
-            if not any(one.last > self.prober.since - 0.5 for one in more):
-                break
-        if not found:
-            return 0.0
-        return max(one.last for one in found) - min(one.first for one in found)
+            if not any(one.last > stranger.since - 0.5 for one in more):
+                return found
 
     def heal_time(self):
         """The living daemon puts rules back within 0.1 s, which is 20 calls of nft and
         more on a real processor. Here it is as many calls as slow as they are here and
         now."""
-        times = self.guest.sh('date +%s.%N; nft list ruleset >&2; date +%s.%N').split()
+        listing = 'nft list ruleset' if self.has_nft() else 'iptables-save'
+        times = self.guest.sh('date +%%s.%%N; %s >&2; date +%%s.%%N' % listing).split()
         return max(0.1, 20 * (float(times[1]) - float(times[0])))
+
+    def has_nft(self):
+        return 'nftables' in self.guest.image.kind.packages
 
     def promised_heal_time(self):
         return 2 if emulated(self.guest.image.kernel) else 0.1
@@ -457,6 +488,19 @@ class Host:
                 return False
             return True
 
+    def asks_web(self, port, family=4):
+        """Returns the first line that a web server there says to the client; or nothing."""
+        inet = {4: socket.AF_INET, 6: socket.AF_INET6}[family]
+        with self.wire.socket(inet, socket.SOCK_STREAM) as web:
+            web.bind((CLIENT[family], 0))
+            web.settimeout(20)
+            try:
+                web.connect((prober.BOX[family], port))
+                web.sendall(b'GET / HTTP/1.0\r\n\r\n')
+                return web.recv(4096).split(b'\r')[0].decode('latin-1')
+            except OSError:
+                return ''
+
     def knock_and_cut_power(self):
         """Knocks, and cuts the power as soon as that opened; returns (port, datagram)."""
         self.client.knock('--close', 'laptop')
@@ -488,6 +532,7 @@ class Host:
 
     def close(self):
         self.guest.close()
-        self.prober.close()
+        for stranger in self.probers:
+            stranger.close()
         self.wire.close()
         self.temporary.cleanup()

@@ -23,15 +23,18 @@ from collections import namedtuple
 HERE = os.path.dirname(os.path.abspath(__file__))
 FIREWALL = 'nftables'
 
-# reload: the box's own ways to load its firewall anew. closed: what its closed port does.
-Kind = namedtuple('Kind', 'name suite init packages prepare reload')
+# reload: the box's own ways to load its firewall anew; the first of them after somebody has
+# flushed all, the second as every day. shut, let: how its owner tells it to
+# let nobody in to ssh, and to do so again.
+Kind = namedtuple('Kind', 'name suite init packages prepare reload shut let')
+Kind.__new__.__defaults__ = ((), ())
 Image = namedtuple('Image', 'kind disk kernel')
 
 NFT_RELOAD = ['nft -f /etc/nftables.conf']
 SYSTEMD_RELOAD = ['systemctl restart nftables']
-# A zone that rejects, two allowed services, and a web server that somebody published.
+# A policy that drops, a zone that rejects, and a web server that somebody published.
 UFW = ['ufw allow 22/tcp', 'ufw --force enable']
-FIREWALLD = ['firewall-cmd --state']
+FIREWALLD = ['until firewall-cmd --state; do sleep 1; done']    # the agent is first
 DOCKER = [
     'mkdir -p /tmp/image/bin && cp /bin/busybox /tmp/image/bin/',
     'tar -C /tmp/image -c . | docker import - web',
@@ -46,12 +49,14 @@ KINDS = [Kind(*values) for values in (
     ('bookworm-runit', 'bookworm', 'runit', [FIREWALL], [], NFT_RELOAD),
     ('bookworm-iptables', 'bookworm', 'systemd', ['iptables', 'ipset'], [], [
         'iptables-save | iptables-restore', 'ip6tables-save | ip6tables-restore']),
-    ('bookworm-ufw', 'bookworm', 'systemd', [FIREWALL, 'ufw'], UFW, ['ufw reload']),
+    ('bookworm-ufw', 'bookworm', 'systemd', [FIREWALL, 'ufw'], UFW,
+     ['ufw reload', 'ufw reload'], ['ufw delete allow 22/tcp'], ['ufw allow 22/tcp']),
     ('bookworm-firewalld', 'bookworm', 'systemd', [FIREWALL, 'firewalld'], FIREWALLD, [
-        'firewall-cmd --reload', 'systemctl restart firewalld']),
+        'firewall-cmd --reload', 'systemctl restart firewalld'],
+     ['firewall-cmd --remove-service=ssh'], ['firewall-cmd --add-service=ssh']),
     ('bookworm-docker', 'bookworm', 'systemd',
      [FIREWALL, 'docker.io', 'iptables', 'busybox-static'], DOCKER,
-     ['systemctl restart docker']),
+     ['systemctl restart docker', 'systemctl restart docker']),
 )]
 BY_NAME = {kind.name: kind for kind in KINDS}
 

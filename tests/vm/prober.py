@@ -1,7 +1,7 @@
 """A stranger who asks a hidden and a closed port side by side, and whoever compares the
 answers.
 
-    python3 prober.py WIRE LOG [HIDDEN CLOSED]      until SIGTERM, or the end of its input
+    python3 prober.py WIRE LOG [HIDDEN CLOSED [FIRST]]  until SIGTERM, or the end of its input
 
 Every 5 ms, over IPv4 and IPv6, one SYN goes to each of the two ports. Every answer is
 brought down to its *class*: all that an observer can see of it, less what differs from
@@ -30,7 +30,8 @@ PATIENCE = 2.0                  # after which a question counts as unanswered
 MEMORY = 30.0                   # how long a late or a second answer is still understood
 LONG_SILENCE = 40               # pairs in a row of which the same one went unanswered
 # Few enough for the connection table of a box that drops.
-SOURCE_PORTS = range(20000, 28192)
+SOURCE_PORTS = 8192
+FIRST_SOURCE = 20000            # another stranger at the same time has others
 
 BOX_MAC, OUR_MAC = '52:54:00:77:00:02', '52:54:00:77:00:01'
 BOX = {4: '10.77.0.2', 6: 'fd77::2'}
@@ -322,7 +323,7 @@ def octets_of(mac):
     return bytes.fromhex(mac.replace(':', ''))
 
 
-def probe(wire, out, hidden, closed, stop):
+def probe(wire, out, hidden, closed, stop, first_source):
     asked, log, capture = Asked(hidden, closed), Log(out), listen(wire)
     ethernet = octets_of(BOX_MAC) + octets_of(OUR_MAC)
     kinds = {4: struct.pack('>H', ETH_P_IP), 6: struct.pack('>H', ETH_P_IPV6)}
@@ -333,7 +334,7 @@ def probe(wire, out, hidden, closed, stop):
         if now >= due:
             due = max(due + GAP, now)
             turns += 1
-            source_port = SOURCE_PORTS[turns % len(SOURCE_PORTS)]
+            source_port = first_source + turns % SOURCE_PORTS
             for family in (4, 6):
                 questions = []
                 for port in random.sample((hidden, closed), 2):
@@ -382,11 +383,11 @@ def read_answers(capture, asked, log):
         hear(frame[ETHERNET:], asked, log, time.time())
 
 
-def main(wire, path, hidden='22', closed='23'):
+def main(wire, path, hidden='22', closed='23', first_source=FIRST_SOURCE):
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     with open(path, 'w') as out:
-        probe(wire, out, int(hidden), int(closed), stop)
+        probe(wire, out, int(hidden), int(closed), stop, int(first_source))
 
 
 if __name__ == '__main__':
