@@ -4890,7 +4890,8 @@ class Decoys:
             sock = bound_socket(port)
             if sock is not None:
                 return port, sock
-        raise KnockError('no TCP port of this box is free for a decoy')
+        raise KnockError('no TCP port of this box is free for a decoy, or too many files '
+                         'are open: ulimit -n')
 
     def let_go(self, port):
         """Of one hidden port."""
@@ -5302,6 +5303,7 @@ def guard_script(commands, variables=()):
 # --- probation: a new installation hides for good once somebody has come in from outside
 ON_TRIAL, PASSED, LAPSED = 'on trial', 'passed', 'lapsed'
 TRIAL_SAVED = 120000            # ms between two notes of the time that is left
+PROBATION = 600000              # ms of it, if nobody says otherwise
 TRIAL_GUARD = '# Hides nothing: on probation.\n'
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 
@@ -6733,6 +6735,8 @@ def command_list(args):
 
 def command_status(args):
     """Exit 1 if what should be hidden is not, or nobody watches over it."""
+    if args.json and args.metrics:
+        raise KnockError('--json goes without --metrics', 2)
     report, now = ask_daemon(args.config, b'status'), moment().wall
     facts, warned = collections.OrderedDict(), []
     try:
@@ -6909,11 +6913,11 @@ def client_entries(args):
     """A client's section out of the options of a command."""
     told = vars(args)
     entries = [('secret', told.get('secret') or given_secret(None))]
+    if told.get('page'):
+        entries += PAGE         # what is told besides counts more
     for key, text in told_entries(args, CLIENT_KEYS):
         if key != 'secret':
             entries.append((key, text))
-    if told.get('page'):
-        entries += PAGE
     return entries
 
 def given_secret(source):
@@ -7127,7 +7131,11 @@ def taken(path):
     if problem:
         note('the daemon goes on with the config of before: ' + problem)
     tell_quarantine(report)
-    return read_config(path)
+    config = read_config(path)
+    # As the daemon would do.
+    if not report and os.path.exists(beside(config, GOOD_NAME)):
+        ConfigFile(path).keep(config)
+    return config
 
 def tell_quarantine(report):
     """Or whoever knocks now would look for another reason."""
@@ -7143,7 +7151,8 @@ def find_client(config, name):
 
 def command_run(args):
     # One that is there and broken is no reason to stop: the last good one rules then.
-    if args.client or args.hide or not os.path.exists(args.config):
+    told = [vars(args)[option] for option, _ in INSTEAD]
+    if any(told) or not os.path.exists(args.config):
         first_config(args, args.client, args.hide, Placing(args))
     go_small(args)
     run_daemon(args.config, args.verbose)
@@ -7196,6 +7205,7 @@ def command_add(args):
         return
 
     def plan(config):
+        refuse_idle(args, config)
         known.extend(config.clients)
         if args.name not in known:
             return new_client(args, config, Placing(args))
@@ -7334,7 +7344,12 @@ def command_remove(args):
 
 def command_show(args):
     config = read_config(args.config)
-    print_line(config, find_client(config, args.name), args)
+    client = find_client(config, args.name)
+    carriers = usable_carriers(config, client)
+    if args.via and args.via not in carriers:
+        raise KnockError('%s cannot knock by %s, but by: %s' % (
+            client.name, args.via, ', '.join(carriers)), 2)
+    print_line(config, client, args)
 
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
@@ -8387,15 +8402,18 @@ def place_all(args, system, place, text):
         place.put(path, content, 0o755 if content.startswith('#!') else 0o644)
     return config
 
-def begin_probation(config, place, time):
+def begin_probation(config, place, told):
     """A new installation hides for so long, unless somebody knocks; one that passed
     stays. Version 0.1 noted it in the guard."""
     path, guard = beside(config, 'probation'), beside(config, 'guard')
     with contextlib.suppress(FileNotFoundError):
         if json.loads(read_file(place.root + path))['state'] == PASSED:
+            if told:
+                note('--probation has no effect: it is over, for a knock came')
             return
     old = content_of(place.root + guard)[0]
     passed = old is not None and b'on probation' not in old.partition(b'\n')[0]
+    time = PROBATION if told is None else told
     if passed or not time:
         place.put(path, probation_text(PASSED))
         return
@@ -8534,6 +8552,8 @@ def command_uninstall(args):
         failed += carry_out_all(system.forgets, place)
     for line in failed:
         note(line)
+    if args.dry_run:
+        return
     kept = ''
     if folders and not with_keys:
         kept = '; the keys stay in ' + ' and '.join(folders)
@@ -8593,7 +8613,7 @@ COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
          ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
-          {'type': milliseconds('0s', '31d'), 'default': '10m'}),
+          {'type': milliseconds('0s', '31d')}),
          ('--url', 'URL', 'where a script out of a pipe comes from')]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
         ('--yes', None, 'delete the keys without asking')]),
