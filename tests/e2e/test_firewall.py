@@ -194,6 +194,27 @@ def test_beside_iptables_legacy_what_was_opened_is_open_or_check_says_why_not(wi
     assert until(lambda: '0x40000000' not in wire.server.must('iptables-legacy-save'))
 
 
+@pytest.mark.parametrize('settings', [
+    {'ip_local_port_range': '1024\t65535'}, {'ip_local_reserved_ports': '1024-65535'},
+    {'ip_unprivileged_port_start': '0', 'ip_nonlocal_bind': '1'}], ids=' '.join)
+def test_however_ports_are_given_out_check_and_run_agree_and_a_decoy_is_found(wire, daemon,
+                                                                              settings):
+    def put(values):
+        for name, value in values.items():
+            wire.server.must('sysctl', '-qw', 'net.ipv4.%s=%s' % (name, value))
+    before = {name: wire.server.must('sysctl', '-n', 'net.ipv4.' + name).strip()
+              for name in settings}
+    put(settings)
+    try:
+        knockd = daemon(anna='')
+        assert knockd.do('check', '--strict') == (0, 'configuration OK\n', '')
+        address = wire.server.addresses[0]
+        assert wire.client.socket_error(address, HIDDEN) is ConnectionRefusedError
+        assert wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address)).code == 0
+    finally:
+        put(before)
+
+
 def test_other_tables_are_left_alone(wire, daemon):
     wire.server.nft(DEBIAN)
     before = wire.server.must('nft', 'list', 'table', 'inet', 'filter')
