@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -338,3 +339,24 @@ def test_an_ssh_session_from_before_the_daemon_lives_on(wire, daemon, ssh_sessio
     assert echoes(second, b'opened')
     assert until(lambda: not wire.client.connects(address, 2223), 5)
     assert echoes(second, b'closed') and echoes(session, b'still')
+
+
+def test_a_udp_flow_from_before_stands_still_until_the_service_says_something(wire, daemon):
+    """No socket knows whose it is, and where nothing has tracked connections nobody does."""
+    place = wire.server.addresses[0], HIDDEN_UDP + 1
+    with wire.server.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as service, \
+            wire.client.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        service.bind(place)
+        service.settimeout(5)
+        sender.sendto(b'before', place)
+        data, peer = service.recvfrom(100)
+        assert data == b'before'
+        daemon('hide = tcp/2222, tcp/2229, udp/%d' % place[1], anna='')
+        sender.sendto(b'lost', place)
+        service.settimeout(0.5)
+        with pytest.raises(socket.timeout):
+            service.recv(100)
+        service.settimeout(5)
+        service.sendto(b'are you there?', peer)
+        sender.sendto(b'after', place)
+        assert service.recv(100) == b'after'
