@@ -472,6 +472,9 @@ def read_host(text):
     """A name or an address; one that begins with '-' would be an option to ssh or nc."""
     if text.startswith('-'):
         raise ValueError(text)
+    # An address with a slip, or a port behind the name, would be a name of nobody's.
+    if ':' in text or not re.search('[A-Za-z]', text):
+        ipaddress.ip_address(text)
     return text
 
 # What no router passes on: unspecified, loopback, IPv4 inside IPv6, multicast.
@@ -2984,10 +2987,6 @@ def nft_table(config, box, decoys, openings, now):
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
-def own_name(table):
-    """What the program that keeps the table calls it."""
-    return table.rpartition(' ')[2]
-
 def accept_commands(config, accepts):
     """(nft's text, [(argv, text)]): our rule once at the head of each chain that drops,
     and nowhere else."""
@@ -2995,18 +2994,17 @@ def accept_commands(config, accepts):
     rule = 'meta mark & {0} == {0} accept'.format(bit)
     match = ['-m', 'mark', '--mark', bit + '/' + bit, '-j', 'ACCEPT']
     text, commands = '', []
-    for place in accepts.surplus:
-        if place.tool == 'nft':
-            text += 'delete rule %s %s %s handle %d\n' % place[1:]
-        else:
-            argv = [place.tool, '-w', '-t', own_name(place.table), '-D', place.chain]
-            commands.append((argv + match, ''))
-    for place in accepts.missing:
-        if place.tool == 'nft':
-            text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
-        else:
-            argv = [place.tool, '-w', '-t', own_name(place.table), '-I', place.chain]
-            commands.append((argv + match, ''))
+    for option, places in (('-D', accepts.surplus), ('-I', accepts.missing)):
+        for place in places:
+            if place.tool != 'nft':
+                # What it calls the table itself: ours says which of two it is.
+                table = place.table.rpartition(' ')[2]
+                argv = [place.tool, '-w', '-t', table, option, place.chain]
+                commands.append((argv + match, ''))
+            elif option == '-D':
+                text += 'delete rule %s %s %s handle %d\n' % place[1:]
+            else:
+                text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
     return text, commands
 
 # What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
@@ -7030,6 +7028,9 @@ def host_of(config):
     address = address_of(config.host)
     if address is not None and not address.is_global:
         return config.host, PRIVATE
+    if address is None and re.fullmatch(r'[^.]+|.*\.(local|lan|home|internal|arpa)',
+                                        config.host):
+        return config.host, 'a name that is not known outside this network'
     return config.host, None
 
 def client_line(config, client, via='udp'):
