@@ -1585,7 +1585,8 @@ class Sequences:
         return Progress(finished, goes_on)
 
     def attempts_of(self, source, now):
-        known = self.beginners.pop(source, None) or self.advanced.pop(source, [])
+        """Those that are alive; remember() puts them in again, as the youngest."""
+        known = self.beginners.pop(source, []) + self.advanced.pop(source, [])
         return [attempt for attempt in known if attempt.alive(now)]
 
     def begin(self, attempts, port, now):
@@ -1722,7 +1723,7 @@ class Codes:
 
     def begin(self, source, port, now):
         """A source holds one first port; a new one replaces it."""
-        typing = self.typing.pop(source, None) or Typing()
+        typing = self.typing.pop(source, Typing())
         typing.first = port
         typing.since = now.mono
         self.typing[source] = typing
@@ -2993,18 +2994,19 @@ def accept_commands(config, accepts):
     bit = '0x%x' % config.mark
     rule = 'meta mark & {0} == {0} accept'.format(bit)
     match = ['-m', 'mark', '--mark', bit + '/' + bit, '-j', 'ACCEPT']
+    delete = 'delete rule {0.family} {0.table} {0.chain} handle {0.handle}\n'
+    insert = 'insert rule {0.family} {0.table} {0.chain} {1}\n'
     text, commands = '', []
     for option, places in (('-D', accepts.surplus), ('-I', accepts.missing)):
         for place in places:
-            if place.tool != 'nft':
+            if place.tool == 'nft':
+                line = delete if option == '-D' else insert
+                text += line.format(place, rule)
+            else:
                 # What it calls the table itself: ours says which of two it is.
                 table = place.table.rpartition(' ')[2]
                 argv = [place.tool, '-w', '-t', table, option, place.chain]
                 commands.append((argv + match, ''))
-            elif option == '-D':
-                text += 'delete rule %s %s %s handle %d\n' % place[1:]
-            else:
-                text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
     return text, commands
 
 # What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
@@ -3039,7 +3041,7 @@ def nft_conditions(left, right, operator):
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
     conditions = [Condition(key, values, operator == '!=')]
-    if words[1:2] == ['tcp'] or words[1:2] == ['udp']:
+    if words[1:2] in (['tcp'], ['udp']):
         conditions.append(Condition('proto', [PROTOCOLS[words[1]]], False))
     return conditions
 
@@ -4281,7 +4283,7 @@ RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
-# DELTABLE and DESTROYTABLE; of our loads, only cleared() makes one.
+# DELTABLE and DESTROYTABLE; of our loads, cleared() makes one, and who hides nothing.
 TABLE_GONE = 2, 26
 OUR_TABLE = b'knockd\0'
 UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
@@ -4310,14 +4312,14 @@ def ruleset_events():
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
     except OSError:
-        # An old kernel with iptables alone: this one is never readable.
+        # An old kernel with iptables alone gets a socket that is never readable.
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
     return sock
 
 def ruleset_change(events):
-    """Reads what waits: the gravest of it. Set elements are none, for they change with
-    every knock."""
+    """Reads all that waits; returns the gravest change. Set elements count as UNCHANGED:
+    they change with every knock."""
     gravest = UNCHANGED
     while True:
         try:
@@ -4353,9 +4355,9 @@ def attach_filter(sock, program):
                     struct.pack('@HL', len(program), address))
 
 def packet_protocols():
-    """What packet sockets are made for: both versions, or all that comes. Since Linux
-    6.15 a socket for one protocol hears a packet after IP does, and for its sake the
-    kernel copies the head of each one that it forwards; a socket for all hears first."""
+    """The protocols to make packet sockets for: IPv4 and IPv6, or all in one. Since Linux
+    6.15 a socket for one protocol hears after IP, which makes the kernel copy the head of
+    each packet that it forwards; a socket for all hears before IP."""
     with contextlib.suppress(OSError):
         with packet_socket(ETH_P_IPV6):
             if hears_late(read_file('/proc/net/ptype')):
@@ -4363,8 +4365,9 @@ def packet_protocols():
     return [ETH_P_IP, ETH_P_IPV6]
 
 def hears_late(listed):
-    """Does a socket for IPv6 stand above IP itself? Before 6.15 the list was sorted by a
-    protocol's last digit, the sockets among the others."""
+    """Does a socket for IPv6 hear a packet after IP does? From 6.15 on it does, and the
+    list names it before ip_rcv. Older kernels list by the protocol's last digit, where
+    IP's 0 comes before IPv6's d."""
     order = [line.split()[:2] for line in listed.splitlines()]
     ours, ip = ['86dd', 'packet_rcv'], ['0800', 'ip_rcv']
     return ours in order and ip in order and order.index(ours) < order.index(ip)
@@ -4385,7 +4388,8 @@ def packet_socket(protocol):
     return sock
 
 class Capture:
-    """Taps: packet sockets, one for each protocol and each share of the words."""
+    """Taps: packet sockets, one for each protocol and each share of the words. A word is
+    a tag's or a badge's first four bytes."""
 
     def __init__(self, limit):
         self.limit = limit      # shares at most
@@ -4432,7 +4436,7 @@ class Capture:
         """What waits in one of the taps, each frame with the name of its interface."""
         hears_ports = ETH_P_ALL in self.protocols
         for frame, interface in receive(sock):
-            # It comes again by its bridge, where IP sees it: `trust` is about that one.
+            # It comes again by the bridge, as IP sees it; `trust` names the bridge.
             if hears_ports and is_port(interface, int(time.monotonic())):
                 continue
             yield frame, interface
@@ -4447,8 +4451,8 @@ class Capture:
 
 def word_shares(words, capacity, limit=SOCKET_SHARES):
     """The words of each share; [None] if they are more than all sockets hold. By
-    remainder, so that a word stays where it is when others come and go: no gap at a
-    swap."""
+    remainder: as long as the count of shares stays, each word keeps its socket, and no
+    packet is missed when filters change."""
     if not capacity:
         return [None]
     count = max(1, -(-len(words) // capacity))
@@ -4499,7 +4503,7 @@ def is_port(interface, second):
     return master_kind(answer) in TAKERS
 
 def master_kind(answer):
-    """Of what kind is the interface that this one belongs to? b'' if it does to none."""
+    """The kind of the interface that this one is a port of; b'' if it is no port."""
     if struct.unpack_from('=H', answer, 4)[0] != RTM_NEWLINK:
         return b''
     about = netlink_attributes(answer[32:]).get(IFLA_LINKINFO, b'')
@@ -4543,7 +4547,7 @@ def is_guarded(address, interface, behind):
     return any(address in network for network in behind) or is_own(address, interface)
 
 def bridges_of_box():
-    """[(index, name)] of the interfaces whose driver calls itself so."""
+    """[(index, name)] of the interfaces whose driver is named bridge."""
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for index, name in socket.if_nameindex():
@@ -4558,8 +4562,8 @@ def bridges_of_box():
     return found
 
 def missing_for_bridges():
-    """The variables of the kernel without which something that a bridge passes on from
-    port to port meets no rule."""
+    """The kernel's variables that must be 1, or some of what a bridge passes on from port
+    to port meets no rule: those that are not."""
     lacking = []
     for setting in BRIDGE_SETTINGS:
         name = 'net/bridge/bridge-nf-' + setting
@@ -4572,8 +4576,8 @@ def missing_for_bridges():
 
 def overhear_bridges(trust):
     """A socket that receives nothing. While it is open, each bridge that is not in trust
-    hands up what it passes on from port to port, so that our others hear a knock to a
-    host behind it."""
+    hands up what it passes on from port to port, so that the taps hear a knock to a host
+    behind it."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
     for index, name in bridges_of_box():
         if is_inside(name, trust):
@@ -4621,15 +4625,15 @@ def status_path(config):
     return '%s/%s.sock' % (runtime_folder(), config.id)
 
 def status_socket(config):
-    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody
-    asks."""
+    """A socket that only root (or our user) can ask. If it cannot be bound: one that
+    nobody can ask."""
     sock = unix_socket()
     path = status_path(config)
     try:
         make_runtime_folder()
         if os.path.lexists(path):
             os.unlink(path)     # nobody's: we hold the ledger's lock
-        os.fchmod(sock.fileno(), 0o600)
+        os.fchmod(sock.fileno(), 0o600)     # bind() makes the file with this mode
         sock.bind(path)
     except OSError as error:
         log('status: %s: %s' % (path, error.strerror), WARNING)
@@ -4695,7 +4699,7 @@ def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(os.path.dirname(config.ledger), 0o022)
     if is_device(config.ledger):
-        # Each save puts a new file in its place: of /dev/null, for all programs.
+        # A save replaces the file: /dev/null would be gone for all programs.
         problems.append('%s: [server] ledger: %s is a device; name a file'
                         % (config.path, config.ledger))
     if any(client.ssh_key for client in config.clients.values()):
@@ -4703,7 +4707,7 @@ def check_programs(config):
             run(['ssh-keygen', '-Y', 'sign'])
         except KnockError as error:
             said = str(error)
-            # It always complains here; of an unknown option it does if it is too old.
+            # It always fails here, but "unknown option" means that it is too old.
             if 'option' in said or 'installed' in said:
                 problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
                                 '%s' % (config.path, said))
@@ -4711,7 +4715,8 @@ def check_programs(config):
         raise KnockError('\n'.join(problems), 2)
 
 def is_device(path):
-    """Anything else in the ledger's place is a lost ledger, and no reason to end."""
+    """Is it a device? Anything else that is no ledger counts as a lost one, and the
+    daemon starts."""
     with contextlib.suppress(OSError):
         mode = os.stat(path).st_mode
         return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
@@ -4721,8 +4726,8 @@ def nft_flaw():
     """Why nft cannot be used on this box, or None."""
     if find_program('nft') is None:
         return str(missing('nft'))
-    # One failure says nothing: to take iptables then would leave our own table of before
-    # in force, and nobody would open it.
+    # One failure says nothing. To take iptables for it would leave our nft table of
+    # before in force, closed to all.
     for _ in range(NFT_TRIES):
         try:
             version = run(['nft', '--version'])
@@ -4730,11 +4735,11 @@ def nft_flaw():
             return version_flaw(version)
         except KnockError as error:
             flaw = str(error)
-        time.sleep(RETRY_TIME / 5000)
+        time.sleep(0.2)
     return flaw
 
 def version_flaw(version):
-    """Why what calls itself so cannot be used, or None."""
+    """Why the nft that says this version cannot be used, or None."""
     numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
     if numbers is None:
         return 'nft does not say its version'
@@ -4800,14 +4805,15 @@ def see_box(tool, config, looks=None):
         except KnockError:
             # What is not of our own tool tells only what the box does besides. But what
             # was broken off tells nothing, and must not look like another box.
-            if argv[0].startswith(tool.name) or looks is not None and looks.broken_off:
+            broken_off = looks is not None and looks.broken_off
+            if broken_off or argv[0].startswith(tool.name):
                 raise
     return tool.read(outputs, config)
 
 def reflect_marks(names, path):
-    """Sets to 1 what a tool's rules need of the kernel: that resets carry the mark of
-    their question. What was there before is kept in a file, for uninstall. False if they
-    cannot be written."""
+    """Sets to 1 the kernel's variables that a tool's rules need: a reset then carries the
+    mark of the packet that it answers. The old values are kept in a file, for uninstall.
+    False if they cannot be written."""
     before = {}
     try:
         for name in names:
@@ -4872,8 +4878,8 @@ class Decoys:
         return any(decoy in ports for decoy, _ in self.held.values())
 
     def bound(self, preferred, taken):
-        """(port, socket): the preferred one, or one by chance, since the first that is
-        free would be the first that somebody looks at."""
+        """(port, socket): the preferred one, or one by chance: whoever seeks the decoy
+        would try the first free one first."""
         tries = [preferred]
         tries += struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES))
         for port in tries:
@@ -4945,7 +4951,8 @@ class Looks:
         return before != self.variables
 
     def hasten(self, now):
-        """At once, for whatever changes until then is taken for ours."""
+        """Right after our load. Its listing is the reference for later looks; what others
+        change before it would be taken for ours."""
         self.due = now
 
     def start(self):
@@ -4989,7 +4996,7 @@ class Standing:
         self.seen = None        # the Seen right after; None until somebody has looked
 
     def doubt(self, seen):
-        """All of it is about to be loaded by that, which may fail half way."""
+        """A load begins, made for the box as it is seen; it may fail half way."""
         self.known = False
         self.before = seen
         self.seen = None
@@ -5038,13 +5045,14 @@ class Keeper:
         self.called.ring()
 
     def turn(self, now, path):
-        """Once a step: what changes without an event. path: of reflect_marks()."""
+        """Once a step: looks at what changes without an event. path: where
+        reflect_marks() keeps the old values."""
         changed = self.looks.variables_changed()
         # With 0 there, a stranger's reset would leave from the decoy's port.
         if changed and self.reflecting:
             log('firewall: a variable of the kernel that it needs was changed', WARNING)
             reflect_marks(self.tool.sysctls, path)
-            self.looks.variables_changed()
+            self.looks.variables_changed()      # our own change is none
         if changed or changes_silently(self.tool):
             self.look(now)
 
@@ -5160,6 +5168,7 @@ class Keeper:
         KnockError: the state before stays."""
         if seen is None:
             seen = self.see(wanted.config)
+        # Mended once more, before a look found the last load in order?
         again = mended and self.standing.seen is None
         for tries_left in reversed(range(NFT_TRIES)):
             self.standing.doubt(seen)
@@ -5174,7 +5183,7 @@ class Keeper:
         self.standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
         if again:
-            # Whatever harms us over and over again must not keep the processor busy.
+            # After a rest: what harms us again and again must not cost all the time.
             self.looks.ask(moment().mono)
         else:
             self.looks.hasten(moment().mono)
@@ -5204,7 +5213,8 @@ class Keeper:
 
     def unspent(self, wanted):
         """The openings without those of `once` that stood before: they may be spent, and
-        a set that is filled anew forgets that. Who has not used his knocks again."""
+        a set that is filled anew forgets that. Whoever has not used his must knock
+        again."""
         stood = set(self.standing.wanted.openings)
         return [opening for opening in wanted.openings
                 if not (opening.once and opening in stood)]
@@ -5242,9 +5252,9 @@ class Keeper:
         return (seen.ours, seen.box, seen.accepts) == (left.ours, left.box, left.accepts)
 
     def came_well(self, seen):
-        """The first look after a load: how the kernel lists what was loaded. A later
-        change is found out by that. False if the box was changed under way: then all is
-        to be loaded once more, but not for ever, where that changes nothing."""
+        """The first look after a load: this listing is the reference for later looks.
+        False if the box changed during the load: then all is loaded once more, unless
+        that would be in vain."""
         before, config = self.standing.before, self.standing.wanted.config
         if not self.standing.known or seen.ours is None and config.hide:
             return False
@@ -5267,17 +5277,17 @@ class Keeper:
 
 def cleared(tool, commands):
     """The same commands, but in one transaction with the end of what is there: another
-    version's table may be in the way. The last resort, for a hook that goes lets packets
-    by."""
+    version's table may be in the way. The last resort: packets pass while the hook is
+    gone."""
     (argv, nothing), *_ = tool.nothing()
     if argv != commands[0][0]:
         return commands
     return [(argv, nothing + commands[0][1])] + commands[1:]
 
 def guard_script(commands, variables=()):
-    """A shell script that hides from the boot on; never over what is there. variables:
-    the kernel's that must be 1, for until the daemon runs a reset would leave from the
-    decoy's port."""
+    """A shell script that hides from the boot on; where rules are, it leaves them.
+    variables: what the script sets to 1 in the kernel, or a reset would leave from the
+    decoy's port until the daemon runs."""
     text = GUARD_HEAD
     for name in variables:
         text += '[ ! -w /proc/sys/%s ] || echo 1 >/proc/sys/%s\n' % (name, name)
@@ -5297,7 +5307,7 @@ BOOT_ID = '/proc/sys/kernel/random/boot_id'
 
 def probation_text(state, left=0, now=0, boot=''):
     """What the file says. left: ms that it still has; now: the monotonic clock in the
-    boot whose id is given, or of no boot: then it begins with the daemon."""
+    boot of that id. boot '': not begun yet, the daemon's start begins it."""
     return json.dumps({'state': state, 'left': left, 'mono': now, 'boot': boot}) + '\n'
 
 class GuardFile:
@@ -5462,7 +5472,7 @@ class ConfigFile:
         return config
 
     def row(self):
-        """For status."""
+        """For status. last_good: does the copy rule in place of the file?"""
         return {'path': self.path, 'problem': self.problem,
                 'last_good': self.problem is not None}
 
@@ -5516,7 +5526,7 @@ class WallClock:
     """Watches for jumps of the wall clock, by the monotonic one."""
 
     def __init__(self):
-        self.offset = None      # ms between the two, while the ledger was lost
+        self.offset = None      # ms between the two; None: the ledger was not lost
         self.doubt = None       # why the clock cannot be right, or None
 
     def watch(self, now):
@@ -5527,15 +5537,15 @@ class WallClock:
         """True if it was set forward by more than a second, while that matters."""
         if self.offset is None:
             return False
-        # Up to a second is NTP's slewing; a step back only moves the line.
+        # Up to a second is NTP's slewing. A step back is no jump: count on from there.
         ahead = now.wall - now.mono - self.offset
         if 0 <= ahead <= 1000:
             return False
         self.offset += ahead
         return ahead > 1000
 
-    def judge(self, config, ledger, now):
-        """Looks whether it can be right. True if the opinion has changed."""
+    def doubt_changed(self, config, ledger, now):
+        """Asks again whether it can be right. True if a doubt came or went."""
         before, self.doubt = self.doubt, clock_doubt(config, ledger, now.wall)
         return (before is None) != (self.doubt is None)
 
@@ -5552,8 +5562,8 @@ def clock_doubt(config, ledger, now):
     latest = max(times)
     if now >= latest - 1000:
         return None
-    return ('%s UTC is before %s, the time of a file or a knock of ours: only paper '
-            'knocks count until it is set; type: date -s, or let NTP do it'
+    return ('%s UTC is before %s, the time of a file or a knock of ours: if it is wrong, '
+            'only paper knocks count; type: date -s, or let NTP set it'
             % (format_time(now), format_time(latest)))
 
 class Mutes:
@@ -5562,10 +5572,10 @@ class Mutes:
 
     def __init__(self):
         self.things = set()
-        self.until = None       # monotonic ms
+        self.until = None       # monotonic ms: the latest end of all of them
 
     def add(self, thing, seconds, now):
-        """Until so many seconds have begun. True if that is news."""
+        """Until the start of the second that is so many after this one. True if new."""
         if thing in self.things:
             return False
         self.things.add(thing)
@@ -5582,8 +5592,8 @@ class Mutes:
         return True
 
 def recalled_codes(path, now):
-    """The Codes as the daemon before left them. What cannot be read stands for as many
-    wrong tries as there can have been; after a boot there is no such file."""
+    """The Codes as the daemon before left them. If the file cannot be read, the worst is
+    assumed. After a boot there is no file: no wrong tries."""
     codes = Codes()
     try:
         memory = json.loads(read_file(path))
@@ -5596,8 +5606,8 @@ def recalled_codes(path, now):
     return codes
 
 def note_codes(path, codes):
-    """At once, or whoever makes us crash has free tries. Not on flash: over a restart,
-    not over a boot."""
+    """Saves them at each change, or whoever makes us crash has free tries. In /run: it
+    outlives a restart, not a boot, and wears no flash."""
     try:
         replace_text(path, json.dumps(codes.memory()))
     except OSError as error:
@@ -5650,6 +5660,11 @@ class Hearing:
         """Gives the kernel its filters."""
         config = self.state.config
         muted = self.mutes.things
+        ports = None
+        if any(self.keys.sequences.tables):
+            ports = KNOCKED_PORTS['ports']
+        elif self.state.codes:
+            ports = KNOCKED_PORTS['code']
 
         def for_datagrams(words):
             begin = packets_for(config)
@@ -5659,11 +5674,6 @@ class Hearing:
             wanted = None if 'syn' in muted else ports
             return syn_filter(wanted, words, packets_for(config))
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
-        ports = None
-        if any(self.keys.sequences.tables):
-            ports = KNOCKED_PORTS['ports']
-        elif self.state.codes:
-            ports = KNOCKED_PORTS['code']
         if ports or self.state.badges:
             self.syns.load(self.state.badges, for_syns)
         else:
@@ -5685,7 +5695,7 @@ class Hearing:
         return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
 
     def packets_of(self, syn, now):
-        """Sequences and codes sleep while they are muted."""
+        """The Packets that a SYN completes; only badges while 'syn' is muted."""
         before = self.keys.codes.memory()
         found = self.keys.packets_of(syn, now, 'syn' in self.mutes.things)
         if self.keys.codes.memory() != before:
@@ -5773,7 +5783,8 @@ class Doors:
         visit = Visit(knock.client.fingerprint, knock.client.name, str(knock.source),
                       network_of(knock), services)
         ends = order.began.mono + knock.seconds * 1000
-        self.visits[visit] = max(ends, self.visits.pop(visit, 0))
+        before = self.visits.pop(visit, 0)      # it becomes the youngest
+        self.visits[visit] = max(ends, before)
         self.next_end = min(self.next_end, ends + CLOSING_TIME)
         facts = knock_facts(knock, knock.services)
         self.hooks.run('on_open', self.state.config.on_open, facts)
@@ -5782,7 +5793,7 @@ class Doors:
             self.leave(own[0])
 
     def leave(self, visit):
-        """It is over."""
+        """It is over, or one too many of its client."""
         del self.visits[visit]
         facts = facts_of(visit.client, visit.source, visit.services, 0)
         self.hooks.run('on_close', self.state.config.on_close, facts)
@@ -5832,7 +5843,7 @@ class Doors:
             self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
 
     def still_open(self, visit):
-        """Has everything that this visit opened an opening still?"""
+        """Is everything that this visit opened still open?"""
         own = []
         for opening in self.state.openings.values():
             owner = opening.fingerprint, opening.source
@@ -6016,6 +6027,7 @@ class Daemon:
         trial = self.probation.due(now.mono)
         if trial is not None:
             due.append(trial)
+        # Half of systemd's time, from us to ms.
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
         if watchdog:
             due.append(watchdog)
@@ -6048,7 +6060,7 @@ class Daemon:
         notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.state.openings))
         self.hearing.unmute(now)
         if self.hearing.keys.turned(now):
-            # Looked at once a step; commands of ours say it at once.
+            # Our own commands ask for the reload; an editor is noticed here, once a step.
             if self.source.changed():
                 self.reload(now)
             self.hearing.turn(now)
@@ -6062,7 +6074,7 @@ class Daemon:
         if self.hearing.keys.steps.stop % 120 == 0:      # an hour
             self.reports.tell_junk()
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
-        if self.clock.judge(self.config, self.state.ledger, now):
+        if self.clock.doubt_changed(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
             self.hearing.doubt(self.clock.doubt is not None, now)
 
@@ -7753,10 +7765,10 @@ class Watch:
             self.bridges = overhear_bridges(config.trust)
         self.watcher.keys.adopt(moment())
         begin = packets_for(config)
-        datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
-        syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
-        self.datagrams.load([], lambda words: datagrams)
-        self.syns.load([], lambda words: syns)
+        for_datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
+        for_syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
+        self.datagrams.load([], lambda words: for_datagrams)
+        self.syns.load([], lambda words: for_syns)
         for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import namedtuple
 
+import images
 import prober
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -33,6 +34,7 @@ CLIENT = {4: '10.77.0.1', 6: 'fd77::1'}
 WIRE = 'wire'
 # Seconds: an emulated box on a busy machine takes its time, a dead one takes for ever.
 SOON = 600
+STEP = 30                       # after which the daemon looks without being told
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 CLONE_NEWNET = 0x40000000       # <linux/sched.h>
 
@@ -141,12 +143,12 @@ class Prober:
     """The stranger: runs from before the first boot until the end."""
 
     def __init__(self, wire, folder, hidden=22, closed=23,
-                 first_source=prober.FIRST_SOURCE):
+                 first_source=prober.FIRST_SOURCE, gap=prober.GAP):
         self.path = os.path.join(folder, 'answers-%d' % hidden)
         open(self.path, 'w').close()
         self.process = subprocess.Popen(
             wire.inside(sys.executable, os.path.join(HERE, 'prober.py'), WIRE, self.path,
-                        str(hidden), str(closed), str(first_source)),
+                        str(hidden), str(closed), str(first_source), str(gap)),
             stdin=subprocess.PIPE)
         self.since = time.time()
 
@@ -397,9 +399,11 @@ class Host:
         until(lambda: self.opens_to(CLIENT[4]), SOON, 'sshd answered')
 
     def watch_too(self, hidden, closed):
-        """A stranger asks that pair of ports as well, from now on."""
+        """A stranger asks that pair of ports as well, from now on; less often, for to answer
+        costs an emulated box as much as all else that it does."""
         first = prober.FIRST_SOURCE + len(self.probers) * prober.SOURCE_PORTS
-        self.probers.append(Prober(self.wire, self.folder, hidden, closed, first))
+        self.probers.append(
+            Prober(self.wire, self.folder, hidden, closed, first, 4 * prober.GAP))
 
     def make_ready(self):
         """Boots the box again, should a test before have left it dead."""
@@ -447,13 +451,12 @@ class Host:
     def heal_time(self):
         """The living daemon puts rules back within 0.1 s, which is 20 calls of nft and
         more on a real processor. Here it is as many calls as slow as they are here and
-        now."""
-        listing = 'nft list ruleset' if self.has_nft() else 'iptables-save'
+        now; of iptables nothing promises to tell, so a step comes on top."""
+        listing, step = 'nft list ruleset', 0
+        if not images.has_nft(self.guest.image.kind):
+            listing, step = 'iptables-save', STEP
         times = self.guest.sh('date +%%s.%%N; %s >&2; date +%%s.%%N' % listing).split()
-        return max(0.1, 20 * (float(times[1]) - float(times[0])))
-
-    def has_nft(self):
-        return 'nftables' in self.guest.image.kind.packages
+        return step + max(0.1, 20 * (float(times[1]) - float(times[0])))
 
     def promised_heal_time(self):
         return 2 if emulated(self.guest.image.kernel) else 0.1

@@ -42,7 +42,8 @@ DOCKER = [
 
 KINDS = [Kind(*values) for values in (
     ('bookworm-systemd', 'bookworm', 'systemd', [FIREWALL], [], SYSTEMD_RELOAD),
-    ('bullseye-systemd', 'bullseye', 'systemd', [FIREWALL], [], SYSTEMD_RELOAD),
+    ('bullseye-systemd', 'bullseye', 'systemd', [FIREWALL, 'iptables', 'ipset'], [],
+     SYSTEMD_RELOAD),
     ('trixie-systemd', 'trixie', 'systemd', [FIREWALL], [], SYSTEMD_RELOAD),
     ('bookworm-sysvinit', 'bookworm', 'sysvinit', [FIREWALL], [], NFT_RELOAD),
     ('bookworm-openrc', 'bookworm', 'openrc', [FIREWALL], [], NFT_RELOAD),
@@ -102,6 +103,11 @@ Restart=always
 [Install]
 WantedBy=sysinit.target
 ''' % RUN_AGENT
+
+
+def has_nft(kind):
+    """Is there an nft that knockd.py can use? Debian 11's is too old, so it takes iptables."""
+    return FIREWALL in kind.packages and kind.suite != 'bullseye'
 
 
 def init_files(init):

@@ -1,13 +1,13 @@
 """A stranger who asks a hidden and a closed port side by side, and whoever compares the
 answers.
 
-    python3 prober.py WIRE LOG [HIDDEN CLOSED [FIRST]]  until SIGTERM, or the end of its input
+    python3 prober.py WIRE LOG [HIDDEN CLOSED [FIRST GAP]]
 
-Every 5 ms, over IPv4 and IPv6, one SYN goes to each of the two ports. Every answer is
-brought down to its *class*: all that an observer can see of it, less what differs from
-packet to packet on any box. The two ports can be told apart when the hidden one gives a
-class that the closed one does not give at that time, or when one of them is silent for
-long while the other answers.
+until SIGTERM, or the end of its input. Every 5 ms, or GAP seconds, over IPv4 and IPv6,
+one SYN goes to each of the two ports. Every answer is brought down to its *class*: all
+that an observer can see of it, less what differs from packet to packet on any box. The
+two ports can be told apart when the hidden one gives a class that the closed one does not
+give at that time, or when one of them is silent for long while the other answers.
 
 The frames are built and read here, on a packet socket: the sender's own kernel changes
 nothing.
@@ -43,6 +43,8 @@ SYN = 0x02
 MSS = bytes([2, 4, 5, 180])     # option 2: 1460 octets
 ETHERNET = 14                   # octets of its header
 FLOW_LABEL = 0x54321            # of all our IPv6 questions
+OTHER_LABEL = 0x2bcde           # of one that is asked again
+DOUBT = 1.0                     # after which nothing speaks for an answer with our label
 
 Question = collections.namedtuple('Question', 'family port source_port seq packet sent')
 Line = collections.namedtuple('Line', 'first last family role what count')
@@ -61,7 +63,7 @@ def checksum(data):
     return ~total & 0xffff
 
 
-def syn(family, port, source_port, seq):
+def syn(family, port, source_port, seq, label=FLOW_LABEL):
     """Returns the IP packet of one SYN from the stranger to the box."""
     addresses = packed(family, STRANGER[family]) + packed(family, BOX[family])
     tcp = struct.pack('>HHIIBBHHH', source_port, port, seq, 0, 6 << 4, SYN, 64240, 0, 0)
@@ -69,7 +71,7 @@ def syn(family, port, source_port, seq):
     pseudo = addresses + struct.pack('>II', len(tcp), TCP)
     tcp = tcp[:16] + struct.pack('>H', checksum(pseudo + tcp)) + tcp[18:]
     if family == 6:
-        head = struct.pack('>IHBB', 6 << 28 | FLOW_LABEL, len(tcp), TCP, 64)
+        head = struct.pack('>IHBB', 6 << 28 | label, len(tcp), TCP, 64)
         return head + addresses + tcp
     head = struct.pack('>BBHHHBBH', 0x45, 0, 20 + len(tcp), 0, 0x4000, 64, TCP, 0)
     head += addresses
@@ -130,6 +132,8 @@ class Asked:
         self.said = {}              # the same key: the classes of the answers so far
         self.pairs = collections.deque()    # sent, family, {role: True once answered}
         self.silent_in_a_row = collections.Counter()
+        self.doubts = {}            # the same key: when, role and class of an answer
+        self.again = []             # packets that are to be sent for them
 
     def ask(self, family, questions, now):
         answered = dict.fromkeys(self.roles.values(), False)
@@ -165,6 +169,28 @@ class Asked:
         said.add(what)
         return True
 
+    def is_doubtful(self, question, what, now):
+        """Does it carry the label of its question? One flow in 2^20 has that label for its
+        own, so we ask once more with another one."""
+        if 'label ours' not in what:
+            return False
+        key = question.family, question.port, question.source_port
+        self.doubts[key] = now, self.roles[question.port], what
+        self.again.append(syn(*key, question.seq, OTHER_LABEL))
+        return True
+
+    def settled(self, question, what):
+        """Returns (sent, family, role, what) of the doubtful answer before this one, or
+        None."""
+        doubt = self.doubts.pop(
+            (question.family, question.port, question.source_port), None)
+        if doubt is None:
+            return None
+        at, role, before = doubt
+        if 'label ours' in what:    # to the other one as well
+            before = before.replace('label ours', 'label its own')
+        return at, question.family, role, before
+
     def forget(self, now):
         while self.questions:
             key, question = next(iter(self.questions.items()))
@@ -176,6 +202,9 @@ class Asked:
 
     def overdue(self, now):
         """Yields (sent, family, role, what) for what has gone unanswered for too long."""
+        for key in [key for key in self.doubts if now - self.doubts[key][0] > DOUBT]:
+            at, role, what = self.doubts.pop(key)
+            yield at, key[0], role, what
         while self.pairs and now - self.pairs[0][0] > PATIENCE:
             sent, family, answered = self.pairs.popleft()
             silent = [role for role in answered if not answered[role]]
@@ -323,7 +352,7 @@ def octets_of(mac):
     return bytes.fromhex(mac.replace(':', ''))
 
 
-def probe(wire, out, hidden, closed, stop, first_source):
+def probe(wire, out, hidden, closed, stop, first_source, gap):
     asked, log, capture = Asked(hidden, closed), Log(out), listen(wire)
     ethernet = octets_of(BOX_MAC) + octets_of(OUR_MAC)
     kinds = {4: struct.pack('>H', ETH_P_IP), 6: struct.pack('>H', ETH_P_IPV6)}
@@ -332,7 +361,7 @@ def probe(wire, out, hidden, closed, stop, first_source):
     while not stop:
         now = time.time()
         if now >= due:
-            due = max(due + GAP, now)
+            due = max(due + gap, now)
             turns += 1
             source_port = first_source + turns % SOURCE_PORTS
             for family in (4, 6):
@@ -343,9 +372,13 @@ def probe(wire, out, hidden, closed, stop, first_source):
                     question = Question(family, port, source_port, seq, packet, now)
                     questions.append(question)
                 asked.ask(family, questions, now)
-                for question in questions:
+                packets = [question.packet for question in questions]
+                if family == 6:
+                    packets += asked.again
+                    asked.again = []
+                for packet in packets:
                     try:
-                        capture.send(ethernet + kinds[family] + question.packet)
+                        capture.send(ethernet + kinds[family] + packet)
                     except OSError:
                         pass        # no guest at the other end: silence, of both ports
         for late in asked.overdue(now):
@@ -368,7 +401,10 @@ def hear(packet, asked, log, now):
         question, what = answer(packet, asked)
     except Unasked:
         return
-    if asked.is_new(question, what):
+    settled = asked.settled(question, what)
+    if settled:
+        log.note(*settled)
+    elif asked.is_new(question, what) and not asked.is_doubtful(question, what, now):
         log.note(now, question.family, asked.roles[question.port], what)
 
 
@@ -383,11 +419,11 @@ def read_answers(capture, asked, log):
         hear(frame[ETHERNET:], asked, log, time.time())
 
 
-def main(wire, path, hidden='22', closed='23', first_source=FIRST_SOURCE):
+def main(wire, path, hidden='22', closed='23', first_source=FIRST_SOURCE, gap=GAP):
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     with open(path, 'w') as out:
-        probe(wire, out, int(hidden), int(closed), stop, int(first_source))
+        probe(wire, out, int(hidden), int(closed), stop, int(first_source), float(gap))
 
 
 if __name__ == '__main__':

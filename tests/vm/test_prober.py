@@ -135,6 +135,31 @@ def test_another_flow_label_tells_them_apart():
     assert len(box.differences()) == 1
 
 
+def test_a_label_that_is_ours_by_chance_tells_nothing():
+    box = Box()
+    for question in box.ask(6).values():
+        box.hear(tcp(question, label=0x777))
+    asked = box.ask(6)
+    box.hear(tcp(asked['closed']))
+    box.hear(tcp(asked['hidden'], label=prober.FLOW_LABEL))
+    again, = box.asked.again
+    assert again == prober.syn(6, HIDDEN, asked['hidden'].source_port, 7, prober.OTHER_LABEL)
+    box.hear(tcp(asked['hidden'], label=prober.FLOW_LABEL))
+    assert box.differences() == []
+
+
+@pytest.mark.parametrize('then', [prober.OTHER_LABEL, None])
+def test_a_label_that_repeats_ours_tells_them_apart(then):
+    box = Box()
+    asked = box.ask(6)
+    box.hear(tcp(asked['closed']))
+    box.hear(tcp(asked['hidden'], label=prober.FLOW_LABEL))
+    if then:
+        box.hear(tcp(asked['hidden'], label=then))
+    found, = box.differences()
+    assert 'label ours' in found.what
+
+
 def test_an_error_that_quotes_the_decoy_tells_them_apart(family):
     box = Box()
     asked = box.ask(family)
