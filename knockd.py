@@ -472,6 +472,9 @@ def read_host(text):
     """A name or an address; one that begins with '-' would be an option to ssh or nc."""
     if text.startswith('-'):
         raise ValueError(text)
+    # An address with a slip, or a port behind the name, would be a name of nobody's.
+    if ':' in text or not re.search('[A-Za-z]', text):
+        ipaddress.ip_address(text)
     return text
 
 # What no router passes on: unspecified, loopback, IPv4 inside IPv6, multicast.
@@ -2992,19 +2995,15 @@ def nft_table(config, box, decoys, openings, now):
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
-def own_name(table):
-    """What the program that keeps the table calls it."""
-    return table.rpartition(' ')[2]
-
 def accept_commands(config, accepts):
     """(nft's text, [(argv, text)]): our rule once at the head of each chain that drops,
     and nowhere else."""
     bit = '0x%x' % config.mark
     rule = 'meta mark & {0} == {0} accept'.format(bit)
     match = ['-m', 'mark', '--mark', bit + '/' + bit, '-j', 'ACCEPT']
-    text, commands = '', []
     delete = 'delete rule {0.family} {0.table} {0.chain} handle {0.handle}\n'
     insert = 'insert rule {0.family} {0.table} {0.chain} {1}\n'
+    text, commands = '', []
     for edit, places in (('-D', accepts.surplus), ('-I', accepts.missing)):
         for place in places:
             if place.tool != 'nft':
@@ -7049,6 +7048,9 @@ def host_of(config):
     address = address_of(config.host)
     if address is not None and not address.is_global:
         return config.host, PRIVATE
+    if address is None and re.fullmatch(r'[^.]+|.*\.(local|lan|home|internal|arpa)',
+                                        config.host):
+        return config.host, 'a name that is not known outside this network'
     return config.host, None
 
 def client_line(config, client, via='udp'):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -155,7 +156,7 @@ LEGACY = {
     'an early table but for the port': ([
         ['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-m', 'multiport', '--dports',
          '80,2222,2229', '-j', 'ACCEPT'],
-      ['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-j', 'DROP']], True),
+        ['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-j', 'DROP']], True),
     'the port is allowed': ([['-A', 'INPUT', '-p', 'tcp', '--dport', '2222', '-j', 'ACCEPT'],
                              ['-P', 'INPUT', 'DROP']], True),
     'another port is dropped': ([['-A', 'INPUT', '-p', 'tcp', '--dport', '25', '-j', 'DROP']],
@@ -193,6 +194,27 @@ def test_beside_iptables_legacy_what_was_opened_is_open_or_check_says_why_not(wi
     knockd.write_config()
     knockd.reload()
     assert until(lambda: '0x40000000' not in wire.server.must('iptables-legacy-save'))
+
+
+@pytest.mark.parametrize('settings', [
+    {'ip_local_port_range': '1024\t65535'}, {'ip_local_reserved_ports': '1024-65535'},
+    {'ip_unprivileged_port_start': '0', 'ip_nonlocal_bind': '1'}], ids=' '.join)
+def test_however_ports_are_given_out_check_and_run_agree_and_a_decoy_is_found(wire, daemon,
+                                                                              settings):
+    def put(values):
+        for name, value in values.items():
+            wire.server.must('sysctl', '-qw', 'net.ipv4.%s=%s' % (name, value))
+    before = {name: wire.server.must('sysctl', '-n', 'net.ipv4.' + name).strip()
+              for name in settings}
+    put(settings)
+    try:
+        knockd = daemon(anna='')
+        assert knockd.do('check', '--strict') == (0, 'configuration OK\n', '')
+        address = wire.server.addresses[0]
+        assert wire.client.socket_error(address, HIDDEN) is ConnectionRefusedError
+        assert wire.client.knock('--open', 'tcp/2222', knockd.uri('anna', address)).code == 0
+    finally:
+        put(before)
 
 
 def test_other_tables_are_left_alone(wire, daemon):
@@ -318,3 +340,24 @@ def test_an_ssh_session_from_before_the_daemon_lives_on(wire, daemon, ssh_sessio
     assert echoes(second, b'opened')
     assert until(lambda: not wire.client.connects(address, 2223), 5)
     assert echoes(second, b'closed') and echoes(session, b'still')
+
+
+def test_a_udp_flow_from_before_stands_still_until_the_service_says_something(wire, daemon):
+    """No socket knows whose it is, and where nothing has tracked connections nobody does."""
+    place = wire.server.addresses[0], HIDDEN_UDP + 1
+    with wire.server.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as service, \
+            wire.client.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        service.bind(place)
+        service.settimeout(5)
+        sender.sendto(b'before', place)
+        data, peer = service.recvfrom(100)
+        assert data == b'before'
+        daemon('hide = tcp/2222, tcp/2229, udp/%d' % place[1], anna='')
+        sender.sendto(b'lost', place)
+        service.settimeout(0.5)
+        with pytest.raises(socket.timeout):
+            service.recv(100)
+        service.settimeout(5)
+        service.sendto(b'are you there?', peer)
+        sender.sendto(b'after', place)
+        assert service.recv(100) == b'after'

@@ -439,8 +439,9 @@ def test_a_client_gets_only_addresses_that_are_behind(address, wrong):
         parse(text)
 
 
-@pytest.mark.parametrize('host', ['-e', '-oProxyCommand', '--', '-'])
-def test_a_host_that_would_be_an_option_to_ssh_is_a_problem(host):
+@pytest.mark.parametrize('host', ['-e', '-oProxyCommand', '--', '-', '999.1.1.1', '10.0.0', '7',
+                                  'box.example:2222', '10.0.0.1:22', '2001:db8::g', '...'])
+def test_a_host_that_would_be_an_option_to_ssh_or_is_none_is_a_problem(host):
     assert places(SERVER + 'host = %s\n' % host) == ['[server] host']
 
 
