@@ -44,7 +44,9 @@ FIREWALLD = [
 DOCKER = [
     'mkdir -p /tmp/image/bin && cp /bin/busybox /tmp/image/bin/',
     'tar -C /tmp/image -c . | docker import - web',
-    'docker run -d --restart always -p 8080:80 web /bin/busybox httpd -f -p 80']
+    # The first process of a container is deaf to what ends others, and a shutdown waits.
+    'docker run -d --restart always -p 8080:80 web /bin/busybox sh -c '
+    '"trap exit TERM; /bin/busybox httpd -f -p 80 & wait"']
 
 KINDS = [Kind(*values) for values in (
     ('bookworm-systemd', 'bookworm', 'systemd', [FIREWALL], [], SYSTEMD_RELOAD),
