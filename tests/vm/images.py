@@ -61,7 +61,7 @@ KINDS = [Kind(*values) for values in (
     ('bookworm-ufw', 'bookworm', 'systemd', [FIREWALL, 'ufw'], UFW,
      ['ufw reload', 'ufw reload'], ['ufw delete allow 22/tcp'], ['ufw allow 22/tcp']),
     ('bookworm-firewalld', 'bookworm', 'systemd', [FIREWALL, 'firewalld'], FIREWALLD, [
-        'firewall-cmd --reload', 'systemctl restart firewalld'],
+        'systemctl restart firewalld', 'firewall-cmd --reload'],
      ['firewall-cmd --remove-service=ssh'], ['firewall-cmd --add-service=ssh']),
     ('bookworm-docker', 'bookworm', 'systemd',
      [FIREWALL, 'docker.io', 'iptables', 'busybox-static'], DOCKER,
