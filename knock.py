@@ -399,9 +399,9 @@ def echo_request(version, data, number):
     unsummed = struct.pack('>BBHHH', kind, 0, 0, number, 1) + data
     return struct.pack('>BBHHH', kind, 0, checksum(unsummed), number, 1) + data
 
-def tcp_syn(source, destination, ports, token):
-    """RFC 9293: a SYN whose sequence, acknowledgement and window are the token."""
-    head = struct.pack('>HH8sBB2s', ports[0], ports[1], token[:8], 5 << 4, 2, token[8:])
+def tcp_syn(source, destination, ports, badge):
+    """RFC 9293: a SYN whose sequence, acknowledgement and window are the badge."""
+    head = struct.pack('>HH8sBB2s', ports[0], ports[1], badge[:8], 5 << 4, 2, badge[8:])
     pseudo = source.packed + destination.packed + struct.pack('>HH', 6, 20)
     return head + struct.pack('>HH', checksum(pseudo + head + bytes(4)), 0)
 
@@ -1018,7 +1018,7 @@ class Nat64Question:
             self.prefixes += nat64_prefixes(bare(target.address))
         self.state = 'answered'
 
-    def clears(self, address):
+    def excludes(self, address):
         """True when the network has said that no NAT64 stands before an address."""
         if self.state != 'answered':
             return False
@@ -1320,17 +1320,17 @@ class Knocker:
         stands_before = translation(address, self.siblings)
         if stands_before == 'perhaps':
             self.nat64.ask()
-            if self.nat64.clears(address):
+            if self.nat64.excludes(address):
                 return own
         return own if stands_before == 'none' else None
 
-    def send_syn(self, target, token):
+    def send_syn(self, target, badge):
         """One bare SYN; the kernel will answer for us if the server should reply."""
         with raw_socket(target, socket.IPPROTO_TCP, 0,
                         'a SYN of our own needs a raw socket') as sock:
             source = bare(sock.getsockname())
             ports = random_port(), self.port()
-            sock.send(tcp_syn(source, bare(target.address), ports, token))
+            sock.send(tcp_syn(source, bare(target.address), ports, badge))
 
     def udp_seen(self):
         """What came back for the last datagrams: 'arrived', 'blocked' or 'unknown'."""

@@ -1170,8 +1170,8 @@ LD_WORD_X, LD_HALF_X, LD_BYTE_X = 0x40, 0x48, 0x50
 LDX_NUMBER, LDX_LENGTH, LDX_MEMORY, LDX_HEADER = 0x01, 0x81, 0x61, 0xb1
 STORE, STORE_X, TXA, ADD, SUB_X, AND = 0x02, 0x03, 0x87, 0x04, 0x1c, 0x54
 JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0x06
-# linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: what
-# kind it is; the tag of its VLAN, which the kernel has taken off, and whether it had one.
+# linux/filter.h: a load at SKF_AD_OFF (-0x1000) or above reads no packet but asks the
+# kernel: what kind it is; its VLAN tag, which the kernel took off; whether it had one.
 PACKET_TYPE, VLAN_TAG, VLAN_TAG_PRESENT = 0xfffff004, 0xfffff02c, 0xfffff030
 # linux/if_packet.h: it is for this box, or a bridge passes it on. linux/if_vlan.h: a
 # tag's bits for the VLAN's number.
@@ -1185,9 +1185,9 @@ LEAF = 32
 NO_PROTOCOL = 256
 
 def word_tree(words):
-    """Looks for A among these sorted 32-bit words; None passes everything. Every leaf
-    returns by itself; JUMP, for a left half may be out of reach of a test's 8-bit
-    offset."""
+    """Linked lines that look for A among these sorted 32-bit words. None passes all, no
+    words pass nothing. Each leaf returns by itself. JUMP leads over the left half, which
+    may be longer than the 8-bit offset of a test can reach."""
     if words is None:
         return [BPF_PASS]
     if len(words) <= LEAF:
@@ -1250,7 +1250,7 @@ WHICH_VERSION = [
     (JEQ, 'version 6', 'drop', 0x60),
 ]
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
-# A = the protocol. They refuse what the parser below refuses, in the same words.
+# A = the protocol. They refuse what the parser below refuses.
 HEAD4 = [                               # RFC 791, 3.1
     'version 4',
     (LD_HALF, 6),
@@ -1281,7 +1281,8 @@ HEAD6 = [                               # RFC 8200, 3
 ]
 
 def with_heads(begin, branch4, branch6):
-    """A listing that ends in one of these, by the packet's version."""
+    """A listing that goes on in one of these branches, by the packet's version. Each must
+    end in a jump."""
     return begin + UNTAGGED + WHICH_VERSION + HEAD4 + branch4 + HEAD6 + branch6
 
 # IANA; RFC 792 and RFC 4443: protocol, type and code of an echo request.
@@ -1349,8 +1350,8 @@ IS_SYN = [
 ]
 
 def syn_filter(ports, words, begin=FOR_THIS_BOX):
-    """The program for SYNs: to a port of this range (or None), or with a badge whose
-    first 32 bits are among the words. words None passes every SYN."""
+    """The program for SYNs to a port from ports[0] to ports[1] (None: to no port), or
+    with a badge whose first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
     listing = with_heads(begin, IS_TCP, IS_TCP) + IS_SYN + [
         (LD_HALF_X, 2),                 # A = destination port
@@ -1515,7 +1516,7 @@ def decode_plain(plain):
 # --- sequences: touched ports in, finished sequences out; nobody is authenticated yet ---
 SEQUENCE_TIME = 20000           # ms from the first port to the last
 SOURCES_LIMIT = 4096            # sources that are followed at a time
-STRIKES = 10                    # ports of an attempt's source that may be foreign to it
+STRIKES = 10                    # ports that fit nothing of a source; one more ends all
 
 # What a port is to an attempt.
 STRANGE, TAKEN, NEXT, LAST = 'strange', 'taken', 'next', 'last'
@@ -1555,14 +1556,14 @@ class Sequences:
 
     def __init__(self, paper):
         self.tables = [paper]   # {first port: [Credential]}; those of the steps are added
-        # {source: [Attempt]}, the eldest first. A flood of first ports pushes out its own
-        # kind: whoever has come further is in the second table.
+        # {source: [Attempt]}, the longest untouched first. A flood of first ports pushes
+        # out its own kind: whoever has come further is in the second table.
         self.beginners = collections.OrderedDict()
         self.advanced = collections.OrderedDict()
 
     def touch(self, source, port, now):
         """The Progress that a SYN of this source to this port makes."""
-        attempts = self.attempts_of(source, now)
+        attempts = self.take_attempts(source, now)
         finished = []
         explained = goes_on = False
         for attempt in attempts:
@@ -1581,8 +1582,9 @@ class Sequences:
         self.remember(source, attempts + begun, now)
         return Progress(finished, goes_on)
 
-    def attempts_of(self, source, now):
-        known = self.beginners.pop(source, None) or self.advanced.pop(source, [])
+    def take_attempts(self, source, now):
+        """Takes out what this source has under way; remember() puts it back."""
+        known = self.beginners.pop(source, []) + self.advanced.pop(source, [])
         return [attempt for attempt in known if attempt.alive(now)]
 
     def begin(self, attempts, port, now):
@@ -1606,13 +1608,12 @@ class Sequences:
             self.forget_one(now)
 
     def forget_one(self, now):
-        """The eldest with one port. But first of all one that came further and stopped:
-        such would pile up, and then nobody could begin."""
+        """The longest untouched with one port. But first of all one that came further and
+        stopped: such would pile up, and then nobody could begin."""
         table = self.beginners or self.advanced
-        for attempts in self.advanced.values():
-            if not any(attempt.alive(now) for attempt in attempts):
-                table = self.advanced
-            break
+        first = next(iter(self.advanced.values()), ())
+        if first and not any(attempt.alive(now) for attempt in first):
+            table = self.advanced
         table.popitem(last=False)
 
 def paper_sequences(config):
@@ -1635,13 +1636,13 @@ SECOND_PORTS = range(20000, 30000)      # 20000 + the last four
 CODE_TIME = 60000
 # ms in which a SYN is sent again by TCP: after 1, 3 and 7 s.
 REPEAT_TIME = 10000
-# Wrong tries, of all sources together, until the carrier sleeps; steps of its longest
-# sleep; ms until one doubling of the sleep is taken back. The longest sleep must not be
-# shorter than that time, or a guesser had more tries an hour.
+# Wrong tries, of all sources together, until the carrier sleeps.
 CODE_TRIES = 3
-CODE_SLEEP = 120
+# ms until one doubling of the sleep is taken back.
 DOUBLING_TIME = 3600000
-# With so many the sleep is the longest, whatever comes: 2 ** 7 > 120, and one more.
+# Steps of the longest sleep: no shorter than that, or a guesser had more tries an hour.
+CODE_SLEEP = 120
+# There are never more: behind seven (2 ** 7 > 120) the sleep takes back what it adds.
 DOUBLINGS = 8
 
 class Typing:
@@ -1651,18 +1652,18 @@ class Typing:
         # The first port, and ms of the monotonic clock when it came.
         self.first = None
         self.since = 0
-        # The last pair, the step in which it was looked at, and ms when.
+        # The last pair that was looked at; in which step, and at which ms of that clock.
         self.tried = None
-        self.step = 0
-        self.when = 0
+        self.tried_step = 0
+        self.tried_at = 0
 
     def repeats(self, pair, now):
         """Is this the network's copy of the last pair? In the same step it tells nothing
-        new; right behind the edge of a step it would burn the try of somebody who typed
-        once."""
+        new. Early in the next one it would be a wrong try of somebody who typed once."""
         if pair != self.tried:
             return False
-        return step_of(now.wall) == self.step or now.mono - self.when < REPEAT_TIME
+        same_step = step_of(now.wall) == self.tried_step
+        return same_step or now.mono - self.tried_at < REPEAT_TIME
 
 class Codes:
     """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over
@@ -1684,9 +1685,8 @@ class Codes:
         return [self.wrong, self.asleep_until, self.forgiven_at]
 
     def recall(self, memory, now):
-        """Goes on with what a process before had, in milliseconds of this boot. What
-        cannot have come about since is of another boot, and must not be slept for
-        ever."""
+        """Goes on where the process before stopped. now: ms since boot. Times further
+        ahead than any can be are of another boot: nothing sleeps until then."""
         self.wrong, asleep_until, forgiven_at = memory
         self.asleep_until = min(asleep_until, now + (CODE_SLEEP + 1) * STEP)
         self.forgiven_at = min(forgiven_at, now + DOUBLINGS * DOUBLING_TIME)
@@ -1709,8 +1709,8 @@ class Codes:
         if typing.repeats(pair, now):
             return None
         typing.tried = pair
-        typing.step = step_of(now.wall)
-        typing.when = now.mono
+        typing.tried_step = step_of(now.wall)
+        typing.tried_at = now.mono
         digits = '%04d%04d' % (pair[0] - FIRST_PORTS.start, pair[1] - SECOND_PORTS.start)
         credential = codes.get(digits)
         if credential is None:
@@ -1719,7 +1719,7 @@ class Codes:
 
     def begin(self, source, port, now):
         """A source holds one first port; a new one replaces it."""
-        typing = self.typing.pop(source, None) or Typing()
+        typing = self.typing.pop(source, Typing())
         typing.first = port
         typing.since = now.mono
         self.typing[source] = typing
@@ -1734,24 +1734,24 @@ class Codes:
         unforgiven = max(0, self.forgiven_at - now)
         doublings = (unforgiven + DOUBLING_TIME - 1) // DOUBLING_TIME
         steps = min(2 ** doublings, CODE_SLEEP)
-        # In whole steps of the monotonic clock, which are not those of the codes: what is
-        # left of this one comes on top, so that a sleep is never shorter than it says.
+        # Whole steps of the monotonic clock, not of the codes. The rest of this one comes
+        # on top, so that no sleep is shorter than it says.
         self.asleep_until = (step_of(now) + 1 + steps) * STEP
         self.forgiven_at = max(self.forgiven_at, now) + DOUBLING_TIME
         self.wrong = 0
         self.typing.clear()
 
 def valid_codes(config, now):
-    """{eight digits: Credential} of three steps, whatever the window, and of the one
-    after them, for the codes are made once a step. now: ms since 1970."""
+    """{eight digits: Credential} of this step and its two neighbours, whatever the
+    window, and of one more, as it is called only once a step. now: ms since 1970."""
     codes = {}
     if 'code' not in config.carriers:
         return codes
-    last = step_of(now) + 2
+    this = step_of(now)
     for client in key_owners(config):
         if not client.code:
             continue
-        for step in range(max(0, last - 3), last + 1):
+        for step in range(max(0, this - 1), this + 3):
             credential = Credential(client, 'code', step, None, ())
             codes[code_at(client.keys, step)] = credential
     return codes
@@ -1783,6 +1783,7 @@ def valid_steps(config, now, known=()):
     steps = window_steps(now, config.window)
     made = {credentials.step: credentials for credentials in known}
     valid = []
+    # A range ends before its stop, so the stop is the one after.
     for step in range(steps.start, steps.stop + 1):
         credentials = made.get(step)
         if credentials is None:
@@ -1791,6 +1792,9 @@ def valid_steps(config, now, known=()):
     return valid
 
 # --- openings: what each client has open, as values -------------------------------------
+# Openings are {(fingerprint, source, service, only): Opening} down to surviving(), and a
+# collection of Openings from live() on.
+
 # Disjoint port ranges that a client may have open at a time: each is an element in the
 # kernel, and one client's must not cost others their time.
 ELEMENTS_LIMIT = 64
@@ -1803,13 +1807,13 @@ def network_of(knock):
     return ipaddress.ip_network((knock.source, prefix), strict=False)
 
 def only_of(knock):
-    """The addresses at which alone this knock opens, () for all: those of its own
-    family."""
+    """The addresses of `only` that are of the knock's family; () opens everywhere. Where
+    `only` has none of that family, scope_flaw() refuses, or it would be everywhere."""
     return tuple(address for address in knock.client.only
                  if address.version == knock.source.version)
 
 def at_places(only):
-    """Behind a list of services: where alone they are open."""
+    """Text to put behind a list of services: ' at ADDRESS,...', '' if everywhere."""
     return ' at ' + ','.join(map(str, only)) if only else ''
 
 def after_open(openings, knock, now):
@@ -1835,8 +1839,8 @@ def put_longest(openings, opening):
 
 def after_close(openings, knock):
     """The openings without those that this knock closes: its own client's, for the
-    address that it comes from, and of these the services that it names, or all. What is
-    left of a range that is closed in part stays open."""
+    network that it is for, and of these the services that it names, or all. What is left
+    of a range that is closed in part stays open."""
     own = knock.client.fingerprint, network_of(knock)
     after = {}
     for opening in openings.values():
@@ -1844,13 +1848,13 @@ def after_close(openings, knock):
         if (opening.fingerprint, opening.source) == own:
             parts = left_open(opening.service, knock.services)
         for service in parts:
-            # What is left of a range may be open for itself as well, for longer.
+            # What is left of a range may equal another opening, with a later end.
             put_longest(after, opening._replace(service=service))
     return after
 
 def left_open(service, closed):
-    """The parts of a service that none of the closed ones covers; nothing named closes
-    all."""
+    """The parts of a service that none of the closed ones covers; if none is named, all
+    is closed."""
     if not closed:
         return []
     parts = [service]
@@ -1874,8 +1878,8 @@ def around(service, hole):
     return parts
 
 def surviving(openings, config, now):
-    """The openings that go on under this config: a key that is gone, services that its
-    client may no longer have and a time that is over end an opening."""
+    """The openings that go on under this config. One ends if its key is gone, if it is
+    too_wide() for its client now, or if the client's time or its own is over."""
     owners = {client.fingerprint: client for client in key_owners(config)}
     after = {}
     for key, opening in openings.items():
@@ -1919,8 +1923,8 @@ def elements(openings):
     return found
 
 def differing(before, after):
-    """Both collections without the openings of sources that have the very same ones in
-    both: theirs need no look. (Each source has elements of its own.)"""
+    """Both collections, less the sources whose openings are the same objects in both. No
+    two sources share an element, so nothing differs in theirs."""
     common = set(map(id, before)) & set(map(id, after))
     sources = {opening.source for opening in itertools.chain(before, after)
                if id(opening) not in common}
@@ -1935,9 +1939,9 @@ def pieces(openings):
         edges.update((opening.service.low, opening.service.high + 1))
     cuts = sorted(edges)
     ahead = sorted(openings, key=lambda opening: opening.service.low, reverse=True)
-    # Those that began at this cut or below, the latest end first. One that is over is
-    # taken out when it comes to the top: to look at all of them at each cut took 2 s with
-    # 1,000 openings.
+    # Those whose ports begin at this cut or below, the one that expires last on top. One
+    # whose ports end below the cut is taken out only when it comes to the top: to look at
+    # all of them at each cut took 2 s with 1,000 openings.
     covering = []
     found = []
     for low, end in zip(cuts, cuts[1:]):
@@ -1955,7 +1959,7 @@ def pieces(openings):
     return found
 
 # --- judge: a packet, a moment and what is known in, a Decision out ---------------------
-# For each tag: whoever has sniffed one can make us compute as many, and no more.
+# For each tag. Whoever has sniffed one can make us compute so many MACs, and no more.
 MACS_A_SECOND = 200
 # For each key; only what is honoured counts.
 KNOCKS_A_SECOND = 5
@@ -1970,7 +1974,7 @@ DATAGRAMS = 'udp', 'icmp'
 # Why a knock was refused. The log says each once a minute for each client.
 MALFORMED, CLOCK, EXPIRED, SOURCE = 'malformed', 'clock', 'expired', 'source'
 SCOPE, SIZE, SIGNATURE, PACE = 'scope', 'size', 'signature', 'pace'
-REPLAY = 'replay'               # or what else the ledger says: quarantine, void
+REPLAY = 'replay'               # the ledger has two kinds more: quarantine, void
 
 Flaw = collections.namedtuple('Flaw', 'kind reason')    # reason: the sentence for the log
 
@@ -1983,7 +1987,8 @@ class Budget:
         self.used = {}          # {thing: how often in this second}
 
     def spend(self, thing, second, besides=0):
-        """False when there is nothing left for it in this second."""
+        """Counts one, and `besides` that were lost on the way; False if these are more
+        than the limit in this second."""
         if second != self.second:
             self.second = second
             self.used = {}
@@ -2031,7 +2036,7 @@ class State:
         self.copies = Copies()
 
     def adopt(self, config):
-        """From now on it is judged by this config."""
+        """Judges by this config from now on."""
         self.config = config
 
     def learn(self, tags, badges, codes):
@@ -2041,7 +2046,7 @@ class State:
         self.codes = codes
 
     def hold(self, openings):
-        """What is open, or shall be."""
+        """Sets what is open, or shall be."""
         self.openings = openings
 
 def judge(packet, now, state):
@@ -2082,8 +2087,8 @@ def judge(packet, now, state):
 def datagram_knock(packet, client, step):
     """A Knock whose request is still to be read. Its id is the nonce."""
     nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
-    source = packet.source
-    return Knock(client, packet.carrier, source, nonce, step, None, None, (), 0, False)
+    return Knock(client, packet.carrier, packet.source, nonce, step, paper=None,
+                 request=None, services=(), seconds=0, elsewhere=False)
 
 def with_signed(request, packet, config):
     """The Request with all that its signature must sign: "knock/1 ", server id, 0x00,
@@ -2094,10 +2099,11 @@ def with_signed(request, packet, config):
 
 def credential_knock(packet):
     """The Knock of a Credential, which has no room for a request: it asks for the
-    default. Its id is its step, or the sheet and number of a paper knock."""
+    default. Its id is its carrier and its step, or the sheet and number of paper."""
     credential = packet.payload
     time = credential.step * STEP
-    request = Request('open', time, None, 0, (), None, None, None)
+    request = Request('open', time, source=None, seconds=0, services=(), action=None,
+                      signature=None, signed=None)
     knock_id = '%s:%s' % (credential.carrier, credential.paper or credential.step)
     return Knock(credential.client, credential.carrier, packet.source, knock_id,
                  credential.step, credential.paper, request, (), 0, False)
@@ -2113,6 +2119,7 @@ def with_defaults(knock, now, config):
     if client.any_source and request.source is not None:
         source = request.source
     elsewhere = source != knock.source
+    # Both in ms. A client's own open_for may be longer than max_open_for.
     usual = client.open_for or config.open_for
     longest = max(config.max_open_for, client.open_for or 0)
     if client.once:
@@ -2142,8 +2149,7 @@ def clock_flaw(knock, now, state):
     return Flaw(CLOCK, 'clock %+ds' % round((time - now.wall) / 1000))
 
 def expiry_flaw(knock, now, state):
-    """A client has an end, and so has the secret that a newer one replaced: its first
-    use."""
+    """A client ends at `expires`. An old secret also ends when the newer one is used."""
     client = knock.client
     if now.wall >= client.expires:
         return Flaw(EXPIRED, 'expired')
@@ -2160,6 +2166,7 @@ def source_flaw(knock, now, state):
             return Flaw(SOURCE, 'no source named')
         return None
     nobody = named.is_multicast or named.is_loopback or named.is_unspecified
+    # With any_source, with_defaults() has made the named one the knock's source.
     if named != knock.source or nobody:
         return Flaw(SOURCE, 'source %s' % named)
     return None
@@ -2196,14 +2203,13 @@ def size_flaw(knock, now, state):
         own = after_open(own, knock, now)
     elif knock.request.op == 'close':
         own = after_close(own, knock)
-    # Openings that overlap are fewer elements than openings, others more.
+    # Openings that overlap may make fewer elements than they are; with `only`, more.
     if len(own) > ELEMENTS_LIMIT or len(elements(own.values())) > ELEMENTS_LIMIT:
         return Flaw(SIZE, 'too much at a time: more than %d port ranges' % ELEMENTS_LIMIT)
     return None
 
 def unsigned_flaw(knock, now, state):
-    """Where the config names a client's ssh key. Whether the signature holds is asked
-    later."""
+    """A client with an ssh key must sign. Whether the signature holds is asked later."""
     if knock.client.ssh_key and knock.request.signature is None:
         return Flaw(SIGNATURE, 'no signature')
     return None
@@ -2236,42 +2242,44 @@ class Keyring:
         self.credentials = []   # StepCredentials
         self.steps = None       # range of those that are valid
         self.sequences = Sequences({})
-        self.codes = codes
+        self.codes = codes      # Codes: what was typed; the valid ones are in the state
         self.in_doubt = False   # is the clock wrong?
 
     def adopt(self, now):
-        """Another config: nothing is heard by what was made for the one before."""
+        """Takes up the state's config; what was made for another one is dropped."""
         self.sequences = Sequences(paper_sequences(self.state.config))
         self.credentials = []
         self.turn(now)
 
     def turned(self, now):
-        """Is it another step than at the last turn()? Also if the clock was set."""
+        """Are other steps valid than at the last turn()? Also if the clock was set."""
         return window_steps(now.wall, self.state.config.window) != self.steps
 
     def turn(self, now):
-        """A new step: other credentials."""
+        """Gives what is valid from now on to the judge and to the sequences."""
         config = self.state.config
         self.steps = window_steps(now.wall, config.window)
         self.credentials = valid_steps(config, now.wall, self.credentials)
         tags, badges = {}, {}
-        for step in self.credentials:
-            tags.update(step.tags)
-            badges.update(step.badges)
+        for credentials in self.credentials:
+            tags.update(credentials.tags)
+            badges.update(credentials.badges)
         codes = {}
         # By a wrong clock the owner's right codes would be wrong tries.
         if not self.in_doubt:
             codes = valid_codes(config, now.wall)
         self.state.learn(tags, badges, codes)
-        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+        # Behind the table of paper.
+        self.sequences.tables[1:] = [each.sequences for each in self.credentials]
 
     def doubt(self, in_doubt):
-        """Of the clock; until turn() that changes nothing."""
+        """Notes whether the clock is in doubt; turn() heeds it."""
         self.in_doubt = in_doubt
 
     def lacks_next(self):
-        """Must one step ahead still be derived? With 10,000 clients that takes longer
-        than a knock may wait, so it is done when nobody does."""
+        """Must the step that the next turn() adds still be derived? turn() itself went up
+        to steps.stop. With 10,000 clients it takes longer than a knock may wait, so it is
+        done when none does."""
         return self.credentials[-1].step <= self.steps.stop
 
     def prepare(self):
@@ -2282,7 +2290,7 @@ class Keyring:
 
     def packets_of(self, syn, now, badges_alone=False):
         """The Packets that this SYN completes: it may be a badge itself, the last port of
-        a sequence, or the second half of a code."""
+        a sequence, or the second half of a code. badges_alone: whatever its port is."""
         found = []
         badge = self.state.badges.get(syn.badge)
         if badge is not None:
@@ -2693,8 +2701,8 @@ def all_sets(config, openings):
             found[name] = kind, element
     return collections.OrderedDict(sorted(found.items()))
 
-def element_text(element, expires=None, now=0):
-    """An element in nft's words; without expires, as it is deleted."""
+def element_text(element, expires, now):
+    """An element in nft's words; expires None: as it is deleted."""
     low, high = element.service.low, element.service.high
     ports = '%d-%d' % (low, high) if low < high else str(low)
     source = element.source.network_address
@@ -2741,6 +2749,10 @@ def once_versions(sets):
 def flow(version):
     return '{0} saddr . meta l4proto . th sport . th dport . {0} daddr'.format(
         FAMILIES[version])
+
+def delete_begun(version):
+    """The SYN of this flow may not come again."""
+    return 'delete @begun%d { %s }' % (version, flow(version))
 
 def declarations(sets):
     """Every set and chain of ours, without elements and rules."""
@@ -2824,8 +2836,7 @@ def answer_lines(config, sets):
     lines = ['iifname "lo" return']
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
-        delete = 'delete @begun%d { %s }' % (version, flow(version))
-        lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete))
+        lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete_begun(version)))
     lines.append(if_marked(config.mark, 'return'))
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
@@ -2841,9 +2852,8 @@ def closed_lines(config, box, decoys, sets):
     lines, ended = [], []
     for version in once_versions(sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
-        delete = 'delete @begun%d { %s }' % (version, flow(version))
-        lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete)
-        ended.append(if_marked(config.mark, delete))
+        lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
+        ended.append(if_marked(config.mark, delete_begun(version)))
     lines += ['meta l4proto 6 meta skuid >= 0 accept',
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
@@ -2863,10 +2873,8 @@ def closed_lines(config, box, decoys, sets):
                 continue
             match += 'ct state invalid '
         for interface in by_length(verdicts):
-            if interface:
-                lines.append('%siifname "%s" %s' % (
-                    match, interface, final(verdicts[interface], proto, has_decoys)))
-        lines.append(match + final(verdicts[None], proto, has_decoys))
+            where = 'iifname "%s" ' % interface if interface else ''
+            lines.append(match + where + final(verdicts[interface], proto, has_decoys))
     return lines + ['drop']
 
 def by_length(interfaces):
@@ -2905,7 +2913,7 @@ def beyond_lines(config, sets):
     lines = []
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
-        lines.append('%s delete @begun%d { %s }' % (ACK_ALONE, version, flow(version)))
+        lines.append(ACK_ALONE + ' ' + delete_begun(version))
     lines += ['meta l4proto != 6 ct state established,related return',
               NOT_SYN_ALONE + ' ct state established,related return',
               # It came to another port, which is not hidden. (The dnat of stay changes
@@ -2995,18 +3003,17 @@ def accept_commands(config, accepts):
     rule = 'meta mark & {0} == {0} accept'.format(bit)
     match = ['-m', 'mark', '--mark', bit + '/' + bit, '-j', 'ACCEPT']
     text, commands = '', []
-    for place in accepts.surplus:
-        if place.tool == 'nft':
-            text += 'delete rule %s %s %s handle %d\n' % place[1:]
-        else:
-            argv = [place.tool, '-w', '-t', own_name(place.table), '-D', place.chain]
-            commands.append((argv + match, ''))
-    for place in accepts.missing:
-        if place.tool == 'nft':
-            text += 'insert rule %s %s %s %s\n' % (place[1:4] + (rule,))
-        else:
-            argv = [place.tool, '-w', '-t', own_name(place.table), '-I', place.chain]
-            commands.append((argv + match, ''))
+    delete = 'delete rule {0.family} {0.table} {0.chain} handle {0.handle}\n'
+    insert = 'insert rule {0.family} {0.table} {0.chain} {1}\n'
+    for edit, places in (('-D', accepts.surplus), ('-I', accepts.missing)):
+        for place in places:
+            if place.tool != 'nft':
+                argv = [place.tool, '-w', '-t', own_name(place.table), edit, place.chain]
+                commands.append((argv + match, ''))
+            elif edit == '-D':
+                text += delete.format(place)
+            else:
+                text += insert.format(place, rule)
     return text, commands
 
 # What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
@@ -3041,7 +3048,7 @@ def nft_conditions(left, right, operator):
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
     conditions = [Condition(key, values, operator == '!=')]
-    if words[1:2] == ['tcp'] or words[1:2] == ['udp']:
+    if words[1:2] in (['tcp'], ['udp']):
         conditions.append(Condition('proto', [PROTOCOLS[words[1]]], False))
     return conditions
 
@@ -3132,7 +3139,7 @@ def nft_decoys(ours):
     """Seen.decoys: what restore_lines() has made of them."""
     decoys = {}
     for kind, entry in ours:
-        if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
+        if kind != 'rule' or entry['chain'] != 'restore':
             continue
         # Somebody else's table of our name, which we replace, has other rules.
         with contextlib.suppress(*MISREAD):
@@ -3201,27 +3208,29 @@ def sets_mark(statement):
 def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
     change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
-    wanted, unreachable, surplus = {}, [], []
+    wanted, unreachable, surplus = set(), [], []
     for chain in chains if config.hide else ():
         name = chain[:3]
         if name in config.accept_in:
-            wanted[name] = keepers.get(name, 'nft')
+            wanted.add(name)
         if ('auto',) not in config.accept_in:
             continue
         if not is_on_the_way(chain) or not may_drop(chain, rules):
             continue
         if can_hold_accept(chain) and name[:2] not in locked:
-            wanted[name] = keepers.get(name, 'nft')
+            wanted.add(name)
         elif may_drop(chain, rules, config.hide):
             unreachable.append(chain)
     for name, listed in rules.items():
         for rule in listed:
             if rule.ours and name in wanted:
-                del wanted[name]        # the first of them stays
+                wanted.remove(name)     # the first of them stays
             elif rule.ours:
                 tool = keepers.get(name, 'nft')
                 surplus.append(Accept(tool, *name, handle=rule.handle))
-    missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
+    missing = []
+    for name in sorted(wanted):
+        missing.append(Accept(keepers.get(name, 'nft'), *name, handle=None))
     return Accepts(missing, surplus), unreachable
 
 def is_on_the_way(chain):
@@ -4283,7 +4292,7 @@ RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
-# DELTABLE and DESTROYTABLE; of our loads, only cleared() makes one.
+# DELTABLE and DESTROYTABLE; of our loads, cleared() makes one, and who hides nothing.
 TABLE_GONE = 2, 26
 OUR_TABLE = b'knockd\0'
 UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
@@ -4312,14 +4321,14 @@ def ruleset_events():
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
     except OSError:
-        # An old kernel with iptables alone: this one is never readable.
+        # An old kernel with iptables alone gets a socket that is never readable.
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
     return sock
 
 def ruleset_change(events):
-    """Reads what waits: the gravest of it. Set elements are none, for they change with
-    every knock."""
+    """Reads all that waits; returns the gravest change. Set elements count as UNCHANGED:
+    they change with every knock."""
     gravest = UNCHANGED
     while True:
         try:
@@ -4355,9 +4364,9 @@ def attach_filter(sock, program):
                     struct.pack('@HL', len(program), address))
 
 def packet_protocols():
-    """What packet sockets are made for: both versions, or all that comes. Since Linux
-    6.15 a socket for one protocol hears a packet after IP does, and for its sake the
-    kernel copies the head of each one that it forwards; a socket for all hears first."""
+    """The protocols to make packet sockets for: IPv4 and IPv6, or all in one. Since Linux
+    6.15 a socket for one protocol hears after IP, which makes the kernel copy the head of
+    each packet that it forwards; a socket for all hears before IP."""
     with contextlib.suppress(OSError):
         with packet_socket(ETH_P_IPV6):
             if hears_late(read_file('/proc/net/ptype')):
@@ -4365,8 +4374,9 @@ def packet_protocols():
     return [ETH_P_IP, ETH_P_IPV6]
 
 def hears_late(listed):
-    """Does a socket for IPv6 stand above IP itself? Before 6.15 the list was sorted by a
-    protocol's last digit, the sockets among the others."""
+    """Does a socket for IPv6 hear a packet after IP does? From 6.15 on it does, and the
+    list names it before ip_rcv. Older kernels list by the protocol's last digit, where
+    IP's 0 comes before IPv6's d."""
     order = [line.split()[:2] for line in listed.splitlines()]
     ours, ip = ['86dd', 'packet_rcv'], ['0800', 'ip_rcv']
     return ours in order and ip in order and order.index(ours) < order.index(ip)
@@ -4387,7 +4397,8 @@ def packet_socket(protocol):
     return sock
 
 class Capture:
-    """Taps: packet sockets, one for each protocol and each share of the words."""
+    """Taps: packet sockets, one for each protocol and each share of the words. A word is
+    a tag's or a badge's first four bytes."""
 
     def __init__(self, limit):
         self.limit = limit      # shares at most
@@ -4434,7 +4445,7 @@ class Capture:
         """What waits in one of the taps, each frame with the name of its interface."""
         hears_ports = ETH_P_ALL in self.protocols
         for frame, interface in receive(sock):
-            # It comes again by its bridge, where IP sees it: `trust` is about that one.
+            # It comes again by the bridge, as IP sees it; `trust` names the bridge.
             if hears_ports and is_port(interface, int(time.monotonic())):
                 continue
             yield frame, interface
@@ -4449,8 +4460,8 @@ class Capture:
 
 def word_shares(words, capacity, limit=SOCKET_SHARES):
     """The words of each share; [None] if they are more than all sockets hold. By
-    remainder, so that a word stays where it is when others come and go: no gap at a
-    swap."""
+    remainder: as long as the count of shares stays, each word keeps its socket, and no
+    packet is missed when filters change."""
     if not capacity:
         return [None]
     count = max(1, -(-len(words) // capacity))
@@ -4501,7 +4512,7 @@ def is_port(interface, second):
     return master_kind(answer) in TAKERS
 
 def master_kind(answer):
-    """Of what kind is the interface that this one belongs to? b'' if it does to none."""
+    """The kind of the interface that this one is a port of; b'' if it is no port."""
     if struct.unpack_from('=H', answer, 4)[0] != RTM_NEWLINK:
         return b''
     about = netlink_attributes(answer[32:]).get(IFLA_LINKINFO, b'')
@@ -4545,7 +4556,7 @@ def is_guarded(address, interface, behind):
     return any(address in network for network in behind) or is_own(address, interface)
 
 def bridges_of_box():
-    """[(index, name)] of the interfaces whose driver calls itself so."""
+    """[(index, name)] of the interfaces whose driver is named bridge."""
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for index, name in socket.if_nameindex():
@@ -4560,8 +4571,8 @@ def bridges_of_box():
     return found
 
 def missing_for_bridges():
-    """The variables of the kernel without which something that a bridge passes on from
-    port to port meets no rule."""
+    """The kernel's variables that must be 1, or some of what a bridge passes on from port
+    to port meets no rule: those that are not."""
     lacking = []
     for setting in BRIDGE_SETTINGS:
         name = 'net/bridge/bridge-nf-' + setting
@@ -4574,8 +4585,8 @@ def missing_for_bridges():
 
 def overhear_bridges(trust):
     """A socket that receives nothing. While it is open, each bridge that is not in trust
-    hands up what it passes on from port to port, so that our others hear a knock to a
-    host behind it."""
+    hands up what it passes on from port to port, so that the taps hear a knock to a host
+    behind it."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
     for index, name in bridges_of_box():
         if is_inside(name, trust):
@@ -4623,15 +4634,15 @@ def status_path(config):
     return '%s/%s.sock' % (runtime_folder(), config.id)
 
 def status_socket(config):
-    """A socket that nobody but root (or our user) can ask; where it cannot be, one nobody
-    asks."""
+    """A socket that only root (or our user) can ask. If it cannot be bound: one that
+    nobody can ask."""
     sock = unix_socket()
     path = status_path(config)
     try:
         make_runtime_folder()
         if os.path.lexists(path):
             os.unlink(path)     # nobody's: we hold the ledger's lock
-        os.fchmod(sock.fileno(), 0o600)
+        os.fchmod(sock.fileno(), 0o600)     # bind() makes the file with this mode
         sock.bind(path)
     except OSError as error:
         log('status: %s: %s' % (path, error.strerror), WARNING)
@@ -4697,7 +4708,7 @@ def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(os.path.dirname(config.ledger), 0o022)
     if is_device(config.ledger):
-        # Each save puts a new file in its place: of /dev/null, for all programs.
+        # A save replaces the file: /dev/null would be gone for all programs.
         problems.append('%s: [server] ledger: %s is a device; name a file'
                         % (config.path, config.ledger))
     if any(client.ssh_key for client in config.clients.values()):
@@ -4705,7 +4716,7 @@ def check_programs(config):
             run(['ssh-keygen', '-Y', 'sign'])
         except KnockError as error:
             said = str(error)
-            # It always complains here; of an unknown option it does if it is too old.
+            # It always fails here, but "unknown option" means that it is too old.
             if 'option' in said or 'installed' in said:
                 problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
                                 '%s' % (config.path, said))
@@ -4713,7 +4724,8 @@ def check_programs(config):
         raise KnockError('\n'.join(problems), 2)
 
 def is_device(path):
-    """Anything else in the ledger's place is a lost ledger, and no reason to end."""
+    """Is it a device? Anything else that is no ledger counts as a lost one, and the
+    daemon starts."""
     with contextlib.suppress(OSError):
         mode = os.stat(path).st_mode
         return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
@@ -4723,8 +4735,8 @@ def nft_flaw():
     """Why nft cannot be used on this box, or None."""
     if find_program('nft') is None:
         return str(missing('nft'))
-    # One failure says nothing: to take iptables then would leave our own table of before
-    # in force, and nobody would open it.
+    # One failure says nothing. To take iptables for it would leave our nft table of
+    # before in force, closed to all.
     for _ in range(NFT_TRIES):
         try:
             version = run(['nft', '--version'])
@@ -4732,11 +4744,11 @@ def nft_flaw():
             return version_flaw(version)
         except KnockError as error:
             flaw = str(error)
-        time.sleep(RETRY_TIME / 5000)
+        time.sleep(0.2)
     return flaw
 
 def version_flaw(version):
-    """Why what calls itself so cannot be used, or None."""
+    """Why the nft that says this version cannot be used, or None."""
     numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
     if numbers is None:
         return 'nft does not say its version'
@@ -4802,14 +4814,15 @@ def see_box(tool, config, looks=None):
         except KnockError:
             # What is not of our own tool tells only what the box does besides. But what
             # was broken off tells nothing, and must not look like another box.
-            if argv[0].startswith(tool.name) or looks is not None and looks.broken_off:
+            broken_off = looks is not None and looks.broken_off
+            if broken_off or argv[0].startswith(tool.name):
                 raise
     return tool.read(outputs, config)
 
 def reflect_marks(names, path):
-    """Sets to 1 what a tool's rules need of the kernel: that resets carry the mark of
-    their question. What was there before is kept in a file, for uninstall. False if they
-    cannot be written."""
+    """Sets to 1 the kernel's variables that a tool's rules need: a reset then carries the
+    mark of the packet that it answers. The old values are kept in a file, for uninstall.
+    False if they cannot be written."""
     before = {}
     try:
         for name in names:
@@ -4874,8 +4887,8 @@ class Decoys:
         return any(decoy in ports for decoy, _ in self.held.values())
 
     def bound(self, preferred, taken):
-        """(port, socket): the preferred one, or one by chance, since the first that is
-        free would be the first that somebody looks at."""
+        """(port, socket): the preferred one, or one by chance: whoever seeks the decoy
+        would try the first free one first."""
         tries = [preferred]
         tries += struct.unpack('=%dH' % DECOY_TRIES, os.urandom(2 * DECOY_TRIES))
         for port in tries:
@@ -4884,7 +4897,8 @@ class Decoys:
             sock = bound_socket(port)
             if sock is not None:
                 return port, sock
-        raise KnockError('no TCP port of this box is free for a decoy')
+        raise KnockError('no TCP port of this box is free for a decoy, or too many files '
+                         'are open: ulimit -n')
 
     def let_go(self, port):
         """Of one hidden port."""
@@ -4946,7 +4960,8 @@ class Looks:
         return before != self.variables
 
     def hasten(self, now):
-        """At once, for whatever changes until then is taken for ours."""
+        """Right after our load. Its listing is the reference for later looks; what others
+        change before it would be taken for ours."""
         self.due = now
 
     def start(self):
@@ -4990,7 +5005,7 @@ class Standing:
         self.seen = None        # the Seen right after; None until somebody has looked
 
     def doubt(self, seen):
-        """All of it is about to be loaded by that, which may fail half way."""
+        """A load begins, made for the box as it is seen; it may fail half way."""
         self.known = False
         self.before = seen
         self.seen = None
@@ -5039,13 +5054,14 @@ class Keeper:
         self.called.ring()
 
     def turn(self, now, path):
-        """Once a step: what changes without an event. path: of reflect_marks()."""
+        """Once a step: looks at what changes without an event. path: where
+        reflect_marks() keeps the old values."""
         changed = self.looks.variables_changed()
         # With 0 there, a stranger's reset would leave from the decoy's port.
         if changed and self.reflecting:
             log('firewall: a variable of the kernel that it needs was changed', WARNING)
             reflect_marks(self.tool.sysctls, path)
-            self.looks.variables_changed()
+            self.looks.variables_changed()      # our own change is none
         if changed or changes_silently(self.tool):
             self.look(now)
 
@@ -5161,6 +5177,7 @@ class Keeper:
         KnockError: the state before stays."""
         if seen is None:
             seen = self.see(wanted.config)
+        # Mended once more, before a look found the last load in order?
         again = mended and self.standing.seen is None
         for tries_left in reversed(range(NFT_TRIES)):
             self.standing.doubt(seen)
@@ -5175,7 +5192,7 @@ class Keeper:
         self.standing.put(wanted)
         self.answer(wanted.number, None, mended, loaded)
         if again:
-            # Whatever harms us over and over again must not keep the processor busy.
+            # After a rest: what harms us again and again must not cost all the time.
             self.looks.ask(moment().mono)
         else:
             self.looks.hasten(moment().mono)
@@ -5205,7 +5222,8 @@ class Keeper:
 
     def unspent(self, wanted):
         """The openings without those of `once` that stood before: they may be spent, and
-        a set that is filled anew forgets that. Who has not used his knocks again."""
+        a set that is filled anew forgets that. Whoever has not used his must knock
+        again."""
         stood = set(self.standing.wanted.openings)
         return [opening for opening in wanted.openings
                 if not (opening.once and opening in stood)]
@@ -5243,9 +5261,9 @@ class Keeper:
         return (seen.ours, seen.box, seen.accepts) == (left.ours, left.box, left.accepts)
 
     def came_well(self, seen):
-        """The first look after a load: how the kernel lists what was loaded. A later
-        change is found out by that. False if the box was changed under way: then all is
-        to be loaded once more, but not for ever, where that changes nothing."""
+        """The first look after a load: this listing is the reference for later looks.
+        False if the box changed during the load: then all is loaded once more, unless
+        that would be in vain."""
         before, config = self.standing.before, self.standing.wanted.config
         if not self.standing.known or seen.ours is None and config.hide:
             return False
@@ -5268,17 +5286,17 @@ class Keeper:
 
 def cleared(tool, commands):
     """The same commands, but in one transaction with the end of what is there: another
-    version's table may be in the way. The last resort, for a hook that goes lets packets
-    by."""
+    version's table may be in the way. The last resort: packets pass while the hook is
+    gone."""
     (argv, nothing), *_ = tool.nothing()
     if argv != commands[0][0]:
         return commands
     return [(argv, nothing + commands[0][1])] + commands[1:]
 
 def guard_script(commands, variables=()):
-    """A shell script that hides from the boot on; never over what is there. variables:
-    the kernel's that must be 1, for until the daemon runs a reset would leave from the
-    decoy's port."""
+    """A shell script that hides from the boot on; where rules are, it leaves them.
+    variables: what the script sets to 1 in the kernel, or a reset would leave from the
+    decoy's port until the daemon runs."""
     text = GUARD_HEAD
     for name in variables:
         text += '[ ! -w /proc/sys/%s ] || echo 1 >/proc/sys/%s\n' % (name, name)
@@ -5292,12 +5310,13 @@ def guard_script(commands, variables=()):
 # --- probation: a new installation hides for good once somebody has come in from outside
 ON_TRIAL, PASSED, LAPSED = 'on trial', 'passed', 'lapsed'
 TRIAL_SAVED = 120000            # ms between two notes of the time that is left
+PROBATION = 600000              # ms of it, if nobody says otherwise
 TRIAL_GUARD = '# Hides nothing: on probation.\n'
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 
 def probation_text(state, left=0, now=0, boot=''):
     """What the file says. left: ms that it still has; now: the monotonic clock in the
-    boot whose id is given, or of no boot: then it begins with the daemon."""
+    boot of that id. boot '': not begun yet, the daemon's start begins it."""
     return json.dumps({'state': state, 'left': left, 'mono': now, 'boot': boot}) + '\n'
 
 class GuardFile:
@@ -5462,7 +5481,7 @@ class ConfigFile:
         return config
 
     def row(self):
-        """For status."""
+        """For status. last_good: does the copy rule in place of the file?"""
         return {'path': self.path, 'problem': self.problem,
                 'last_good': self.problem is not None}
 
@@ -5516,7 +5535,7 @@ class WallClock:
     """Watches for jumps of the wall clock, by the monotonic one."""
 
     def __init__(self):
-        self.offset = None      # ms between the two, while the ledger was lost
+        self.offset = None      # ms between the two; None: the ledger was not lost
         self.doubt = None       # why the clock cannot be right, or None
 
     def watch(self, now):
@@ -5527,15 +5546,15 @@ class WallClock:
         """True if it was set forward by more than a second, while that matters."""
         if self.offset is None:
             return False
-        # Up to a second is NTP's slewing; a step back only moves the line.
+        # Up to a second is NTP's slewing. A step back is no jump: count on from there.
         ahead = now.wall - now.mono - self.offset
         if 0 <= ahead <= 1000:
             return False
         self.offset += ahead
         return ahead > 1000
 
-    def judge(self, config, ledger, now):
-        """Looks whether it can be right. True if the opinion has changed."""
+    def doubt_changed(self, config, ledger, now):
+        """Asks again whether it can be right. True if a doubt came or went."""
         before, self.doubt = self.doubt, clock_doubt(config, ledger, now.wall)
         return (before is None) != (self.doubt is None)
 
@@ -5552,8 +5571,8 @@ def clock_doubt(config, ledger, now):
     latest = max(times)
     if now >= latest - 1000:
         return None
-    return ('%s UTC is before %s, the time of a file or a knock of ours: only paper '
-            'knocks count until it is set; type: date -s, or let NTP do it'
+    return ('%s UTC is before %s, the time of a file or a knock of ours: if it is wrong, '
+            'only paper knocks count; type: date -s, or let NTP set it'
             % (format_time(now), format_time(latest)))
 
 class Mutes:
@@ -5562,10 +5581,10 @@ class Mutes:
 
     def __init__(self):
         self.things = set()
-        self.until = None       # monotonic ms
+        self.until = None       # monotonic ms: the latest end of all of them
 
     def add(self, thing, seconds, now):
-        """Until so many seconds have begun. True if that is news."""
+        """Until the start of the second that is so many after this one. True if new."""
         if thing in self.things:
             return False
         self.things.add(thing)
@@ -5582,8 +5601,8 @@ class Mutes:
         return True
 
 def recalled_codes(path, now):
-    """The Codes as the daemon before left them. What cannot be read stands for as many
-    wrong tries as there can have been; after a boot there is no such file."""
+    """The Codes as the daemon before left them. If the file cannot be read, the worst is
+    assumed. After a boot there is no file: no wrong tries."""
     codes = Codes()
     try:
         memory = json.loads(read_file(path))
@@ -5596,8 +5615,8 @@ def recalled_codes(path, now):
     return codes
 
 def note_codes(path, codes):
-    """At once, or whoever makes us crash has free tries. Not on flash: over a restart,
-    not over a boot."""
+    """Saves them at each change, or whoever makes us crash has free tries. In /run: it
+    outlives a restart, not a boot, and wears no flash."""
     try:
         replace_text(path, json.dumps(codes.memory()))
     except OSError as error:
@@ -5650,6 +5669,11 @@ class Hearing:
         """Gives the kernel its filters."""
         config = self.state.config
         muted = self.mutes.things
+        ports = None
+        if any(self.keys.sequences.tables):
+            ports = KNOCKED_PORTS['ports']
+        elif self.state.codes:
+            ports = KNOCKED_PORTS['code']
 
         def for_datagrams(words):
             begin = packets_for(config)
@@ -5659,11 +5683,6 @@ class Hearing:
             wanted = None if 'syn' in muted else ports
             return syn_filter(wanted, words, packets_for(config))
         self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
-        ports = None
-        if any(self.keys.sequences.tables):
-            ports = KNOCKED_PORTS['ports']
-        elif self.state.codes:
-            ports = KNOCKED_PORTS['code']
         if ports or self.state.badges:
             self.syns.load(self.state.badges, for_syns)
         else:
@@ -5685,7 +5704,7 @@ class Hearing:
         return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
 
     def packets_of(self, syn, now):
-        """Sequences and codes sleep while they are muted."""
+        """The Packets that a SYN completes; only badges while 'syn' is muted."""
         before = self.keys.codes.memory()
         found = self.keys.packets_of(syn, now, 'syn' in self.mutes.things)
         if self.keys.codes.memory() != before:
@@ -5773,7 +5792,8 @@ class Doors:
         visit = Visit(knock.client.fingerprint, knock.client.name, str(knock.source),
                       network_of(knock), services)
         ends = order.began.mono + knock.seconds * 1000
-        self.visits[visit] = max(ends, self.visits.pop(visit, 0))
+        before = self.visits.pop(visit, 0)      # it becomes the youngest
+        self.visits[visit] = max(ends, before)
         self.next_end = min(self.next_end, ends + CLOSING_TIME)
         facts = knock_facts(knock, knock.services)
         self.hooks.run('on_open', self.state.config.on_open, facts)
@@ -5782,7 +5802,7 @@ class Doors:
             self.leave(own[0])
 
     def leave(self, visit):
-        """It is over."""
+        """It is over, or one too many of its client."""
         del self.visits[visit]
         facts = facts_of(visit.client, visit.source, visit.services, 0)
         self.hooks.run('on_close', self.state.config.on_close, facts)
@@ -5832,7 +5852,7 @@ class Doors:
             self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
 
     def still_open(self, visit):
-        """Has everything that this visit opened an opening still?"""
+        """Is everything that this visit opened still open?"""
         own = []
         for opening in self.state.openings.values():
             owner = opening.fingerprint, opening.source
@@ -6016,6 +6036,7 @@ class Daemon:
         trial = self.probation.due(now.mono)
         if trial is not None:
             due.append(trial)
+        # Half of systemd's time, from us to ms.
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
         if watchdog:
             due.append(watchdog)
@@ -6048,7 +6069,7 @@ class Daemon:
         notify('WATCHDOG=1\nSTATUS=%d openings' % len(self.state.openings))
         self.hearing.unmute(now)
         if self.hearing.keys.turned(now):
-            # Looked at once a step; commands of ours say it at once.
+            # Our own commands ask for the reload; an editor is noticed here, once a step.
             if self.source.changed():
                 self.reload(now)
             self.hearing.turn(now)
@@ -6062,7 +6083,7 @@ class Daemon:
         if self.hearing.keys.steps.stop % 120 == 0:      # an hour
             self.reports.tell_junk()
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
-        if self.clock.judge(self.config, self.state.ledger, now):
+        if self.clock.doubt_changed(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
             self.hearing.doubt(self.clock.doubt is not None, now)
 
@@ -6721,6 +6742,8 @@ def command_list(args):
 
 def command_status(args):
     """Exit 1 if what should be hidden is not, or nobody watches over it."""
+    if args.json and args.metrics:
+        raise KnockError('--json goes without --metrics', 2)
     report, now = ask_daemon(args.config, b'status'), moment().wall
     facts, warned = collections.OrderedDict(), []
     try:
@@ -6897,11 +6920,11 @@ def client_entries(args):
     """A client's section out of the options of a command."""
     told = vars(args)
     entries = [('secret', told.get('secret') or given_secret(None))]
+    if told.get('page'):
+        entries += PAGE         # what is told besides counts more
     for key, text in told_entries(args, CLIENT_KEYS):
         if key != 'secret':
             entries.append((key, text))
-    if told.get('page'):
-        entries += PAGE
     return entries
 
 def given_secret(source):
@@ -7115,7 +7138,11 @@ def taken(path):
     if problem:
         note('the daemon goes on with the config of before: ' + problem)
     tell_quarantine(report)
-    return read_config(path)
+    config = read_config(path)
+    # As the daemon would do.
+    if not report and os.path.exists(beside(config, GOOD_NAME)):
+        ConfigFile(path).keep(config)
+    return config
 
 def tell_quarantine(report):
     """Or whoever knocks now would look for another reason."""
@@ -7131,7 +7158,8 @@ def find_client(config, name):
 
 def command_run(args):
     # One that is there and broken is no reason to stop: the last good one rules then.
-    if args.client or args.hide or not os.path.exists(args.config):
+    told = [vars(args)[option] for option, _ in INSTEAD]
+    if any(told) or not os.path.exists(args.config):
         first_config(args, args.client, args.hide, Placing(args))
     go_small(args)
     run_daemon(args.config, args.verbose)
@@ -7184,6 +7212,7 @@ def command_add(args):
         return
 
     def plan(config):
+        refuse_idle(args, config)
         known.extend(config.clients)
         if args.name not in known:
             return new_client(args, config, Placing(args))
@@ -7322,7 +7351,12 @@ def command_remove(args):
 
 def command_show(args):
     config = read_config(args.config)
-    print_line(config, find_client(config, args.name), args)
+    client = find_client(config, args.name)
+    carriers = usable_carriers(config, client)
+    if args.via and args.via not in carriers:
+        raise KnockError('%s cannot knock by %s, but by: %s' % (
+            client.name, args.via, ', '.join(carriers)), 2)
+    print_line(config, client, args)
 
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
@@ -7737,10 +7771,10 @@ class Watch:
             self.bridges = overhear_bridges(config.trust)
         self.watcher.keys.adopt(moment())
         begin = packets_for(config)
-        datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
-        syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
-        self.datagrams.load([], lambda words: datagrams)
-        self.syns.load([], lambda words: syns)
+        for_datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
+        for_syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
+        self.datagrams.load([], lambda words: for_datagrams)
+        self.syns.load([], lambda words: for_syns)
         for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 
@@ -8375,15 +8409,18 @@ def place_all(args, system, place, text):
         place.put(path, content, 0o755 if content.startswith('#!') else 0o644)
     return config
 
-def begin_probation(config, place, time):
+def begin_probation(config, place, told):
     """A new installation hides for so long, unless somebody knocks; one that passed
     stays. Version 0.1 noted it in the guard."""
     path, guard = beside(config, 'probation'), beside(config, 'guard')
     with contextlib.suppress(FileNotFoundError):
         if json.loads(read_file(place.root + path))['state'] == PASSED:
+            if told:
+                note('--probation has no effect: it is over, for a knock came')
             return
     old = content_of(place.root + guard)[0]
     passed = old is not None and b'on probation' not in old.partition(b'\n')[0]
+    time = PROBATION if told is None else told
     if passed or not time:
         place.put(path, probation_text(PASSED))
         return
@@ -8522,6 +8559,8 @@ def command_uninstall(args):
         failed += carry_out_all(system.forgets, place)
     for line in failed:
         note(line)
+    if args.dry_run:
+        return
     kept = ''
     if folders and not with_keys:
         kept = '; the keys stay in ' + ' and '.join(folders)
@@ -8581,7 +8620,7 @@ COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
          ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
-          {'type': milliseconds('0s', '31d'), 'default': '10m'}),
+          {'type': milliseconds('0s', '31d')}),
          ('--url', 'URL', 'where a script out of a pipe comes from')]),
     ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
         ('--yes', None, 'delete the keys without asking')]),

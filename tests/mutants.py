@@ -197,17 +197,14 @@ def serve(files):
 
 
 class Forks:
-    """A copy of the tree, and the process in it that has imported a section's tests."""
+    """The process in a copy of the tree that has imported a section's tests."""
 
-    def __init__(self, files):
-        self.folder = tempfile.TemporaryDirectory()
-        self.tree = os.path.join(self.folder.name, 'tree')
-        shutil.copytree(TOP, self.tree, ignore=shutil.ignore_patterns('.git', '.tox'))
-        self.files, self.seconds = files, 600
+    def __init__(self, tree, text, files):
+        self.tree, self.files, self.seconds = tree, files, 600
+        pathlib.Path(tree, 'knockd.py').write_text(text)
         self.process = subprocess.Popen(
-            [sys.executable, '-B', os.path.join(self.tree, 'tests', 'mutants.py'), '--serve']
-            + files, cwd=self.tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            universal_newlines=True)
+            [sys.executable, '-B', os.path.join(tree, 'tests', 'mutants.py'), '--serve'] + files,
+            cwd=tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE, universal_newlines=True)
 
     def is_killed(self, mutant):
         """Do the tests fail with this mutant, or with none?"""
@@ -233,11 +230,10 @@ class Forks:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
-        self.folder.cleanup()
 
 
 # --- a section ----------------------------------------------------------------------------------
-def tried(section, text, count, seed):
+def tried(section, text, trees, count, seed):
     """Runs a section's mutants. (how many there are, those that were tried, [survivor])"""
     files = ['tests/unit/%s.py' % name for name in SECTIONS[section].split()]
     mutants = mutants_of(text, section)
@@ -245,7 +241,7 @@ def tried(section, text, count, seed):
     if count and count < len(mutants):
         chosen = random.Random(seed).sample(mutants, count)
     harmless = {line[2:] for line in HARMLESS.read_text().splitlines() if line[:2] == '  '}
-    forks = [Forks(files) for _ in range(JOBS)]
+    forks = [Forks(tree, text, files) for tree in trees]
     free = queue.Queue()
     for each in forks:
         free.put(each)
@@ -264,7 +260,7 @@ def tried(section, text, count, seed):
             raise SystemExit('%s: its tests fail with nothing changed' % section)
         for each in forks:      # some mutants never end
             each.seconds = 10 + int(PATIENCE * (time.monotonic() - begin))
-        with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+        with concurrent.futures.ThreadPoolExecutor(len(forks)) as pool:
             lives = list(pool.map(survives, chosen))
     finally:
         for each in forks:
@@ -281,9 +277,19 @@ def main():
     args = parser.parse_args()
     if args.serve:
         return serve(args.sections)
-    text, low = (TOP / 'knockd.py').read_text(), False
+    with tempfile.TemporaryDirectory() as folder:
+        # Whoever goes on editing changes nothing under way.
+        trees = [os.path.join(folder, str(number)) for number in range(JOBS)]
+        for tree in trees:
+            shutil.copytree(TOP, tree, ignore=shutil.ignore_patterns('.git', '.tox'))
+        return run_all(args, trees)
+
+
+def run_all(args, trees):
+    """Runs the sections and prints what became of them; the exit code."""
+    text, low = pathlib.Path(trees[0], 'knockd.py').read_text(), False
     for section in args.sections:
-        total, chosen, survivors = tried(section, text, args.n, args.seed)
+        total, chosen, survivors = tried(section, text, trees, args.n, args.seed)
         share = 1 - len(survivors) / len(chosen)
         low = low or share < TARGET
         print('%-22s %4d of %4d mutants, %4d killed, %3d survived: %.1f %%' % (

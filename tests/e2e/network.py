@@ -283,9 +283,9 @@ def ip_packet(source, target, protocol, payload, **fields):
     return head + socket_address(source) + socket_address(target) + options + payload
 
 
-def syn_packet(source, target, port, source_port=40000, token=bytes(10), flags=SYN):
-    """A SYN with a right checksum; token is its seq, ack and window."""
-    fields = port, token, source_port, flags, b''
+def syn_packet(source, target, port, source_port=40000, badge=bytes(10), flags=SYN):
+    """A SYN with a right checksum; badge is its seq, ack and window."""
+    fields = port, badge, source_port, flags, b''
     check = checksum(pseudo_header(source, target, 6, 20) + tcp_segment(*fields))
     return ip_packet(source, target, 6, tcp_segment(*fields, check=check))
 

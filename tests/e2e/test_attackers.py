@@ -74,12 +74,12 @@ def test_a_captured_knock_opens_nothing_again(wire, house, address, via):
     assert [syn[1] for syn in sent] == [int(port) for port in ports]
     for namespace in (wire.client, wire.stranger):
         source = namespace.addresses[':' in address]
-        for source_port, port, token in sent:
-            namespace.inject(carriers.syn_packet(source, address, port, source_port, token))
+        for source_port, port, badge in sent:
+            namespace.inject(carriers.syn_packet(source, address, port, source_port, badge))
     house.says('refused %s %s replay' % (client, wire.stranger.addresses[':' in address]))
     for source in forged_sources(address, 3):
-        for source_port, port, token in sent:
-            wire.stranger.inject(carriers.syn_packet(source, address, port, source_port, token))
+        for source_port, port, badge in sent:
+            wire.stranger.inject(carriers.syn_packet(source, address, port, source_port, badge))
     assert stays_shut(wire, house, address, before + 1)
     assert not house.opened(wire.stranger, client, address)
 

@@ -4,6 +4,7 @@ proxies, several ways out, no name server, UDP that does not pass, fail2ban behi
 import contextlib
 import re
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -63,6 +64,34 @@ def test_a_probe_is_nothing_that_sshd_logs_and_fail2ban_counts(wire, home, sshd,
     assert until(lambda: 'Connection closed by %s port' % peer in sshd())
     ports = set(re.findall('%s port ([0-9]+)' % peer, sshd()))
     assert len(ports) == 1, sshd()
+
+
+def counted(lines, mode, tmp_path):
+    """How many of sshd's lines fail2ban's own filter counts against somebody."""
+    log = tmp_path / 'auth.log'
+    log.write_text(''.join('Nov 29 03:00:00 box sshd[7]: %s\n' % line for line in lines))
+    said = subprocess.check_output(['fail2ban-regex', str(log), 'sshd[mode=%s]' % mode])
+    return int(re.search(r'Lines: %d lines, \d+ ignored, (\d+) matched' % len(lines),
+                         said.decode()).group(1))
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(not shutil.which('fail2ban-regex'), reason='fail2ban is not installed')
+def test_fail2ban_bans_nobody_for_his_knocks_whatever_its_mode(wire, home, sshd, tmp_path):
+    """What it would count, a connection that ends early, is there to compare with."""
+    address = wire.server.addresses[0]
+    before = len(sshd().splitlines())
+    for options in (('--', 'true'), ('--wait', '2'), ('--open', 'tcp/%d' % SSHD)) * 5:
+        at = options.index('--') if '--' in options else len(options)
+        words = options[:at] + (line(address, SSHD),) + options[at:]
+        assert run(wire, home, *words).code == 0
+    assert wire.client.connects(address, SSHD)
+    peer = wire.client.addresses[0]
+    assert until(lambda: any('Connection closed by %s port' % peer in one
+                             for one in sshd().splitlines()[before:]))
+    lines = sshd().splitlines()[before:]
+    assert [counted(lines, mode, tmp_path) for mode in ('ddos', 'aggressive')] == [1, 1], lines
+    assert counted(lines, 'normal', tmp_path) == 0
 
 
 def test_a_probe_never_reaches_the_listener(wire, home, address):

@@ -67,13 +67,14 @@ def forwarded(request, wire, inside):
     else:
         for target, tool in tools.items():
             for line in IPTABLES.format(tool, target).strip().splitlines():
-                if not (legacy and ('FORWARD' in line)):    # what nft cannot see it cannot mend
-                    wire.server.must(*line.split())
+                wire.server.must(*line.split())
     with inside.listen(INSIDE) as listener:
         yield listener
     if legacy:
         for tool in tools.values():
             wire.server.must(tool, '-t', 'nat', '-F')
+            wire.server.must(tool, '-F')
+            wire.server.must(tool, '-P', 'FORWARD', 'ACCEPT')
 
 
 def test_a_forwarded_port_is_hidden_and_opens(wire, forwarded, daemon):

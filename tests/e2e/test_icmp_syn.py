@@ -84,12 +84,12 @@ def test_one_syn_opens(wire, house, address):
 
 def test_a_syn_with_ack_opens_nothing_by_its_token(wire, house, address):
     client = name_for('late', address)
-    token = bytes.fromhex(house.shown(client, address, 'syn')[0])
+    badge = bytes.fromhex(house.shown(client, address, 'syn')[0])
     source = wire.client.addresses[':' in address]
     for flags in (carriers.SYN | carriers.ACK, carriers.SYN | carriers.RST, carriers.ACK):
-        wire.client.inject(carriers.syn_packet(source, address, 4000, 4000, token, flags))
+        wire.client.inject(carriers.syn_packet(source, address, 4000, 4000, badge, flags))
     assert house.settled_shut(wire.client, client, address)
-    wire.client.inject(carriers.syn_packet(source, address, 4000, 4000, token))
+    wire.client.inject(carriers.syn_packet(source, address, 4000, 4000, badge))
     assert house.opens(wire.client, client, address), house.text()
 
 
@@ -100,8 +100,8 @@ def test_carriers_that_are_off_open_nothing(wire, tmp_path_factory, address):
         source = wire.client.addresses[':' in address]
         assert knocked(wire.client, house, 'echo', address, '--wait', '0', '--via', 'icmp',
                        privileged=True).code == 0
-        token = bytes.fromhex(house.shown('syn', address, 'syn')[0])
-        wire.client.inject(carriers.syn_packet(source, address, 4000, 4000, token))
+        badge = bytes.fromhex(house.shown('syn', address, 'syn')[0])
+        wire.client.inject(carriers.syn_packet(source, address, 4000, 4000, badge))
         for client in clients:
             assert house.settled_shut(wire.client, client, address)
 
@@ -111,8 +111,8 @@ def test_the_default_carriers_are_udp_icmp_and_ports(wire, tmp_path_factory):
     with carriers.housing(wire, tmp_path_factory, one='', two='', three='', four='',
                           five='code = yes') as house:
         source = wire.client.addresses[0]
-        token = bytes.fromhex(house.shown('four', address, 'syn')[0])
-        wire.client.inject(carriers.syn_packet(source, address, 4000, 4000, token))
+        badge = bytes.fromhex(house.shown('four', address, 'syn')[0])
+        wire.client.inject(carriers.syn_packet(source, address, 4000, 4000, badge))
         code = house.shown('five', address, 'code')[0]
         carriers.touch_all(wire.client, address, carriers.knock.code_ports(code))
         for client, via in (('one', 'udp'), ('two', 'icmp'), ('three', 'ports')):

@@ -133,6 +133,22 @@ def test_a_broken_config_does_not_rule_at_a_restart(wire, daemon):
         assert 'nonsense' not in lines.read()
 
 
+def test_who_is_removed_while_no_daemon_is_there_does_not_come_back_by_the_good_copy(wire, daemon):
+    knockd = daemon(anna='', bert='')
+    address = wire.server.addresses[0]
+    removed = knockd.datagram('anna')
+    knockd.kill()
+    assert knockd.do('remove', 'anna').code == 0
+    with open(knockd.config, 'a') as config:
+        config.write('[server\nnonsense\n')
+    knockd.start()
+    knockd.says('the last good copy rules')
+    wire.client.send(removed, address)
+    wire.stranger.send(knockd.datagram('bert'), address)
+    knockd.says('open bert')
+    assert not knockd.count('open anna') and not wire.client.connects(address)
+
+
 def test_a_client_that_was_removed_does_not_come_back_by_the_good_copy(wire, daemon):
     """To remove a client changes no rules, so nothing is loaded then."""
     knockd = daemon(anna='', bert='')

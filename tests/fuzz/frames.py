@@ -76,7 +76,7 @@ def datagrams(client):
 
 
 def segments(client):
-    """SYNs of one client: the token, the six ports of its sequence, of a paper, of its code."""
+    """SYNs of one client: the badge, the six ports of its sequence, of a paper, of its code."""
     step = NOW // knockd.STEP
     ports = knockd.step_ports(client.keys, step) + knock.code_ports(
         knockd.code_at(client.keys, step)) + knockd.paper_ports(client.keys, 1700000000, 1)
@@ -213,7 +213,7 @@ class Target:
         self.daemon = played.furnished(patch, self.config, state, knockd.Moment(NOW, MONO), keeper)
         self.daemon.file = keeper
         self.tags = {int.from_bytes(tag[:4], 'big') for tag in state.tags}
-        self.syns = {int.from_bytes(token[:4], 'big') for token in state.badges}
+        self.syns = {int.from_bytes(badge[:4], 'big') for badge in state.badges}
         self.kernels = (
             Kernel(knockd.datagram_filter(self.config.carriers, None, self.tags)),
             Kernel(knockd.syn_filter(knockd.KNOCKED_PORTS['ports'], self.syns)))

@@ -85,8 +85,8 @@ class Box:
         return sum(text in line for line in self.lines)
 
 
-def syn(port, token=bytes(10)):
-    return 6, tcp_segment(port, token)
+def syn(port, badge=bytes(10)):
+    return 6, tcp_segment(port, badge)
 
 
 def knock_by(box, via, time):

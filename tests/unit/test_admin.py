@@ -116,6 +116,12 @@ def test_set_changes_one_key_and_an_empty_value_takes_it_out(path):
     (('unhide', 'tcp/80'), 1, 'tcp/80 is not one of hide'),
     (('hide', 'tcp/ssh'), 2, "'tcp/ssh' is not a service"),
     (('add', 'carl', '--secret', SECRETS[3]), 2, 'standard input'),
+    (('run', '--trust', 'lan'), 2, '--trust has no effect'),
+    (('add', 'carl', '--host', 'b.example'), 2, '--host has no effect'),
+    (('show', 'anna', '--via', 'code'), 2, 'anna cannot knock by code, but by: udp, icmp, ports'),
+    (('show', 'anna', '--via', 'paper'), 2, 'anna cannot knock by paper, but by: udp'),
+    (('status', '--json', '--metrics'), 2, '--json goes without --metrics'),
+    (('run', '--host', 'b.example'), 2, '--host has no effect'),
     (('nonsense',), 2, 'invalid choice'), ((), 2, 'required'), (('add',), 2, 'NAME')])
 def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(path, arguments, status, words):
     code, out, err = command(path, *arguments)
@@ -228,6 +234,8 @@ def test_a_client_for_a_page_knocks_by_ports_alone(path):
     line = must(path, 'add', 'phone', '--page')
     client = knockd.read_config(path).clients['phone']
     assert client.carriers == ('ports',) and client.open_for == 30000
+    must(path, 'add', 'pad', '--page', '--for', '5m')
+    assert knockd.read_config(path).clients['pad'].open_for == 300000, 'what is told counts'
     assert '&via=ports&' in line
 
 

@@ -42,6 +42,48 @@ def test_a_ledger_takes_no_devices_place(tmp_path):
         knockd.check_programs(config._replace(ledger='/dev/null'))
 
 
+@pytest.mark.parametrize('said,flawed', [
+    ('ssh-keygen: Too few arguments for sign', False), ('unknown option -- Y', True),
+    ('ssh-keygen is not installed', True)])
+def test_a_client_with_an_ssh_key_needs_a_program_that_checks_signatures(
+        tmp_path, monkeypatch, said, flawed):
+    config = knockd.parse_config(
+        '[server]\nid = a\nhide = tcp/22\nledger = %s/ledger\n[client anna]\nsecret = %s\n'
+        % (tmp_path, knockd.encode_secret(bytes(range(32)))), '/a')
+    ran = []
+
+    def run(argv, text='', seconds=0):
+        ran.append(argv)
+        raise knockd.KnockError(said)
+    monkeypatch.setattr(knockd, 'run', run)
+    knockd.check_programs(config)
+    assert ran == []
+    anna = config.clients['anna']._replace(ssh_key='ssh-ed25519 AAAA')
+    config = config._replace(clients={'bert': config.clients['anna'], 'anna': anna})
+    if not flawed:
+        knockd.check_programs(config)
+    else:
+        with pytest.raises(knockd.KnockError) as told:
+            knockd.check_programs(config._replace(ledger='/dev/null'))
+        assert str(told.value).splitlines() == [
+            '/a: [server] ledger: /dev/null is a device; name a file',
+            '/a: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): ' + said]
+        assert told.value.status == 2
+    assert ran == [['ssh-keygen', '-Y', 'sign']]
+
+
+def test_a_folder_that_others_may_change_is_no_place_for_a_ledger(tmp_path):
+    config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\nledger = %s/ledger\n'
+                                 % tmp_path, '/a')
+    for mode, fine in ((0o755, True), (0o754, True), (0o775, False), (0o757, False)):
+        tmp_path.chmod(mode)
+        if fine:
+            knockd.check_programs(config)
+            continue
+        with pytest.raises(knockd.KnockError, match=str(tmp_path)):
+            knockd.check_programs(config)
+
+
 def test_a_folder_is_no_program(tmp_path):
     config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\non_open = %s\n' % tmp_path, '/a')
     assert knockd.box_facts(config).programs == []

@@ -125,11 +125,11 @@ def test_a_copy_from_another_source_is_no_copy(daemon, state):
 
 def test_copies_of_two_clients_are_told_apart(daemon, state):
     """The id of a SYN is its step alone, the same for everybody."""
-    tokens = [knockd.Credential(state.config.clients[name], 'syn', STEP, None, ())
-              for name in ('anna', 'trusted')]
+    credentials = [knockd.Credential(state.config.clients[name], 'syn', STEP, None, ())
+                   for name in ('anna', 'trusted')]
     for _ in range(2):
-        for token, sender in zip(tokens, (HERE, ELSEWHERE)):
-            daemon.handle(knockd.Packet('syn', sender, token), at())
+        for credential, sender in zip(credentials, (HERE, ELSEWHERE)):
+            daemon.handle(knockd.Packet('syn', sender, credential), at())
     assert len(daemon.calls) == 4 and len(daemon.lines) == 2, daemon.lines
 
 

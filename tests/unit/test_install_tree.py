@@ -184,6 +184,7 @@ def test_uninstall_stops_the_service_before_it_takes_its_files(system, tmp_path)
     code, out, err = knockd('--config', '/etc/knockd/knockd.ini', 'uninstall', '--root', tree,
                             '--dry-run')
     assert (code, err) == (0, '')
+    assert 'is uninstalled' not in out
     first, last = out.index('\nremove '), out.rindex('\nremove ')
     ends = re.findall(r'^\$ (.*)', out[:first], re.M)
     assert ends[:len(ENDS[system])] == ENDS[system]     # then come the rules of this very box
@@ -489,9 +490,11 @@ def test_a_new_installation_is_on_probation(more, left, tmp_path):
     passed = '{"state": "passed", "left": 0, "mono": 0, "boot": ""}\n'
     with open(path, 'w') as file:
         file.write(passed)
-    knockd('install', '--root', tree)
-    with open(path) as file:
-        assert file.read() == passed, 'once passed, it is over'
+    for more, said in (((), False), (('--probation', '0'), False), (('--probation', '5m'), True)):
+        code, _, err = knockd('install', '--root', tree, *more)
+        assert code == 0 and ('note: --probation has no effect: it is over' in err) == said
+        with open(path) as file:
+            assert file.read() == passed, 'once passed, it is over'
 
 
 def told_in(path):

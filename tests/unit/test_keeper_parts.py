@@ -3,9 +3,12 @@ Its thread: test_keeper_thread.py; the real firewall: tests/e2e/test_keeper.py."
 import collections
 import errno
 import json
+import select
 import socket
 import struct
 import threading
+import types
+from unittest import mock
 
 import knockd
 import pytest
@@ -100,6 +103,29 @@ def test_iptables_legacy_is_asked_only_where_the_kernel_has_its_tables(monkeypat
     assert not knockd.has_lister('iptables-legacy-save')
 
 
+def asked(fails, looks=None):
+    """What see_box() hands on of nft and of iptables-save, when some of them fail."""
+    def finish(process, argv, text):
+        if argv[0] in fails:
+            raise knockd.KnockError(argv[0] + ' failed')
+        return 'listed by ' + argv[0]
+    tool = types.SimpleNamespace(name='nft', read=lambda outputs, config: outputs)
+    tool.list_commands = lambda has: [['nft', '-j'], ['iptables-save', '-c']]
+    with mock.patch.multiple(knockd, start=lambda argv: argv, finish=finish):
+        return knockd.see_box(tool, CONFIG, looks)
+
+
+@pytest.mark.parametrize('looking', [False, True])
+def test_a_listing_that_is_not_of_our_own_tool_may_fail(looking):
+    whole = {'nft': 'listed by nft', 'iptables-save': 'listed by iptables-save'}
+    looks = knockd.Looks() if looking else None
+    assert asked((), looks) == whole
+    assert asked(('iptables-save',), looks) == {'nft': 'listed by nft'}
+    with pytest.raises(knockd.KnockError, match='nft failed'):
+        asked(('nft',), looks)
+    assert not looking or looks.process == ['iptables-save', '-c'] or looks.process == ['nft', '-j']
+
+
 # --- what the kernel is told --------------------------------------------------------------------
 @pytest.fixture
 def kernel(monkeypatch, tmp_path):
@@ -107,8 +133,14 @@ def kernel(monkeypatch, tmp_path):
     values = dict.fromkeys(knockd.SYSCTLS, '0\n')
     monkeypatch.setattr(knockd, 'write_variable', values.__setitem__)
     read = knockd.read_file
-    monkeypatch.setattr(knockd, 'read_file', lambda path: values[path[10:]]
-                        if path.startswith('/proc/sys/') else read(path))
+
+    def played(path):
+        if not path.startswith('/proc/sys/'):
+            return read(path)
+        if path[10:] not in values:
+            raise FileNotFoundError(path)
+        return values[path[10:]]
+    monkeypatch.setattr(knockd, 'read_file', played)
     monkeypatch.setattr(knockd.os.path, 'exists', lambda path, old=knockd.os.path.exists:
                         str(path)[10:] in values
                         if str(path).startswith('/proc/sys/') else old(path))
@@ -147,6 +179,25 @@ def test_a_kernel_that_cannot_be_told_is_told_of(kernel, tmp_path, monkeypatch):
     knockd.restore_marks(str(tmp_path / 'gone'))
     (tmp_path / 'sysctls').write_text('no json')
     knockd.restore_marks(str(tmp_path / 'sysctls'))
+
+
+def test_a_variable_of_the_kernel_is_written_as_it_is_named(tmp_path):
+    path = tmp_path / 'value'
+    path.write_text('0')
+    knockd.write_variable('../..' + str(path), '1')
+    assert path.read_text() == '1'
+
+
+def test_a_variable_that_changes_is_told_once(kernel):
+    kernel.update(dict.fromkeys(knockd.MADE_BY, '1\n'))
+    looks = knockd.Looks()
+    assert len(looks.variables) == len(knockd.SYSCTLS + knockd.MADE_BY)
+    assert not looks.variables_changed()
+    for name in knockd.SYSCTLS + knockd.MADE_BY:
+        kernel[name] = '2\n'
+        assert looks.variables_changed() and not looks.variables_changed()
+    del kernel[knockd.MADE_BY[0]]
+    assert looks.variables_changed()
 
 
 # --- decoys -------------------------------------------------------------------------------------
@@ -210,6 +261,34 @@ def test_a_bound_socket_is_of_both_families_and_does_not_listen():
     holder.close()
 
 
+@pytest.mark.parametrize('number', [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_without_ipv6_a_decoy_is_of_ipv4_alone(monkeypatch, number):
+    real = socket.socket
+
+    class NoIpv6(real):
+        def __init__(self, family=socket.AF_INET, *more, **named):
+            if family == socket.AF_INET6 and number == errno.EAFNOSUPPORT:
+                raise OSError(number, 'not supported')
+            super().__init__(family, *more, **named)
+
+        def bind(self, address):
+            if self.family == socket.AF_INET6:
+                raise OSError(number, 'not available')
+            super().bind(address)
+    monkeypatch.setattr(knockd.socket, 'socket', NoIpv6)
+    holder = knockd.bound_socket(0)
+    assert holder.family == socket.AF_INET and holder.getsockname()[0] == '0.0.0.0'
+    assert knockd.bound_socket(holder.getsockname()[1]) is None
+    holder.close()
+
+
+def test_a_port_that_somebody_has_over_ipv6_alone_is_no_decoy():
+    with socket.socket(socket.AF_INET6) as holder:
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        holder.bind(('::', 0))
+        assert knockd.bound_socket(holder.getsockname()[1]) is None
+
+
 # --- looks --------------------------------------------------------------------------------------
 class Process:
     killed = 0
@@ -268,6 +347,7 @@ def keeper(monkeypatch):
     monkeypatch.setattr(knockd, 'ruleset_events', lambda: ours)
     made = knockd.Keeper(knockd.NFT, True)
     made.standing.put(WANTED)
+    made.wanted, made.theirs = WANTED, theirs
     yield made
     ours.close()
     theirs.close()
@@ -323,6 +403,218 @@ def test_the_same_config_or_one_with_the_same_rules_is_no_load(keeper):
     assert keeper.same_rules(CONFIG)
     other = CONFIG._replace(window=1)
     assert not keeper.same_rules(other), 'nobody has looked'
+
+
+class Played:
+    """A tool whose rules are the ports that are hidden."""
+    name, sysctls = 'played', ('net/x',)
+
+    def __init__(self):
+        self.asked = []
+
+    def whole(self, config, seen, decoys, openings, now):
+        self.asked.append((seen, decoys, list(openings)))
+        return [(['played'], '%s %s\n' % (knockd.format_services(config.hide), seen.ours))]
+
+    def nothing(self):
+        return [(['played'], 'delete\n')]
+
+
+@pytest.fixture
+def loading(keeper, monkeypatch):
+    """A keeper without its thread whose commands are written down, with their seconds; as many of
+    them fail as `fails` says."""
+    keeper.tool, keeper.ran, keeper.fails = Played(), [], 0
+    keeper.boxes = [FINE]               # as they are seen one after the other
+
+    def run(argv, text='', seconds=0):
+        keeper.ran.append((text, seconds))
+        if keeper.fails:
+            keeper.fails -= 1
+            raise knockd.KnockError('failed')
+
+    def see(config, looks=None):
+        return keeper.boxes.pop(0) if len(keeper.boxes) > 1 else keeper.boxes[0]
+    monkeypatch.setattr(knockd, 'run', run)
+    keeper.see = see
+    hidden = {CONFIG.hide: [22], NOTHING_HIDDEN.hide: []}
+    monkeypatch.setattr(knockd, 'decoy_ports', lambda config, seen: (hidden[config.hide], {7}))
+    monkeypatch.setattr(knockd.Decoys, 'bound', lambda self, preferred, taken: (
+        (40000, Socket(40000)) if taken == {7} else None))
+    return keeper
+
+
+def test_the_first_load_has_the_time_to_load_modules_and_later_ones_have_less(loading):
+    loading.standing.wanted = knockd.Wanted(0, None, ())
+    loading.load(WANTED)
+    loading.load(WANTED)
+    assert loading.ran == [('tcp/22 ours\n', 40), ('tcp/22 ours\n', 10)]
+    done = loading.results()
+    assert [(each.number, each.error, each.mended) for each in done] == [(1, None, False)] * 2
+    assert done[0].loaded.decoys == {22: 40000}
+    assert done[0].loaded.guard == knockd.GUARD_HEAD + (
+        '[ ! -w /proc/sys/net/x ] || echo 1 >/proc/sys/net/x\n')
+    assert [seen.ours for seen, _, _ in loading.tool.asked] == ['ours', None] * 2
+    assert loading.standing.known and loading.standing.wanted is WANTED
+
+
+def test_where_resets_carry_no_marks_there_are_no_decoys_and_the_boot_sets_nothing(loading):
+    loading.reflecting = False
+    loading.load(WANTED)
+    done, = loading.results()
+    assert done.loaded == knockd.Loaded({}, knockd.GUARD_HEAD)
+
+
+def test_decoys_of_what_is_no_longer_hidden_are_let_go_after_the_load(loading):
+    loading.load(WANTED)
+    held = loading.decoys.held[22][1]
+    loading.fails = 9
+    with pytest.raises(knockd.KnockError):
+        loading.load(WANTED._replace(config=NOTHING_HIDDEN))
+    assert held.open, 'the rules that name it are still there'
+    loading.fails = 0
+    loading.load(WANTED._replace(config=NOTHING_HIDDEN))
+    assert not held.open and loading.decoys.ports() == {}
+
+
+def test_a_table_of_ours_that_is_in_the_way_is_loaded_over_in_one_transaction(loading):
+    loading.fails = 1
+    loading.load(WANTED)
+    assert [text for text, _ in loading.ran] == ['tcp/22 ours\n', 'delete\ntcp/22 ours\n']
+
+
+def test_a_box_that_changes_all_the_time_is_tried_five_times(loading):
+    loading.fails = 99
+    loading.boxes = [FINE._replace(ours=None, box=number) for number in range(9)]
+    with pytest.raises(knockd.KnockError, match='failed'):
+        loading.load(WANTED)
+    assert len(loading.ran) == 5 and loading.results() == [] and not loading.standing.known
+    del loading.ran[:]
+    loading.boxes = [FINE._replace(ours=None)]
+    with pytest.raises(knockd.KnockError, match='failed'):
+        loading.load(WANTED)
+    assert len(loading.ran) == 1, 'a box that stays as it is'
+
+
+def test_what_was_put_back_once_is_looked_at_at_once_and_the_next_time_after_a_rest(
+        loading, monkeypatch):
+    monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 1000))
+    loading.looks.rested = 70000
+    loading.standing.note(FINE)
+    for due in (1000, 70000):
+        loading.looks.due = None
+        loading.load(WANTED, FINE, mended=True)
+        assert loading.looks.due == due
+    loading.looks.due = None
+    loading.load(WANTED, FINE)
+    assert loading.looks.due == 1000, 'what was asked for is no harm'
+    assert [each.mended for each in loading.results()] == [True, True, False]
+
+
+def test_what_cannot_be_brought_is_told_and_tried_again_after_a_second(loading, monkeypatch):
+    monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 5000))
+    loading.standing.known = False
+    loading.fails = 9
+    loading.bring(WANTED._replace(number=4), 5000)
+    done, = loading.results()
+    assert (done.number, str(done.error)) == (4, 'failed') and loading.retry == 6000
+    loading.step(WANTED._replace(number=4), 5999)
+    assert loading.results() == []
+
+
+def test_a_look_that_harm_follows_and_that_fails_is_told_and_made_again(loading, monkeypatch):
+    monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 5000))
+    loading.boxes = [FINE._replace(ours=None)]
+    loading.fails = 9
+    loading.inspect(WANTED, 5000)
+    done, = loading.results()
+    assert (done.number, str(done.error)) == (1, 'failed')
+    assert (loading.retry, loading.looks.due) == (6000, 6010)
+    loading.see = mock.Mock(side_effect=knockd.KnockError('no listing'))
+    loading.retry = 0
+    loading.inspect(WANTED, 5000)
+    done, = loading.results()
+    assert (done.number, str(done.error)) == (1, 'no listing')
+    assert (loading.retry, loading.looks.due) == (0, 6010), 'knocks do not wait for that'
+    loading.looks.broken_off = True
+    loading.inspect(WANTED, 5000)
+    assert loading.results() == [] and loading.looks.due == 5010, 'to be broken off is no failure'
+
+
+def test_the_same_rules_are_those_of_the_same_decoys(loading):
+    loading.load(WANTED)
+    loading.standing.note(FINE)
+    other = CONFIG._replace(window=1)
+    assert loading.same_rules(other)
+    assert not loading.same_rules(NOTHING_HIDDEN)
+    loading.decoys.held[25] = (40001, Socket(40001))
+    assert not loading.same_rules(other), 'another port needs one'
+    loading.reflecting = False
+    assert loading.same_rules(other), 'there are none'
+
+
+@pytest.mark.parametrize('changed,silent,reflecting,looked,said', [
+    (False, False, True, False, 0), (False, True, True, True, 0), (True, False, True, True, 1),
+    (True, True, False, True, 0)])
+def test_once_a_step_it_looks_where_no_event_tells(
+        keeper, monkeypatch, changed, silent, reflecting, looked, said):
+    lines, marks = [], []
+    keeper.reflecting = reflecting
+    asked = [changed]
+    monkeypatch.setattr(keeper.looks, 'variables_changed', lambda: bool(asked and asked.pop()))
+    monkeypatch.setattr(knockd, 'changes_silently', lambda tool: silent)
+    monkeypatch.setattr(knockd, 'log', lambda text, level=6: lines.append(text))
+    monkeypatch.setattr(knockd, 'reflect_marks', lambda *named: marks.append(named))
+    keeper.turn(knockd.Moment(0, 1000), '/nowhere/sysctls')
+    assert keeper.looks.due == (1010 if looked else None)
+    assert len(lines) == said and marks == [(knockd.SYSCTLS, '/nowhere/sysctls')] * said
+    poll = select.poll()
+    poll.register(keeper.called, select.POLLIN)
+    assert bool(poll.poll(0)) is looked
+
+
+def test_what_it_answers_is_readable_until_it_is_read(keeper):
+    poll = select.poll()
+    poll.register(keeper, select.POLLIN)
+    assert keeper.results() == [] and not poll.poll(0)
+    for number in (1, 2):
+        keeper.answer(number)
+    assert poll.poll(0)
+    assert [each.number for each in keeper.results()] == [1, 2] and not poll.poll(0)
+    assert keeper.results() == []
+
+
+def test_a_new_keeper_wants_nothing_and_knows_nothing(monkeypatch):
+    monkeypatch.setattr(threading.Thread, 'start', lambda self: None)
+    keeper = knockd.Keeper(knockd.NFT, False)
+    keeper.events.close()
+    assert (keeper.reflecting, keeper.retry) == (False, 0)
+    assert keeper.wanted == keeper.standing.wanted == knockd.Wanted(0, None, ())
+    assert not keeper.standing.known and keeper.patience(0) is None
+
+
+@pytest.mark.parametrize('rung,event,due', [
+    (False, None, None), (True, None, None), (False, 'unchanged', None),
+    (False, 'changed', 70000), (False, 'gone', 1010), (True, 'changed', 70000)])
+def test_it_waits_for_calls_and_events_and_then_hears_none_of_them_again(
+        keeper, monkeypatch, rung, event, due):
+    kinds = {'unchanged': knockd.UNCHANGED, 'changed': knockd.OTHERS_CHANGED,
+             'gone': knockd.OURS_GONE}
+    keeper.looks.rested = 70000
+    monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 1000))
+    monkeypatch.setattr(knockd, 'ruleset_change', lambda events: kinds[events.recv(99).decode()])
+    monkeypatch.setattr(keeper, 'patience', lambda now: 0)
+    if rung:
+        keeper.called.ring()
+    if event:
+        keeper.theirs.send(event.encode())
+    for _ in range(2):
+        keeper.wait()
+        assert keeper.looks.due == due
+    poll = select.poll()
+    poll.register(keeper.called, select.POLLIN)
+    poll.register(keeper.events, select.POLLIN)
+    assert poll.poll(0) == []
 
 
 # --- patience -----------------------------------------------------------------------------------

@@ -111,6 +111,8 @@ class Box:
 def box(monkeypatch):
     others = set(threading.enumerate())
     made = Box(monkeypatch)
+    # It keeps no process from ending.
+    assert [thread.daemon for thread in set(threading.enumerate()) - others] == [True]
     yield made
     made.end(set(threading.enumerate()) - others)
 

@@ -560,3 +560,49 @@ def test_the_ledger_of_another_server_is_not_ours():
         knockd.parse_ledger(text, 'office')
     with pytest.raises(knockd.KnockError):
         knockd.parse_ledger(text, 'Home')
+
+
+@pytest.mark.parametrize('line,words', [
+    ({'key': KEY, 'spent': 5, 'time': 7}, 'id 5'),
+    ({'key': KEY, 'spent': None, 'time': 7}, 'id None'),
+    ({'key': KEY, 'spent': 'aa', 'time': True}, 'number True'),
+    ({'key': KEY, 'spent': 'aa', 'time': -1}, 'number -1'),
+    ({'key': KEY, 'spent': 'aa', 'time': knockd.NEVER}, 'number %d' % knockd.NEVER),
+    ({'key': KEY, 'paper': [1, '2']}, "number '2'"),
+    ({'key': 'x', 'paper': [1, 2]}, "key 'x'"),
+    ({'key': 'x' * 99, 'paper': [1, 2]}, "key '" + 'x' * 39),
+    ({'key': KEY, 'spent': 'aa'}, "entry {'key': '%s', 'spent'" % KEY),
+    ({'key': KEY, 'paper': [1, 2], 'time': 7}, "entry {'key': '%s', 'paper'" % KEY)],
+    ids=range(10))
+def test_a_later_line_that_is_wrong_is_a_lost_ledger_and_its_fault_is_told(line, words):
+    text = sample().state_line() + json.dumps(line) + '\n'
+    with pytest.raises(knockd.KnockError) as told:
+        knockd.parse_ledger(text, 'home')
+    start = 'the ledger cannot be read: ' + words
+    assert str(told.value)[:len(start)] == start and len(str(told.value)) < 90
+
+
+def test_a_state_line_without_its_end_is_version_1_or_a_lost_ledger():
+    text = with_part()
+    assert survives(text) and survives(text + '\n')
+    with pytest.raises(knockd.KnockError, match='its first line has no end'):
+        knockd.parse_ledger(with_part(knockd=2), 'home')
+    assert survives(with_part(knockd=2) + '\n')
+
+
+def test_a_sheet_is_void_from_the_second_on_in_which_the_ledger_was_lost():
+    """Its number is the second in which it was printed."""
+    for floor, refusal in ((0, None), (1700000000, None), (1700000001001, None),
+                           (1700000001999, None), (1700000002000, 'void'), (NOW * 9, 'void')):
+        ledger = knockd.Ledger('home', floor)
+        told = ledger.refusal(KEY, 'paper', 0, (1700000002, 1))
+        assert (told and told.partition(':')[0]) == refusal
+
+
+def test_what_was_cut_off_is_the_last_line_and_no_other():
+    """An empty line behind it was written later, so it was synced."""
+    text, start = journal(3)
+    torn = text[:start] + '\0' * 9 + text[start + 9:]
+    assert knockd.journal_end(torn) == start
+    with pytest.raises(knockd.KnockError):
+        knockd.parse_ledger(torn + '\n', 'home')

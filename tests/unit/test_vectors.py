@@ -133,9 +133,9 @@ def test_tags_and_syn_tokens_are_those_of_the_vectors(case):
     step = case['step']
     assert knockd.step_of(case['first_ms']) == knockd.step_of(case['last_ms']) == step
     assert knockd.tag_at(LAPTOP, step).hex() == case['tag']
-    token = knockd.syn_badge(LAPTOP, step)
-    assert token.hex() == case['syn']
-    numbers = [int.from_bytes(token[i:j], 'big') for i, j in ((0, 4), (4, 8), (8, 10))]
+    badge = knockd.syn_badge(LAPTOP, step)
+    assert badge.hex() == case['syn']
+    numbers = [int.from_bytes(badge[i:j], 'big') for i, j in ((0, 4), (4, 8), (8, 10))]
     assert numbers == [case['syn_seq'], case['syn_ack'], case['syn_window']]
 
 

@@ -1,4 +1,4 @@
-"""The fixtures of tests/e2e, for the playbook of the README: `tox -e ansible`."""
+"""The fixtures of tests/e2e, for the README's playbook and user-data: `tox -e provision`."""
 
 import importlib.util
 import os
