@@ -154,7 +154,8 @@ LEGACY = {
     'an early table': ([['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-j', 'DROP']], False),
     'an early table but for the port': ([
         ['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-m', 'multiport', '--dports',
-         '80,2222,2229', '-j', 'ACCEPT'], ['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-j', 'DROP']], True),
+         '80,2222,2229', '-j', 'ACCEPT'],
+      ['-t', 'raw', '-A', 'PREROUTING', '-p', 'tcp', '-j', 'DROP']], True),
     'the port is allowed': ([['-A', 'INPUT', '-p', 'tcp', '--dport', '2222', '-j', 'ACCEPT'],
                              ['-P', 'INPUT', 'DROP']], True),
     'another port is dropped': ([['-A', 'INPUT', '-p', 'tcp', '--dport', '25', '-j', 'DROP']],

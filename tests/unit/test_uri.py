@@ -162,7 +162,8 @@ WHOLE = line(query='id=id&open=tcp/22')
     (WHOLE.replace('&', '&amp;'), 'HTML'), (WHOLE.replace('&', '&#38;'), 'HTML'),
     ('the line: ' + WHOLE, 'stands before'), (WHOLE + '\n' + WHOLE, 'second line'),
     (WHOLE[:30], 'cut'), (WHOLE.partition('@')[0], 'cut'), (WHOLE.partition('?')[0], 'cut'),
-    (WHOLE + ',', 'cut'), (WHOLE[:WHOLE.index('&') + 1], 'cut'), (WHOLE[:WHOLE.index('?') + 1], 'cut'),
+    (WHOLE + ',', 'cut'), (WHOLE[:WHOLE.index('&') + 1], 'cut'),
+    (WHOLE[:WHOLE.index('?') + 1], 'cut'),
     (line(secret=TEXT[:-2]), '52 characters'), ('', 'not a knock:// line')], ids=ascii)
 def test_a_line_that_was_pasted_badly_is_told_apart(text, told):
     assert told in refusal(text)
