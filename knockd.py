@@ -1173,8 +1173,8 @@ LD_WORD_X, LD_HALF_X, LD_BYTE_X = 0x40, 0x48, 0x50
 LDX_NUMBER, LDX_LENGTH, LDX_MEMORY, LDX_HEADER = 0x01, 0x81, 0x61, 0xb1
 STORE, STORE_X, TXA, ADD, SUB_X, AND = 0x02, 0x03, 0x87, 0x04, 0x1c, 0x54
 JUMP, JEQ, JGT, JGE, JSET, JGT_X, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x2d, 0x06
-# linux/filter.h: loads from SKF_AD_OFF, -0x1000, on ask the kernel about the packet: what
-# kind it is; the tag of its VLAN, which the kernel has taken off, and whether it had one.
+# linux/filter.h: a load at SKF_AD_OFF (-0x1000) or above reads no packet but asks the
+# kernel: what kind it is; its VLAN tag, which the kernel took off; whether it had one.
 PACKET_TYPE, VLAN_TAG, VLAN_TAG_PRESENT = 0xfffff004, 0xfffff02c, 0xfffff030
 # linux/if_packet.h: it is for this box, or a bridge passes it on. linux/if_vlan.h: a
 # tag's bits for the VLAN's number.
@@ -1188,9 +1188,9 @@ LEAF = 32
 NO_PROTOCOL = 256
 
 def word_tree(words):
-    """Looks for A among these sorted 32-bit words; None passes everything. Every leaf
-    returns by itself; JUMP, for a left half may be out of reach of a test's 8-bit
-    offset."""
+    """Linked lines that look for A among these sorted 32-bit words. None passes all, no
+    words pass nothing. Each leaf returns by itself. JUMP leads over the left half, which
+    may be longer than the 8-bit offset of a test can reach."""
     if words is None:
         return [BPF_PASS]
     if len(words) <= LEAF:
@@ -1253,7 +1253,7 @@ WHICH_VERSION = [
     (JEQ, 'version 6', 'drop', 0x60),
 ]
 # Both heads leave X = M[1] = the length of the IP header, M[2] = the bytes behind it and
-# A = the protocol. They refuse what the parser below refuses, in the same words.
+# A = the protocol. They refuse what the parser below refuses.
 HEAD4 = [                               # RFC 791, 3.1
     'version 4',
     (LD_HALF, 6),
@@ -1284,7 +1284,8 @@ HEAD6 = [                               # RFC 8200, 3
 ]
 
 def with_heads(begin, branch4, branch6):
-    """A listing that ends in one of these, by the packet's version."""
+    """A listing that goes on in one of these branches, by the packet's version. Each must
+    end in a jump."""
     return begin + UNTAGGED + WHICH_VERSION + HEAD4 + branch4 + HEAD6 + branch6
 
 # IANA; RFC 792 and RFC 4443: protocol, type and code of an echo request.
@@ -1352,8 +1353,8 @@ IS_SYN = [
 ]
 
 def syn_filter(ports, words, begin=FOR_THIS_BOX):
-    """The program for SYNs: to a port of this range (or None), or with a badge whose
-    first 32 bits are among the words. words None passes every SYN."""
+    """The program for SYNs to a port from ports[0] to ports[1] (None: to no port), or
+    with a badge whose first 32 bits are among the words. words None passes every SYN."""
     low, high = ports or (65536, 65536)
     listing = with_heads(begin, IS_TCP, IS_TCP) + IS_SYN + [
         (LD_HALF_X, 2),                 # A = destination port
@@ -1518,7 +1519,7 @@ def decode_plain(plain):
 # --- sequences: touched ports in, finished sequences out; nobody is authenticated yet ---
 SEQUENCE_TIME = 20000           # ms from the first port to the last
 SOURCES_LIMIT = 4096            # sources that are followed at a time
-STRIKES = 10                    # ports of an attempt's source that may be foreign to it
+STRIKES = 10                    # ports that fit nothing of a source; one more ends all
 
 # What a port is to an attempt.
 STRANGE, TAKEN, NEXT, LAST = 'strange', 'taken', 'next', 'last'
@@ -1558,14 +1559,14 @@ class Sequences:
 
     def __init__(self, paper):
         self.tables = [paper]   # {first port: [Credential]}; those of the steps are added
-        # {source: [Attempt]}, the eldest first. A flood of first ports pushes out its own
-        # kind: whoever has come further is in the second table.
+        # {source: [Attempt]}, the longest untouched first. A flood of first ports pushes
+        # out its own kind: whoever has come further is in the second table.
         self.beginners = collections.OrderedDict()
         self.advanced = collections.OrderedDict()
 
     def touch(self, source, port, now):
         """The Progress that a SYN of this source to this port makes."""
-        attempts = self.attempts_of(source, now)
+        attempts = self.take_attempts(source, now)
         finished = []
         explained = goes_on = False
         for attempt in attempts:
@@ -1584,8 +1585,8 @@ class Sequences:
         self.remember(source, attempts + begun, now)
         return Progress(finished, goes_on)
 
-    def attempts_of(self, source, now):
-        """Those that are alive; remember() puts them in again, as the youngest."""
+    def take_attempts(self, source, now):
+        """Takes out what this source has under way; remember() puts it back."""
         known = self.beginners.pop(source, []) + self.advanced.pop(source, [])
         return [attempt for attempt in known if attempt.alive(now)]
 
@@ -1610,13 +1611,12 @@ class Sequences:
             self.forget_one(now)
 
     def forget_one(self, now):
-        """The eldest with one port. But first of all one that came further and stopped:
-        such would pile up, and then nobody could begin."""
+        """The longest untouched with one port. But first of all one that came further and
+        stopped: such would pile up, and then nobody could begin."""
         table = self.beginners or self.advanced
-        for attempts in self.advanced.values():
-            if not any(attempt.alive(now) for attempt in attempts):
-                table = self.advanced
-            break
+        first = next(iter(self.advanced.values()), ())
+        if first and not any(attempt.alive(now) for attempt in first):
+            table = self.advanced
         table.popitem(last=False)
 
 def paper_sequences(config):
@@ -1639,13 +1639,13 @@ SECOND_PORTS = range(20000, 30000)      # 20000 + the last four
 CODE_TIME = 60000
 # ms in which a SYN is sent again by TCP: after 1, 3 and 7 s.
 REPEAT_TIME = 10000
-# Wrong tries, of all sources together, until the carrier sleeps; steps of its longest
-# sleep; ms until one doubling of the sleep is taken back. The longest sleep must not be
-# shorter than that time, or a guesser had more tries an hour.
+# Wrong tries, of all sources together, until the carrier sleeps.
 CODE_TRIES = 3
-CODE_SLEEP = 120
+# ms until one doubling of the sleep is taken back.
 DOUBLING_TIME = 3600000
-# With so many the sleep is the longest, whatever comes: 2 ** 7 > 120, and one more.
+# Steps of the longest sleep: no shorter than that, or a guesser had more tries an hour.
+CODE_SLEEP = 120
+# There are never more: behind seven (2 ** 7 > 120) the sleep takes back what it adds.
 DOUBLINGS = 8
 
 class Typing:
@@ -1655,18 +1655,18 @@ class Typing:
         # The first port, and ms of the monotonic clock when it came.
         self.first = None
         self.since = 0
-        # The last pair, the step in which it was looked at, and ms when.
+        # The last pair that was looked at; in which step, and at which ms of that clock.
         self.tried = None
-        self.step = 0
-        self.when = 0
+        self.tried_step = 0
+        self.tried_at = 0
 
     def repeats(self, pair, now):
         """Is this the network's copy of the last pair? In the same step it tells nothing
-        new; right behind the edge of a step it would burn the try of somebody who typed
-        once."""
+        new. Early in the next one it would be a wrong try of somebody who typed once."""
         if pair != self.tried:
             return False
-        return step_of(now.wall) == self.step or now.mono - self.when < REPEAT_TIME
+        same_step = step_of(now.wall) == self.tried_step
+        return same_step or now.mono - self.tried_at < REPEAT_TIME
 
 class Codes:
     """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over
@@ -1688,9 +1688,8 @@ class Codes:
         return [self.wrong, self.asleep_until, self.forgiven_at]
 
     def recall(self, memory, now):
-        """Goes on with what a process before had, in milliseconds of this boot. What
-        cannot have come about since is of another boot, and must not be slept for
-        ever."""
+        """Goes on where the process before stopped. now: ms since boot. Times further
+        ahead than any can be are of another boot: nothing sleeps until then."""
         self.wrong, asleep_until, forgiven_at = memory
         self.asleep_until = min(asleep_until, now + (CODE_SLEEP + 1) * STEP)
         self.forgiven_at = min(forgiven_at, now + DOUBLINGS * DOUBLING_TIME)
@@ -1713,8 +1712,8 @@ class Codes:
         if typing.repeats(pair, now):
             return None
         typing.tried = pair
-        typing.step = step_of(now.wall)
-        typing.when = now.mono
+        typing.tried_step = step_of(now.wall)
+        typing.tried_at = now.mono
         digits = '%04d%04d' % (pair[0] - FIRST_PORTS.start, pair[1] - SECOND_PORTS.start)
         credential = codes.get(digits)
         if credential is None:
@@ -1738,24 +1737,24 @@ class Codes:
         unforgiven = max(0, self.forgiven_at - now)
         doublings = (unforgiven + DOUBLING_TIME - 1) // DOUBLING_TIME
         steps = min(2 ** doublings, CODE_SLEEP)
-        # In whole steps of the monotonic clock, which are not those of the codes: what is
-        # left of this one comes on top, so that a sleep is never shorter than it says.
+        # Whole steps of the monotonic clock, not of the codes. The rest of this one comes
+        # on top, so that no sleep is shorter than it says.
         self.asleep_until = (step_of(now) + 1 + steps) * STEP
         self.forgiven_at = max(self.forgiven_at, now) + DOUBLING_TIME
         self.wrong = 0
         self.typing.clear()
 
 def valid_codes(config, now):
-    """{eight digits: Credential} of three steps, whatever the window, and of the one
-    after them, for the codes are made once a step. now: ms since 1970."""
+    """{eight digits: Credential} of this step and its two neighbours, whatever the
+    window, and of one more, as it is called only once a step. now: ms since 1970."""
     codes = {}
     if 'code' not in config.carriers:
         return codes
-    last = step_of(now) + 2
+    this = step_of(now)
     for client in key_owners(config):
         if not client.code:
             continue
-        for step in range(max(0, last - 3), last + 1):
+        for step in range(max(0, this - 1), this + 3):
             credential = Credential(client, 'code', step, None, ())
             codes[code_at(client.keys, step)] = credential
     return codes
@@ -1787,6 +1786,7 @@ def valid_steps(config, now, known=()):
     steps = window_steps(now, config.window)
     made = {credentials.step: credentials for credentials in known}
     valid = []
+    # A range ends before its stop, so the stop is the one after.
     for step in range(steps.start, steps.stop + 1):
         credentials = made.get(step)
         if credentials is None:
@@ -1795,6 +1795,9 @@ def valid_steps(config, now, known=()):
     return valid
 
 # --- openings: what each client has open, as values -------------------------------------
+# Openings are {(fingerprint, source, service, only): Opening} down to surviving(), and a
+# collection of Openings from live() on.
+
 # Disjoint port ranges that a client may have open at a time: each is an element in the
 # kernel, and one client's must not cost others their time.
 ELEMENTS_LIMIT = 64
@@ -1807,13 +1810,13 @@ def network_of(knock):
     return ipaddress.ip_network((knock.source, prefix), strict=False)
 
 def only_of(knock):
-    """The addresses at which alone this knock opens, () for all: those of its own
-    family."""
+    """The addresses of `only` that are of the knock's family; () opens everywhere. Where
+    `only` has none of that family, scope_flaw() refuses, or it would be everywhere."""
     return tuple(address for address in knock.client.only
                  if address.version == knock.source.version)
 
 def at_places(only):
-    """Behind a list of services: where alone they are open."""
+    """Text to put behind a list of services: ' at ADDRESS,...', '' if everywhere."""
     return ' at ' + ','.join(map(str, only)) if only else ''
 
 def after_open(openings, knock, now):
@@ -1839,8 +1842,8 @@ def put_longest(openings, opening):
 
 def after_close(openings, knock):
     """The openings without those that this knock closes: its own client's, for the
-    address that it comes from, and of these the services that it names, or all. What is
-    left of a range that is closed in part stays open."""
+    network that it is for, and of these the services that it names, or all. What is left
+    of a range that is closed in part stays open."""
     own = knock.client.fingerprint, network_of(knock)
     after = {}
     for opening in openings.values():
@@ -1848,13 +1851,13 @@ def after_close(openings, knock):
         if (opening.fingerprint, opening.source) == own:
             parts = left_open(opening.service, knock.services)
         for service in parts:
-            # What is left of a range may be open for itself as well, for longer.
+            # What is left of a range may equal another opening, with a later end.
             put_longest(after, opening._replace(service=service))
     return after
 
 def left_open(service, closed):
-    """The parts of a service that none of the closed ones covers; nothing named closes
-    all."""
+    """The parts of a service that none of the closed ones covers; if none is named, all
+    is closed."""
     if not closed:
         return []
     parts = [service]
@@ -1878,8 +1881,8 @@ def around(service, hole):
     return parts
 
 def surviving(openings, config, now):
-    """The openings that go on under this config: a key that is gone, services that its
-    client may no longer have and a time that is over end an opening."""
+    """The openings that go on under this config. One ends if its key is gone, if it is
+    too_wide() for its client now, or if the client's time or its own is over."""
     owners = {client.fingerprint: client for client in key_owners(config)}
     after = {}
     for key, opening in openings.items():
@@ -1923,8 +1926,8 @@ def elements(openings):
     return found
 
 def differing(before, after):
-    """Both collections without the openings of sources that have the very same ones in
-    both: theirs need no look. (Each source has elements of its own.)"""
+    """Both collections, less the sources whose openings are the same objects in both. No
+    two sources share an element, so nothing differs in theirs."""
     common = set(map(id, before)) & set(map(id, after))
     sources = {opening.source for opening in itertools.chain(before, after)
                if id(opening) not in common}
@@ -1939,9 +1942,9 @@ def pieces(openings):
         edges.update((opening.service.low, opening.service.high + 1))
     cuts = sorted(edges)
     ahead = sorted(openings, key=lambda opening: opening.service.low, reverse=True)
-    # Those that began at this cut or below, the latest end first. One that is over is
-    # taken out when it comes to the top: to look at all of them at each cut took 2 s with
-    # 1,000 openings.
+    # Those whose ports begin at this cut or below, the one that expires last on top. One
+    # whose ports end below the cut is taken out only when it comes to the top: to look at
+    # all of them at each cut took 2 s with 1,000 openings.
     covering = []
     found = []
     for low, end in zip(cuts, cuts[1:]):
@@ -1959,7 +1962,7 @@ def pieces(openings):
     return found
 
 # --- judge: a packet, a moment and what is known in, a Decision out ---------------------
-# For each tag: whoever has sniffed one can make us compute as many, and no more.
+# For each tag. Whoever has sniffed one can make us compute so many MACs, and no more.
 MACS_A_SECOND = 200
 # For each key; only what is honoured counts.
 KNOCKS_A_SECOND = 5
@@ -1974,7 +1977,7 @@ DATAGRAMS = 'udp', 'icmp'
 # Why a knock was refused. The log says each once a minute for each client.
 MALFORMED, CLOCK, EXPIRED, SOURCE = 'malformed', 'clock', 'expired', 'source'
 SCOPE, SIZE, SIGNATURE, PACE = 'scope', 'size', 'signature', 'pace'
-REPLAY = 'replay'               # or what else the ledger says: quarantine, void
+REPLAY = 'replay'               # the ledger has two kinds more: quarantine, void
 
 Flaw = collections.namedtuple('Flaw', 'kind reason')    # reason: the sentence for the log
 
@@ -1987,7 +1990,8 @@ class Budget:
         self.used = {}          # {thing: how often in this second}
 
     def spend(self, thing, second, besides=0):
-        """False when there is nothing left for it in this second."""
+        """Counts one, and `besides` that were lost on the way; False if these are more
+        than the limit in this second."""
         if second != self.second:
             self.second = second
             self.used = {}
@@ -2035,7 +2039,7 @@ class State:
         self.copies = Copies()
 
     def adopt(self, config):
-        """From now on it is judged by this config."""
+        """Judges by this config from now on."""
         self.config = config
 
     def learn(self, tags, badges, codes):
@@ -2045,7 +2049,7 @@ class State:
         self.codes = codes
 
     def hold(self, openings):
-        """What is open, or shall be."""
+        """Sets what is open, or shall be."""
         self.openings = openings
 
 def judge(packet, now, state):
@@ -2086,8 +2090,8 @@ def judge(packet, now, state):
 def datagram_knock(packet, client, step):
     """A Knock whose request is still to be read. Its id is the nonce."""
     nonce = packet.payload[TAG_SIZE:TAG_SIZE + NONCE_SIZE].hex()
-    source = packet.source
-    return Knock(client, packet.carrier, source, nonce, step, None, None, (), 0, False)
+    return Knock(client, packet.carrier, packet.source, nonce, step, paper=None,
+                 request=None, services=(), seconds=0, elsewhere=False)
 
 def with_signed(request, packet, config):
     """The Request with all that its signature must sign: "knock/1 ", server id, 0x00,
@@ -2098,10 +2102,11 @@ def with_signed(request, packet, config):
 
 def credential_knock(packet):
     """The Knock of a Credential, which has no room for a request: it asks for the
-    default. Its id is its step, or the sheet and number of a paper knock."""
+    default. Its id is its carrier and its step, or the sheet and number of paper."""
     credential = packet.payload
     time = credential.step * STEP
-    request = Request('open', time, None, 0, (), None, None, None)
+    request = Request('open', time, source=None, seconds=0, services=(), action=None,
+                      signature=None, signed=None)
     knock_id = '%s:%s' % (credential.carrier, credential.paper or credential.step)
     return Knock(credential.client, credential.carrier, packet.source, knock_id,
                  credential.step, credential.paper, request, (), 0, False)
@@ -2117,6 +2122,7 @@ def with_defaults(knock, now, config):
     if client.any_source and request.source is not None:
         source = request.source
     elsewhere = source != knock.source
+    # Both in ms. A client's own open_for may be longer than max_open_for.
     usual = client.open_for or config.open_for
     longest = max(config.max_open_for, client.open_for or 0)
     if client.once:
@@ -2146,8 +2152,7 @@ def clock_flaw(knock, now, state):
     return Flaw(CLOCK, 'clock %+ds' % round((time - now.wall) / 1000))
 
 def expiry_flaw(knock, now, state):
-    """A client has an end, and so has the secret that a newer one replaced: its first
-    use."""
+    """A client ends at `expires`. An old secret also ends when the newer one is used."""
     client = knock.client
     if now.wall >= client.expires:
         return Flaw(EXPIRED, 'expired')
@@ -2164,6 +2169,7 @@ def source_flaw(knock, now, state):
             return Flaw(SOURCE, 'no source named')
         return None
     nobody = named.is_multicast or named.is_loopback or named.is_unspecified
+    # With any_source, with_defaults() has made the named one the knock's source.
     if named != knock.source or nobody:
         return Flaw(SOURCE, 'source %s' % named)
     return None
@@ -2200,14 +2206,13 @@ def size_flaw(knock, now, state):
         own = after_open(own, knock, now)
     elif knock.request.op == 'close':
         own = after_close(own, knock)
-    # Openings that overlap are fewer elements than openings, others more.
+    # Openings that overlap may make fewer elements than they are; with `only`, more.
     if len(own) > ELEMENTS_LIMIT or len(elements(own.values())) > ELEMENTS_LIMIT:
         return Flaw(SIZE, 'too much at a time: more than %d port ranges' % ELEMENTS_LIMIT)
     return None
 
 def unsigned_flaw(knock, now, state):
-    """Where the config names a client's ssh key. Whether the signature holds is asked
-    later."""
+    """A client with an ssh key must sign. Whether the signature holds is asked later."""
     if knock.client.ssh_key and knock.request.signature is None:
         return Flaw(SIGNATURE, 'no signature')
     return None
@@ -2240,42 +2245,44 @@ class Keyring:
         self.credentials = []   # StepCredentials
         self.steps = None       # range of those that are valid
         self.sequences = Sequences({})
-        self.codes = codes
+        self.codes = codes      # Codes: what was typed; the valid ones are in the state
         self.in_doubt = False   # is the clock wrong?
 
     def adopt(self, now):
-        """Another config: nothing is heard by what was made for the one before."""
+        """Takes up the state's config; what was made for another one is dropped."""
         self.sequences = Sequences(paper_sequences(self.state.config))
         self.credentials = []
         self.turn(now)
 
     def turned(self, now):
-        """Is it another step than at the last turn()? Also if the clock was set."""
+        """Are other steps valid than at the last turn()? Also if the clock was set."""
         return window_steps(now.wall, self.state.config.window) != self.steps
 
     def turn(self, now):
-        """A new step: other credentials."""
+        """Gives what is valid from now on to the judge and to the sequences."""
         config = self.state.config
         self.steps = window_steps(now.wall, config.window)
         self.credentials = valid_steps(config, now.wall, self.credentials)
         tags, badges = {}, {}
-        for step in self.credentials:
-            tags.update(step.tags)
-            badges.update(step.badges)
+        for credentials in self.credentials:
+            tags.update(credentials.tags)
+            badges.update(credentials.badges)
         codes = {}
         # By a wrong clock the owner's right codes would be wrong tries.
         if not self.in_doubt:
             codes = valid_codes(config, now.wall)
         self.state.learn(tags, badges, codes)
-        self.sequences.tables[1:] = [step.sequences for step in self.credentials]
+        # Behind the table of paper.
+        self.sequences.tables[1:] = [each.sequences for each in self.credentials]
 
     def doubt(self, in_doubt):
-        """Of the clock; until turn() that changes nothing."""
+        """Notes whether the clock is in doubt; turn() heeds it."""
         self.in_doubt = in_doubt
 
     def lacks_next(self):
-        """Must one step ahead still be derived? With 10,000 clients that takes longer
-        than a knock may wait, so it is done when nobody does."""
+        """Must the step that the next turn() adds still be derived? turn() itself went up
+        to steps.stop. With 10,000 clients it takes longer than a knock may wait, so it is
+        done when none does."""
         return self.credentials[-1].step <= self.steps.stop
 
     def prepare(self):
@@ -2286,7 +2293,7 @@ class Keyring:
 
     def packets_of(self, syn, now, badges_alone=False):
         """The Packets that this SYN completes: it may be a badge itself, the last port of
-        a sequence, or the second half of a code."""
+        a sequence, or the second half of a code. badges_alone: whatever its port is."""
         found = []
         badge = self.state.badges.get(syn.badge)
         if badge is not None:
@@ -2697,8 +2704,8 @@ def all_sets(config, openings):
             found[name] = kind, element
     return collections.OrderedDict(sorted(found.items()))
 
-def element_text(element, expires=None, now=0):
-    """An element in nft's words; without expires, as it is deleted."""
+def element_text(element, expires, now):
+    """An element in nft's words; expires None: as it is deleted."""
     low, high = element.service.low, element.service.high
     ports = '%d-%d' % (low, high) if low < high else str(low)
     source = element.source.network_address
@@ -2745,6 +2752,10 @@ def once_versions(sets):
 def flow(version):
     return '{0} saddr . meta l4proto . th sport . th dport . {0} daddr'.format(
         FAMILIES[version])
+
+def delete_begun(version):
+    """The SYN of this flow may not come again."""
+    return 'delete @begun%d { %s }' % (version, flow(version))
 
 def declarations(sets):
     """Every set and chain of ours, without elements and rules."""
@@ -2828,8 +2839,7 @@ def answer_lines(config, sets):
     lines = ['iifname "lo" return']
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
-        delete = 'delete @begun%d { %s }' % (version, flow(version))
-        lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete))
+        lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete_begun(version)))
     lines.append(if_marked(config.mark, 'return'))
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' goto closed')
@@ -2845,9 +2855,8 @@ def closed_lines(config, box, decoys, sets):
     lines, ended = [], []
     for version in once_versions(sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
-        delete = 'delete @begun%d { %s }' % (version, flow(version))
-        lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete)
-        ended.append(if_marked(config.mark, delete))
+        lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
+        ended.append(if_marked(config.mark, delete_begun(version)))
     lines += ['meta l4proto 6 meta skuid >= 0 accept',
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
@@ -2867,10 +2876,8 @@ def closed_lines(config, box, decoys, sets):
                 continue
             match += 'ct state invalid '
         for interface in by_length(verdicts):
-            if interface:
-                lines.append('%siifname "%s" %s' % (
-                    match, interface, final(verdicts[interface], proto, has_decoys)))
-        lines.append(match + final(verdicts[None], proto, has_decoys))
+            where = 'iifname "%s" ' % interface if interface else ''
+            lines.append(match + where + final(verdicts[interface], proto, has_decoys))
     return lines + ['drop']
 
 def by_length(interfaces):
@@ -2909,7 +2916,7 @@ def beyond_lines(config, sets):
     lines = []
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
-        lines.append('%s delete @begun%d { %s }' % (ACK_ALONE, version, flow(version)))
+        lines.append(ACK_ALONE + ' ' + delete_begun(version))
     lines += ['meta l4proto != 6 ct state established,related return',
               NOT_SYN_ALONE + ' ct state established,related return',
               # It came to another port, which is not hidden. (The dnat of stay changes
@@ -2997,16 +3004,15 @@ def accept_commands(config, accepts):
     delete = 'delete rule {0.family} {0.table} {0.chain} handle {0.handle}\n'
     insert = 'insert rule {0.family} {0.table} {0.chain} {1}\n'
     text, commands = '', []
-    for option, places in (('-D', accepts.surplus), ('-I', accepts.missing)):
+    for edit, places in (('-D', accepts.surplus), ('-I', accepts.missing)):
         for place in places:
-            if place.tool == 'nft':
-                line = delete if option == '-D' else insert
-                text += line.format(place, rule)
-            else:
-                # What it calls the table itself: ours says which of two it is.
-                table = place.table.rpartition(' ')[2]
-                argv = [place.tool, '-w', '-t', table, option, place.chain]
+            if place.tool != 'nft':
+                argv = [place.tool, '-w', '-t', own_name(place.table), edit, place.chain]
                 commands.append((argv + match, ''))
+            elif edit == '-D':
+                text += delete.format(place)
+            else:
+                text += insert.format(place, rule)
     return text, commands
 
 # What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
@@ -3132,7 +3138,7 @@ def nft_decoys(ours):
     """Seen.decoys: what restore_lines() has made of them."""
     decoys = {}
     for kind, entry in ours:
-        if kind != 'rule' or entry['chain'] != 'restore' or len(entry['expr']) < 3:
+        if kind != 'rule' or entry['chain'] != 'restore':
             continue
         # Somebody else's table of our name, which we replace, has other rules.
         with contextlib.suppress(*MISREAD):
@@ -3201,27 +3207,29 @@ def sets_mark(statement):
 def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
     change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
-    wanted, unreachable, surplus = {}, [], []
+    wanted, unreachable, surplus = set(), [], []
     for chain in chains if config.hide else ():
         name = chain[:3]
         if name in config.accept_in:
-            wanted[name] = keepers.get(name, 'nft')
+            wanted.add(name)
         if ('auto',) not in config.accept_in:
             continue
         if not is_on_the_way(chain) or not may_drop(chain, rules):
             continue
         if can_hold_accept(chain) and name[:2] not in locked:
-            wanted[name] = keepers.get(name, 'nft')
+            wanted.add(name)
         elif may_drop(chain, rules, config.hide):
             unreachable.append(chain)
     for name, listed in rules.items():
         for rule in listed:
             if rule.ours and name in wanted:
-                del wanted[name]        # the first of them stays
+                wanted.remove(name)     # the first of them stays
             elif rule.ours:
                 tool = keepers.get(name, 'nft')
                 surplus.append(Accept(tool, *name, handle=rule.handle))
-    missing = [Accept(tool, *name, handle=None) for name, tool in sorted(wanted.items())]
+    missing = []
+    for name in sorted(wanted):
+        missing.append(Accept(keepers.get(name, 'nft'), *name, handle=None))
     return Accepts(missing, surplus), unreachable
 
 def is_on_the_way(chain):

@@ -321,7 +321,7 @@ def boxes(wire, reader, tmp_path_factory):
         yield made
 
 
-def test_many_servers_by_the_loop_and_once_more(wire, boxes, reader):
+def test_three_servers_by_the_loop_and_one_once_more(wire, boxes, reader):
     loop = blocks('I have many servers')[0]
     with reaching(reader, wire, **boxes) as types:
         types(loop)
@@ -330,8 +330,8 @@ def test_many_servers_by_the_loop_and_once_more(wire, boxes, reader):
             assert not wire.stranger.connects(member.addresses[0], 22), name
             assert 'id = %s\n' % name in member.must('cat', '/etc/knockd/knockd.ini')
             assert member.must('stat', '-c', '%a', '/etc/knockd/knockd.ini') == '600\n'
-        again = types(loop.partition('\n')[2])
-        assert again.count('unchanged') == 3, 'each step may be repeated'
+        again = types(loop.partition('\n')[2].replace('web1 web2 web3', 'web2'))
+        assert again.count('unchanged') == 1, 'each step may be repeated'
 
 
 def test_on_a_server_that_runs_three_commands_lead_to_the_first_knock(wire, boxes, reader):

@@ -588,3 +588,21 @@ def test_a_state_line_without_its_end_is_version_1_or_a_lost_ledger():
     with pytest.raises(knockd.KnockError, match='its first line has no end'):
         knockd.parse_ledger(with_part(knockd=2), 'home')
     assert survives(with_part(knockd=2) + '\n')
+
+
+def test_a_sheet_is_void_from_the_second_on_in_which_the_ledger_was_lost():
+    """Its number is the second in which it was printed."""
+    for floor, refusal in ((0, None), (1700000000, None), (1700000001001, None),
+                           (1700000001999, None), (1700000002000, 'void'), (NOW * 9, 'void')):
+        ledger = knockd.Ledger('home', floor)
+        told = ledger.refusal(KEY, 'paper', 0, (1700000002, 1))
+        assert (told and told.partition(':')[0]) == refusal
+
+
+def test_what_was_cut_off_is_the_last_line_and_no_other():
+    """An empty line behind it was written later, so it was synced."""
+    text, start = journal(3)
+    torn = text[:start] + '\0' * 9 + text[start + 9:]
+    assert knockd.journal_end(torn) == start
+    with pytest.raises(knockd.KnockError):
+        knockd.parse_ledger(torn + '\n', 'home')

@@ -273,6 +273,21 @@ def test_closing_a_part_does_not_shorten_what_is_left_and_open_for_itself():
         assert listed(openings) == [('anna', '203.0.113.5/32', 'tcp/8000', 60)]
 
 
+def test_only_sources_that_have_something_else_than_before_are_looked_at():
+    """And of them all that they have."""
+    before = opened(knock(services=(SSH, MAIL)), knock(source=THERE), knock(BERT))
+    same = list(before.values())
+    assert knockd.differing(same, same[::-1]) == ([], [])
+    assert knockd.differing([], []) == ([], [])
+    after = list(opened(knock(BERT, seconds=60), openings=before).values())
+    here = [opening for opening in same if opening.source == NET]
+    assert len(here) == 3 and len(after) == 4
+    assert knockd.differing(same, after) == (
+        here, [opening for opening in after if opening.source == NET])
+    assert knockd.differing(same, same[1:]) == (here, here[1:])
+    assert knockd.differing([], same[:1]) == ([], same[:1])
+
+
 # --- at some addresses alone ---------------------------------------------------------------------
 FOUR, SIX = ipaddress.ip_address('192.0.2.8'), ipaddress.ip_address('2001:db8:1::8')
 NINE = ipaddress.ip_address('192.0.2.9')

@@ -34,11 +34,19 @@ NFT_RELOAD = ['nft -f /etc/nftables.conf']
 SYSTEMD_RELOAD = ['systemctl restart nftables']
 # A policy that drops, a zone that rejects, and a web server that somebody published.
 UFW = ['ufw allow 22/tcp', 'ufw --force enable']
-FIREWALLD = ['until firewall-cmd --state; do sleep 1; done']    # the agent is first
+# The kernel sends one rejection a second, for whichever port; the stranger would compare
+# chance. The agent answers before firewalld does.
+FIREWALLD = [
+    'printf "%s=0\\n" net.ipv4.icmp_ratelimit net.ipv6.icmp.ratelimit >/etc/sysctl.d/all.conf',
+    'echo net.ipv4.icmp_msgs_per_sec=100000 >>/etc/sysctl.d/all.conf',
+    'sysctl -q -p /etc/sysctl.d/all.conf',
+    'until firewall-cmd --state; do sleep 1; done']
 DOCKER = [
     'mkdir -p /tmp/image/bin && cp /bin/busybox /tmp/image/bin/',
     'tar -C /tmp/image -c . | docker import - web',
-    'docker run -d --restart always -p 8080:80 web /bin/busybox httpd -f -p 80']
+    # The first process of a container is deaf to what ends others, and a shutdown waits.
+    'docker run -d --restart always -p 8080:80 web /bin/busybox sh -c '
+    '"trap exit TERM; /bin/busybox httpd -f -p 80 & wait"']
 
 KINDS = [Kind(*values) for values in (
     ('bookworm-systemd', 'bookworm', 'systemd', [FIREWALL], [], SYSTEMD_RELOAD),
@@ -53,7 +61,7 @@ KINDS = [Kind(*values) for values in (
     ('bookworm-ufw', 'bookworm', 'systemd', [FIREWALL, 'ufw'], UFW,
      ['ufw reload', 'ufw reload'], ['ufw delete allow 22/tcp'], ['ufw allow 22/tcp']),
     ('bookworm-firewalld', 'bookworm', 'systemd', [FIREWALL, 'firewalld'], FIREWALLD, [
-        'firewall-cmd --reload', 'systemctl restart firewalld'],
+        'systemctl restart firewalld', 'firewall-cmd --reload'],
      ['firewall-cmd --remove-service=ssh'], ['firewall-cmd --add-service=ssh']),
     ('bookworm-docker', 'bookworm', 'systemd',
      [FIREWALL, 'docker.io', 'iptables', 'busybox-static'], DOCKER,
