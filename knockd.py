@@ -3004,15 +3004,16 @@ def accept_commands(config, accepts):
     delete = 'delete rule {0.family} {0.table} {0.chain} handle {0.handle}\n'
     insert = 'insert rule {0.family} {0.table} {0.chain} {1}\n'
     text, commands = '', []
-    for edit, places in (('-D', accepts.surplus), ('-I', accepts.missing)):
+    for option, places in (('-D', accepts.surplus), ('-I', accepts.missing)):
         for place in places:
-            if place.tool != 'nft':
-                argv = [place.tool, '-w', '-t', own_name(place.table), edit, place.chain]
-                commands.append((argv + match, ''))
-            elif edit == '-D':
-                text += delete.format(place)
+            if place.tool == 'nft':
+                line = delete if option == '-D' else insert
+                text += line.format(place, rule)
             else:
-                text += insert.format(place, rule)
+                # What it calls the table itself: ours says which of two it is.
+                table = place.table.rpartition(' ')[2]
+                argv = [place.tool, '-w', '-t', table, option, place.chain]
+                commands.append((argv + match, ''))
     return text, commands
 
 # What a match of nft -j looks at: its kind and the words inside, and the Condition's key.

@@ -87,11 +87,11 @@ ROWS = (
     ('idle: wake-ups a minute', ('idle: wake-ups a minute: %s',)),
     ('idle: memory', ('idle: resident memory: %s',)),
     ('other traffic through the box, of that with no daemon',
-     ('throughput, of none right before: %s',)),
+     ('throughput undisturbed, of none: %s',)),
     ('of that with connection tracking alone',
-     ('throughput, of connection tracking alone right before: %s',)),
+     ('throughput undisturbed, of connection tracking alone: %s',)),
     ('ledger after 100,000 knocks', ('ledger: size after 100,000 knocks: %s',)))
-TRACKING = 'throughput, of none right before: connection tracking alone'
+TRACKING = 'throughput undisturbed, of none: connection tracking alone'
 
 
 def short(entry):
