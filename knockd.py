@@ -7013,7 +7013,7 @@ def refuse_idle(args, config):
             raise KnockError('--%s has no effect, for %s is there already; type: '
                              'knockd.py %s' % (option, config.path, advice), 2)
 
-PRIVATE = 'an address that is not known outside this network'
+PRIVATE = 'not known outside this network'
 
 def own_address():
     """(the address that this box uses towards the world, what is wrong with it or None).
@@ -7047,12 +7047,11 @@ def host_of(config):
     if not config.host:
         return own_address()
     address = address_of(config.host)
-    if address is not None and not address.is_global:
-        return config.host, PRIVATE
-    if address is None and re.fullmatch(r'[^.]+|.*\.(local|lan|home|internal|arpa)',
-                                        config.host):
-        return config.host, 'a name that is not known outside this network'
-    return config.host, None
+    if address is None:
+        private = re.fullmatch(r'[^.]+|.*\.(local|lan|home|internal|arpa)', config.host)
+    else:
+        private = not address.is_global
+    return config.host, PRIVATE if private else None
 
 def client_line(config, client, via='udp'):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
@@ -8528,7 +8527,6 @@ def tell_what_runs(system, config, report):
     print(WHAT_NOW % (host_of(config)[0], next(iter(config.clients), 'NAME')))
     if system.name == 'procd' and not config.trust:
         print(LAN_TOO)
-    sys.stdout.flush()
     tell_quarantine(report)
 
 def command_uninstall(args):
@@ -8536,14 +8534,16 @@ def command_uninstall(args):
     Works whatever the config says."""
     want_root(args)
     system, place = init_system(args.root), Placing(args)
-    folders = list(KEYS)
+    folders, keys = list(KEYS), list(KEYS)
     with contextlib.suppress(KnockError):
         config = read_config(args.root + os.path.abspath(args.config))
         folders.append(os.path.dirname(config.ledger))
-    folders = [folder for folder in dict.fromkeys(folders)
-               if os.path.isdir(args.root + folder)]
-    question = 'Delete the keys in %s too?' % ' and '.join(folders)
-    with_keys = args.yes or bool(folders) and agreed(question)
+        # Not all of another folder: it is /root, or anybody's.
+        keys += [path for path in (config.ledger, os.path.abspath(args.config))
+                 if os.path.dirname(path) not in KEYS]
+    keys = [path for path in keys if os.path.exists(args.root + path)]
+    named = ' and '.join(keys)
+    with_keys = args.yes or keys and agreed('Delete the keys in %s too?' % named)
     failed = carry_out_all(system.ends, place) if system else []
     if args.dry_run:
         failed += take_rules_away((), show_rules)
@@ -8555,7 +8555,7 @@ def command_uninstall(args):
     for folder in folders:
         paths += [os.path.join(folder, name) for name in CACHES]
     if with_keys:
-        paths += folders
+        paths += keys
     for path in dict.fromkeys(paths):
         remove(args, path)
     if system:
@@ -8565,8 +8565,8 @@ def command_uninstall(args):
     if args.dry_run:
         return
     kept = ''
-    if folders and not with_keys:
-        kept = '; the keys stay in ' + ' and '.join(folders)
+    if keys and not with_keys:
+        kept = '; the keys stay in ' + named
     print('knockd is uninstalled' + kept)
 
 def remove(args, path):
@@ -8704,13 +8704,6 @@ def command_line():
             command.add_argument(*names.split(), **settings)
     return parser
 
-def refuse_empty(args):
-    """KnockError for an option without a text, as of a variable of the shell that is not
-    set: `--allow ""` must not allow all."""
-    for name, value in vars(args).items():
-        if value == '' and name != 'root':
-            raise KnockError('%s: an empty text stands there' % name.replace('_', '-'), 2)
-
 def main(argv=None):
     try:
         small = small_arguments(sys.argv[1:])
@@ -8718,7 +8711,10 @@ def main(argv=None):
             run_daemon(*small)
             return 0
         args = command_line().parse_args(argv)
-        refuse_empty(args)
+        for name, value in vars(args).items():
+            # Of a variable of the shell that is not set: `--allow ""` would allow all.
+            if value == '' and name != 'root':
+                raise KnockError('%s: an empty text stands there' % name, 2)
         return args.function(args) or 0
     except KnockError as error:
         for line in str(error).splitlines():

@@ -234,6 +234,24 @@ def test_uninstall_works_whatever_the_config_says(text, tmp_path):
     assert len(out.splitlines()) < 5
 
 
+def test_what_else_is_in_the_folder_of_a_config_elsewhere_stays(tmp_path):
+    """`knockd.py --config /root/knockd.ini uninstall` took all of /root away."""
+    tree = tree_of(tmp_path, 'systemd')
+    home = tmp_path / 'home'
+    home.mkdir()
+    (home / 'thesis').write_text('years')
+    config = home / 'knockd.ini'
+    config.write_text('[server]\nid = x\nhide = tcp/22\nledger = %s/ledger.json\n' % home)
+    config.chmod(0o600)
+    (home / 'guard').write_text('')
+    (home / 'ledger.json').write_text('')
+    shown = knockd('--config', str(config), 'uninstall', '--yes', '--dry-run')[1]
+    assert 'remove %s\n' % home not in shown
+    for name in ('knockd.ini', 'ledger.json', 'guard'):
+        assert 'remove %s/%s\n' % (home, name) in shown
+    assert 'thesis' not in shown and tree
+
+
 def test_a_dry_run_of_uninstall_lists_and_takes_nothing(tmp_path):
     tree = installed(tmp_path, 'systemd')
     before = files_of(tree)
