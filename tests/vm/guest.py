@@ -377,6 +377,12 @@ def duration(found):
     return max(one.last for one in found) - min(one.first for one in found)
 
 
+def longest(found):
+    """Seconds of the longest of these Differences: a reload is several changes in a row, and
+    the daemon follows each of them."""
+    return max([one.last - one.first for one in found], default=0.0)
+
+
 class Host:
     """All of the above for one kind of guest, in a folder that is thrown away."""
 
@@ -417,7 +423,7 @@ class Host:
         return duration(self.told_apart())
 
     def story(self, found):
-        began = found[0].first
+        began = min((one.first for one in found), default=0)
         return ''.join('\nIPv%d %5d answers, %.3f to %.3f s: %s' % (
             one.family, one.count, one.first - began, one.last - began, one.what)
             for one in found)
