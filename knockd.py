@@ -4661,8 +4661,8 @@ def own_namespace():
         make_runtime_folder()
         locked_by_us(path)
     except BlockingIOError:
-        pid = int(read_file(path))
-        raise KnockError('another knockd runs in this network namespace: process %d%s'
+        pid = read_file(path).strip()
+        raise KnockError('another knockd runs in this network namespace: process %s%s'
                          % (pid, command_of(pid)))
     except OSError as error:
         log('owner: %s: a second knockd would not be noticed' % error.strerror, WARNING)
@@ -4670,7 +4670,7 @@ def own_namespace():
 def command_of(pid):
     """Its command line in brackets, which names its config."""
     try:
-        words = read_file('/proc/%d/cmdline' % pid).split('\0')
+        words = read_file('/proc/%s/cmdline' % pid).split('\0')
     except OSError:
         return ''
     return ' (%s)' % ' '.join(words).strip()
