@@ -143,7 +143,7 @@ def test_without_open_the_default_opens(wire, knockd, visitor):
     assert not wire.client.connects(address, HIDDEN_TOO)
 
 
-@pytest.mark.parametrize('asked, given', (((), '4s'), (('--for', '60'), '5s')),
+@pytest.mark.parametrize('asked, given', (((), '4s'), (('--for', '60'), '5s (60s asked)')),
                          ids=('open_for', 'max_open_for'))
 def test_the_server_says_how_long(wire, daemon, asked, given):
     knockd = daemon('open_for = 4s\nmax_open_for = 5s', anna='')
