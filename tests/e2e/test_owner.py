@@ -172,7 +172,7 @@ def test_the_answer_to_a_reload_tells_of_the_file_as_it_is_now(wire, daemon):
     with open(knockd.config, 'a') as config:
         config.write('[server\nnonsense\n')
     knockd.reload('config refused')
-    assert 'nonsense' in json.loads(knockd.do('status', '--json').out)['config']['problem']
+    assert 'line' in json.loads(knockd.do('status', '--json').out)['config']['problem']
     knockd.write_config()
     knockd.reload()
     assert json.loads(knockd.do('status', '--json').out)['config']['problem'] is None
