@@ -1494,9 +1494,9 @@ def decode_action(op, services, values):
 def decode_source(source):
     """An address from 16 bytes, IPv4 as ::ffff:a.b.c.d; None for zero: where it comes
     from."""
-    address = ipaddress.IPv6Address(source)
-    if address.is_unspecified:
+    if source == bytes(16):
         return None
+    address = ipaddress.IPv6Address(source)
     return address.ipv4_mapped or address
 
 def decode_plain(plain):
