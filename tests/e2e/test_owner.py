@@ -114,13 +114,17 @@ def test_slow_actions_of_one_client_keep_no_command_of_another(wire, daemon, tmp
     assert knockd.count('not run') > 0, 'his own are limited'
 
 
-def test_a_broken_config_does_not_rule_at_a_restart(wire, daemon):
-    knockd = daemon(anna='')
+def start_with_a_broken_config(knockd):
     with open(knockd.config, 'a') as config:
         config.write('[server\nnonsense\n')
     knockd.kill()
     knockd.start()
     knockd.says('the last good copy rules')
+
+
+def test_a_broken_config_does_not_rule_at_a_restart(wire, daemon):
+    knockd = daemon(anna='')
+    start_with_a_broken_config(knockd)
     address = wire.server.addresses[0]
     assert not wire.stranger.connects(address)
     wire.client.send(knockd.datagram('anna'), address)
@@ -155,11 +159,7 @@ def test_a_client_that_was_removed_does_not_come_back_by_the_good_copy(wire, dae
     del knockd.clients['bert']
     knockd.write_config()
     knockd.reload()
-    with open(knockd.config, 'a') as config:
-        config.write('[server\nnonsense\n')
-    knockd.kill()
-    knockd.start()
-    knockd.says('the last good copy rules')
+    start_with_a_broken_config(knockd)
     address = wire.server.addresses[0]
     wire.client.send(knockd.datagram('bert'), address)
     wire.client.send(knockd.datagram('fence'), address)
