@@ -2405,13 +2405,13 @@ def verdict_of(rules, name, probe, depth=0):
 
 def chain_verdict(chain, rules, probe):
     """What a chain of a hook says of a probe, at its end by its policy."""
-    if chain.family in FAMILIES.values() and chain.family != FAMILIES[probe.version]:
+    if chain.family in ('arp', 'ip', 'ip6') and chain.family != FAMILIES[probe.version]:
         return ACCEPT
     return verdict_of(rules, chain[:3], probe) or chain.policy
 
 def closed_verdict(chains, rules, probe):
     """What the box does with a probe before its stack answers; STACK if nothing."""
-    for hook in ('prerouting', 'input'):
+    for hook in ('ingress', 'prerouting', 'input'):
         for chain in chains:
             if chain.hook == hook and chain.kind != 'nat':
                 verdict = chain_verdict(chain, rules, probe)
@@ -2612,7 +2612,7 @@ CHAINS = (
     ('guard', ' type filter hook prerouting priority -149; policy accept;'),
     ('check', ''),
     ('stay', ' type nat hook prerouting priority -199; policy accept;'),
-    ('answer', ' type filter hook input priority 40; policy accept;'),
+    ('answer', ' type filter hook input priority 90; policy accept;'),
     ('closed', ''),
     ('decoy', ''),
     ('label', ''),
@@ -2623,6 +2623,8 @@ CHAINS = (
 # A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
+# synproxy, and a proxy that keeps its client's address, send over lo as a stranger.
+FROM_US = 'iifname "lo" fib saddr type local'
 # The end of a handshake, and what its sender sends from then on.
 ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
@@ -2788,8 +2790,8 @@ def guard_lines(config):
 def check_lines(config, sets):
     """A packet to a hidden port: does it come from where it may?"""
     passes = put_mark(config.mark) + ' return'
-    lines = []
-    for name in ('lo',) + config.trust:
+    lines = [FROM_US + ' ' + passes]
+    for name in config.trust:
         if name.endswith('+'):          # nft writes * where iptables writes +
             name = name[:-1] + '*'
         lines.append('iifname "%s" %s' % (name, passes))
@@ -2836,7 +2838,7 @@ def answer_lines(config, sets):
     """input: who has OPEN, or comes over lo, is let by; for the others see `closed`."""
     # Over lo the stack looks for no socket before input, so `closed` could not tell which
     # packets belong to a connection.
-    lines = ['iifname "lo" return']
+    lines = [FROM_US + ' return', 'iifname "lo" %s return' % NOT_SYN_ALONE]
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
         lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete_begun(version)))
@@ -2857,7 +2859,9 @@ def closed_lines(config, box, decoys, sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
         ended.append(if_marked(config.mark, delete_begun(version)))
-    lines += ['meta l4proto 6 meta skuid >= 0 accept',
+    lines += [NOT_SYN_ALONE + ' meta skuid >= 0 accept',
+              # A SYN has a socket only by a rule with tproxy; that may be for others.
+              'fib daddr type unicast meta skuid >= 0 accept',
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
     lines += [ACK_ALONE + ' jump check'] + ended + [if_marked(config.mark, 'accept')]
@@ -2936,7 +2940,8 @@ def answers_behind(config):
 
 def decoy_lines(config, decoys):
     """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
-    lines = []
+    # The socket that tproxy chose would take it; its mark would lead the reset astray.
+    lines = ['meta skuid >= 0 meta mark set 0 ' + TCP_RESET]
     for port, decoy in sorted(decoys.items()):
         lines.append('tcp dport %d %s tcp dport set %d accept' % (
             port, put_mark(asked_bit(config)), decoy))
@@ -3161,6 +3166,10 @@ def read_nft(outputs, config):
             chains[name] = Chain(*name, hook=entry.get('hook'), kind=entry.get('type'),
                                  priority=entry.get('prio', 0),
                                  policy=entry.get('policy', ACCEPT))
+            if 'dev' in entry:          # of ingress: what comes elsewhere passes it
+                devices = nft_values('interface', entry['dev'])
+                elsewhere = Condition('interface', devices, True)
+                rules[name] = [Rule([elsewhere], ACCEPT, None, False)]
         elif kind == 'rule':
             chain = name[:2] + (entry['chain'],)
             rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
@@ -3702,6 +3711,12 @@ class Reports:
 def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
+
+def read_if_there(path):
+    """'' if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return read_file(path)
+    return ''
 
 def sync_folder(path):
     """The names in the folder of this file are on disk when this returns. OSError."""
@@ -4576,10 +4591,8 @@ def missing_for_bridges():
     lacking = []
     for setting in BRIDGE_SETTINGS:
         name = 'net/bridge/bridge-nf-' + setting
-        value = ''
-        with contextlib.suppress(OSError):      # the module br_netfilter is not loaded
-            value = read_file('/proc/sys/' + name).strip()
-        if value != '1':
+        # Not there: the module br_netfilter is not loaded.
+        if read_if_there('/proc/sys/' + name).strip() != '1':
             lacking.append(name.replace('/', '.'))
     return lacking
 
@@ -4600,18 +4613,16 @@ def overhear_bridges(trust):
 def routes_of_box():
     """[(ip_network, interface)] of its main tables."""
     found = []
-    with contextlib.suppress(OSError):
-        for line in read_file('/proc/net/route').splitlines()[1:]:
-            name, target, _, _, _, _, _, mask = line.split()[:8]
-            # In the byte order of this machine.
-            words = [struct.pack('=I', int(word, 16)) for word in (target, mask)]
-            text = '%s/%s' % tuple(map(ipaddress.IPv4Address, words))
-            found.append((ipaddress.ip_network(text), name))
-    with contextlib.suppress(OSError):          # no IPv6 here
-        for line in read_file('/proc/net/ipv6_route').splitlines():
-            fields = line.split()
-            target = bytes.fromhex(fields[0]), int(fields[1], 16)
-            found.append((ipaddress.ip_network(target), fields[-1]))
+    for line in read_if_there('/proc/net/route').splitlines()[1:]:
+        name, target, _, _, _, _, _, mask = line.split()[:8]
+        # In the byte order of this machine.
+        words = [struct.pack('=I', int(word, 16)) for word in (target, mask)]
+        text = '%s/%s' % tuple(map(ipaddress.IPv4Address, words))
+        found.append((ipaddress.ip_network(text), name))
+    for line in read_if_there('/proc/net/ipv6_route').splitlines():
+        fields = line.split()
+        target = bytes.fromhex(fields[0]), int(fields[1], 16)
+        found.append((ipaddress.ip_network(target), fields[-1]))
     return [(network, name) for network, name in found if name != 'lo']
 
 def runtime_folder():
@@ -4792,9 +4803,7 @@ def has_lister(program):
 
 def legacy_tables(path):
     """Does the kernel have tables of iptables-legacy, by this list of them?"""
-    with contextlib.suppress(OSError):
-        return read_file(path).strip() != ''
-    return False
+    return read_if_there(path).strip() != ''
 
 def changes_silently(tool):
     """Are there rules here whose changes no event tells?"""
@@ -4841,11 +4850,7 @@ def reflect_marks(names, path):
 
 def kernel_variables():
     """What our rules need, and what they were made by: [text]."""
-    found = []
-    for name in SYSCTLS + MADE_BY:
-        with contextlib.suppress(OSError):
-            found.append(read_file('/proc/sys/' + name))
-    return found
+    return [read_if_there('/proc/sys/' + name) for name in SYSCTLS + MADE_BY]
 
 def restore_marks(path):
     """Puts back what reflect_marks() has kept; for uninstall."""
@@ -5354,16 +5359,14 @@ class GuardFile:
         if text is None or not os.path.exists(self.probation.path):
             return
         try:
-            if not os.path.exists(self.path) or read_file(self.path) != text:
+            if read_if_there(self.path) != text:
                 replace_text(self.path, text)
         except OSError as error:
             log('%s: %s' % (self.path, error.strerror), ERROR)
 
 def boot_id():
     """Another one after each boot, when the monotonic clock begins anew."""
-    with contextlib.suppress(OSError):
-        return read_file(BOOT_ID).strip()
-    return 'unknown'
+    return read_if_there(BOOT_ID).strip() or 'unknown'
 
 class Probation:
     """Nobody is locked out: who installs it and cannot knock has his ports back when the
@@ -5513,7 +5516,7 @@ class ConfigFile:
         copy = beside(config, GOOD_NAME)
         try:
             text = GOOD_HEAD % self.path + read_file(self.path)
-            if self.changed() or (os.path.exists(copy) and read_file(copy) == text):
+            if self.changed() or read_if_there(copy) == text:
                 return
             replace_text(copy, text)
         except OSError as error:
@@ -5535,9 +5538,7 @@ def last_good(path):
     """The Config in the copy of a broken file, or None. A broken one may not say where
     its ledger is, beside which the copy lies, so the usual places are looked at as
     well."""
-    folders = []
-    with contextlib.suppress(OSError):
-        folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_file(path))
+    folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_if_there(path))
     for folder in folders + [os.path.dirname(path), '/var/lib/knockd', '/etc/knockd']:
         copy = os.path.join(folder, GOOD_NAME)
         try:
@@ -6397,7 +6398,11 @@ def firewall_warnings(config):
     if config.hide:
         found += mark_warnings(config)
         if tool is NFT:
-            for chain in late_marks(run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])):
+            listing = run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+            if '"synproxy"' in listing.lower():
+                found.append('%s: [server] hide: a rule with synproxy may answer before '
+                             'us; leave hidden ports out of it' % config.path)
+            for chain in late_marks(listing):
                 found.append('%s: [server] mark: chain %s %s %s sets the whole mark '
                              'after us; give it priority mangle, or write a mask'
                              % ((config.path,) + chain))
@@ -6457,10 +6462,8 @@ def mark_warnings(config):
     """Of routing by exact marks: what a knock opens, and a hidden port's reset, carries a
     bit of ours and goes another way."""
     found = []
-    if find_program('ip') is None:
-        return found
     for family in ('-4', '-6'):
-        with contextlib.suppress(KnockError):
+        with contextlib.suppress(KnockError):   # there is no ip, or no IPv6
             rules = run(['ip', family, 'rule'])
             for rule in exact_marks(rules, config.mark | asked_bit(config)):
                 found.append('%s: [server] mark: the rule "%s" asks for our bits, too; '
