@@ -1890,8 +1890,11 @@ def surviving(openings, config, now):
         if owner is None or too_wide(opening, owner):
             continue
         expires = min(opening.expires, now.mono + owner.expires - now.wall)
+        # What goes on as it was is the same object, or differing() would find it changed.
+        if (owner.name, expires) != (opening.client, opening.expires):
+            opening = opening._replace(client=owner.name, expires=expires)
         if expires > now.mono:
-            after[key] = opening._replace(client=owner.name, expires=expires)
+            after[key] = opening
     return after
 
 def too_wide(opening, client):
@@ -4816,15 +4819,14 @@ def see_box(tool, config, looks=None):
     outputs = {}
     for argv in tool.list_commands(has_lister):
         process = start(argv)
-        if looks is not None:
+        if looks:
             looks.begin(process)
         try:
             outputs[argv[0]] = finish(process, argv, '')
         except KnockError:
             # What is not of our own tool tells only what the box does besides. But what
             # was broken off tells nothing, and must not look like another box.
-            broken_off = looks is not None and looks.broken_off
-            if broken_off or argv[0].startswith(tool.name):
+            if looks and looks.broken_off or argv[0].startswith(tool.name):
                 raise
     return tool.read(outputs, config)
 
@@ -4943,7 +4945,8 @@ class Looks:
     def __init__(self):
         self.due = None         # monotonic ms, or None
         self.rested = 0         # monotonic ms from which on it may begin again
-        self.process = None     # the command that lists the rules, while it runs
+        self.reading = False    # is a look under way?
+        self.process = None     # the command of it that lists the rules
         self.broken_off = False
         self.in_a_row = 0       # looks that were broken off
         self.variables = kernel_variables()     # by which the rules were made
@@ -4970,16 +4973,21 @@ class Looks:
         """What is asked for from now on, this look may miss."""
         with self.lock:
             self.due = None
+            self.reading = True
 
     def begin(self, process):
+        """One of its commands runs now."""
         with self.lock:
             self.process = process
+            # What came before it ran, or between two of them, could kill nothing.
+            if self.broken_off:
+                process.kill()
 
     def end(self, began, now):
         """Was it broken off? Then it is still due."""
         with self.lock:
             broken_off = self.broken_off
-            self.process = None
+            self.reading = False
             self.broken_off = False
         self.rested = now + 2 * (now - began)
         if not broken_off:
@@ -4993,9 +5001,10 @@ class Looks:
         """For what cannot wait. To list is to read: nothing is lost when it ends
         early."""
         with self.lock:
-            if self.process is not None and self.in_a_row < BROKEN_LOOKS:
+            if self.reading and self.in_a_row < BROKEN_LOOKS:
                 self.broken_off = True
-                self.process.kill()
+                if self.process:
+                    self.process.kill()
 
 class Standing:
     """What the kernel holds, as far as the keeper's thread knows."""
@@ -5860,24 +5869,19 @@ class Doors:
         if openings != self.state.openings:
             self.state.hold(openings)
             self.want()
+        first = NEVER
+        owned = collections.defaultdict(list)
+        for opening in openings.values():
+            first = min(first, opening.expires)
+            owned[opening.fingerprint, opening.source].append(opening.service)
         for visit, ends in list(self.visits.items()):
-            if ends <= earlier.mono or not self.still_open(visit):
+            own = merged(owned[visit.fingerprint, visit.network])
+            # Is everything that this visit opened still open?
+            stays = all(covered(service, own) for service in visit.services)
+            if ends <= earlier.mono or not stays:
                 self.leave(visit)
-        later = [opening.expires for opening in openings.values()]
-        later += self.visits.values()
-        self.next_end = NEVER
-        if later:
-            self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
-
-    def still_open(self, visit):
-        """Is everything that this visit opened still open?"""
-        own = []
-        for opening in self.state.openings.values():
-            owner = opening.fingerprint, opening.source
-            if owner == (visit.fingerprint, visit.network):
-                own.append(opening.service)
-        own = merged(own)
-        return all(covered(service, own) for service in visit.services)
+        first = min([first, *self.visits.values()])
+        self.next_end = max(first + CLOSING_TIME, now.mono + 1000)
 
     def due(self, now):
         """Milliseconds until it must be looked at."""
@@ -6022,8 +6026,7 @@ class Daemon:
             ready = self.wait(signals)
             stopping = signals in ready and self.heed(os.read(signals, 64))
             now = moment()
-            if self.doors.keeper.fileno() in ready:
-                self.settle_all(now)
+            self.settle_all(now)
             if self.desk.socket.fileno() in ready:
                 self.answer(now)
             # SYNs come last: a flood of them delays no datagram.
