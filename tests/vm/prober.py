@@ -44,7 +44,7 @@ MSS = bytes([2, 4, 5, 180])     # option 2: 1460 octets
 ETHERNET = 14                   # octets of its header
 FLOW_LABEL = 0x54321            # of all our IPv6 questions
 OTHER_LABEL = 0x2bcde           # of one that is asked again
-DOUBT = 1.0                     # after which nothing speaks for an answer with our label
+DOUBT = 1.0                     # after which nothing speaks for a label that is doubtful
 
 Question = collections.namedtuple('Question', 'family port source_port seq packet sent')
 Line = collections.namedtuple('Line', 'first last family role what count')
@@ -134,6 +134,7 @@ class Asked:
         self.silent_in_a_row = collections.Counter()
         self.doubts = {}            # the same key: when, role and class of an answer
         self.again = []             # packets that are to be sent for them
+        self.without_label = collections.deque()    # when, port, our port
 
     def ask(self, family, questions, now):
         answered = dict.fromkeys(self.roles.values(), False)
@@ -170,16 +171,27 @@ class Asked:
         return True
 
     def is_doubtful(self, question, what, now):
-        """Does it carry the label of its question? One flow in 2^20 has that label for its
-        own, so we ask once more with another one."""
-        if 'label ours' not in what:
+        """Does it carry the label of its question, or none? One flow in 2^20 has that for
+        its own, for as long as the box is up, so we ask once more with another label."""
+        if 'label 0' in what:
+            self.without_label.append((now, question.port, question.source_port))
+            if self.others_have_no_label(question, now):
+                return False
+        elif 'label ours' not in what:
             return False
         key = question.family, question.port, question.source_port
         self.doubts[key] = now, self.roles[question.port], what
         self.again.append(syn(*key, question.seq, OTHER_LABEL))
         return True
 
-    def settled(self, question, what):
+    def others_have_no_label(self, question, now):
+        """Did another flow to that port, just now, get an answer without a label, too?"""
+        while self.without_label and now - self.without_label[0][0] > DOUBT:
+            self.without_label.popleft()
+        return any(port == question.port and source_port != question.source_port
+                   for _, port, source_port in self.without_label)
+
+    def settled(self, question, what, now):
         """Returns (sent, family, role, what) of the doubtful answer before this one, or
         None."""
         doubt = self.doubts.pop(
@@ -189,6 +201,8 @@ class Asked:
         at, role, before = doubt
         if 'label ours' in what:    # to the other one as well
             before = before.replace('label ours', 'label its own')
+        elif 'label 0' in what and not self.others_have_no_label(question, now):
+            before = before.replace('label 0', 'label its own')
         return at, question.family, role, before
 
     def forget(self, now):
@@ -401,7 +415,7 @@ def hear(packet, asked, log, now):
         question, what = answer(packet, asked)
     except Unasked:
         return
-    settled = asked.settled(question, what)
+    settled = asked.settled(question, what, now)
     if settled:
         log.note(*settled)
     elif asked.is_new(question, what) and not asked.is_doubtful(question, what, now):

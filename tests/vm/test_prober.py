@@ -160,6 +160,32 @@ def test_a_label_that_repeats_ours_tells_them_apart(then):
     assert 'label ours' in found.what
 
 
+def test_a_flow_that_has_no_label_by_chance_tells_nothing():
+    box = Box()
+    asked = [box.ask(6) for _ in range(3)]
+    for one in asked:
+        box.hear(tcp(one['closed']))
+    for one, label in zip(asked, (0x777, 0, 0x777)):
+        box.hear(tcp(one['hidden'], label=label))
+    again, = box.asked.again
+    assert again == prober.syn(
+        6, HIDDEN, asked[1]['hidden'].source_port, 7, prober.OTHER_LABEL)
+    box.hear(tcp(asked[1]['hidden'], label=0))
+    assert box.differences() == []
+
+
+@pytest.mark.parametrize('then, times', [(0x777, 1), (0, 2)], ids=str)
+def test_a_label_that_is_missing_tells_them_apart(then, times):
+    box = Box()
+    asked = [box.ask(6) for _ in range(2)]
+    for one, label in zip(asked, (0, then)):
+        box.hear(tcp(one['closed']))
+        box.hear(tcp(one['hidden'], label=label))
+    box.hear(tcp(asked[0]['hidden'], label=then))
+    found, = box.differences()
+    assert ('label 0' in found.what, found.count) == (True, times)
+
+
 def test_an_error_that_quotes_the_decoy_tells_them_apart(family):
     box = Box()
     asked = box.ask(family)
