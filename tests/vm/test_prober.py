@@ -49,14 +49,14 @@ class Box:
         return prober.differences([prober.Line(*line) for line in lines if len(line) > 1])
 
 
-def ip(family, protocol, payload, ttl=64, label=0x777):
+def ip(family, protocol, payload, ttl=64, label=0x777, ident=0, fragment=0x4000):
     addresses = prober.packed(family, prober.BOX[family]) \
         + prober.packed(family, prober.STRANGER[family])
     if family == 6:
         return struct.pack('>IHBB', 6 << 28 | label, len(payload), protocol, ttl) \
             + addresses + payload
     head = struct.pack(
-        '>BBHHHBBH', 0x45, 0, 20 + len(payload), 0, 0x4000, ttl, protocol, 0)
+        '>BBHHHBBH', 0x45, 0, 20 + len(payload), ident, fragment, ttl, protocol, 0)
     return head + addresses + payload
 
 
@@ -67,14 +67,14 @@ def tcp(question, flags=RST | ACK, port=None, window=0, ack=None, **more):
         window, 0, 0), **more)
 
 
-def icmp(question, port=None):
+def icmp(question, port=None, **more):
     octets = 20 if question.family == 4 else 40
     quoted = bytearray(question.packet)
     quoted[octets + 2:octets + 4] = struct.pack('>H', port or question.port)
     kind, protocol = (1, 1), prober.ICMPV6
     if question.family == 4:
         kind, protocol = (3, 13), prober.ICMP
-    return ip(question.family, protocol, bytes(kind) + bytes(6) + bytes(quoted))
+    return ip(question.family, protocol, bytes(kind) + bytes(6) + bytes(quoted), **more)
 
 
 @pytest.fixture(params=(4, 6))
@@ -184,6 +184,16 @@ def test_a_label_that_is_missing_tells_them_apart(then, times):
     box.hear(tcp(asked[0]['hidden'], label=then))
     found, = box.differences()
     assert ('label 0' in found.what, found.count) == (True, times)
+
+
+@pytest.mark.parametrize('idents, times', [((7, 0, 9), 0), ((0, 0, 9), 2)], ids=str)
+def test_a_counter_comes_to_no_id_once_and_who_writes_none_does_so_twice(idents, times):
+    box = Box()
+    for ident in idents:
+        asked = box.ask(4)
+        box.hear(icmp(asked['closed'], ident=5, fragment=0))
+        box.hear(icmp(asked['hidden'], ident=ident, fragment=0))
+    assert sum(found.count for found in box.differences()) == times
 
 
 def test_an_error_that_quotes_the_decoy_tells_them_apart(family):
