@@ -28,6 +28,7 @@ BIN = 0.1                       # answers of one class within that time share a 
 NEAR = 1.0                      # before and after which a class of the closed port counts
 PATIENCE = 2.0                  # after which a question counts as unanswered
 MEMORY = 30.0                   # how long a late or a second answer is still understood
+ROUNDS = 8                      # of our source ports, for as long as a wire holds a packet
 LONG_SILENCE = 40               # pairs in a row of which the same one went unanswered
 # Few enough for the connection table of a box that drops.
 SOURCE_PORTS = 8192
@@ -130,6 +131,8 @@ class Asked:
         self.questions = collections.OrderedDict()      # family, port, our port: Question
         self.pair_of = {}           # the same key: its pair
         self.said = {}              # the same key: the classes of the answers so far
+        # The same key: the sequence numbers of this round and of those before.
+        self.seqs = collections.defaultdict(lambda: collections.deque(maxlen=ROUNDS))
         self.pairs = collections.deque()    # sent, family, {role: True once answered}
         self.silent_in_a_row = collections.Counter()
         self.doubts = {}            # the same key: when, role and class of an answer
@@ -144,6 +147,7 @@ class Asked:
             self.questions[key] = question
             self.pair_of[key] = answered
             self.said[key] = set()
+            self.seqs[key].append(question.seq)
 
     def find(self, family, port, source_port):
         key = family, port, source_port
@@ -268,6 +272,10 @@ def icmp_answer(family, seen, icmp, asked):
     else:
         question = asked.find_any(family, source_port)
     sent = question.packet
+    seq, = struct.unpack('>I', quoted[octets + 4:octets + 8])
+    if seq != question.seq and seq in asked.seqs[family, question.port, source_port]:
+        # A wire holds what is sent while a box boots, for longer than a round.
+        sent = syn(family, question.port, source_port, seq)
     as_sent = [at for at in range(min(len(quoted), len(sent))) if quoted[at] != sent[at]]
     what = 'icmp %d/%d quotes %d octets, unlike what was sent at %s, rest %s, %s' % (
         icmp[0], icmp[1], len(quoted), as_sent or 'none', icmp[4:8].hex(), seen)

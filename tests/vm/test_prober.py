@@ -22,15 +22,15 @@ class Box:
         self.now = 1000.0
         self.turns = 0
 
-    def ask(self, family):
+    def ask(self, family, seq=7):
         """Asks both ports; returns their questions by role."""
         self.turns += 1
         self.now += prober.GAP
         questions = {}
         for port, role in self.asked.roles.items():
-            packet = prober.syn(family, port, 20000 + self.turns, 7)
+            packet = prober.syn(family, port, 20000 + self.turns, seq)
             questions[role] = prober.Question(
-                family, port, 20000 + self.turns, 7, packet, self.now)
+                family, port, 20000 + self.turns, seq, packet, self.now)
         self.asked.ask(family, list(questions.values()), self.now)
         return questions
 
@@ -201,6 +201,25 @@ def test_an_error_that_quotes_the_decoy_tells_them_apart(family):
     asked = box.ask(family)
     box.hear(icmp(asked['closed']))
     box.hear(icmp(asked['hidden'], port=DECOY))
+    assert len(box.differences()) == 1
+
+
+def test_an_error_that_quotes_a_question_of_the_round_before_tells_nothing(family):
+    box = Box()
+    before = box.ask(family)
+    box.turns = 0
+    asked = box.ask(family, seq=9)
+    box.hear(icmp(asked['closed']))
+    box.hear(icmp(before['hidden']))
+    assert box.differences() == []
+
+
+def test_an_error_that_quotes_what_nobody_asked_tells_them_apart(family):
+    box = Box()
+    asked = box.ask(family)
+    packet = prober.syn(family, HIDDEN, asked['hidden'].source_port, 8)
+    box.hear(icmp(asked['closed']))
+    box.hear(icmp(asked['hidden']._replace(packet=packet)))
     assert len(box.differences()) == 1
 
 
