@@ -457,11 +457,13 @@ class Host:
 
     def told_by(self, stranger):
         found = []
-        while True:
+
+        def are_alike():
             more = prober.differences(stranger.seen())
-            found += more
-            if not any(one.last > stranger.since - 0.5 for one in more):
-                return found
+            found.extend(more)
+            return not any(one.last > stranger.since - 0.5 for one in more)
+        until(are_alike, SOON, 'the ports were alike again')
+        return found
 
     def heal_time(self):
         """The living daemon puts rules back within 0.1 s, which is 20 calls of nft and
