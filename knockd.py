@@ -6658,7 +6658,7 @@ def client_rows(facts, now):
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
-LAST_GOOD = 'config: the last good one rules, for the file is broken'
+LAST_GOOD = 'config: the last good one is in force, for the file is refused'
 
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
@@ -7166,6 +7166,8 @@ def taken(path):
     config = read_config(path)
     # As the daemon would do.
     if not report and os.path.exists(beside(config, GOOD_NAME)):
+        note('no daemon answers: in the firewall nothing changes until one runs; to take '
+             'all away: knockd.py uninstall')
         ConfigFile(path).keep(config)
     return config
 
@@ -8645,16 +8647,16 @@ JSON = ('--json', None, 'for programs')
 COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
-         ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
+         ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: for good',
           {'type': milliseconds('0s', '31d')}),
          ('--url', 'URL', 'where a script out of a pipe comes from')]),
-    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
+    ('uninstall', command_uninstall, 'stop, and take all away', PLACE + [
         ('--yes', None, 'delete the keys without asking')]),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', None, 'say more')]),
     ('check', command_check, 'read the config and say all that is wrong with it', [
         ('--strict', None, 'a warning is an error')]),
-    ('rules', command_rules, 'print exactly what would be given to nft', []),
+    ('rules', command_rules, 'print what would be given to nft or iptables', []),
     ('selftest', command_selftest, 'try what the daemon needs, down to a knock', []),
     ('add', command_add, 'make a client and print its knock:// line', [
         CLIENT_NAME, FIRST[2],
@@ -8666,11 +8668,11 @@ COMMANDS = (    # name, function, what it does, its options
         ('--page', None, 'for a web page: by ports alone, 30 s'),
         ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
         ('--may-run', 'ACTIONS', 'the actions that it may run'),
-        ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
+        ('--for', 'TIME', 'how long its openings last: 30s', {'dest': 'open_for'}),
         SECRET, PICTURE]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
-        ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
+        ('pairs', 'KEY=VALUE', 'KEY= takes the key out', {'nargs': '+'})]),
     ('rename', command_rename, 'call a client otherwise', [
         CLIENT_NAME, ('new', 'NEW', None)]),
     ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
@@ -8681,12 +8683,13 @@ COMMANDS = (    # name, function, what it does, its options
         CLIENT_NAME, ('--via', 'CARRIER', 'how it shall knock', {'choices': CARRIERS}),
         PICTURE]),
     ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
-        CLIENT_NAME, ('-n', 'N', '10', {'dest': 'number', 'type': int, 'default': 10})]),
-    ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
+        CLIENT_NAME,
+        ('-n', 'N', 'how many; or 10', {'dest': 'number', 'type': int, 'default': 10})]),
+    ('list', command_list, 'all clients, what each may open, when it knocked', [JSON]),
     ('status', command_status, 'is all hidden, what is open, who knocked, who not', [
         JSON, ('--metrics', None, 'for Prometheus')]),
     ('watch', command_watch, 'why does it not open? hears knocks for a minute', [
-        ('client', 'CLIENT', 'of this one alone', {'nargs': '?'})]),
+        ('client', 'CLIENT', 'hear the knocks of this one alone', {'nargs': '?'})]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
@@ -8751,7 +8754,7 @@ def main(argv=None):
         print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
               file=sys.stderr)
         if isinstance(error, PermissionError) and os.geteuid():
-            note('try it as root: sudo')
+            note('try it as root, with sudo')
         return 1
     except KeyboardInterrupt:
         return 1
