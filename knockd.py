@@ -5606,8 +5606,7 @@ def recalled_codes(path, now):
     codes = Codes()
     try:
         memory = json.loads(read_file(path))
-        wrong, asleep_until, forgiven_at = map(whole_number, memory)
-        codes.recall([wrong, asleep_until, forgiven_at], now)
+        codes.recall(list(map(whole_number, memory)), now)
     except FileNotFoundError:
         pass
     except (OSError,) + MISREAD:
@@ -5711,6 +5710,16 @@ class Hearing:
             note_codes(self.codes_path, self.keys.codes)
         return found
 
+def outside_syn(frame, interface, config):
+    """A Syn from outside to this box, or to one behind it; else None."""
+    syn = parse_syn(frame)
+    if syn is None or is_inside(interface, config.trust):
+        return None
+    # On a router, SYNs through the box come by here too.
+    if not is_guarded(syn.destination, interface, config.behind):
+        return None
+    return syn
+
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
     knock = decision.knock
@@ -5736,7 +5745,6 @@ class Doors:
         self.state = state
         self.reports = reports
         self.hooks = Hooks()
-        self.hides = True       # False: a probation has lapsed
         self.config = state.config      # the one to hide by
         self.orders = []
         self.visits = collections.OrderedDict()     # {Visit: ms when it ends}
@@ -5749,7 +5757,6 @@ class Doors:
 
     def hide(self, hides):
         """By the config that judges; or nothing at all. Returns the number of that."""
-        self.hides = hides
         self.config = self.state.config
         if not hides:
             self.config = self.config._replace(hide=())
@@ -5762,7 +5769,8 @@ class Doors:
         if decision.verdict == 'run':
             name = knock.request.action
             argv = self.state.config.actions[name]
-            self.hooks.run(name, argv, knock_facts(knock, ()), action=True)
+            facts = facts_of(knock.client.name, knock.source, (), knock.seconds)
+            self.hooks.run(name, argv, facts, action=True)
             log(honour_line(decision, now, moment()))
             return
         if decision.verdict == 'open':
@@ -5795,7 +5803,7 @@ class Doors:
         before = self.visits.pop(visit, 0)      # it becomes the youngest
         self.visits[visit] = max(ends, before)
         self.next_end = min(self.next_end, ends + CLOSING_TIME)
-        facts = knock_facts(knock, knock.services)
+        facts = facts_of(visit.client, visit.source, services, knock.seconds)
         self.hooks.run('on_open', self.state.config.on_open, facts)
         own = [each for each in self.visits if each.fingerprint == visit.fingerprint]
         if len(own) > VISITS_LIMIT:     # one client's ever new requests fill no memory
@@ -5870,19 +5878,9 @@ class Doors:
 
 def facts_of(client, source, services, seconds):
     """The environment of a command of the config."""
-    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': source,
+    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': str(source),
             'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
 
-def knock_facts(knock, services):
-    return facts_of(knock.client.name, str(knock.source), services, knock.seconds)
-
-def last_noted(path):
-    """Desk.last, from its file. OSError, or one of MISREAD."""
-    rows = {}
-    for name, row in json.loads(read_file(path)).items():
-        source = ipaddress.ip_address(row['source'])
-        rows[name] = {'last': whole_number(row['last']), 'source': str(source)}
-    return rows
 
 class Desk:
     """Answers `status`, by a Unix socket."""
@@ -5896,7 +5894,7 @@ class Desk:
         self.mended = 0
         # Over a restart, not over a boot: flash is not worn by it.
         with contextlib.suppress(OSError, *MISREAD):
-            self.last = last_noted(self.path)
+            self.last = dict(json.loads(read_file(self.path)))
 
     def honoured(self, knock, now):
         self.last[knock.client.name] = {'last': now.wall, 'source': str(knock.source)}
@@ -6194,14 +6192,10 @@ class Daemon:
                         % SYNS_A_SECOND)
                 self.reports.tell('', 'SYNs', '', line, now)
             return
-        syn = parse_syn(frame)
-        if syn is None or is_inside(interface, self.config.trust):
-            return
-        # On a router, SYNs through the box come by here too.
-        if not is_guarded(syn.destination, interface, self.config.behind):
-            return
-        for packet in self.hearing.packets_of(syn, now):
-            self.handle(packet, interface, now)
+        syn = outside_syn(frame, interface, self.config)
+        if syn is not None:
+            for packet in self.hearing.packets_of(syn, now):
+                self.handle(packet, interface, now)
 
     def handle(self, packet, interface, now):
         """One packet that may be a knock."""
@@ -6269,18 +6263,13 @@ class Daemon:
 
     def report(self, now):
         """What `status` shows; every list is bounded for each client."""
-        hidden, quarantine, left = [], None, self.probation.left(now.mono)
-        if self.doors.hides:
-            hidden = [format_service(service) for service in self.config.hide]
-        if self.state.ledger.floor > now.wall:
-            quarantine = self.state.ledger.floor
-        if left is not None:
-            left //= 1000
-        report = {'version': __version__, 'since': self.desk.since, 'hidden': hidden}
+        floor, left = self.state.ledger.floor, self.probation.left(now.mono)
+        report = {'version': __version__, 'since': self.desk.since}
+        report['hidden'] = list(map(format_service, self.doors.config.hide))
         report['behind'] = list(map(str, self.config.behind))
         report['problem'] = self.problem()
-        report['quarantine_until'] = quarantine
-        report['probation_left'] = left
+        report['quarantine_until'] = floor if floor > now.wall else None
+        report['probation_left'] = left and left // 1000
         report['clock'] = self.clock.doubt
         report['config'] = self.source.row()
         report['clients'] = self.desk.last
@@ -6843,15 +6832,6 @@ def go_small(args):
         os.execv(sys.executable, [sys.executable] + flags + [
             path, '--config', args.config, 'run'] + verbose)
 
-def small_arguments(argv):
-    """(config, verbose) of what go_small() typed, read without argparse; None if somebody
-    else did."""
-    path = globals().get('__file__', '')
-    if not path.endswith('.pyc') or argv[:1] != ['--config']:
-        return None
-    if argv[2:] not in (['run'], ['run', '-v']):
-        return None
-    return argv[1], argv[-1] == '-v'
 
 def name_process():
     """`ps`, `pgrep` and the journal shall say knockd, not python3."""
@@ -6973,9 +6953,12 @@ def new_client(args, config, place):
     yet."""
     if not config.clients:
         place_ledger(config, place)
-    name = vars(args).get('name') or args.client
-    changes = server_changes(args, config)
-    changes['client ' + name] = client_entries(args)
+    told = vars(args)
+    changes = {'client ' + (told.get('name') or args.client): client_entries(args)}
+    bare = [service for service in parse_services(told.get('allow') or '')
+            if not covered(service, config.hide)]
+    if bare and agreed('%s: not hidden. Hide it too?' % format_services(bare)):
+        changes['server'] = [('hide', format_services(config.hide + tuple(bare)))]
     return changes
 
 def place_ledger(config, place):
@@ -6983,18 +6966,6 @@ def place_ledger(config, place):
     if not os.path.exists(place.root + config.ledger):
         place.put(config.ledger, Ledger(config.id).state_line())
 
-def server_changes(args, config):
-    """What a new client needs of [server], if whoever sits at the terminal agrees."""
-    told, entries = vars(args), []
-    bare = [service for service in parse_services(told.get('allow') or '')
-            if not covered(service, config.hide)]
-    if bare and agreed('%s: not hidden. Hide it too?' % format_services(bare)):
-        entries.append(('hide', format_services(config.hide + tuple(bare))))
-    for option, carrier in (('code', 'code'), ('page', 'ports')):
-        if told.get(option) and carrier not in config.carriers and \
-                agreed('[server] carriers lacks %s. Add it?' % carrier):
-            entries.append(('carriers', ','.join(config.carriers + (carrier,))))
-    return {'server': entries} if entries else {}
 
 # An option for a first config, and what changes the same in one that is there.
 INSTEAD = (('hide', 'hide SERVICES'), ('host', 'set server host=HOST'),
@@ -7013,27 +6984,17 @@ def refuse_idle(args, config):
             raise KnockError('--%s has no effect, for %s is there already; type: '
                              'knockd.py %s' % (option, config.path, advice), 2)
 
-PRIVATE = 'not known outside this network'
-
 def own_address():
-    """(the address that this box uses towards the world, what is wrong with it or None).
-    Connecting UDP sends nothing; the addresses are RFC 5737's and RFC 3849's."""
+    """The address that this box uses towards the world, or its name where there is no way
+    to it. Connecting UDP sends nothing; the addresses are RFC 5737's and RFC 3849's."""
     found = socket.gethostname()
-    flaw = 'only a name, for this box has no way to the world yet'
     # Of both, IPv4 counts: more clients have it.
     for family, far in ((socket.AF_INET6, '2001:db8::1'), (socket.AF_INET, '192.0.2.1')):
         sock = socket.socket(family, socket.SOCK_DGRAM)
         with contextlib.suppress(OSError), sock:
             sock.connect((far, 9))
-            found, flaw = sock.getsockname()[0], None
-    address = address_of(found)
-    if address is None:
-        return found, flaw
-    if not address.is_global:
-        return found, PRIVATE
-    if address.version == 6:
-        flaw = 'an IPv6 address, which clients that have only IPv4 cannot reach'
-    return found, flaw
+            found = sock.getsockname()[0]
+    return found
 
 def address_of(text):
     """An ip_address; None if it is a name."""
@@ -7044,14 +7005,19 @@ def address_of(text):
 
 def host_of(config):
     """(what clients call this box, a doubt or None)"""
-    if not config.host:
-        return own_address()
-    address = address_of(config.host)
+    host = config.host or own_address()
+    address, doubt = address_of(host), None
     if address is None:
-        private = re.fullmatch(r'[^.]+|.*\.(local|lan|home|internal|arpa)', config.host)
+        private = re.fullmatch(r'[^.]+|.*\.(local|lan|home|internal|arpa)', host)
     else:
         private = not address.is_global
-    return config.host, PRIVATE if private else None
+        if address.version == 6 and not config.host:
+            doubt = 'an IPv6 address, which clients that have only IPv4 cannot reach'
+    if private:
+        doubt = 'not known outside this network'
+    elif address is None and not config.host:
+        doubt = 'only a name, for this box has no way to the world yet'
+    return host, doubt
 
 def client_line(config, client, via='udp'):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
@@ -7113,25 +7079,16 @@ def edit_config(path, plan):
     with locked(path):
         # Read here: of before the lock it would bring back what another edit took out.
         config, text = read_config(path), read_file(path)
-        expected = ini_sections(text, path)
         for section, entries in plan(config).items():
-            if entries == []:
-                continue
-            text = edited(text, section, entries or ())
-            known = expected.pop(section, {})
-            if entries is not None:
-                known.update(entries)
-                expected[section] = {key: value for key, value in known.items()
-                                     if value is not None}
-        write_edited(config, text, expected)
+            if entries != []:
+                text = edited(text, section, entries or ())
+        write_config(path, text)
     return taken(path)
 
-def write_edited(config, text, expected):
-    """Puts the text in the config's place if it is good and says just what it shall."""
-    parse_config(text, config.path)
-    if dict(ini_sections(text, config.path)) != dict(expected):
-        raise KnockError('%s cannot be changed safely; edit it by hand' % config.path)
-    replace_text(os.path.realpath(config.path), text)
+def write_config(path, text):
+    """Puts the text in the config's place if it is good."""
+    parse_config(text, path)
+    replace_text(os.path.realpath(path), text)
 
 def taken(path):
     """The new Config; says so if the daemon did not take it."""
@@ -7265,11 +7222,9 @@ def command_rename(args):
         find_client(config, args.name)
         if args.new in config.clients:
             raise KnockError('there is a client %s already' % args.new)
-        header = re.compile(r'(?m)^\[client %s\]' % re.escape(args.name))
-        expected = ini_sections(text, path)
-        expected['client ' + args.new] = expected.pop('client ' + args.name)
-        write_edited(config, header.sub('[client %s]' % args.new, text), expected)
-    taken(path)
+        header = re.compile(r'(?m)^(\s*)\[client %s\]' % re.escape(args.name))
+        write_config(path, header.sub(r'\1[client %s]' % args.new, text))
+    find_client(taken(path), args.new)
     print('renamed; the line of before still works')
 
 def secret_in_use(config, client):
@@ -7397,18 +7352,27 @@ WATCH_TIME = 60                 # seconds
 # rest.
 LOOKS, LOOK_AT_ONCE = 10, 20
 LOOK_BUFFER = 65536             # bytes: what waits is never old
-SEARCHES_A_SECOND = 20          # tags of a wrong clock, or of nobody
+
 STRANGERS_TOLD = 40
-# Tags a day back and ahead; a shorter time where more than 100 clients share them.
-DAY_STEPS, FAR_TAGS = 2880, 576000
+# Tags a day back and ahead; a shorter time where more than 50 clients share them.
+DAY_STEPS, FAR_TAGS = 2880, 288000
 FOLLOWED, PORTS_KEPT = 1024, 64
 PAUSE = 5000                    # ms of silence after which a sequence has stopped
 FRAGMENT = 44                   # IANA: IPv6's next header
 WATCH_TABLE = 'table inet knockd-watch\ndelete table inet knockd-watch\n'
+TRACE_CHAIN = '''table inet knockd-watch {
+    chain trace { type filter hook prerouting priority -400; }
+}
+'''
+TRACE_RULE = ('add rule inet knockd-watch trace %s saddr %s %s dport %d-%d %s '
+              'limit rate 5/second meta nftrace set 1\n')
+BEGINS = {TCP: 'tcp flags & (syn | ack) == syn', UDP: ''}
 LD_LENGTH = 0x80
 
-# kind: a word; client: a Client or None; text: the sentence; knock: of kind open or None.
+# kind: a word; client: its name, '' for nobody; text: the sentence; knock: a good one, or
+# None.
 Finding = collections.namedtuple('Finding', 'kind client text knock')
+Finding.__new__.__defaults__ = None,
 # What a cut packet still shows. carrier may be None.
 Glimpse = collections.namedtuple('Glimpse', 'carrier source port tag torn')
 
@@ -7499,16 +7463,13 @@ def checksum_holds(packet):
     return sum(struct.unpack('>%dH' % (len(data) // 2), data)) % 0xffff == 0
 
 def far_tags(clients, now):
-    """[(Client, first step, the tags of a day back and ahead in one text)]."""
-    owners = [client for client in clients if client is not None]
-    reach = min(DAY_STEPS, FAR_TAGS // 2 // max(1, len(owners)))
-    first = max(0, step_of(now) - reach)
-    rows = []
-    for client in owners:
-        steps = range(first, step_of(now) + reach + 1)
-        tags = b''.join([tag_at(client.keys, step) for step in steps])
-        rows.append((client, first, tags))
-    return rows
+    """{tag: (Client, step)} of a day back and ahead."""
+    reach = min(DAY_STEPS, FAR_TAGS // 2 // max(1, len(clients)))
+    tags = {}
+    for step in range(max(0, step_of(now) - reach), step_of(now) + reach + 1):
+        for client in clients:
+            tags[tag_at(client.keys, step)] = client, step
+    return tags
 
 def spelled(time):
     """2 h 3 min: a distance in ms, to the minute where it is long."""
@@ -7518,9 +7479,9 @@ def spelled(time):
         return '%d h %d min' % (hours, minutes)
     return duration(seconds)
 
-def time_of_day(time):
-    seconds = time // 1000 % 86400
-    return '%02d:%02d:%02d UTC' % (seconds // 3600, seconds // 60 % 60, seconds % 60)
+def time_of_day(when):
+    # Of the day alone: on a box of 32 bits no time goes beyond 2038.
+    return time.strftime('%H:%M:%S UTC', time.gmtime(when // 1000 % 86400))
 
 class Watcher:
     """Packets in, Findings out; it touches nothing of the world."""
@@ -7531,88 +7492,55 @@ class Watcher:
         self.state = State(config._replace(carriers=CARRIERS), ledger)
         self.keys = Keyring(self.state, Codes())
         self.far = far
-        self.searches = Budget(SEARCHES_A_SECOND)
         self.touched = collections.OrderedDict()    # {source: (ports, ms)}
-        self.skipped = 0        # tags that were not searched for
 
-    def owner_of(self, tag, now):
-        """(Client, step), None if it is nobody's; LookupError: there was no time."""
-        if tag in self.state.tags:
-            return self.state.tags[tag]
-        affordable = self.searches.spend('tag', now.mono // 1000)
-        if not affordable:
-            self.skipped += 1
-            raise LookupError
-        for client, first, tags in self.far:
-            # The end of one tag and the beginning of the next may look like a third.
-            at = tags.find(tag)
-            if at >= 0 and at % TAG_SIZE == 0:
-                return client, first + at // TAG_SIZE
-        return None
-
-    def hear_datagram(self, frame, now):
-        """A Finding or None."""
-        seen = glimpse(frame)
-        if seen is None:
-            return None
-        try:
-            owner = self.owner_of(seen.tag, now)
-        except LookupError:
-            return None
-        if owner is None:
+    def hear_datagram(self, frame, seen, now):
+        """A Finding or None. seen: the frame's Glimpse."""
+        tag = seen.tag
+        client, step = self.state.tags.get(tag) or self.far.get(tag) or (None, None)
+        if client is None:
             # Or each ping and each fragment of other traffic would be told as a knock.
             if seen.torn or seen.carrier == 'icmp':
                 return None
-            return Finding('stranger', None, SENTENCES['stranger'], None)
-        client, step = owner
+            return Finding('stranger', '', SENTENCES['stranger'])
+        name = client.name
         if seen.torn:
-            return Finding('cut', client, seen.torn + ': knock with less, or --via ports',
-                           None)
+            return Finding('cut', name, seen.torn + ': knock with less, or --via ports')
         packet = parse_packet(frame, DATAGRAMS, None)
-        return self.whole(packet, seen, owner, parse_ip(frame), now)
-
-    def whole(self, packet, seen, owner, sent, now):
-        """Of a datagram that is all there."""
-        client, step = owner
         plain = unseal(client.keys, packet.payload)
         if plain is None:
             text = SENTENCES['damaged']
-            if seen.carrier == 'udp' and not checksum_holds(sent):
+            if seen.carrier == 'udp' and not checksum_holds(parse_ip(frame)):
                 text += '; its checksum is wrong'
-            return Finding('damaged', client, text, None)
-        if seen.tag not in self.state.tags:
+            return Finding('damaged', name, text)
+        if tag not in self.state.tags:
             # Of a request that cannot be read, its step still tells the time.
             time = step * STEP
             with contextlib.suppress(KnockError):
                 time = decode_plain(plain).time
             times = time_of_day(time), spelled(now.wall - time)
-            return Finding(CLOCK, client, SENTENCES['clocks'] % times, None)
+            return Finding(CLOCK, name, SENTENCES['clocks'] % times)
         port = self.config.port
         if seen.port is not None and port not in (None, seen.port):
-            text = SENTENCES['port'] % (seen.port, port)
-            return Finding('port', client, text, None)
-        return self.judged(packet, now)
+            return Finding('port', name, SENTENCES['port'] % (seen.port, port))
+        return self.judged(name, packet, now)
 
-    def judged(self, packet, now):
+    def judged(self, name, packet, now):
         """Of what is authentic, or a whole sequence."""
         carrier = packet.carrier
-        if carrier != 'paper' and carrier not in self.config.carriers:
-            if carrier in DATAGRAMS:
-                client, _ = self.state.tags[packet.payload[:TAG_SIZE]]
-            else:
-                client = packet.payload.client
-            return Finding('carrier', client, SENTENCES['carrier'] % carrier, None)
+        if carrier not in self.config.carriers + ('paper',):
+            return Finding('carrier', name, SENTENCES['carrier'] % carrier)
         decision = judge(packet, now, self.state)
         knock = decision.knock
         if knock is None or decision.verdict == 'copy':
             return None
         if decision.verdict == 'refused':
-            return Finding(decision.kind, knock.client, refusal_text(decision), None)
+            return Finding(decision.kind, name, refusal_text(decision))
         # In our copy alone: without it a replay would be called good.
         self.state.ledger.record(knock.client.fingerprint, knock.knock_id,
                                  knock.request.time, self.config.window, knock.paper)
         self.state.copies.remember(knock, packet.source, now.mono)
-        return Finding(decision.verdict, knock.client, 'is good', knock)
+        return Finding(decision.verdict, name, 'is good', knock)
 
     def hear_syn(self, syn, now):
         """Findings of what this SYN completes."""
@@ -7621,7 +7549,8 @@ class Watcher:
         # Or five seconds later a sequence that finished would be told as a part of one.
         if packets:
             self.touched.pop(syn.source, None)
-        return [self.judged(packet, now) for packet in packets]
+        return [self.judged(packet.payload.client.name, packet, now)
+                for packet in packets]
 
     def follow(self, syn, now):
         ports, _ = self.touched.pop(syn.source, ((), 0))
@@ -7659,7 +7588,7 @@ def part_of(credential, ports):
         # By number alone: with the ports, whoever reads along could finish the sequence.
         places = ' and '.join(map(str, missing))
         text = SENTENCES['part'] % (len(wanted) - len(missing), places)
-    return Finding('part', credential.client, text, None)
+    return Finding('part', credential.client.name, text)
 
 def refusal_text(decision):
     """The judge's reason, and what to do."""
@@ -7671,21 +7600,18 @@ def refusal_text(decision):
         return 'made with the secret from before `rekey`: give it the new line'
     return 'refused: %s; %s' % (decision.reason, ADVICE.get(decision.kind, 'see the log'))
 
-def deaf_services(services, tables):
-    """Those of the services at which nothing listens. tables: {protocol: the lines of
-    /proc/net/tcp or udp}, whose state is 0A, or 07 for UDP."""
-    deaf = []
-    for service in services:
-        state = {TCP: '0A', UDP: '07'}[service.proto]
-        heard = False
-        for line in tables[service.proto]:
-            fields = line.split()
-            if len(fields) > 3 and fields[3] == state:
-                port = int(fields[1].rpartition(':')[2], 16)
-                heard = heard or service.low <= port <= service.high
-        if not heard:
-            deaf.append(service)
-    return deaf
+def is_deaf(service):
+    """Does nothing of this box listen there? As /proc/net/tcp and udp say."""
+    word = PROTOCOL_NAMES[service.proto]
+    listens = {TCP: '0A', UDP: '07'}[service.proto]
+    for name in (word, word + '6'):
+        with contextlib.suppress(OSError):
+            for line in read_file('/proc/net/' + name).splitlines():
+                _, local, _, state, *_ = line.split()
+                port = local.rpartition(':')[2]
+                if state == listens and service.low <= int(port, 16) <= service.high:
+                    return False
+    return True
 
 # trace id, a number, family table chain; then either "rule", its text and (verdict drop),
 # or "policy drop".
@@ -7706,31 +7632,23 @@ class Trace:
 
     def __init__(self):
         self.process = None
+        self.rules = set()
 
     def follow(self, knock):
         if find_program('nft') is None:
             return
-        lines = []
         if self.process is None:
             self.process = start(['nft', 'monitor', 'trace'])
             # Else each look would wait until nft has something to say.
             os.set_blocking(self.process.stdout.fileno(), False)
-            lines = [WATCH_TABLE + 'add table inet knockd-watch',
-                     'add chain inet knockd-watch trace '
-                     '{ type filter hook prerouting priority -400; }']
         family = {4: 'ip', 6: 'ip6'}[knock.source.version]
         for service in knock.services:
-            flags = ''
-            if service.proto == TCP:
-                flags = 'tcp flags & (syn | ack) == syn '
-            lines.append(
-                'add rule inet knockd-watch trace %s saddr %s %s dport %d-%d %s'
-                'limit rate 5/second meta nftrace set 1' % (
-                    family, knock.source, PROTOCOL_NAMES[service.proto], service.low,
-                    service.high, flags))
+            self.rules.add(TRACE_RULE % (
+                family, knock.source, PROTOCOL_NAMES[service.proto], service.low,
+                service.high, BEGINS[service.proto]))
         # Where the kernel cannot trace, all else is told.
         with contextlib.suppress(KnockError):
-            run(NFT_COMMAND, '\n'.join(lines) + '\n')
+            run(NFT_COMMAND, WATCH_TABLE + TRACE_CHAIN + ''.join(self.rules))
 
     def drops(self):
         """What it said since the last time."""
@@ -7749,8 +7667,6 @@ class Trace:
         with contextlib.suppress(KnockError):
             run(NFT_COMMAND, WATCH_TABLE)
 
-def interrupted(number, frame):
-    raise KeyboardInterrupt
 
 class Watch:
     """What `watch` hears and prints."""
@@ -7764,7 +7680,7 @@ class Watch:
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
         self.kinds = collections.Counter()
         self.told = set()       # keys of the lines that were printed
-        self.waiting = []       # (ms, Finding): when to ask the daemon what came of it
+        self.waiting = []       # (ms, Knock): when to ask the daemon what came of it
         self.unseen = 0         # packets that nobody looked at
 
     def listen(self):
@@ -7786,13 +7702,18 @@ class Watch:
         if self.watcher.keys.turned(now):
             self.watcher.keys.turn(now)
         for frame, interface in self.some_frames(self.datagrams):
-            finding = self.watcher.hear_datagram(frame, now)
-            self.tell(glimpse(frame), interface, finding, now)
+            seen = glimpse(frame)
+            if seen is not None:
+                finding = self.watcher.hear_datagram(frame, seen, now)
+                self.tell(finding, seen.source, seen.port, interface, now)
         for frame, interface in self.some_frames(self.syns):
-            self.hear_syn(parse_syn(frame), interface, now)
+            syn = outside_syn(frame, interface, self.watcher.config)
+            if syn is not None:
+                for finding in self.watcher.hear_syn(syn, now):
+                    self.tell(finding, syn.source, syn.port, interface, now)
         stopped = self.watcher.stopped(now)
         if stopped:
-            self.tell(Glimpse('ports', stopped[0], None, b'', None), '', stopped[1], now)
+            self.tell(stopped[1], stopped[0], None, 'ports', now)
         for drop in self.trace.drops():
             self.say('firewall ' + drop, drop)
         self.ask_daemon(now)
@@ -7803,42 +7724,27 @@ class Watch:
         for sock in capture.taps:
             yield from itertools.islice(capture.frames(sock), LOOK_AT_ONCE)
 
-    def hear_syn(self, syn, interface, now):
-        config = self.watcher.config
-        if syn is None or is_inside(interface, config.trust):
-            return
-        if not is_guarded(syn.destination, interface, config.behind):
-            return
-        for finding in self.watcher.hear_syn(syn, now):
-            seen = Glimpse('syn', syn.source, syn.port, b'', None)
-            self.tell(seen, interface, finding, now)
-
-    def tell(self, seen, interface, finding, now):
+    def tell(self, finding, source, port, way, now):
         """One line for each client, reason and source; the rest is counted."""
         if finding is None:
             return
-        name, line = None, 'a datagram'
-        if finding.client is not None:
-            name = finding.client.name
-            line = '%s: its knock' % name
-            if self.name not in (None, name):
-                return
-        line += ' from %s by %s' % (seen.source, interface or seen.carrier)
-        if seen.port is not None:
-            line += ' to port %d' % seen.port
-        line += ' ' + finding.text
-        self.kinds[finding.kind] += 1
-        if finding.kind == 'stranger' and self.kinds['stranger'] > STRANGERS_TOLD:
+        kind, name, text, knock = finding
+        # A stranger may be who is looked for, with an old line.
+        if name and self.name not in (None, name):
             return
-        key = finding.kind, name, seen.source
-        if finding.knock is None:
-            self.say(key, line)
+        self.kinds[kind] += 1
+        if kind == 'stranger' and self.kinds[kind] > STRANGERS_TOLD:
             return
-        self.say(key + (finding.knock.knock_id,), line)
-        if finding.knock.request.op == 'open':
-            self.trace.follow(finding.knock)
+        words = [name + ': its knock' if name else 'a datagram']
+        words.append('from %s by %s' % (source, way))
+        if port is not None:
+            words.append('to port %d' % port)
+        key = kind, name, source, knock and knock.knock_id
+        self.say(key, ' '.join(words + [text]))
+        if knock and knock.request.op == 'open':
+            self.trace.follow(knock)
             # Asked at once, a daemon that is still opening would seem to have refused.
-            self.waiting.append((now.mono + 700, finding))
+            self.waiting.append((now.mono + 700, knock))
 
     def say(self, key, line):
         if key not in self.told:
@@ -7848,37 +7754,25 @@ class Watch:
     def ask_daemon(self, now):
         """Did it open what is good, and does anybody listen there?"""
         while self.waiting and self.waiting[0][0] <= now.mono:
-            _, finding = self.waiting.pop(0)
-            knock = finding.knock
+            _, knock = self.waiting.pop(0)
             name = knock.client.name
             report = asked(status_path(self.watcher.config), b'status')
             self.say(knock.knock_id, '%s: %s' % (name, outcome(knock, report)))
             if self.watcher.config.behind:
                 continue        # it may listen on another host
-            for service in deaf_services(knock.services, listener_tables()):
+            for service in filter(is_deaf, knock.services):
                 self.say((name, service), '%s: nothing listens on %s of this box' % (
                     name, format_service(service)))
 
     def end(self):
         """What most likely is wrong."""
-        strangers = self.kinds['stranger']
-        if not sum(self.kinds.values()):
+        if not self.kinds:
             print(SENTENCES['silence'])
-        elif strangers == sum(self.kinds.values()):
-            print('%d datagrams, but no client of this server knocked.' % strangers)
-        unseen = self.unseen + self.watcher.skipped
-        if unseen:
-            print('%d packets came too fast to be looked at' % unseen)
-
-def listener_tables():
-    """{protocol: lines} as deaf_services() wants them."""
-    tables = {}
-    for proto, word in PROTOCOL_NAMES.items():
-        tables[proto] = []
-        for name in (word, word + '6'):
-            with contextlib.suppress(OSError):
-                tables[proto] += read_file('/proc/net/' + name).splitlines()
-    return tables
+        elif list(self.kinds) == ['stranger']:
+            print('%d datagrams, but no client of this server knocked.'
+                  % self.kinds['stranger'])
+        if self.unseen:
+            print('%d packets came too fast to be looked at' % self.unseen)
 
 def outcome(knock, report):
     """What the daemon made of a good knock. report: its status, {} if none is alive."""
@@ -7902,8 +7796,8 @@ def command_watch(args):
         print(printable('The config is broken; the last good one rules: ' + problem))
     owners = key_owners(config)
     if args.client:
-        client = find_client(config, args.client)
-        owners = [client, client.old]
+        find_client(config, args.client)
+        owners = [owner for owner in owners if owner.name == args.client]
     now = moment()
     if len(owners) > FAR_TAGS // 2 // DAY_STEPS:
         print('%d clients: a clock is looked for less than a day off; name one client '
@@ -7911,7 +7805,7 @@ def command_watch(args):
     watch = Watch(Watcher(config, known_ledger(config), far_tags(owners, now.wall)),
                   args.client)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupted)
+        signal.signal(number, signal.default_int_handler)
     try:
         watch.listen()
         print('Watching for %d s; knock now. Ctrl-C ends it.' % WATCH_TIME, flush=True)
@@ -8675,10 +8569,6 @@ def command_line():
         def error(self, message):
             raise KnockError('%s; see: %s --help' % (message, self.prog), 2)
 
-    class Version(argparse.Action):
-        def __call__(self, parser, *_):
-            print(version_text())
-            parser.exit()
 
     parser = Parser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
@@ -8686,7 +8576,7 @@ def command_line():
     default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
     parser.add_argument('--config', metavar='FILE', default=default,
                         help='default: %(default)s')
-    parser.add_argument('--version', action=Version, nargs=0,
+    parser.add_argument('--version', action='version', version=version_text(),
                         help='which one this is, and the SHA-256 of its file')
     parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
@@ -8706,9 +8596,10 @@ def command_line():
 
 def main(argv=None):
     try:
-        small = small_arguments(sys.argv[1:])
-        if small:
-            run_daemon(*small)
+        script, *typed = sys.argv
+        # What go_small() typed is known without argparse.
+        if os.path.dirname(script) == runtime_folder() and typed[2:3] == ['run']:
+            run_daemon(typed[1], typed[-1] == '-v')
             return 0
         args = command_line().parse_args(argv)
         for name, value in vars(args).items():
