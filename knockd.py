@@ -5404,9 +5404,9 @@ class Probation:
         return max(0, self.ends - now)
 
     def due(self, now):
-        """Milliseconds until it must be looked at, or None."""
+        """Milliseconds until it must be looked at."""
         if self.state != ON_TRIAL:
-            return None
+            return NEVER
         return max(0, min(self.ends, self.noted + TRIAL_SAVED) - now)
 
     def look(self, now):
@@ -5575,30 +5575,6 @@ def clock_doubt(config, ledger, now):
             'only paper knocks count; type: date -s, or let NTP set it'
             % (format_time(now), format_time(latest)))
 
-class Mutes:
-    """What is over its budget, a tag or 'syn' for sequences and codes: it stays in the
-    kernel."""
-
-    def __init__(self):
-        self.things = set()
-        self.until = None       # monotonic ms: the latest end of all of them
-
-    def add(self, thing, seconds, now):
-        """Until the start of the second that is so many after this one. True if new."""
-        if thing in self.things:
-            return False
-        self.things.add(thing)
-        end = (now.mono // 1000 + seconds) * 1000
-        self.until = max(self.until or 0, end)
-        return True
-
-    def over(self, now):
-        """True, once, when their time is over."""
-        if self.until is None or now.mono < self.until:
-            return False
-        self.things.clear()
-        self.until = None
-        return True
 
 def recalled_codes(path, now):
     """The Codes as the daemon before left them. If the file cannot be read, the worst is
@@ -5628,7 +5604,9 @@ class Hearing:
         self.state = state
         self.datagrams = Capture(SOCKET_SHARES)
         self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
-        self.mutes = Mutes()
+        # {what is over its budget and stays in the kernel: until when, monotonic ms}: a
+        # tag, or 'syn' for sequences and codes.
+        self.muted = {}
         self.pace = Budget(SYNS_A_SECOND)
         self.codes_path = '%s/%s.codes' % (runtime_folder(), state.config.id)
         self.keys = Keyring(state, recalled_codes(self.codes_path, now.mono))
@@ -5667,35 +5645,36 @@ class Hearing:
     def listen(self):
         """Gives the kernel its filters."""
         config = self.state.config
-        muted = self.mutes.things
+        begin = packets_for(config)
         ports = None
-        if any(self.keys.sequences.tables):
+        if 'syn' in self.muted:
+            pass
+        elif any(self.keys.sequences.tables):
             ports = KNOCKED_PORTS['ports']
         elif self.state.codes:
             ports = KNOCKED_PORTS['code']
-
-        def for_datagrams(words):
-            begin = packets_for(config)
-            return datagram_filter(config.carriers, config.port, words, begin)
-
-        def for_syns(words):
-            wanted = None if 'syn' in muted else ports
-            return syn_filter(wanted, words, packets_for(config))
-        self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
+        self.datagrams.load(
+            self.state.tags.keys() - self.muted.keys(),
+            lambda words: datagram_filter(config.carriers, config.port, words, begin))
         if ports or self.state.badges:
-            self.syns.load(self.state.badges, for_syns)
+            self.syns.load(self.state.badges,
+                           lambda words: syn_filter(ports, words, begin))
         else:
             self.syns.attach([], None)
 
     def mute(self, thing, seconds, now):
-        """True if it was not muted yet."""
-        if not self.mutes.add(thing, seconds, now):
+        """Until the start of the second that is so many after this one. True if new."""
+        if thing in self.muted:
             return False
+        self.muted[thing] = (now.mono // 1000 + seconds) * 1000
         self.listen()
         return True
 
     def unmute(self, now):
-        if self.mutes.over(now):
+        over = [thing for thing, end in self.muted.items() if end <= now.mono]
+        for thing in over:
+            del self.muted[thing]
+        if over:
             self.listen()
 
     def affords_syn(self, now):
@@ -5705,7 +5684,7 @@ class Hearing:
     def packets_of(self, syn, now):
         """The Packets that a SYN completes; only badges while 'syn' is muted."""
         before = self.keys.codes.memory()
-        found = self.keys.packets_of(syn, now, 'syn' in self.mutes.things)
+        found = self.keys.packets_of(syn, now, 'syn' in self.muted)
         if self.keys.codes.memory() != before:
             note_codes(self.codes_path, self.keys.codes)
         return found
@@ -6029,11 +6008,8 @@ class Daemon:
     def patience(self, now):
         """Milliseconds until anything is due."""
         due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP]
-        if self.hearing.mutes.until is not None:
-            due.append(self.hearing.mutes.until - now.mono)
-        trial = self.probation.due(now.mono)
-        if trial is not None:
-            due.append(trial)
+        due += [end - now.mono for end in self.hearing.muted.values()]
+        due.append(self.probation.due(now.mono))
         # Half of systemd's time, from us to ms.
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
         if watchdog:
@@ -6044,13 +6020,9 @@ class Daemon:
 
     def heed(self, numbers):
         """Signals. True if one of them ends us."""
-        stop = False
-        for number in numbers:
-            if number == signal.SIGHUP:
-                self.reload(moment())
-            else:
-                stop = True
-        return stop
+        if signal.SIGHUP in numbers:
+            self.reload(moment())
+        return any(number != signal.SIGHUP for number in numbers)
 
     def use_leisure(self):
         """What no knock shall wait for."""
@@ -6215,24 +6187,19 @@ class Daemon:
 
     def with_signature(self, decision, now):
         """The decision, or a refusal where the signature is wrong."""
-        if decision.verdict not in OPS.values():
+        if decision.verdict not in OPS.values() or not decision.knock.client.ssh_key:
             return decision
-        flaw = self.signature_flaw(decision.knock, now)
-        if flaw is None:
-            return decision
-        return decision._replace(verdict='refused', kind=SIGNATURE, reason=flaw)
-
-    def signature_flaw(self, knock, now):
-        """The last check, for it starts a process."""
-        if not knock.client.ssh_key:
-            return None
-        if not self.state.signatures.spend(knock.client.fingerprint, now.mono // 1000):
-            return 'too fast for signatures'
-        try:
-            verify_signature(knock.client, knock.request)
-        except KnockError as error:
-            return 'signature: %s' % error
-        return None
+        client = decision.knock.client
+        if not self.state.signatures.spend(client.fingerprint, now.mono // 1000):
+            reason = 'too fast for signatures'
+        else:
+            try:
+                # The last check, for it starts a process.
+                verify_signature(client, decision.knock.request)
+                return decision
+            except KnockError as error:
+                reason = 'signature: %s' % error
+        return decision._replace(verdict='refused', kind=SIGNATURE, reason=reason)
 
     def honour(self, decision, sender, inside, now):
         """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all.
@@ -6859,10 +6826,9 @@ class Placing:
         replace_text(path, text)
         os.chmod(path, mode)
 
-    def carry_out(self, line, quiet=False):
+    def carry_out(self, line):
         """A command line for the shell, each of them a constant of ours. KnockError."""
-        if not quiet or self.dry_run:
-            print('$ ' + line, flush=True)
+        print('$ ' + line, flush=True)
         if not (self.dry_run or self.root):
             run(['sh', '-c', line], seconds=600)
 
@@ -8230,17 +8196,11 @@ def own_text(url):
     path = own_path()
     if path:
         return read_file(path)
-    if os.path.isfile('/dev/stdin') and is_this_script(read_file('/dev/stdin')):
-        return read_file('/dev/stdin')
-    fetch = None
-    for argv in (['wget', '-qO-'], ['curl', '-fsSL']):
-        if find_program(argv[0]):
-            fetch = argv
-    if not (url and fetch):
+    if not url:
         raise KnockError('a script out of a pipe cannot copy itself; say with --url URL '
                          'where curl gets it, or save it first: curl -fsSO URL && '
                          'python3 knockd.py install')
-    text = run(fetch + [url], seconds=60)
+    text = run(['curl', '-fsSL', url], seconds=60)
     if not is_this_script(text):
         raise KnockError('%s is not the script that runs here; save it first' % url)
     return text
@@ -8268,16 +8228,14 @@ def command_install(args):
              'nothing is hidden while the box shuts down' % path)
     try:
         config = place_all(args, system._replace(files=files), place, text)
-        if args.root or args.dry_run:
-            begin_service(system, place)
-            return
-        if not upgrade:
+        if not (args.root or args.dry_run or upgrade):
             end_first_try(config)
-        report = started(args, system, place, config)
+        report = started(args, system, place)
     except (KnockError, OSError, KeyboardInterrupt):
         take_all_back(system, place, upgrade)
         raise
-    tell_what_runs(system, config, report)
+    if report:
+        tell_what_runs(system, config, report)
 
 def place_all(args, system, place, text):
     """Writes what `install` writes. KnockError, OSError."""
@@ -8323,9 +8281,6 @@ def begin_probation(config, place, told):
     place.put(path, probation_text(ON_TRIAL, time))
     place.put(guard, TRIAL_GUARD)
 
-def begin_service(system, place, quiet=False):
-    for line in system.starts:
-        place.carry_out(line, quiet)
 
 def holder(path):
     """The process id of the daemon that holds this ledger; None if there is none."""
@@ -8351,12 +8306,16 @@ def end_first_try(config):
     if not patient(lambda: holder(path) is None, 10):
         raise KnockError('process %d does not end; end it and type this again' % pid)
 
-def started(args, system, place, config):
-    """The report of the service, which is ready; KnockError with its log if it is not."""
+def started(args, system, place):
+    """The report of the service, which is ready; KnockError with its log if it is not;
+    None where none is to start."""
     # The daemon of before may still answer.
     began = moment().wall
     try:
-        begin_service(system, place)
+        for line in system.starts:
+            place.carry_out(line)
+        if args.root or args.dry_run:
+            return None
         report = patient(lambda: fresh_report(args.config, began), READY_TIME)
         if not report:
             raise KnockError('the service is not ready after %d s' % READY_TIME)
@@ -8380,22 +8339,17 @@ def take_all_back(system, place, upgrade):
     if not place.before:
         return
     note('taken back: what was written is as it was before')
-    if not upgrade:
-        carry_out_all(system.ends, place)
+    carry_out_all(() if upgrade else system.ends, place)
     with contextlib.suppress(OSError):
         place.take_back()
-    if upgrade:
-        with contextlib.suppress(KnockError):
-            begin_service(system, place, quiet=True)
-    else:
-        carry_out_all(system.forgets, place)
+    carry_out_all(system.starts if upgrade else system.forgets, place)
 
 def carry_out_all(lines, place):
     """All of these commands, whatever one of them says; those that failed."""
     failed = []
     for line in lines:
         try:
-            place.carry_out(line, quiet=True)
+            place.carry_out(line)
         except KnockError as error:
             failed.append(str(error))
     return failed
