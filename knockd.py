@@ -6467,17 +6467,17 @@ def missing_feature():
     return ''
 
 # --- status and lists: what people, programs and Prometheus are told --------------------
-METRICS = (     # of `status --metrics`: name, kind, what it is
-    ('up', 'gauge', 'Does a daemon answer?'),
-    ('hidden', 'gauge', 'Is all hidden that should be?'),
-    ('openings', 'gauge', 'Openings there are now.'),
-    ('probation_seconds', 'gauge', 'What is left for a first knock; 0: no probation.'),
-    ('quarantine_end_seconds', 'gauge', 'Until when no knock counts; 0: they count.'),
-    ('mended_total', 'counter', 'How often rules of ours were gone and put back.'),
-    ('packets_total', 'counter', 'Packets and knocks by what came of them.'),
-    ('refused_total', 'counter', 'Authentic knocks that were refused.'),
-    ('last_knock_seconds', 'gauge', 'When this client was last honoured.'),
-)
+METRICS = {     # of `status --metrics`: kind, what it is
+    'up': ('gauge', 'Does a daemon answer?'),
+    'hidden': ('gauge', 'Is all hidden that should be?'),
+    'openings': ('gauge', 'Openings there are now.'),
+    'probation_seconds': ('gauge', 'What is left for a first knock; 0: no probation.'),
+    'quarantine_end_seconds': ('gauge', 'Until when no knock counts; 0: they count.'),
+    'mended_total': ('counter', 'How often rules of ours were gone and put back.'),
+    'packets_total': ('counter', 'Packets and knocks by what came of them.'),
+    'refused_total': ('counter', 'Authentic knocks that were refused.'),
+    'last_knock_seconds': ('gauge', 'When this client was last honoured.'),
+}
 
 def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
@@ -6593,6 +6593,10 @@ def client_rows(facts, now):
 
 LAST_GOOD = 'config: the last good one rules, for the file is broken'
 
+def is_hidden(report):
+    """Does a daemon say that what should be hidden is?"""
+    return bool(report) and not report['problem']
+
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
     place = runtime_folder()
@@ -6604,7 +6608,7 @@ def headline(report):
         return 'NOT HIDDEN: ' + report['problem']
     hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
     return 'hidden: %s%s; knockd %s, since %s UTC' % (
-        hidden, and_behind(report.get('behind', ())), report['version'],
+        hidden, and_behind(report['behind']), report['version'],
         format_time(report['since']))
 
 def remarks(report, now):
@@ -6633,60 +6637,54 @@ def print_section(rows):
 def print_report(report, now):
     """What is open, what was refused, what was counted."""
     opened = [('OPEN', 'FROM', 'SERVICES', 'CLOSES IN')]
-    for each in report.get('openings', ()):
+    for each in report['openings']:
         # Of one address, unless the client's section opens a network.
         source = re.sub('/(32|128)$', '', each['source'])
-        services = ','.join(each['services']) + at_places(each.get('only', ()))
+        services = ','.join(each['services']) + at_places(each['only'])
         opened.append((each['client'], source, services, duration(each['seconds_left'])))
     print_section(opened)
     refused = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
-    for each in report.get('refusals', ()):
+    for each in report['refusals']:
         ago = duration((now - each['last']) // 1000) + ' ago'
         refused.append(
             (each['client'], each['source'], str(each['count']), ago, each['reason']))
     print_section(refused)
     told = ['%d %s' % (count, verdict)
-            for verdict, count in sorted(report.get('counts', {}).items())]
+            for verdict, count in sorted(report['counts'].items())]
     if told:
         print('\ncounted: ' + ', '.join(told))
 
-def samples(report):
-    """[(metric, labels, value)] for METRICS."""
-    found = []
-    def add(metric, value, **labels):
-        found.append((metric, labels, value))
-    add('up', int(bool(report)))
-    add('hidden', int(bool(report) and not report['problem']))
-    if not report:
-        return found
-    add('openings', len(report['openings']))
-    add('probation_seconds', report['probation_left'] or 0)
-    add('quarantine_end_seconds', (report['quarantine_until'] or 0) // 1000)
-    add('mended_total', report['mended'])
-    for verdict, count in sorted(report['counts'].items()):
-        add('packets_total', count, verdict=verdict)
-    for each in report['refusals']:
-        add('refused_total', each['count'], client=each['client'],
-            source=each['source'], reason=each['reason'])
-    for name, told in sorted(report['clients'].items()):
-        add('last_knock_seconds', told['last'] // 1000, client=name)
-    return found
-
 def print_metrics(report):
     """The text form that Prometheus reads (exposition format 0.0.4)."""
-    found = samples(report)
-    for metric, kind, meaning in METRICS:
+    begun = set()
+
+    def tell(metric, value, **labels):
         name = 'knockd_' + metric
-        print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
-        for known, labels, value in found:
-            if known != metric:
-                continue
-            # JSON quotes as Prometheus does, since nothing here is beyond ASCII.
-            told = ','.join('%s=%s' % (label, json.dumps(printable(text)))
-                            for label, text in sorted(labels.items()))
-            if told:
-                told = '{%s}' % told
-            print('%s%s %d' % (name, told, value))
+        if metric not in begun:
+            begun.add(metric)
+            kind, meaning = METRICS[metric]
+            print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
+        # JSON quotes as Prometheus does, since nothing here is beyond ASCII.
+        told = ','.join('%s=%s' % (label, json.dumps(printable(text)))
+                        for label, text in labels.items())
+        if told:
+            told = '{%s}' % told
+        print('%s%s %d' % (name, told, value))
+    tell('up', bool(report))
+    tell('hidden', is_hidden(report))
+    if not report:
+        return
+    tell('openings', len(report['openings']))
+    tell('probation_seconds', report['probation_left'] or 0)
+    tell('quarantine_end_seconds', (report['quarantine_until'] or 0) // 1000)
+    tell('mended_total', report['mended'])
+    for verdict, count in sorted(report['counts'].items()):
+        tell('packets_total', count, verdict=verdict)
+    for each in report['refusals']:
+        tell('refused_total', each['count'], client=each['client'],
+             source=each['source'], reason=each['reason'])
+    for name, told in sorted(report['clients'].items()):
+        tell('last_knock_seconds', told['last'] // 1000, client=name)
 
 def command_list(args):
     config = read_config(args.config)
@@ -6701,19 +6699,17 @@ def command_status(args):
     if args.json and args.metrics:
         raise KnockError('--json goes without --metrics', 2)
     report, now = ask_daemon(args.config, b'status'), moment().wall
-    facts, warned = collections.OrderedDict(), []
+    config = None
     try:
         config = read_config(args.config)
-        facts = client_facts(config, report)
         warned = preflight(config)
     except KnockError as error:
         warned = str(error).splitlines()
-        config = last_good(os.path.abspath(args.config))
-        if config:
-            facts = client_facts(config, report)
-        # Which the daemon may not have read so far.
-        if config and LAST_GOOD not in remarks(report, now):
+        good = last_good(os.path.abspath(args.config))
+        if good:
+            config = good
             warned.append(LAST_GOOD)
+    facts = client_facts(config, report) if config else {}
     if args.metrics:
         print_metrics(report)
     elif args.json:
@@ -6721,13 +6717,14 @@ def command_status(args):
         print(json.dumps(told))
     else:
         print(printable(headline(report)))
-        for line in remarks(report, now) + warned:
+        # The last good config may be told by both.
+        for line in dict.fromkeys(remarks(report, now) + warned):
             print('  ' + printable(line))
         print()
         print_table(client_rows(facts, now))
-        print_report(report, now)
-    hidden = report and not report['problem']
-    return 0 if hidden else 1
+        if report:
+            print_report(report, now)
+    return 0 if is_hidden(report) else 1
 
 # --- administration: one function a command ---------------------------------------------
 # How long an old secret may be good beside the new one, in ms.
@@ -7125,8 +7122,8 @@ def command_rules(args):
             show_rules(argv, text)
 
 def command_add(args):
-    """With a secret that is told, a client that is there already is no error."""
-    told, known = args.secret is not None, []
+    """A client that is there already, with the secret that is told, is no error."""
+    known = []
     if args.page and args.qr:
         raise KnockError('no page fits into a QR code; copy the file to the phone. For '
                          'the line alone type later: knockd.py show %s --qr' % args.name,
@@ -7143,7 +7140,7 @@ def command_add(args):
             return new_client(args, config, Placing(args))
         there = section_of(config, args.name)
         there['secret'] = encode_secret(config.clients[args.name].secret)
-        if told and dict(client_entries(args)).items() <= there.items():
+        if dict(client_entries(args)).items() <= there.items():
             return {}
         raise KnockError('there is a client %s already; change it with: knockd.py set, '
                          'rekey or remove' % args.name)
@@ -7203,24 +7200,20 @@ def secret_in_use(config, client):
 
 def command_rekey(args):
     """The old secret is good until the new one is first used, a week at most."""
-    told, before = args.secret is not None, []
     secret, until = given_secret(args.secret), moment().wall + REKEY_TIME
-
-    def plan(config):
-        client = find_client(config, args.name)
-        before.append(encode_secret(client.secret))
-        if told and before == [secret]:
-            # Whoever provisions a fleet says it again: the old one keeps its week.
-            return {}
-        # A sheet is printed from a key: the new one needs another.
-        return {'client ' + args.name: [
-            ('secret', secret),
-            ('old_secret', encode_secret(secret_in_use(config, client))),
-            ('old_until', format_time(until)), ('paper', None)]}
-    config = edit_config(args.config, plan)
-    if before == [secret]:
+    before = find_client(read_config(args.config), args.name)
+    if secret == encode_secret(before.secret):
+        # Whoever provisions a fleet says it again: the old one keeps its week.
         print('unchanged')
         return
+
+    def plan(config):
+        used = secret_in_use(config, find_client(config, args.name))
+        # A sheet is printed from a key: the new one needs another.
+        return {'client ' + args.name: [
+            ('secret', secret), ('old_secret', encode_secret(used)),
+            ('old_until', format_time(until)), ('paper', None)]}
+    config = edit_config(args.config, plan)
     print_line(config, config.clients[args.name], args)
     note('the old line is good until this one is first used, or until %s UTC'
          % format_time(until))
@@ -7284,22 +7277,20 @@ def command_show(args):
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
     void."""
-    sheets = []
     if not 1 <= args.number <= 999:
         raise KnockError('-n %d: write a number from 1 to 999' % args.number, 2)
 
     def plan(config):
-        client = find_client(config, args.name)
-        sheets.append(next_sheet(config, client))
-        paper = '%d:%d' % (sheets[0], args.number)
-        return {'client ' + args.name: [('paper', paper)]}
+        sheet = next_sheet(config, find_client(config, args.name))
+        return {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]}
     config = edit_config(args.config, plan)
+    client = config.clients[args.name]
+    sheet, count = client.paper
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in '
           'this order,\nwithin 20 s, each line once, from the top; a line voids those '
-          'above it.' % (args.name, host_of(config)[0], sheets[0]))
-    keys = config.clients[args.name].keys
-    for number in range(1, args.number + 1):
-        ports = paper_ports(keys, sheets[0], number)
+          'above it.' % (client.name, host_of(config)[0], sheet))
+    for number in range(1, count + 1):
+        ports = paper_ports(client.keys, sheet, number)
         # A hidden port counts for no sequence.
         if not any(covered(Service(TCP, port, port), config.hide) for port in ports):
             print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
@@ -7621,8 +7612,7 @@ class Trace:
         if self.process is None:
             return []
         text = self.process.stdout.read(65536) or b''
-        lines = text.decode('ascii', 'replace').splitlines()
-        return [dropped_by(line) for line in lines if dropped_by(line)]
+        return filter(None, map(dropped_by, text.decode('ascii', 'replace').splitlines()))
 
     def end(self):
         if self.process is not None:
