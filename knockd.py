@@ -5617,15 +5617,11 @@ class Hearing:
         self.keys.adopt(now)
         self.attend()
 
-    def turn(self, now):
-        """A new step."""
+    def turn(self, in_doubt, now):
+        """A new step. in_doubt: is the clock wrong?"""
+        self.keys.doubt(in_doubt)
         self.keys.turn(now)
         self.attend()
-
-    def doubt(self, in_doubt, now):
-        """The clock became wrong, or right."""
-        self.keys.doubt(in_doubt)
-        self.turn(now)
 
     def attend(self):
         """Other credentials, and perhaps other addresses and bridges of this box."""
@@ -6042,7 +6038,6 @@ class Daemon:
             # Our own commands ask for the reload; an editor is noticed here, once a step.
             if self.source.changed():
                 self.reload(now)
-            self.hearing.turn(now)
             self.turn(now)
         if self.probation.look(now.mono):
             self.doors.hide(False)
@@ -6055,7 +6050,7 @@ class Daemon:
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.doubt_changed(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
-            self.hearing.doubt(self.clock.doubt is not None, now)
+        self.hearing.turn(self.clock.doubt is not None, now)
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""
@@ -7330,13 +7325,14 @@ LD_LENGTH = 0x80
 # None.
 Finding = collections.namedtuple('Finding', 'kind client text knock')
 Finding.__new__.__defaults__ = None,
-# What a cut packet still shows. carrier may be None.
-Glimpse = collections.namedtuple('Glimpse', 'carrier source port tag torn')
+# What a packet shows even if it was cut. port: None of a ping.
+Glimpse = collections.namedtuple('Glimpse', 'source port tag')
 
 # What of a knock is told, by kind; %s or %d: what was found.
 SENTENCES = {
     'stranger': 'no client of this server made it: other traffic, another line or server '
                 'id, a secret from before `rekey`, or a clock off by more than a day',
+    'cut': 'came in fragments, or was cut on its way: knock with less, or --via ports',
     'damaged': 'was changed or cut on its way, or somebody repeats its tag',
     'clocks': 'made at %s, your clocks differ by %s: set both',
     'port': 'came to port %d, the config says port = %d',
@@ -7383,8 +7379,7 @@ ANY_LENGTH = [
 ]
 
 def glimpse(frame):
-    """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
-    torn = None
+    """A Glimpse, or None where no tag can be seen."""
     # Frames that came before the filter was attached may be anything.
     if len(frame) < SHORTEST or frame[0] >> 4 not in PARSERS:
         return None
@@ -7393,22 +7388,15 @@ def glimpse(frame):
     if version == 6:
         protocol, start, source = frame[6], 40, frame[8:24]
         if protocol == FRAGMENT:
-            torn, protocol, start = 'came in fragments', frame[40], 48
-    elif int.from_bytes(frame[6:8], 'big') & 0x3fff:
-        torn = 'came in fragments'
+            protocol, start = frame[40], 48
     body = frame[start:]
-    carrier = 'udp' if protocol == UDP else 'icmp'
-    if len(body) < TRANSPORT + TAG_SIZE:
-        return None
+    tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
     port = None
-    if carrier == 'udp':
+    if protocol == UDP:
         port = int.from_bytes(body[2:4], 'big')
     elif body[:2] != ECHO_REQUEST[version]:
         return None
-    if not torn and parse_packet(frame, DATAGRAMS, None) is None:
-        torn = 'was cut on its way'
-    tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
-    return Glimpse(carrier, ipaddress.ip_address(source), port, tag, torn)
+    return Glimpse(ipaddress.ip_address(source), port, tag)
 
 def checksum_holds(packet):
     """RFC 768: the sum over pseudo header and body. 0: none was made."""
@@ -7455,19 +7443,19 @@ class Watcher:
         """A Finding or None. seen: the frame's Glimpse."""
         tag = seen.tag
         client, step = self.state.tags.get(tag) or self.far.get(tag) or (None, None)
+        packet = parse_packet(frame, DATAGRAMS, None)
         if client is None:
             # Or each ping and each fragment of other traffic would be told as a knock.
-            if seen.torn or seen.carrier == 'icmp':
+            if packet is None or seen.port is None:
                 return None
             return Finding('stranger', '', SENTENCES['stranger'])
         name = client.name
-        if seen.torn:
-            return Finding('cut', name, seen.torn + ': knock with less, or --via ports')
-        packet = parse_packet(frame, DATAGRAMS, None)
+        if packet is None:
+            return Finding('cut', name, SENTENCES['cut'])
         plain = unseal(client.keys, packet.payload)
         if plain is None:
             text = SENTENCES['damaged']
-            if seen.carrier == 'udp' and not checksum_holds(parse_ip(frame)):
+            if seen.port is not None and not checksum_holds(parse_ip(frame)):
                 text += '; its checksum is wrong'
             return Finding('damaged', name, text)
         if tag not in self.state.tags:
@@ -8335,14 +8323,12 @@ def take_all_back(system, place, upgrade):
     carry_out_all(system.starts if upgrade else system.forgets, place)
 
 def carry_out_all(lines, place):
-    """All of these commands, whatever one of them says; those that failed."""
-    failed = []
+    """All of these commands, whatever one of them says."""
     for line in lines:
         try:
             place.carry_out(line)
         except KnockError as error:
-            failed.append(str(error))
-    return failed
+            note(str(error))
 
 ON_PROBATION = """It is on probation: without a knock from outside within %s it lets go
 again, so that nobody is locked out. Keep this session, and knock from another computer
@@ -8382,11 +8368,12 @@ def command_uninstall(args):
     keys = [path for path in keys if os.path.exists(args.root + path)]
     named = ' and '.join(keys)
     with_keys = args.yes or keys and agreed('Delete the keys in %s too?' % named)
-    failed = carry_out_all(system.ends, place) if system else []
+    if system:
+        carry_out_all(system.ends, place)
     if args.dry_run:
-        failed += take_rules_away((), show_rules)
+        take_rules_away((), show_rules)
     elif not args.root:
-        failed += take_rules_away(folders, run)
+        take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
         paths += own_files(args.root, each)
@@ -8397,9 +8384,7 @@ def command_uninstall(args):
     for path in dict.fromkeys(paths):
         remove(args, path)
     if system:
-        failed += carry_out_all(system.forgets, place)
-    for line in failed:
-        note(line)
+        carry_out_all(system.forgets, place)
     if args.dry_run:
         return
     kept = ''
@@ -8421,9 +8406,8 @@ def remove(args, path):
         os.unlink(path)
 
 def take_rules_away(folders, give):
-    """The rules of every firewall tool that is there, and what the kernel was told; what
-    failed. give(argv, text) runs a command, or shows it."""
-    failed = []
+    """The rules of every firewall tool that is there, and what the kernel was told.
+    give(argv, text) runs a command, or shows it."""
     # Its whole ruleset is none, accept rules included.
     nobody = parse_config('[server]\nid = none\nhide =\n', '/etc/knockd/knockd.ini')
     for tool in (NFT, IPTABLES):
@@ -8436,10 +8420,9 @@ def take_rules_away(folders, give):
                 for argv, text in tool.whole(nobody, seen, {}, (), 0):
                     give(argv, text)
         except KnockError as error:
-            failed.append(str(error))
+            note(str(error))
     for folder in folders:
         restore_marks(folder + '/sysctls')
-    return failed
 
 # --- command line -----------------------------------------------------------------------
 # Options: names; what stands for the value, None if it takes none; help; more for

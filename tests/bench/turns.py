@@ -53,7 +53,7 @@ def main():
     for _ in range(count):
         slices.append([lap(hearing.keys.prepare)])
         now = now._replace(wall=now.wall + knockd.STEP, mono=now.mono + knockd.STEP)
-        turns.append(lap(hearing.turn, now))
+        turns.append(lap(hearing.turn, False, now))
         state.hold(expired(openings, now))
         doors.hide(True)
         forgets.append(lap(doors.look_for_ends, now))
