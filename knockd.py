@@ -3885,6 +3885,15 @@ def beside(config, name):
     """The path of what is kept in the ledger's folder."""
     return os.path.join(os.path.dirname(config.ledger), name)
 
+def renew(path, text):
+    """Writes a file of ours if that changes it, for flash wears. If it cannot be written,
+    the log says so and all goes on."""
+    try:
+        if not os.path.exists(path) or read_file(path) != text:
+            replace_text(path, text)
+    except OSError as error:
+        log('%s: %s' % (path, error.strerror), ERROR)
+
 # --- edges: commands --------------------------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 PACKAGES = (    # a package manager, and what it is told
@@ -5329,18 +5338,13 @@ class GuardFile:
         self.script = None      # what hides, as far as we know
 
     def keep(self, script=None):
-        """Renews it if it was installed and has changed, for flash wears."""
+        """Renews it if it was installed."""
         self.script = script or self.script
         text = self.script
         if self.probation.state != PASSED:
             text = TRIAL_GUARD
-        if text is None or not os.path.exists(self.probation.path):
-            return
-        try:
-            if not os.path.exists(self.path) or read_file(self.path) != text:
-                replace_text(self.path, text)
-        except OSError as error:
-            log('%s: %s' % (self.path, error.strerror), ERROR)
+        if text and os.path.exists(self.probation.path):
+            renew(self.path, text)
 
 def boot_id():
     """Another one after each boot, when the monotonic clock begins anew."""
@@ -5391,11 +5395,7 @@ class Probation:
         left = 0
         if self.state == ON_TRIAL:
             left = max(0, self.ends - now)
-        text = probation_text(self.state, left, now, boot_id())
-        try:
-            replace_text(self.path, text)
-        except OSError as error:
-            log('probation: %s: %s' % (self.path, error.strerror), ERROR)
+        renew(self.path, probation_text(self.state, left, now, boot_id()))
 
     def left(self, now):
         """Milliseconds that are left, or None: it is not on trial."""
@@ -5493,14 +5493,10 @@ class ConfigFile:
         """It rules: a copy of it is put beside the ledger."""
         if self.problem is not None:
             return
-        copy = beside(config, GOOD_NAME)
-        try:
+        with contextlib.suppress(OSError):      # it is gone, so it has changed
             text = GOOD_HEAD % self.path + read_file(self.path)
-            if self.changed() or (os.path.exists(copy) and read_file(copy) == text):
-                return
-            replace_text(copy, text)
-        except OSError as error:
-            log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
+            if not self.changed():
+                renew(beside(config, GOOD_NAME), text)
 
 def config_to_run(path):
     """(Config, problem): the one in the file and None; or, if that is broken, the last
@@ -5589,13 +5585,6 @@ def recalled_codes(path, now):
         codes.recall([0, 0, NEVER], now)
     return codes
 
-def note_codes(path, codes):
-    """Saves them at each change, or whoever makes us crash has free tries. In /run: it
-    outlives a restart, not a boot, and wears no flash."""
-    try:
-        replace_text(path, json.dumps(codes.memory()))
-    except OSError as error:
-        log('%s: %s: a restart forgets the wrong codes' % (path, error.strerror), WARNING)
 
 class Hearing:
     """The packet sockets, and what their filters let by."""
@@ -5608,6 +5597,7 @@ class Hearing:
         # tag, or 'syn' for sequences and codes.
         self.muted = {}
         self.pace = Budget(SYNS_A_SECOND)
+        # In /run: it outlives a restart, not a boot, and wears no flash.
         self.codes_path = '%s/%s.codes' % (runtime_folder(), state.config.id)
         self.keys = Keyring(state, recalled_codes(self.codes_path, now.mono))
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
@@ -5681,8 +5671,10 @@ class Hearing:
         """The Packets that a SYN completes; only badges while 'syn' is muted."""
         before = self.keys.codes.memory()
         found = self.keys.packets_of(syn, now, 'syn' in self.muted)
-        if self.keys.codes.memory() != before:
-            note_codes(self.codes_path, self.keys.codes)
+        after = self.keys.codes.memory()
+        # At each change, or whoever makes us crash has free tries.
+        if after != before:
+            renew(self.codes_path, json.dumps(after))
         return found
 
 def outside_syn(frame, interface, config):
@@ -5877,11 +5869,9 @@ class Desk:
 
     def note(self):
         """For the next daemon."""
-        if self.noted:
-            return
-        self.noted = True
-        with contextlib.suppress(OSError):
-            replace_text(self.path, json.dumps(self.last))
+        if not self.noted:
+            self.noted = True
+            renew(self.path, json.dumps(self.last))
 
     def count_mended(self):
         self.mended += 1
@@ -6694,17 +6684,16 @@ def command_status(args):
     if args.json and args.metrics:
         raise KnockError('--json goes without --metrics', 2)
     report, now = ask_daemon(args.config, b'status'), moment().wall
-    config = None
+    facts = {}
     try:
-        config = read_config(args.config)
-        warned = preflight(config)
+        config, problem = config_to_run(args.config)
+        facts = client_facts(config, report)
+        if problem:
+            warned = problem.splitlines() + [LAST_GOOD]
+        else:
+            warned = preflight(config)
     except KnockError as error:
         warned = str(error).splitlines()
-        good = last_good(os.path.abspath(args.config))
-        if good:
-            config = good
-            warned.append(LAST_GOOD)
-    facts = client_facts(config, report) if config else {}
     if args.metrics:
         print_metrics(report)
     elif args.json:
@@ -7091,12 +7080,10 @@ def run_daemon(path, verbose):
 
 def command_check(args):
     """Exit 2 with errors; --strict makes an error of every warning."""
-    try:
-        config = read_config(args.config)
-    except KnockError:
-        if last_good(os.path.abspath(args.config)):
-            note(LAST_GOOD)
-        raise
+    config, problem = config_to_run(args.config)
+    if problem:
+        note(LAST_GOOD)
+        raise KnockError(problem, 2)
     warned = preflight(config)
     for warning in warned:
         print('warning: ' + printable(warning))

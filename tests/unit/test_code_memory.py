@@ -134,5 +134,4 @@ def test_a_memory_that_cannot_be_written_is_told_and_the_try_counts(folder, monk
     heard.codes_path = str(folder / 'gone' / 'box.codes')
     assert typed(heard, MONO)
     assert heard.keys.codes.wrong == 1
-    assert lines == [heard.codes_path + ': No such file or directory: a restart forgets the '
-                     'wrong codes']
+    assert lines == [heard.codes_path + ': No such file or directory']
