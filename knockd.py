@@ -5409,9 +5409,7 @@ class Probation:
     def note(self, now):
         """A few times in a probation, since flash wears."""
         self.noted = now
-        left = 0
-        if self.state == ON_TRIAL:
-            left = max(0, self.ends - now)
+        left = self.left(now) or 0
         renew(self.path, probation_text(self.state, left, now, boot_id()))
 
     def left(self, now):
@@ -5619,19 +5617,11 @@ class Hearing:
         self.keys = Keyring(state, recalled_codes(self.codes_path, now.mono))
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
-    def adopt(self, now):
-        """Another config."""
-        self.keys.adopt(now)
-        self.attend()
-
     def turn(self, in_doubt, now):
-        """A new step. in_doubt: is the clock wrong?"""
+        """Another step, or another config: other credentials, and perhaps other addresses
+        and bridges of this box. in_doubt: is the clock wrong?"""
         self.keys.doubt(in_doubt)
         self.keys.turn(now)
-        self.attend()
-
-    def attend(self):
-        """Other credentials, and perhaps other addresses and bridges of this box."""
         is_own.cache_clear()
         self.overhear(self.state.config)
         self.listen()
@@ -5945,7 +5935,7 @@ class Daemon:
         self.hearing = Hearing(state, now)
         self.doors = Doors(keeper, state, self.reports)
         self.doors.hide(self.probation.state != LAPSED)
-        self.hearing.adopt(now)
+        self.hearing.keys.adopt(now)
         self.turn(now)
 
     def first_result(self, keeper):
@@ -6082,11 +6072,10 @@ class Daemon:
         self.doors.in_force(done.number, now)
         if due:
             self.reloading = None
+            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         # A new client, or one that was removed, changes no rules.
         if self.reloading is None and (due or done.loaded is not None):
             self.source.keep(self.config)
-        if due:
-            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
@@ -6127,7 +6116,7 @@ class Daemon:
         self.state.adopt(config)
         # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
-        self.hearing.adopt(now)
+        self.hearing.keys.adopt(now)
         self.turn(now)
         return self.doors.hide(self.probation.state != LAPSED)
 
@@ -6320,32 +6309,31 @@ def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
     check, selftest, status and run ask this, so they agree."""
     check_programs(config)
-    complaints = warnings(config, box_facts(config))
-    found = [complaint_line(config.path, complaint) for complaint in complaints]
-    for flaw in flaws_behind(config):
-        found.append('%s: [server] behind: %s' % (config.path, flaw))
+    found = [complaint_line(config.path, complaint)
+             for complaint in warnings(config, box_facts(config))]
+    flaws = [('behind', flaw) for flaw in flaws_behind(config)]
     # Nobody else may list the rules.
     if os.geteuid() == 0:
-        found += firewall_warnings(config)
-    return found
+        flaws += firewall_flaws(config)
+    return found + ['%s: [server] %s: %s' % (config.path, key, flaw)
+                    for key, flaw in flaws]
 
-def firewall_warnings(config):
-    """The same for the tool, and for what other rules do to ours."""
+def firewall_flaws(config):
+    """[(key of [server], text)] for the tool, and for what other rules do to ours."""
     tool, flaw = choose_tool(config)
     found = []
     if flaw:
-        found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
-    if config.hide:
-        found += mark_warnings(config)
-        if tool is NFT:
-            for chain in late_marks(run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])):
-                found.append('%s: [server] mark: chain %s %s %s sets the whole mark '
-                             'after us; give it priority mangle, or write a mask'
-                             % ((config.path,) + chain))
-        for chain in see_box(tool, config).unreachable:
-            found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
-                         'opens, and takes no rule of ours'
-                         % (config.path, chain.family, chain.table, chain.name))
+        found.append(('firewall', 'by iptables, for ' + flaw))
+    if not config.hide:
+        return found
+    found += [('mark', flaw) for flaw in rule_flaws(config)]
+    if tool is NFT:
+        for chain in late_marks(run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])):
+            found.append(('mark', 'chain %s %s %s sets the whole mark after us; give it '
+                          'priority mangle, or write a mask' % chain))
+    for chain in see_box(tool, config).unreachable:
+        found.append(('accept_in', 'chain %s %s %s drops what a knock opens, and takes '
+                      'no rule of ours' % (chain.family, chain.table, chain.name)))
     return found
 
 def flaws_behind(config):
@@ -6394,20 +6382,16 @@ def exact_marks(text, bits):
             found.append(' '.join(line.split()))
     return found
 
-def mark_warnings(config):
+def rule_flaws(config):
     """Of routing by exact marks: what a knock opens, and a hidden port's reset, carries a
     bit of ours and goes another way."""
-    found = []
-    if find_program('ip') is None:
-        return found
+    rules = ''
     for family in ('-4', '-6'):
-        with contextlib.suppress(KnockError):
-            rules = run(['ip', family, 'rule'])
-            for rule in exact_marks(rules, config.mark | asked_bit(config)):
-                found.append('%s: [server] mark: the rule "%s" asks for our bits, too; '
-                             'write it with a mask, as fwmark 0x1/0xff'
-                             % (config.path, rule))
-    return found
+        with contextlib.suppress(KnockError):       # no such program, or no IPv6
+            rules += run(['ip', family, 'rule'])
+    return ['the rule "%s" asks for our bits, too; write it with a mask, as fwmark '
+            '0x1/0xff' % rule
+            for rule in exact_marks(rules, config.mark | asked_bit(config))]
 
 def box_facts(config):
     """What warnings() must know of this box."""
@@ -7584,19 +7568,17 @@ class Trace:
         self.rules = set()
 
     def follow(self, knock):
-        if find_program('nft') is None:
-            return
-        if self.process is None:
-            self.process = start(['nft', 'monitor', 'trace'])
-            # Else each look would wait until nft has something to say.
-            os.set_blocking(self.process.stdout.fileno(), False)
         family = {4: 'ip', 6: 'ip6'}[knock.source.version]
         for service in knock.services:
             self.rules.add(TRACE_RULE % (
                 family, knock.source, PROTOCOL_NAMES[service.proto], service.low,
                 service.high, BEGINS[service.proto]))
-        # Where the kernel cannot trace, all else is told.
+        # Where there is no nft, or the kernel cannot trace, all else is told.
         with contextlib.suppress(KnockError):
+            if self.process is None:
+                self.process = start(['nft', 'monitor', 'trace'])
+                # Else each look would wait until nft has something to say.
+                os.set_blocking(self.process.stdout.fileno(), False)
             run(NFT_COMMAND, WATCH_TABLE + TRACE_CHAIN + ''.join(self.rules))
 
     def drops(self):
@@ -7847,17 +7829,17 @@ def ledger_remarks(path):
     """Looks at its file system, of those mounted above it the last, and touches
     nothing."""
     # In a chroot no line may be above it.
-    place, kind, mode = '/', '', ''
+    place, kind = '/', ''
     for line in read_file('/proc/mounts').splitlines():
         words = line.split()
         if path.startswith(words[1].rstrip('/') + '/'):
-            _, place, kind, mode = words[:4]
-    flaw = None
+            _, place, kind, *_ = words
+    status, flaw = os.statvfs(place), None
     if kind in ('tmpfs', 'ramfs'):
         flaw = 'in memory'
-    elif 'ro' in mode.split(','):
+    elif status.f_flag & os.ST_RDONLY:
         flaw = 'read-only'
-    elif os.statvfs(place).f_bavail < 33:
+    elif status.f_bavail < 33:
         flaw = 'full'
     if flaw:
         raise KnockError('%s is %s; write for example: ledger = /etc/knockd/ledger.json'

@@ -48,7 +48,8 @@ def main():
     state = knockd.State(config, knockd.Ledger(config.id))
     hearing = knockd.Hearing(state, now)
     doors = knockd.Doors(Nothing(), state, knockd.Reports())
-    hearing.adopt(now)
+    hearing.keys.adopt(now)
+    hearing.turn(False, now)
     turns, forgets, slices = [], [], []
     for _ in range(count):
         slices.append([lap(hearing.keys.prepare)])
