@@ -8160,6 +8160,8 @@ def own_text(url):
     path = own_path()
     if path:
         return read_file(path)
+    if os.path.isfile('/dev/stdin') and is_this_script(read_file('/dev/stdin')):
+        return read_file('/dev/stdin')
     if not url:
         raise KnockError('a script out of a pipe cannot copy itself; say with --url URL '
                          'where curl gets it, or save it first: curl -fsSO URL && '
