@@ -5793,13 +5793,10 @@ class Doors:
         """The keeper could not do it, and tries again in a second."""
         self.trouble = str(done.error)
         self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
-        waiting = []
         for order in self.orders:
-            knock = order.decision.knock
             self.complain(order, 'failed', 'failed: %s' % self.trouble, now)
-            if now.mono < order.began.mono + knock.seconds * 1000:
-                waiting.append(order)
-        self.orders = waiting
+        self.orders = [order for order in self.orders if now.mono
+                       < order.began.mono + order.decision.knock.seconds * 1000]
 
     def look_for_slow(self, now):
         """Nobody waits for long without a word."""
@@ -5827,20 +5824,15 @@ class Doors:
         for visit, ends in list(self.visits.items()):
             if ends <= earlier.mono or not self.still_open(visit):
                 self.leave(visit)
-        later = [opening.expires for opening in openings.values()]
+        later = [NEVER] + [opening.expires for opening in openings.values()]
         later += self.visits.values()
-        self.next_end = NEVER
-        if later:
-            self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
+        self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
 
     def still_open(self, visit):
         """Is everything that this visit opened still open?"""
-        own = []
-        for opening in self.state.openings.values():
-            owner = opening.fingerprint, opening.source
-            if owner == (visit.fingerprint, visit.network):
-                own.append(opening.service)
-        own = merged(own)
+        owner = visit.fingerprint, visit.network
+        own = merged([opening.service for opening in self.state.openings.values()
+                      if (opening.fingerprint, opening.source) == owner])
         return all(covered(service, own) for service in visit.services)
 
     def due(self, now):
@@ -5991,11 +5983,9 @@ class Daemon:
         """The descriptors that have something, when they have, or when something is
         due."""
         poll = select.poll()
-        for waker in (signals, self.doors.keeper, self.desk.socket):
+        taps = self.hearing.datagrams.taps + self.hearing.syns.taps
+        for waker in [signals, self.doors.keeper, self.desk.socket] + taps:
             poll.register(waker, select.POLLIN)
-        for capture in (self.hearing.datagrams, self.hearing.syns):
-            for sock in capture.taps:
-                poll.register(sock, select.POLLIN)
         return {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
 
     def patience(self, now):
@@ -6245,16 +6235,15 @@ class Daemon:
 
 def opening_rows(openings, now):
     """For status: a dict for all that closes at the same moment."""
-    groups = collections.OrderedDict()
+    rows = collections.OrderedDict()
     for opening in openings.values():
-        only = tuple(map(str, opening.only))
-        group = opening.client, str(opening.source), only, opening.expires
-        groups.setdefault(group, []).append(format_service(opening.service))
-    rows = []
-    for (client, source, only, expires), services in groups.items():
-        rows.append({'client': client, 'source': source, 'services': services,
-                     'only': only, 'seconds_left': max(0, expires - now.mono) // 1000})
-    return rows
+        left = max(0, opening.expires - now.mono) // 1000
+        key = opening.client, opening.source, opening.only, opening.expires
+        row = rows.setdefault(key, {
+            'client': opening.client, 'source': str(opening.source), 'services': [],
+            'only': list(map(str, opening.only)), 'seconds_left': left})
+        row['services'].append(format_service(opening.service))
+    return list(rows.values())
 
 def and_behind(networks):
     """Behind what is hidden: where else."""
@@ -6407,12 +6396,8 @@ def listed_by_nft(kind):
         listing = json.loads(run(['nft', '-j', 'list', kind + 's']))
     except (KnockError, ValueError):
         return None
-    found = set()
-    for entry in listing['nftables']:
-        one = entry.get(kind)
-        if one:
-            found.add((one['family'], one['table'], one['name']))
-    return found
+    place = operator.itemgetter('family', 'table', 'name')
+    return {place(entry[kind]) for entry in listing['nftables'] if kind in entry}
 
 def rules_of(config):
     """[(argument list, its input)]: what would be applied now. The daemon takes other
@@ -6553,12 +6538,12 @@ def client_facts(config, report):
 def paper_left(client, paper):
     """How many lines of its sheet are not used up; paper is what the ledger knows: sheet
     and the number that was used last."""
-    if client.paper is None:
+    sheet, count = client.paper or (0, 0)
+    used_sheet, used = paper
+    if used_sheet > sheet:
         return 0
-    sheet, count = client.paper
-    if paper[0] > sheet:
-        return 0
-    used = paper[1] if paper[0] == sheet else 0
+    if used_sheet < sheet:
+        return count
     return max(0, count - used)
 
 def client_rows(facts, now):
@@ -6850,10 +6835,7 @@ def client_entries(args):
     entries = [('secret', told.get('secret') or given_secret(None))]
     if told.get('page'):
         entries += PAGE         # what is told besides counts more
-    for key, text in told_entries(args, CLIENT_KEYS):
-        if key != 'secret':
-            entries.append((key, text))
-    return entries
+    return entries + told_entries(args, CLIENT_KEYS)
 
 def given_secret(source):
     """A new secret, or with `--secret -` the one on standard input: an argument list is
