@@ -6856,24 +6856,22 @@ def first_config(args, name, hide, place, more=()):
         refuse_idle(args, config)
         if config.clients or place.dry_run or not name:
             return config
-        def plan(known):
-            return new_client(args, known, place)
-        config = edit_config(place.root + path, plan)
-        print_line(config, config.clients[name], args)
-        return config
-    if not (name and hide):
+        config = edit_config(place.root + path,
+                             lambda known: new_client(args, known, place))
+    elif not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide '
                          'tcp/22 --client NAME' % path, 2)
-    server = [('id', os.urandom(8).hex()), ('hide', hide)]
-    server += told_entries(args, ('host', 'trust')) + list(more)
-    text = edited('', 'server', server)
-    text = edited(text, 'client ' + name, client_entries(args))
-    config = parse_config(text, path)
-    if not (place.root or place.dry_run):
-        # Nothing is half done where it could not run.
-        try_rules(config)
-    place_ledger(config, place)
-    place.put(path, text)
+    else:
+        server = [('id', os.urandom(8).hex()), ('hide', hide)]
+        server += told_entries(args, ('host', 'trust')) + list(more)
+        text = edited('', 'server', server)
+        text = edited(text, 'client ' + name, client_entries(args))
+        config = parse_config(text, path)
+        if not (place.root or place.dry_run):
+            # Nothing is half done where it could not run.
+            try_rules(config)
+        place_ledger(config, place)
+        place.put(path, text)
     if not place.dry_run:
         print_line(config, config.clients[name], args)
     return config
@@ -7460,20 +7458,16 @@ class Watcher:
     def hear_syn(self, syn, now):
         """Findings of what this SYN completes."""
         packets = self.keys.packets_of(syn, now)
-        self.follow(syn, now)
-        # Or five seconds later a sequence that finished would be told as a part of one.
-        if packets:
-            self.touched.pop(syn.source, None)
-        return [self.judged(packet.payload.client.name, packet, now)
-                for packet in packets]
-
-    def follow(self, syn, now):
         ports, _ = self.touched.pop(syn.source, ((), 0))
-        if syn.port not in ports:
-            ports += (syn.port,)
-        self.touched[syn.source] = ports[-PORTS_KEPT:], now.mono
+        # Or five seconds later a sequence that finished would be told as a part of one.
+        if not packets:
+            if syn.port not in ports:
+                ports += (syn.port,)
+            self.touched[syn.source] = ports[-PORTS_KEPT:], now.mono
         if len(self.touched) > FOLLOWED:
             self.touched.popitem(last=False)
+        return [self.judged(packet.payload.client.name, packet, now)
+                for packet in packets]
 
     def stopped(self, now):
         """(source, Finding) of the source that has been silent for longest, or None."""
