@@ -7611,15 +7611,15 @@ class Watch:
             seen = glimpse(frame)
             if seen is not None:
                 finding = self.watcher.hear_datagram(frame, seen, now)
-                self.tell(finding, seen.source, seen.port, interface, now)
+                self.explain(finding, seen.source, seen.port, interface, now)
         for frame, interface in self.some_frames(self.syns):
             syn = outside_syn(frame, interface, self.watcher.config)
             if syn is not None:
                 for finding in self.watcher.hear_syn(syn, now):
-                    self.tell(finding, syn.source, syn.port, interface, now)
+                    self.explain(finding, syn.source, syn.port, interface, now)
         stopped = self.watcher.stopped(now)
         if stopped:
-            self.tell(stopped[1], stopped[0], None, 'ports', now)
+            self.explain(stopped[1], stopped[0], None, 'ports', now)
         for drop in self.trace.drops():
             self.say('firewall ' + drop, drop)
         self.ask_daemon(now)
@@ -7630,7 +7630,7 @@ class Watch:
         for sock in capture.taps:
             yield from itertools.islice(capture.frames(sock), LOOK_AT_ONCE)
 
-    def tell(self, finding, source, port, way, now):
+    def explain(self, finding, source, port, way, now):
         """One line for each client, reason and source; the rest is counted."""
         if finding is None:
             return
