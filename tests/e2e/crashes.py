@@ -14,7 +14,7 @@ import sys
 import time
 
 import carriers
-from network import KNOCKD, TOP, environment, until
+from network import TOP, environment, until
 
 SHIM = os.path.join(TOP, 'tests', 'crash')
 KILLS = ('kill-before', 'kill-after')
@@ -57,7 +57,7 @@ class Shimmed(carriers.House):
     def launch(self, *arguments):
         with open(self.log, 'ab') as log, open(self.log + '.out', 'ab') as out:
             self.process = subprocess.Popen(
-                self.namespace.command(sys.executable, KNOCKD, '--config', self.config, 'run'),
+                self.namespace.command(*self.argv('run')),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=log,
                 env=dict(environment(), PYTHONPATH=SHIM, KNOCK_FAULTS=self.faults))
 
