@@ -4933,8 +4933,7 @@ def bound_socket(port):
 
 class Looks:
     """When to look at the ruleset: soon after somebody has changed it, but not all the
-    time. A look rests for twice as long as it took, unless our table is gone, and gives
-    way to a knock."""
+    time. A look rests for twice as long as it took, and gives way to a knock."""
 
     def __init__(self):
         self.due = None         # monotonic ms, or None
@@ -4945,11 +4944,9 @@ class Looks:
         self.variables = kernel_variables()     # by which the rules were made
         self.lock = threading.Lock()
 
-    def ask(self, now, urgent=False):
+    def ask(self, now):
         """Somebody has changed something. (The daemon's thread asks as well.)"""
-        due = now + COALESCE
-        if not urgent:
-            due = max(due, self.rested)
+        due = max(now + COALESCE, self.rested)
         with self.lock:
             if self.due is None or due < self.due:
                 self.due = due
@@ -5001,14 +4998,20 @@ class Standing:
     def __init__(self):
         self.wanted = Wanted(0, None, ())
         self.known = False      # is that what the kernel holds?
+        self.lost = False       # has somebody taken our table away since?
         self.before = None      # the Seen by which it was loaded
         self.seen = None        # the Seen right after; None until somebody has looked
 
     def doubt(self, seen):
         """A load begins, made for the box as it is seen; it may fail half way."""
         self.known = False
+        self.lost = False
         self.before = seen
         self.seen = None
+
+    def lose(self):
+        """Our table is gone. Where nothing is hidden we took it away ourselves."""
+        self.lost = self.known and self.wanted.config.hide != ()
 
     def put(self, wanted):
         """That is what the kernel holds now."""
@@ -5106,14 +5109,16 @@ class Keeper:
             self.called.silence()
         if self.events.fileno() in ready:
             change = ruleset_change(self.events)
+            if change == OURS_GONE and self.tool is not IPTABLES:
+                self.standing.lose()
             if change != UNCHANGED:
-                self.looks.ask(moment().mono, urgent=change == OURS_GONE)
+                self.looks.ask(moment().mono)
 
     def patience(self, now):
         """Milliseconds until something is due; None: only a call or an event ends the
         wait."""
         due = []
-        if self.wanted.number != self.standing.wanted.number:
+        if self.standing.lost or self.wanted.number != self.standing.wanted.number:
             due.append(self.retry)
         if self.looks.due is not None:
             due.append(max(self.looks.due, self.retry))
@@ -5125,7 +5130,9 @@ class Keeper:
         """One thing that is due; what is wanted comes before a look."""
         if now < self.retry:
             return
-        if wanted.number != self.standing.wanted.number:
+        if self.standing.lost:
+            self.put_back(wanted)
+        elif wanted.number != self.standing.wanted.number:
             self.bring(wanted, now)
         elif self.looks.due is not None and now >= self.looks.due:
             self.inspect(wanted, now)
@@ -5140,6 +5147,12 @@ class Keeper:
         except KnockError as error:
             self.retry = moment().mono + RETRY_TIME
             self.answer(wanted.number, error)
+
+    def put_back(self, wanted):
+        """At once, as if nothing else had changed: to look first would double the time
+        that the ports are open. The look comes right after."""
+        nothing_else = self.standing.before._replace(ours=None, accepts=Accepts([], []))
+        self.mend(wanted, nothing_else)
 
     def same_rules(self, config):
         """Are these the rules that stand? A client more or less changes none, and to load
@@ -5244,6 +5257,10 @@ class Keeper:
             if self.in_trouble:
                 self.answer(wanted.number)
             return
+        self.mend(wanted, seen)
+
+    def mend(self, wanted, seen):
+        """Loads what somebody has harmed."""
         try:
             self.load(wanted, seen, mended=True)
         except KnockError as error:

@@ -593,11 +593,12 @@ def test_a_new_keeper_wants_nothing_and_knows_nothing(monkeypatch):
     assert not keeper.standing.known and keeper.patience(0) is None
 
 
-@pytest.mark.parametrize('rung,event,due', [
-    (False, None, None), (True, None, None), (False, 'unchanged', None),
-    (False, 'changed', 70000), (False, 'gone', 1010), (True, 'changed', 70000)])
+@pytest.mark.parametrize('rung,event,due,lost', [
+    (False, None, None, False), (True, None, None, False), (False, 'unchanged', None, False),
+    (False, 'changed', 70000, False), (False, 'gone', 70000, True),
+    (True, 'changed', 70000, False)])
 def test_it_waits_for_calls_and_events_and_then_hears_none_of_them_again(
-        keeper, monkeypatch, rung, event, due):
+        keeper, monkeypatch, rung, event, due, lost):
     kinds = {'unchanged': knockd.UNCHANGED, 'changed': knockd.OTHERS_CHANGED,
              'gone': knockd.OURS_GONE}
     keeper.looks.rested = 70000
@@ -610,7 +611,7 @@ def test_it_waits_for_calls_and_events_and_then_hears_none_of_them_again(
         keeper.theirs.send(event.encode())
     for _ in range(2):
         keeper.wait()
-        assert keeper.looks.due == due
+        assert (keeper.looks.due, keeper.standing.lost) == (due, lost)
     poll = select.poll()
     poll.register(keeper.called, select.POLLIN)
     poll.register(keeper.events, select.POLLIN)
@@ -626,13 +627,20 @@ def test_it_waits_for_what_is_due_first_and_never_before_the_retry(
     keeper.wanted = WANTED._replace(number=wanted)
     keeper.looks.due, keeper.retry = due, retry
     assert keeper.patience(1000) == patience
+    keeper.standing.lost = True
+    assert keeper.patience(1000) == max(0, retry - 1000), 'a table that is gone is due at once'
 
 
-@pytest.mark.parametrize('number,due,retry,does', [
-    (1, None, 0, None), (1, 1000, 0, 'inspect'), (1, 1001, 0, None), (2, None, 0, 'bring'),
-    (2, 1000, 0, 'bring'), (2, 1000, 1001, None), (2, None, 1000, 'bring')])
-def test_a_step_is_what_is_wanted_before_a_look(keeper, monkeypatch, number, due, retry, does):
+@pytest.mark.parametrize('number,due,retry,lost,does', [
+    (1, None, 0, False, None), (1, 1000, 0, False, 'inspect'), (1, 1001, 0, False, None),
+    (2, None, 0, False, 'bring'), (2, 1000, 0, False, 'bring'), (2, 1000, 1001, False, None),
+    (2, None, 1000, False, 'bring'), (2, 1000, 0, True, 'put back'), (1, None, 0, True, 'put back'),
+    (1, None, 1001, True, None)])
+def test_a_step_is_what_is_gone_or_wanted_before_a_look(
+        keeper, monkeypatch, number, due, retry, lost, does):
     did = []
+    keeper.standing.lost = lost
+    monkeypatch.setattr(keeper, 'put_back', lambda wanted: did.append('put back'), raising=False)
     monkeypatch.setattr(keeper, 'bring', lambda wanted, now: did.append('bring'), raising=False)
     monkeypatch.setattr(keeper, 'inspect', lambda wanted, now: did.append('inspect'),
                         raising=False)

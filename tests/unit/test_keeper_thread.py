@@ -16,6 +16,8 @@ import pytest
 Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys')
 CONFIG = knockd.parse_config('[server]\nid = home\nhide = tcp/22\n', '/nowhere/knockd.ini')
 OTHER = CONFIG._replace(hide=(knockd.Service(6, 25, 25),))
+# The kernel says that a table of our name was deleted.
+GONE = struct.pack('=IHHIIHH', 31, 10 << 8 | 2, 0, 1, 2, 11, 1) + b'knockd\0\0'
 FINE = Seen('ours', 'accepts all', ([], []), set(), {})
 
 
@@ -202,11 +204,21 @@ def test_a_table_of_ours_that_is_gone_is_back_without_a_rest(box):
     settled(box).keeper.looks.rested = knockd.moment().mono + 60000
     tell(box)
     box.seen = FINE._replace(ours=None)
-    box.foreign.send(struct.pack('=IHHIIHH', 31, 10 << 8 | 2, 0, 1, 2, 11, 1) + b'knockd\0\0')
+    box.foreign.send(GONE)
     until(box.changes)
     box.seen = FINE
-    assert box.ran[:2] == ['look', 'load tcp/22 a']
+    assert box.ran[0] == 'load tcp/22 a', 'to look first would double the time'
     until(lambda: box.keeper.looks.due is None and box.ran[-1] == 'look')
+
+
+def test_a_table_that_we_take_away_ourselves_is_not_put_back(box):
+    """Where nothing is hidden: that would be for ever, for it is told as well."""
+    settled(box).wait(box.keeper.want(CONFIG._replace(hide=()), ()))
+    until(lambda: box.keeper.standing.seen)
+    del box.ran[:]
+    box.foreign.send(GONE)
+    until(lambda: box.ran)
+    assert box.ran == ['look']
 
 
 def test_a_change_during_the_load_is_seen_and_loaded_again_but_not_for_ever(box):
@@ -270,9 +282,9 @@ def test_a_look_rests_twice_its_time_and_gives_way():
     assert process.killed
     assert looks.end(1000, 1500), 'it was broken off'
     assert looks.due == 2500, 'and is due again when it has rested'
-    looks.ask(2000, urgent=True)
+    looks.hasten(2000)
     looks.ask(2100)
-    assert looks.due == 2000 + knockd.COALESCE, 'what is urgent does not wait so long'
+    assert looks.due == 2000, 'what is due already is not put off'
     looks.start()
     looks.begin(Process())
     assert not looks.end(3000, 3100) and looks.due is None
