@@ -14,7 +14,7 @@ import time
 import pytest
 
 import knockd
-from compiled import compiled
+from compiled import started
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -51,7 +51,7 @@ def read(path):
 def command(path, *arguments, **options):
     """(exit code, standard output, standard error) of one process."""
     process = subprocess.Popen(
-        [sys.executable, compiled(KNOCKD), '--config', path] + list(arguments),
+        started(KNOCKD) + ['--config', path] + list(arguments),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(options.get('stdin', '').encode())
     return process.returncode, out.decode(), err.decode()
