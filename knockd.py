@@ -6268,8 +6268,8 @@ def firewall_flaws(config):
     if tool is NFT:
         listing = run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
         if '"synproxy"' in listing.lower():
-            found.append(('hide', 'a rule with synproxy may answer before us; leave hidden '
-                          'ports out of it'))
+            found.append(('hide', 'a rule with synproxy may answer before us; leave '
+                          'hidden ports out of it'))
         for chain in late_marks(listing):
             found.append(('mark', 'chain %s %s %s sets the whole mark after us; give it '
                           'priority mangle, or write a mask' % chain))
