@@ -37,6 +37,7 @@ SOON = 600
 STEP = 30                       # after which the daemon looks without being told
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 CLONE_NEWNET = 0x40000000       # <linux/sched.h>
+SO_RCVBUFFORCE = 33             # <asm-generic/socket.h>
 
 RESTART = {
     'systemd': 'systemctl restart knockd',
@@ -518,6 +519,8 @@ class Host:
         until(lambda: not self.opens_to(CLIENT[4]), SOON, 'an older opening was over')
         every = prober.ETH_P_ALL
         with self.wire.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as capture:
+            # Until it opens nobody reads, and two strangers fill what a socket has by default.
+            capture.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
             capture.bind((WIRE, every))
             sent = self.client.knock('--wait', '0', 'laptop')
             if sent.code != 0:
