@@ -37,6 +37,7 @@ SOON = 600
 STEP = 30                       # after which the daemon looks without being told
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 CLONE_NEWNET = 0x40000000       # <linux/sched.h>
+SO_RCVBUFFORCE = 33             # <asm-generic/socket.h>
 
 RESTART = {
     'systemd': 'systemctl restart knockd',
@@ -202,7 +203,7 @@ class Guest:
                 '-nodefaults', '-no-user-config', '-display', 'none',
                 '-kernel', self.image.kernel,
                 '-append', 'root=/dev/nvme0n1 rw console=ttyS0 net.ifnames=0 panic=5 '
-                           'quiet loglevel=4 apparmor=0 mitigations=off',
+                           'quiet loglevel=5 apparmor=0 mitigations=off',
                 '-drive', 'file=%s,if=none,id=disk,format=qcow2' % self.disk,
                 '-device', 'nvme,drive=disk,serial=disk',
                 '-netdev', 'tap,id=wire,ifname=%s,script=no,downscript=no' % WIRE,
@@ -243,6 +244,13 @@ class Guest:
     def last_words(self):
         with open(self.console, errors='replace') as text:
             return text.read()[-2000:]
+
+    def kernels_trouble(self):
+        """Returns the console from the kernel's first word of a bug on, its stack included."""
+        with open(self.console, errors='replace') as text:
+            found = re.search(r'[^\n]*(BUG:|Oops|Call Trace|detected stall).*', text.read(),
+                              re.DOTALL)
+        return found.group()[:8000] if found else ''
 
     def boot(self):
         self.switch_on()
@@ -335,6 +343,8 @@ class Guest:
         if self.is_on():
             self.thaw()             # a frozen one would not be gone
             self.cut_power()
+        if self.process is not None:
+            print(self.kernels_trouble())
 
 
 class Client:
@@ -527,6 +537,8 @@ class Host:
         until(lambda: not self.opens_to(CLIENT[4]), SOON, 'an older opening was over')
         every = prober.ETH_P_ALL
         with self.wire.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as capture:
+            # Until it opens nobody reads, and two strangers fill what a socket has by default.
+            capture.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
             capture.bind((WIRE, every))
             sent = self.client.knock('--wait', '0', 'laptop')
             if sent.code != 0:
