@@ -18,7 +18,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 
 FOLDER = os.environ.get('KNOCK_FAULTS', '')
 HANG = 3.5                      # seconds; the daemon itself would wait for ten

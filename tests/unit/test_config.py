@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import subprocess
-import sys
 
 import pytest
 

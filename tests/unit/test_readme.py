@@ -9,7 +9,6 @@ import re
 import shlex
 import struct
 import subprocess
-import sys
 
 import pytest
 
