@@ -14,7 +14,7 @@ import time
 import pytest
 
 import knockd
-from compiled import compiled
+from compiled import started
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -51,7 +51,7 @@ def read(path):
 def command(path, *arguments, **options):
     """(exit code, standard output, standard error) of one process."""
     process = subprocess.Popen(
-        [sys.executable, compiled(KNOCKD), '--config', path] + list(arguments),
+        started(KNOCKD) + ['--config', path] + list(arguments),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(options.get('stdin', '').encode())
     return process.returncode, out.decode(), err.decode()
@@ -372,12 +372,13 @@ def test_list_says_what_each_may_and_what_is_left(path):
 
 
 REPORT = {
-    'version': '0.2.0', 'since': 1700000000000, 'hidden': ['tcp/22', 'tcp/443'], 'problem': None,
+    'version': '0.2.0', 'since': 1700000000000, 'hidden': ['tcp/22', 'tcp/443'], 'behind': [],
+    'problem': None,
     'quarantine_until': None, 'probation_left': None, 'clock': None,
     'config': {'path': '', 'problem': None, 'last_good': False},
     'clients': {'anna': {'last': 1700000001000, 'source': '203.0.113.5'}},
     'openings': [{'client': 'anna', 'source': '203.0.113.5/32', 'services': ['tcp/22'],
-                  'seconds_left': 17}],
+                  'only': [], 'seconds_left': 17}],
     'refusals': [{'client': 'bert', 'source': '203.0.113.9', 'reason': 'not allowed "tcp/25"',
                   'count': 3, 'last': 1700000002000}],
     'counts': {'junk': 5, 'open': 1}, 'mended': 2}
