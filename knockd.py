@@ -6982,8 +6982,7 @@ def taken(path):
     config = read_config(path)
     # As the daemon would do.
     if not report and os.path.exists(beside(config, GOOD_NAME)):
-        note('no daemon answers: in the firewall nothing changes until one runs; to take '
-             'all away: knockd.py uninstall')
+        note('no daemon answers, so all stays hidden; to end that: knockd.py uninstall')
         ConfigFile(path).keep(config)
     return config
 
@@ -8095,9 +8094,8 @@ def own_text(url):
     if os.path.isfile('/dev/stdin') and is_this_script(read_file('/dev/stdin')):
         return read_file('/dev/stdin')
     if not url:
-        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL '
-                         'where curl gets it, or save it first: curl -fsSO URL && '
-                         'python3 knockd.py install')
+        raise KnockError('a script out of a pipe cannot copy itself; add --url URL, or '
+                         'type: curl -fsSO URL && python3 knockd.py install')
     text = run(['curl', '-fsSL', url], seconds=60)
     if not is_this_script(text):
         raise KnockError('%s is not the script that runs here; save it first' % url)
