@@ -6062,10 +6062,12 @@ class Daemon:
         self.doors.in_force(done.number, now)
         if due:
             self.reloading = None
-            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         # A new client, or one that was removed, changes no rules.
         if self.reloading is None and (due or done.loaded is not None):
             self.source.keep(self.config)
+        # Once that is said, a start while the file is broken goes on with this one.
+        if due:
+            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
