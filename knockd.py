@@ -385,6 +385,15 @@ def choice(*names):
     """A reader of one of these names."""
     return matching('|'.join(names), 'one of: ' + ', '.join(names))
 
+def number(low, high):
+    """A reader of whole numbers between two."""
+    def convert(text):
+        if not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+    form = 'a number from %d to %d' % (low, high)
+    return matching('[1-9][0-9]{0,4}', form, convert)
+
 def milliseconds(low, high):
     """A reader of times between two, which are texts like those that it reads."""
     def read(text):
@@ -394,16 +403,12 @@ def milliseconds(low, high):
         return seconds * 1000
     return read
 
-def calendar():
-    """The module datetime, late: most configs name no date. Its arithmetic does not end
-    in 2038 where the time of the C library does."""
-    import datetime
-    return datetime
-
+# The arithmetic of datetime does not end in 2038, where the time of the C library may.
+# It is imported late: most configs name no date.
 def read_expiry(text):
     """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as
     milliseconds."""
-    datetime = calendar().datetime
+    from datetime import datetime
     numbers = [int(part) for part in re.findall(r'\d+', text)]
     seconds = (datetime(*numbers) - datetime(1970, 1, 1)).total_seconds()
     if ':' not in text:
@@ -413,9 +418,9 @@ def read_expiry(text):
 def format_time(time):
     """2027-01-31 18:00, UTC, of milliseconds since 1970; a year beyond 9999 is
     'never'."""
-    datetime = calendar()
+    from datetime import datetime, timedelta
     try:
-        when = datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=time)
+        when = datetime(1970, 1, 1) + timedelta(milliseconds=time)
     except OverflowError:
         return 'never'
     return when.isoformat(' ')[:16]
@@ -424,19 +429,6 @@ def read_words(text):
     """An argument list in the quoting of a shell; no shell ever sees it."""
     import shlex                # late: few configs have one
     return shlex.split(text)
-
-def read_port(text):
-    """1 to 65535."""
-    if int(text) > 65535:
-        raise ValueError(text)
-    return int(text)
-
-def read_bit(text):
-    """A mark with one bit of 32 set."""
-    mark = int(text, 16)
-    if mark == 0 or mark & (mark - 1) or mark >= 1 << 32:
-        raise ValueError(text)
-    return mark
 
 def read_sheet(text):
     """(number of the sheet, how many knocks are on it)"""
@@ -497,12 +489,13 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
-absolute_path = matching('/(.*[^/])', 'the absolute path of a file')
+# A save replaces the file: /dev/null would be gone for all programs.
+absolute_path = matching('/(?!dev/[^/]+$)(.*[^/])', 'the absolute path of a file')
 absolute_command = matching('/.+', 'a command that begins with an absolute path',
                             read_words)
-port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
-one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
-                   'one bit; write for example 0x40000000', read_bit)
+# Of 32: a digit with one bit, with up to seven zeros behind it.
+one_bit = matching('0[xX]0*[1248]0{0,7}', 'one bit; write for example 0x40000000',
+                   lambda text: int(text, 16))
 host_name = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address', read_host)
 # + alone would be every interface.
 interface_name = matching(r'(?!\+)[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
@@ -521,9 +514,6 @@ paper_sheet = matching('([1-3][0-9]{9}|[1-9][0-9]{0,8}):[1-9][0-9]{0,2}',
 # The key's type, its base64, which begins with the length of a short text, and a comment.
 public_key = matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?',
                       'an OpenSSH public key, all of it', read_ssh_key)
-prefix_length4 = matching('[89]|[12][0-9]|3[0-2]', 'a length from 8 to 32', int)
-prefix_length6 = matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]',
-                          'a length from 32 to 128', int)
 
 # read: text in, value out; default: the value if the key is not there; advice: what to
 # write, if it must be there.
@@ -541,7 +531,7 @@ SERVER_KEYS = {
     'open_for': optional(milliseconds('1s', '31d'), 30000),
     'max_open_for': optional(milliseconds('1s', '31d'), 3600000),
     'carriers': optional(listing(carrier), ('udp', 'icmp', 'ports')),
-    'port': optional(port_number),
+    'port': optional(number(1, 65535)),
     'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
     'accept_in': optional(listing(chain_name), (('auto',),)),
     'trust': optional(listing(interface_name), ()),
@@ -569,13 +559,10 @@ CLIENT_KEYS = {
     'paper': optional(paper_sheet),
     'ssh_key': optional(public_key),
     'may_run': optional(listing(name_of_action), ()),
-    'prefix4': optional(prefix_length4, 32),
-    'prefix6': optional(prefix_length6, 128),
+    'prefix4': optional(number(8, 32), 32),
+    'prefix6': optional(number(32, 128), 128),
 }
 ACTION_KEYS = {'run': Key(absolute_command, (), 'write for example: run = /sbin/reboot')}
-
-# Of UTF-8, and what read_file() makes of those of UTF-16.
-BYTE_ORDER_MARKS = ('\ufeff', '\udcff\udcfe', '\udcfe\udcff')
 
 # actions: {name: argument list}; clients: {name: Client}; the rest as the tables above
 # say, times in milliseconds. old: None, or this Client as it was before `rekey`.
@@ -585,9 +572,6 @@ Client = collections.namedtuple(
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
-    if text.startswith(BYTE_ORDER_MARKS):
-        raise KnockError('%s begins with a byte order mark; save it as UTF-8 without one'
-                         % path, 2)
     ini = configparser.RawConfigParser(
         delimiters=('=',), comment_prefixes=('#', ';'), default_section='\0')
     try:
@@ -595,8 +579,9 @@ def ini_sections(text, path):
     except configparser.ParsingError as error:
         numbers = [error.lineno] if hasattr(error, 'lineno') else dict(error.errors)
         # Not what stands there: it may be a secret.
-        raise KnockError('%s: line %s: write [SECTION], KEY = VALUE or # COMMENT' % (
-            path, ', '.join(map(str, numbers))), 2)
+        raise KnockError('%s: line %s: write [SECTION], KEY = VALUE or # COMMENT, in '
+                         'UTF-8 without a byte order mark'
+                         % (path, ', '.join(map(str, numbers))), 2)
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
     sections = collections.OrderedDict()
@@ -792,48 +777,48 @@ def usable_carriers(config, client):
 # Where the SYNs of a sequence and of a code go. One to a hidden port is no knock.
 KNOCKED_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 
+def ports_of(services, proto):
+    """The set of ports of a protocol in these services."""
+    ports = set()
+    for service in services:
+        if service.proto == proto:
+            ports.update(range(service.low, service.high + 1))
+    return ports
+
 def server_warnings(config, facts):
-    """Complaints about [server]."""
-    found = []
-    def warn(key, text):
-        found.append(Complaint('server', key, text))
+    """(key, text) of each about [server]."""
     if not config.hide:
-        warn('hide', 'nothing is hidden; write for example: hide = tcp/22')
+        yield 'hide', 'nothing is hidden; write for example: hide = tcp/22'
     if not config.clients:
-        warn(None, 'no client, so nobody can knock; make one with: knockd.py add NAME')
+        yield None, 'no client, so nobody can knock; make one with: knockd.py add NAME'
     if config.port and 'udp' not in config.carriers:
-        warn('port', 'only carrier udp has a port; add udp to carriers')
+        yield 'port', 'only carrier udp has a port; add udp to carriers'
     codes = [client for client in config.clients.values() if client.code]
     if 'code' in config.carriers and not codes:
-        warn('carriers', 'no client has a code; write code = yes in its section')
+        yield 'carriers', 'no client has a code; write code = yes in its section'
     for name in config.trust:
         if not is_interface(name, facts.interfaces):
-            warn('trust', 'there is no interface %s now; see: ip link' % name)
+            yield 'trust', 'there is no interface %s now; see: ip link' % name
     for place in config.accept_in:
         if facts.chains is None or place == ('auto',) or place in facts.chains:
             continue
-        warn('accept_in', 'there is no chain %s; see: nft list ruleset' % ' '.join(place))
+        text = 'there is no chain %s; see: nft list ruleset'
+        yield 'accept_in', text % ' '.join(place)
     if not facts.ledger_folder:
         folder = config.ledger.rpartition('/')[0]
-        warn('ledger', 'there is no folder {0}; type: mkdir -m 700 {0}'.format(folder))
+        yield 'ledger', 'there is no folder {0}; type: mkdir -m 700 {0}'.format(folder)
     for key in ('on_open', 'on_close'):
         argv = getattr(config, key)
         if argv and argv[0] not in facts.programs:
-            warn(key, CANNOT_RUN % argv[0])
+            yield key, CANNOT_RUN % argv[0]
+    tcp = ports_of(config.hide, PROTOCOLS['tcp'])
     for name, (low, high) in KNOCKED_PORTS.items():
-        hidden = hidden_among(config.hide, low, high)
-        if name in config.carriers and 10 * hidden >= high - low + 1:
-            warn('carriers', '%s cannot knock at a hidden port, and hide has %d of its '
-                 '%d; take it out, or hide fewer' % (name, hidden, high - low + 1))
-    return found
-
-def hidden_among(services, low, high):
-    """How many TCP ports from low to high are hidden."""
-    count = 0
-    for service in merged(services):
-        if service.proto == PROTOCOLS['tcp']:
-            count += max(0, min(service.high, high) - max(service.low, low) + 1)
-    return count
+        ports = range(low, high + 1)
+        hidden = tcp.intersection(ports)
+        if name in config.carriers and 10 * len(hidden) >= len(ports):
+            text = ('%s cannot knock at a hidden port, and hide has %d of its %d; take '
+                    'it out, or hide fewer')
+            yield 'carriers', text % (name, len(hidden), len(ports))
 
 def is_interface(name, interfaces):
     """Is there one of this name? lan+ is any that begins with lan."""
@@ -846,95 +831,82 @@ def is_inside(interface, trust):
     return any(is_interface(name, (interface,)) for name in ('lo',) + trust)
 
 def client_warnings(config, client, facts):
-    """Complaints about one [client NAME]."""
-    found = []
-    def warn(key, text):
-        found.append(Complaint('client ' + client.name, key, text))
-    carriers = usable_carriers(config, client)
+    """The same about one [client NAME]."""
     if client.expires <= facts.wall:
         day = format_time(client.expires)
-        warn('expires', 'over since %s UTC; write a later date or remove it' % day)
+        yield 'expires', 'over since %s UTC; write a later date or remove it' % day
     if config.hide and not (client.allow or client.may_run):
-        warn('allow', 'empty, so it may open nothing; write for example: allow = %s'
-             % format_service(config.hide[0]))
+        text = 'empty, so it may open nothing; write for example: allow = %s'
+        yield 'allow', text % format_service(config.hide[0])
     for name in client.carriers + ('code',) * client.code:
         if name not in config.carriers:
-            warn('carriers', 'carrier %s is off; type: knockd.py set server carriers=%s'
-                 % (name, ','.join(config.carriers + (name,))))
+            all_carriers = ','.join(config.carriers + (name,))
+            text = 'carrier %s is off; type: knockd.py set server carriers=%s'
+            yield 'carriers', text % (name, all_carriers)
     if client.once and (client.open_for or config.open_for) > WEEK:
-        warn('once', 'ends an opening after 7d, whatever open_for says')
+        yield 'once', 'ends an opening after 7d, whatever open_for says'
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
         for other in ('require_source', 'ssh_key'):
             if getattr(client, other):
-                warn(key, 'has no room for what %s asks for; take one out' % other)
+                yield key, 'has no room for what %s asks for; take one out' % other
         if client.allow and not client.default:
-            warn(key, 'opens the default, which is empty; write for example: default = %s'
-                 % format_service(client.allow[0]))
-    if not carriers:
-        warn(None, 'no carrier is left to it; add udp to carriers in [server]')
-    return found
+            text = 'opens the default, which is empty; write for example: default = %s'
+            yield key, text % format_service(client.allow[0])
+    if not usable_carriers(config, client):
+        yield None, 'no carrier is left to it; add udp to carriers in [server]'
 
-def action_warnings(config, facts):
-    """Complaints about every [action NAME]."""
-    found = []
-    wanted = set()
-    for client in config.clients.values():
-        wanted.update(client.may_run)
-    for name, argv in config.actions.items():
-        if argv[0] not in facts.programs:
-            found.append(Complaint('action ' + name, 'run', CANNOT_RUN % argv[0]))
-        if name not in wanted:
-            text = 'no client may run it; write may_run = %s in its section' % name
-            found.append(Complaint('action ' + name, None, text))
-    return found
+def action_warnings(config, name, facts):
+    """The same about one [action NAME]."""
+    program = config.actions[name][0]
+    if program not in facts.programs:
+        yield 'run', CANNOT_RUN % program
+    if not any(name in client.may_run for client in config.clients.values()):
+        yield None, 'no client may run it; write may_run = %s in its section' % name
 
 def warnings(config, facts):
     """[Complaint] for each thing that is accepted and cannot work on this box, now."""
-    found = server_warnings(config, facts)
+    found = [('server', server_warnings(config, facts))]
     for client in config.clients.values():
-        found += client_warnings(config, client, facts)
-    return found + action_warnings(config, facts)
+        found.append(('client ' + client.name, client_warnings(config, client, facts)))
+    for name in config.actions:
+        found.append(('action ' + name, action_warnings(config, name, facts)))
+    return [Complaint(section, *warning) for section, told in found for warning in told]
 
 # Editing a section: a walk over the lines, so that comments and order are kept.
 
-# kind: header, key, more (a value goes on), comment or blank; name: of a header or a key.
-IniLine = collections.namedtuple('IniLine', 'kind name text')
+# header: of the section that begins here, or None; key: of the entry that the line is of,
+# or None.
+IniLine = collections.namedtuple('IniLine', 'header key text')
 
 def ini_lines(text):
     """[IniLine] as configparser takes them; texts without their line feeds."""
     lines = []
-    in_value = False
-    depth = 0
+    key, depth = None, 0        # of the entry that may go on
     for line in text.split('\n'):
         bare = line.strip()
         indent = len(line) - len(line.lstrip())
-        header = configparser.RawConfigParser.SECTCRE.match(bare)
-        name = None
-        if not bare:
-            kind = 'blank'
-        elif bare[0] in '#;':
-            kind = 'comment'
-        elif in_value and indent > depth:
-            kind = 'more'
-        elif header:
-            kind = 'header'
-            name = header.group('header')
+        found = configparser.RawConfigParser.SECTCRE.match(bare)
+        header = own_key = None
+        if not bare or bare[0] in '#;':
+            pass
+        elif key is not None and indent > depth:
+            own_key = key
+        elif found:
+            header = found.group('header')
+            key = None
         else:
-            kind = 'key'
-            name = bare.partition('=')[0].strip().lower()
-        if name is not None:
-            in_value = kind == 'key'
+            own_key = key = bare.partition('=')[0].strip().lower()
             depth = indent
-        lines.append(IniLine(kind, name, line))
+        lines.append(IniLine(header, own_key, line))
     return lines
 
 def section_range(lines, section):
     """(first line, line behind the last) of a section with the comments right above it,
     or None; KnockError if it is there twice."""
-    headers = [at for at, line in enumerate(lines) if line.kind == 'header']
-    starts = [at for at in headers if lines[at].name == section]
+    headers = [at for at, line in enumerate(lines) if line.header is not None]
+    starts = [at for at in headers if lines[at].header == section]
     if not starts:
         return None
     if len(starts) > 1:
@@ -947,63 +919,51 @@ def section_range(lines, section):
 
 def above_comments(lines, at):
     """The first line of the comments right above a header."""
-    while at > 0 and lines[at - 1].kind == 'comment':
+    while at > 0 and lines[at - 1].text.strip().startswith(('#', ';')):
         at -= 1
     return at
 
-def with_entry(lines, key, entry):
+def with_entry(lines, key, value):
     """The lines of a section with this entry in its old place, or else as the last; None
     takes the key's lines out."""
-    places = [at for at, line in enumerate(lines)
-              if line.kind == 'key' and line.name == key]
-    if not places and entry is None:
-        return lines
-    if not places:
-        at = len(lines)
-        while lines[at - 1].kind in ('comment', 'blank'):
-            at -= 1
-        return lines[:at] + [IniLine('key', key, entry)] + lines[at:]
-    at = places[0]
-    old = lines[at].text
-    # Its indentation, or the keys below would be read as its value.
-    indent = old[:len(old) - len(old.lstrip())]
-    end = at + 1
-    while end < len(lines) and lines[end].kind != 'key':
-        end += 1
-    kept = [line for line in lines[at + 1:end] if line.kind != 'more']
-    if entry is not None:
-        kept.insert(0, IniLine('key', key, indent + entry))
-    return lines[:at] + kept + lines[end:]
+    kept = [line for line in lines if line.key != key]
+    places = [at for at, line in enumerate(lines) if line.key == key]
+    if value is None:
+        return kept
+    indent = ''
+    if places:
+        at = places[0]
+        # Or the keys below would be read as its value.
+        indent = re.match(r'\s*', lines[at].text).group()
+    else:
+        at = 1 + max(at for at, line in enumerate(lines) if line.key or line.header)
+    kept.insert(at, IniLine(None, key, '%s%s = %s' % (indent, key, value)))
+    return kept
 
 def edited(text, section, entries):
     """The text with these (key, value) in a section, appended if it is not there; a value
     None takes the key out; without any entry the section goes, with the comments right
     above it. All else is kept."""
-    end_of_line = '\r' if '\r\n' in text else ''
+    if '\r\n' in text:
+        by_line_feeds = edited(text.replace('\r\n', '\n'), section, entries)
+        return by_line_feeds.replace('\n', '\r\n')
+    if section_range(ini_lines(text), section) is None:
+        if not entries:
+            return text
+        text = text.rstrip()
+        if text:
+            text += '\n\n'
+        text += '[%s]' % section
     lines = ini_lines(text)
-    found = section_range(lines, section)
-    if found is None and not entries:
-        return text
-    if found is None:
-        while lines and lines[-1].kind == 'blank':
-            lines.pop()
-        if lines:
-            lines.append(IniLine('blank', None, end_of_line))
-        first = end = len(lines)
-        part = [IniLine('header', section, '[%s]%s' % (section, end_of_line))]
-    else:
-        first, end = found
-        part = lines[first:end]
+    first, end = section_range(lines, section)
+    part = lines[first:end]
     for key, value in entries:
-        entry = None
-        if value is not None:
-            entry = '%s = %s%s' % (key, value, end_of_line)
-        part = with_entry(part, key, entry)
+        part = with_entry(part, key, value)
     if not entries:
         part = []
     lines[first:end] = part
     whole = '\n'.join(line.text for line in lines)
-    return whole.rstrip('\r\n') + end_of_line + '\n'
+    return whole.rstrip('\n') + '\n'
 
 # --- ledger rules: which knock was honoured already -------------------------------------
 SPENT_LIMIT = 1000              # ids that are remembered of a key
@@ -1890,8 +1850,11 @@ def surviving(openings, config, now):
         if owner is None or too_wide(opening, owner):
             continue
         expires = min(opening.expires, now.mono + owner.expires - now.wall)
+        # What goes on as it was is the same object, or differing() would find it changed.
+        if (owner.name, expires) != (opening.client, opening.expires):
+            opening = opening._replace(client=owner.name, expires=expires)
         if expires > now.mono:
-            after[key] = opening._replace(client=owner.name, expires=expires)
+            after[key] = opening
     return after
 
 def too_wide(opening, client):
@@ -2405,13 +2368,13 @@ def verdict_of(rules, name, probe, depth=0):
 
 def chain_verdict(chain, rules, probe):
     """What a chain of a hook says of a probe, at its end by its policy."""
-    if chain.family in FAMILIES.values() and chain.family != FAMILIES[probe.version]:
+    if chain.family in ('arp', 'ip', 'ip6') and chain.family != FAMILIES[probe.version]:
         return ACCEPT
     return verdict_of(rules, chain[:3], probe) or chain.policy
 
 def closed_verdict(chains, rules, probe):
     """What the box does with a probe before its stack answers; STACK if nothing."""
-    for hook in ('prerouting', 'input'):
+    for hook in ('ingress', 'prerouting', 'input'):
         for chain in chains:
             if chain.hook == hook and chain.kind != 'nat':
                 verdict = chain_verdict(chain, rules, probe)
@@ -2457,14 +2420,6 @@ def may_drop(chain, rules, services=None):
 def named_ports(text):
     """Every number in others' rules that may be a port."""
     return {int(number) for number in re.findall(r'\b\d{1,5}\b', text)}
-
-def ports_of(services, proto):
-    """The set of ports of a protocol in these services."""
-    ports = set()
-    for service in services:
-        if service.proto == proto:
-            ports.update(range(service.low, service.high + 1))
-    return ports
 
 def decoy_ports(config, seen):
     """(hidden TCP ports that need a decoy, ports that must not be one). The daemon draws
@@ -2612,7 +2567,7 @@ CHAINS = (
     ('guard', ' type filter hook prerouting priority -149; policy accept;'),
     ('check', ''),
     ('stay', ' type nat hook prerouting priority -199; policy accept;'),
-    ('answer', ' type filter hook input priority 40; policy accept;'),
+    ('answer', ' type filter hook input priority 90; policy accept;'),
     ('closed', ''),
     ('decoy', ''),
     ('label', ''),
@@ -2623,6 +2578,8 @@ CHAINS = (
 # A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
+# synproxy, and a proxy that keeps its client's address, send over lo as a stranger.
+FROM_US = 'iifname "lo" fib saddr type local'
 # The end of a handshake, and what its sender sends from then on.
 ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
@@ -2788,8 +2745,8 @@ def guard_lines(config):
 def check_lines(config, sets):
     """A packet to a hidden port: does it come from where it may?"""
     passes = put_mark(config.mark) + ' return'
-    lines = []
-    for name in ('lo',) + config.trust:
+    lines = [FROM_US + ' ' + passes]
+    for name in config.trust:
         if name.endswith('+'):          # nft writes * where iptables writes +
             name = name[:-1] + '*'
         lines.append('iifname "%s" %s' % (name, passes))
@@ -2836,7 +2793,7 @@ def answer_lines(config, sets):
     """input: who has OPEN, or comes over lo, is let by; for the others see `closed`."""
     # Over lo the stack looks for no socket before input, so `closed` could not tell which
     # packets belong to a connection.
-    lines = ['iifname "lo" return']
+    lines = [FROM_US + ' return', 'iifname "lo" %s return' % NOT_SYN_ALONE]
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
         lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete_begun(version)))
@@ -2857,7 +2814,9 @@ def closed_lines(config, box, decoys, sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
         ended.append(if_marked(config.mark, delete_begun(version)))
-    lines += ['meta l4proto 6 meta skuid >= 0 accept',
+    lines += [NOT_SYN_ALONE + ' meta skuid >= 0 accept',
+              # A SYN has a socket only by a rule with tproxy; that may be for others.
+              'fib daddr type unicast meta skuid >= 0 accept',
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
     lines += [ACK_ALONE + ' jump check'] + ended + [if_marked(config.mark, 'accept')]
@@ -2936,7 +2895,8 @@ def answers_behind(config):
 
 def decoy_lines(config, decoys):
     """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
-    lines = []
+    # The socket that tproxy chose would take it; its mark would lead the reset astray.
+    lines = ['meta skuid >= 0 meta mark set 0 ' + TCP_RESET]
     for port, decoy in sorted(decoys.items()):
         lines.append('tcp dport %d %s tcp dport set %d accept' % (
             port, put_mark(asked_bit(config)), decoy))
@@ -3161,6 +3121,10 @@ def read_nft(outputs, config):
             chains[name] = Chain(*name, hook=entry.get('hook'), kind=entry.get('type'),
                                  priority=entry.get('prio', 0),
                                  policy=entry.get('policy', ACCEPT))
+            if 'dev' in entry:          # of ingress: what comes elsewhere passes it
+                devices = nft_values('interface', entry['dev'])
+                elsewhere = Condition('interface', devices, True)
+                rules[name] = [Rule([elsewhere], ACCEPT, None, False)]
         elif kind == 'rule':
             chain = name[:2] + (entry['chain'],)
             rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
@@ -3703,6 +3667,12 @@ def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
 
+def read_if_there(path):
+    """'' if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return read_file(path)
+    return ''
+
 def sync_folder(path):
     """The names in the folder of this file are on disk when this returns. OSError."""
     folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
@@ -3889,7 +3859,7 @@ def renew(path, text):
     """Writes a file of ours if that changes it, for flash wears. If it cannot be written,
     the log says so and all goes on."""
     try:
-        if not os.path.exists(path) or read_file(path) != text:
+        if read_if_there(path) != text:
             replace_text(path, text)
     except OSError as error:
         log('%s: %s' % (path, error.strerror), ERROR)
@@ -4585,10 +4555,8 @@ def missing_for_bridges():
     lacking = []
     for setting in BRIDGE_SETTINGS:
         name = 'net/bridge/bridge-nf-' + setting
-        value = ''
-        with contextlib.suppress(OSError):      # the module br_netfilter is not loaded
-            value = read_file('/proc/sys/' + name).strip()
-        if value != '1':
+        # Not there: the module br_netfilter is not loaded.
+        if read_if_there('/proc/sys/' + name).strip() != '1':
             lacking.append(name.replace('/', '.'))
     return lacking
 
@@ -4609,18 +4577,16 @@ def overhear_bridges(trust):
 def routes_of_box():
     """[(ip_network, interface)] of its main tables."""
     found = []
-    with contextlib.suppress(OSError):
-        for line in read_file('/proc/net/route').splitlines()[1:]:
-            name, target, _, _, _, _, _, mask = line.split()[:8]
-            # In the byte order of this machine.
-            words = [struct.pack('=I', int(word, 16)) for word in (target, mask)]
-            text = '%s/%s' % tuple(map(ipaddress.IPv4Address, words))
-            found.append((ipaddress.ip_network(text), name))
-    with contextlib.suppress(OSError):          # no IPv6 here
-        for line in read_file('/proc/net/ipv6_route').splitlines():
-            fields = line.split()
-            target = bytes.fromhex(fields[0]), int(fields[1], 16)
-            found.append((ipaddress.ip_network(target), fields[-1]))
+    for line in read_if_there('/proc/net/route').splitlines()[1:]:
+        name, target, _, _, _, _, _, mask = line.split()[:8]
+        # In the byte order of this machine.
+        words = [struct.pack('=I', int(word, 16)) for word in (target, mask)]
+        text = '%s/%s' % tuple(map(ipaddress.IPv4Address, words))
+        found.append((ipaddress.ip_network(text), name))
+    for line in read_if_there('/proc/net/ipv6_route').splitlines():
+        fields = line.split()
+        target = bytes.fromhex(fields[0]), int(fields[1], 16)
+        found.append((ipaddress.ip_network(target), fields[-1]))
     return [(network, name) for network, name in found if name != 'lo']
 
 def runtime_folder():
@@ -4716,10 +4682,6 @@ THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
 def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(os.path.dirname(config.ledger), 0o022)
-    if is_device(config.ledger):
-        # A save replaces the file: /dev/null would be gone for all programs.
-        problems.append('%s: [server] ledger: %s is a device; name a file'
-                        % (config.path, config.ledger))
     if any(client.ssh_key for client in config.clients.values()):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
@@ -4731,14 +4693,6 @@ def check_programs(config):
                                 '%s' % (config.path, said))
     if problems:
         raise KnockError('\n'.join(problems), 2)
-
-def is_device(path):
-    """Is it a device? Anything else that is no ledger counts as a lost one, and the
-    daemon starts."""
-    with contextlib.suppress(OSError):
-        mode = os.stat(path).st_mode
-        return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-    return False
 
 def nft_flaw():
     """Why nft cannot be used on this box, or None."""
@@ -4801,9 +4755,7 @@ def has_lister(program):
 
 def legacy_tables(path):
     """Does the kernel have tables of iptables-legacy, by this list of them?"""
-    with contextlib.suppress(OSError):
-        return read_file(path).strip() != ''
-    return False
+    return read_if_there(path).strip() != ''
 
 def changes_silently(tool):
     """Are there rules here whose changes no event tells?"""
@@ -4816,15 +4768,14 @@ def see_box(tool, config, looks=None):
     outputs = {}
     for argv in tool.list_commands(has_lister):
         process = start(argv)
-        if looks is not None:
+        if looks:
             looks.begin(process)
         try:
             outputs[argv[0]] = finish(process, argv, '')
         except KnockError:
             # What is not of our own tool tells only what the box does besides. But what
             # was broken off tells nothing, and must not look like another box.
-            broken_off = looks is not None and looks.broken_off
-            if broken_off or argv[0].startswith(tool.name):
+            if looks and looks.broken_off or argv[0].startswith(tool.name):
                 raise
     return tool.read(outputs, config)
 
@@ -4850,11 +4801,7 @@ def reflect_marks(names, path):
 
 def kernel_variables():
     """What our rules need, and what they were made by: [text]."""
-    found = []
-    for name in SYSCTLS + MADE_BY:
-        with contextlib.suppress(OSError):
-            found.append(read_file('/proc/sys/' + name))
-    return found
+    return [read_if_there('/proc/sys/' + name) for name in SYSCTLS + MADE_BY]
 
 def restore_marks(path):
     """Puts back what reflect_marks() has kept; for uninstall."""
@@ -4947,7 +4894,8 @@ class Looks:
     def __init__(self):
         self.due = None         # monotonic ms, or None
         self.rested = 0         # monotonic ms from which on it may begin again
-        self.process = None     # the command that lists the rules, while it runs
+        self.reading = False    # is a look under way?
+        self.process = None     # the command of it that lists the rules
         self.broken_off = False
         self.in_a_row = 0       # looks that were broken off
         self.variables = kernel_variables()     # by which the rules were made
@@ -4974,16 +4922,21 @@ class Looks:
         """What is asked for from now on, this look may miss."""
         with self.lock:
             self.due = None
+            self.reading = True
 
     def begin(self, process):
+        """One of its commands runs now."""
         with self.lock:
             self.process = process
+            # What came before it ran, or between two of them, could kill nothing.
+            if self.broken_off:
+                process.kill()
 
     def end(self, began, now):
         """Was it broken off? Then it is still due."""
         with self.lock:
             broken_off = self.broken_off
-            self.process = None
+            self.reading = False
             self.broken_off = False
         self.rested = now + 2 * (now - began)
         if not broken_off:
@@ -4997,9 +4950,10 @@ class Looks:
         """For what cannot wait. To list is to read: nothing is lost when it ends
         early."""
         with self.lock:
-            if self.process is not None and self.in_a_row < BROKEN_LOOKS:
+            if self.reading and self.in_a_row < BROKEN_LOOKS:
                 self.broken_off = True
-                self.process.kill()
+                if self.process:
+                    self.process.kill()
 
 class Standing:
     """What the kernel holds, as far as the keeper's thread knows."""
@@ -5365,9 +5319,7 @@ class GuardFile:
 
 def boot_id():
     """Another one after each boot, when the monotonic clock begins anew."""
-    with contextlib.suppress(OSError):
-        return read_file(BOOT_ID).strip()
-    return 'unknown'
+    return read_if_there(BOOT_ID).strip() or 'unknown'
 
 class Probation:
     """Nobody is locked out: who installs it and cannot knock has his ports back when the
@@ -5529,9 +5481,7 @@ def last_good(path):
     """The Config in the copy of a broken file, or None. A broken one may not say where
     its ledger is, beside which the copy lies, so the usual places are looked at as
     well."""
-    folders = []
-    with contextlib.suppress(OSError):
-        folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_file(path))
+    folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_if_there(path))
     for folder in folders + [os.path.dirname(path), '/var/lib/knockd', '/etc/knockd']:
         copy = os.path.join(folder, GOOD_NAME)
         try:
@@ -5821,19 +5771,19 @@ class Doors:
         if openings != self.state.openings:
             self.state.hold(openings)
             self.want()
+        first = NEVER
+        owned = collections.defaultdict(list)
+        for opening in openings.values():
+            first = min(first, opening.expires)
+            owned[opening.fingerprint, opening.source].append(opening.service)
         for visit, ends in list(self.visits.items()):
-            if ends <= earlier.mono or not self.still_open(visit):
+            own = merged(owned[visit.fingerprint, visit.network])
+            # Is everything that this visit opened still open?
+            stays = all(covered(service, own) for service in visit.services)
+            if ends <= earlier.mono or not stays:
                 self.leave(visit)
-        later = [NEVER] + [opening.expires for opening in openings.values()]
-        later += self.visits.values()
-        self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
-
-    def still_open(self, visit):
-        """Is everything that this visit opened still open?"""
-        owner = visit.fingerprint, visit.network
-        own = merged([opening.service for opening in self.state.openings.values()
-                      if (opening.fingerprint, opening.source) == owner])
-        return all(covered(service, own) for service in visit.services)
+        first = min([first, *self.visits.values()])
+        self.next_end = max(first + CLOSING_TIME, now.mono + 1000)
 
     def due(self, now):
         """Milliseconds until it must be looked at."""
@@ -5966,8 +5916,7 @@ class Daemon:
             ready = self.wait(signals)
             stopping = signals in ready and self.heed(os.read(signals, 64))
             now = moment()
-            if self.doors.keeper.fileno() in ready:
-                self.settle_all(now)
+            self.settle_all(now)
             if self.desk.socket.fileno() in ready:
                 self.answer(now)
             # SYNs come last: a flood of them delays no datagram.
@@ -6319,7 +6268,11 @@ def firewall_flaws(config):
         return found
     found += [('mark', flaw) for flaw in rule_flaws(config)]
     if tool is NFT:
-        for chain in late_marks(run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])):
+        listing = run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+        if '"synproxy"' in listing.lower():
+            found.append(('hide', 'a rule with synproxy may answer before us; leave '
+                          'hidden ports out of it'))
+        for chain in late_marks(listing):
             found.append(('mark', 'chain %s %s %s sets the whole mark after us; give it '
                           'priority mangle, or write a mask' % chain))
     for chain in see_box(tool, config).unreachable:
@@ -6564,7 +6517,7 @@ def client_rows(facts, now):
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
-LAST_GOOD = 'config: the last good one rules, for the file is broken'
+LAST_GOOD = 'config: the last good one is in force, for the file is refused'
 
 def is_hidden(report):
     """Does a daemon say that what should be hidden is?"""
@@ -6993,7 +6946,8 @@ def print_line(config, client, args):
 def tell_flaws(config, client):
     """What keeps it from opening anything."""
     facts = Facts(moment().wall, (), (), None, True)
-    for complaint in client_warnings(config, client, facts):
+    for warning in client_warnings(config, client, facts):
+        complaint = Complaint('client ' + client.name, *warning)
         note(complaint_line(config.path, complaint))
 
 def agreed(question):
@@ -7031,6 +6985,8 @@ def taken(path):
     config = read_config(path)
     # As the daemon would do.
     if not report and os.path.exists(beside(config, GOOD_NAME)):
+        note('no daemon answers: in the firewall nothing changes until one runs; to take '
+             'all away: knockd.py uninstall')
         ConfigFile(path).keep(config)
     return config
 
@@ -8410,16 +8366,16 @@ JSON = ('--json', None, 'for programs')
 COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
-         ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
+         ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: for good',
           {'type': milliseconds('0s', '31d')}),
          ('--url', 'URL', 'where a script out of a pipe comes from')]),
-    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
+    ('uninstall', command_uninstall, 'stop, and take all away', PLACE + [
         ('--yes', None, 'delete the keys without asking')]),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', None, 'say more')]),
     ('check', command_check, 'read the config and say all that is wrong with it', [
         ('--strict', None, 'a warning is an error')]),
-    ('rules', command_rules, 'print exactly what would be given to nft', []),
+    ('rules', command_rules, 'print what would be given to nft or iptables', []),
     ('selftest', command_selftest, 'try what the daemon needs, down to a knock', []),
     ('add', command_add, 'make a client and print its knock:// line', [
         CLIENT_NAME, FIRST[2],
@@ -8431,11 +8387,11 @@ COMMANDS = (    # name, function, what it does, its options
         ('--page', None, 'for a web page: by ports alone, 30 s'),
         ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
         ('--may-run', 'ACTIONS', 'the actions that it may run'),
-        ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
+        ('--for', 'TIME', 'how long its openings last: 30s', {'dest': 'open_for'}),
         SECRET, PICTURE]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
-        ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
+        ('pairs', 'KEY=VALUE', 'KEY= takes the key out', {'nargs': '+'})]),
     ('rename', command_rename, 'call a client otherwise', [
         CLIENT_NAME, ('new', 'NEW', None)]),
     ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
@@ -8446,12 +8402,13 @@ COMMANDS = (    # name, function, what it does, its options
         CLIENT_NAME, ('--via', 'CARRIER', 'how it shall knock', {'choices': CARRIERS}),
         PICTURE]),
     ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
-        CLIENT_NAME, ('-n', 'N', '10', {'dest': 'number', 'type': int, 'default': 10})]),
-    ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
+        CLIENT_NAME,
+        ('-n', 'N', 'how many; or 10', {'dest': 'number', 'type': int, 'default': 10})]),
+    ('list', command_list, 'all clients, what each may open, when it knocked', [JSON]),
     ('status', command_status, 'is all hidden, what is open, who knocked, who not', [
         JSON, ('--metrics', None, 'for Prometheus')]),
     ('watch', command_watch, 'why does it not open? hears knocks for a minute', [
-        ('client', 'CLIENT', 'of this one alone', {'nargs': '?'})]),
+        ('client', 'CLIENT', 'hear the knocks of this one alone', {'nargs': '?'})]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
@@ -8513,7 +8470,7 @@ def main(argv=None):
         print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
               file=sys.stderr)
         if isinstance(error, PermissionError) and os.geteuid():
-            note('try it as root: sudo')
+            note('try it as root, with sudo')
         return 1
     except KeyboardInterrupt:
         return 1
