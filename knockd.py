@@ -6011,10 +6011,12 @@ class Daemon:
         self.doors.in_force(done.number, now)
         if due:
             self.reloading = None
-            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         # A new client, or one that was removed, changes no rules.
         if self.reloading is None and (due or done.loaded is not None):
             self.source.keep(self.config)
+        # Once that is said, a start while the file is broken goes on with this one.
+        if due:
+            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
@@ -6731,6 +6733,7 @@ class Placing:
 
     def __init__(self, args):
         self.root, self.dry_run = args.root, args.dry_run
+        self.here = not (args.root or args.dry_run)     # on this very box
         # (path, bytes or None, mode) of each file that was written
         self.before = []
 
@@ -6749,7 +6752,7 @@ class Placing:
     def carry_out(self, line):
         """A command line for the shell, each of them a constant of ours. KnockError."""
         print('$ ' + line, flush=True)
-        if not (self.dry_run or self.root):
+        if self.here:
             run(['sh', '-c', line], seconds=600)
 
     def take_back(self):
@@ -6820,7 +6823,7 @@ def first_config(args, name, hide, place, more=()):
         text = edited('', 'server', server)
         text = edited(text, 'client ' + name, client_entries(args))
         config = parse_config(text, path)
-        if not (place.root or place.dry_run):
+        if place.here:
             # Nothing is half done where it could not run.
             try_rules(config)
         place_ledger(config, place)
@@ -8101,16 +8104,17 @@ def own_text(url):
         raise KnockError('%s is not the script that runs here; save it first' % url)
     return text
 
-def want_root(args):
-    """What is half done must not be taken for done."""
-    if os.geteuid() and not (args.root or args.dry_run):
+def placing_as_root(args):
+    """A Placing. KnockError: what is half done must not be taken for done."""
+    place = Placing(args)
+    if os.geteuid() and place.here:
         raise KnockError('only root can %s; type: sudo python3 knockd.py %s'
                          % (args.command, args.command))
+    return place
 
 def command_install(args):
     """What is there stays: a second time renews script and service."""
-    want_root(args)
-    system, place = init_system(args.root), Placing(args)
+    place, system = placing_as_root(args), init_system(args.root)
     if system is None:
         raise KnockError('no init system that is known here; let yours run: ' + RUN)
     # Before anything is written: a script out of a pipe may have no text.
@@ -8124,7 +8128,7 @@ def command_install(args):
              'nothing is hidden while the box shuts down' % path)
     try:
         config = place_all(args, system._replace(files=files), place, text)
-        if not (args.root or args.dry_run or upgrade):
+        if place.here and not upgrade:
             end_first_try(config)
         report = started(args, system, place)
     except (KnockError, OSError, KeyboardInterrupt):
@@ -8142,7 +8146,7 @@ def place_all(args, system, place, text):
     if not (config.clients or args.root):
         # Or the daemon takes it for lost, and the first client waits out a quarantine.
         place_ledger(config, place)
-    if not (args.root or args.dry_run):
+    if place.here:
         for warning in preflight(config):
             note(warning)
         try_rules(config)
@@ -8210,7 +8214,7 @@ def started(args, system, place):
     try:
         for line in system.starts:
             place.carry_out(line)
-        if args.root or args.dry_run:
+        if not place.here:
             return None
         report = patient(lambda: fresh_report(args.config, began), READY_TIME)
         if not report:
@@ -8274,8 +8278,7 @@ def tell_what_runs(system, config, report):
 def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
     Works whatever the config says."""
-    want_root(args)
-    system, place = init_system(args.root), Placing(args)
+    place, system = placing_as_root(args), init_system(args.root)
     folders, keys = list(KEYS), list(KEYS)
     with contextlib.suppress(KnockError):
         config = read_config(args.root + os.path.abspath(args.config))
@@ -8290,7 +8293,7 @@ def command_uninstall(args):
         carry_out_all(system.ends, place)
     if args.dry_run:
         take_rules_away((), show_rules)
-    elif not args.root:
+    elif place.here:
         take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
