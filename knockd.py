@@ -30,7 +30,6 @@ import contextlib
 import errno
 import fcntl
 import functools
-import heapq
 import io
 import itertools
 import json
@@ -1820,24 +1819,17 @@ def left_open(service, closed):
     is closed."""
     if not closed:
         return []
-    parts = [service]
-    for hole in closed:
-        remaining = []
-        for part in parts:
-            remaining += around(part, hole)
-        parts = remaining
-    return parts
-
-def around(service, hole):
-    """The parts of a port range that lie below and above another one."""
-    apart = hole.high < service.low or service.high < hole.low
-    if service.proto != hole.proto or apart:
-        return [service]
     parts = []
-    if service.low < hole.low:
-        parts.append(service._replace(high=hole.low - 1))
-    if hole.high < service.high:
-        parts.append(service._replace(low=hole.high + 1))
+    low = service.low           # of what is left behind the holes that were looked at
+    for hole in merged(closed):
+        apart = hole.high < low or service.high < hole.low
+        if service.proto != hole.proto or apart:
+            continue
+        if low < hole.low:
+            parts.append(service._replace(low=low, high=hole.low - 1))
+        low = hole.high + 1
+    if low <= service.high:
+        parts.append(service._replace(low=low))
     return parts
 
 def surviving(openings, config, now):
@@ -1901,24 +1893,21 @@ def pieces(openings):
     for opening in openings:
         edges.update((opening.service.low, opening.service.high + 1))
     cuts = sorted(edges)
-    ahead = sorted(openings, key=lambda opening: opening.service.low, reverse=True)
-    # Those whose ports begin at this cut or below, the one that expires last on top. One
-    # whose ports end below the cut is taken out only when it comes to the top: to look at
-    # all of them at each cut took 2 s with 1,000 openings.
-    covering = []
+    places = {port: place for place, port in enumerate(cuts)}
+    # The latest end of the ports from each cut to the next: it is written last. (To look
+    # at each opening at each cut took 2 s with 1,000 openings.)
+    ends = [None] * len(cuts)
+    for opening in sorted(openings, key=lambda opening: opening.expires):
+        first = places[opening.service.low]
+        behind = places[opening.service.high + 1]
+        ends[first:behind] = [opening.expires] * (behind - first)
     found = []
-    for low, end in zip(cuts, cuts[1:]):
-        while ahead and ahead[-1].service.low <= low:
-            opening = ahead.pop()
-            heapq.heappush(covering, (-opening.expires, opening.service.high))
-        while covering and covering[0][1] < low:
-            heapq.heappop(covering)
-        if not covering:
+    for low, behind, expires in zip(cuts, cuts[1:], ends):
+        if expires is None:
             continue
-        expires = -covering[0][0]
         if found and found[-1][1:] == (low - 1, expires):
             low, _, _ = found.pop()
-        found.append((low, end - 1, expires))
+        found.append((low, behind - 1, expires))
     return found
 
 # --- judge: a packet, a moment and what is known in, a Decision out ---------------------
@@ -1931,6 +1920,7 @@ SIGNATURES_A_SECOND = 2
 SYNS_A_SECOND = 20000
 # ms within which the network may deliver a knock twice.
 COPY_TIME = 2000
+COPIES_LIMIT = 4096             # honoured knocks whose copies are known
 # The carriers whose packets say what they ask for.
 DATAGRAMS = 'udp', 'icmp'
 
@@ -1961,7 +1951,7 @@ class Budget:
 
 class Copies:
     """The knocks that were honoured a moment ago, while the network may still deliver
-    copies. The pace of each client bounds what it can put in here."""
+    copies."""
 
     def __init__(self):
         # {(fingerprint, knock id): (sender, ms)}, the eldest first.
@@ -1969,18 +1959,13 @@ class Copies:
 
     def remember(self, knock, sender, now):
         """now: ms of the monotonic clock."""
-        while self.honoured:
-            eldest = next(iter(self.honoured))
-            if now - self.honoured[eldest][1] <= COPY_TIME:
-                break
-            del self.honoured[eldest]
         self.honoured[knock.client.fingerprint, knock.knock_id] = sender, now
+        if len(self.honoured) > COPIES_LIMIT:
+            self.honoured.popitem(last=False)
 
     def holds(self, knock, sender, now):
         key = knock.client.fingerprint, knock.knock_id
-        if key not in self.honoured:
-            return False
-        source, when = self.honoured[key]
+        source, when = self.honoured.get(key, (None, 0))
         return source == sender and now - when <= COPY_TIME
 
 class State:
@@ -2322,7 +2307,8 @@ def holds(condition, probe):
     if condition.key in ('version', 'proto', 'state'):
         found = getattr(probe, condition.key) in condition.values
     elif condition.key == 'interface':
-        found = is_named(probe.interface, condition.values)
+        found = any(is_interface(name, (probe.interface or '',))
+                    for name in condition.values)
     elif condition.key == 'port' and probe.port is None:
         found = any(high - low >= WIDE for low, high in condition.values)
     elif condition.key == 'port':
@@ -2332,15 +2318,6 @@ def holds(condition, probe):
     else:                           # not understood: as if the rule were not there
         return False
     return found != condition.negated
-
-def is_named(interface, names):
-    """Is it one of these, of which eth* means each that begins so?"""
-    if interface is None:
-        return False
-    for name in names:
-        if name == interface or name[-1] == '*' and interface.startswith(name[:-1]):
-            return True
-    return False
 
 def verdict_of(rules, name, probe, depth=0):
     """What a chain says of a probe; None where it goes back to its caller. name: (family,
@@ -2464,8 +2441,6 @@ def saved_condition(option, words, negated):
     values = ' '.join(words).split(',')
     if key == 'proto':
         values = [PROTOCOLS.get(value) for value in values]
-    elif key == 'interface':
-        values = [re.sub(r'\+$', '*', value) for value in values]
     elif key == 'state':
         values = [value.lower() for value in values]
     elif key == 'port':
@@ -2473,29 +2448,9 @@ def saved_condition(option, words, negated):
         values = [(int(low), int(high or low)) for low, _, high in ranges]
     return Condition(key, values, negated)
 
-def tolerant(read):
-    """Makes a reader of rules go on where it fails: a rule that is written in a way
-    unknown here decides nothing."""
-    def reader(listed, mark):
-        try:
-            return read(listed, mark)
-        except MISREAD:
-            return [Rule([Condition('other', [], False)], None, None, False)]
-    return reader
-
-def whole_listing(read):
-    """Makes a reader of listings raise KnockError where it fails."""
-    def reader(tool, outputs, config):
-        try:
-            return read(tool, outputs, config)
-        except MISREAD as error:
-            raise KnockError('what %s lists cannot be read: %r' % (tool.name, error))
-    return reader
-
-@tolerant
 def saved_rule(line, mark):
-    """A list with the Rule that a line is. A target like LOG becomes a jump to a chain
-    that does not exist, so the packet goes on."""
+    """The Rule that a line is. A target like LOG becomes a jump to a chain that does not
+    exist, so the packet goes on."""
     conditions, verdict = [], None
     for option, words, negated in saved_options(line):
         if option == '--reject-with':
@@ -2510,7 +2465,7 @@ def saved_rule(line, mark):
             conditions.append(saved_condition(option, words, negated))
     marked = Condition('other', ['0x%x/0x%x' % (mark, mark)], False)
     ours = conditions == [marked] and verdict == ACCEPT
-    return [Rule(conditions, verdict, None, ours)]
+    return Rule(conditions, verdict, None, ours)
 
 def saved_lines(text):
     """[(table, line)] of chains and of rules, these without their counters."""
@@ -2541,8 +2496,10 @@ def read_saved(text, family, prefix, mark):
                 Chain(family, prefix + table, name, hook, kind, priority, policy))
             continue
         _, name, options = (line + ' ').split(' ', 2)       # perhaps no options
-        chain = rules.setdefault((family, prefix + table, name), [])
-        chain.extend(saved_rule(options, mark))
+        # A rule that is written in a way unknown here decides nothing.
+        with contextlib.suppress(*MISREAD):
+            rule = saved_rule(options, mark)
+            rules.setdefault((family, prefix + table, name), []).append(rule)
     return chains, rules
 
 # --- nft text: our table, and what nft -j lists -----------------------------------------
@@ -2742,9 +2699,7 @@ def check_lines(config, sets):
     passes = put_mark(config.mark) + ' return'
     lines = []
     for name in ('lo',) + config.trust:
-        if name.endswith('+'):          # nft writes * where iptables writes +
-            name = name[:-1] + '*'
-        lines.append('iifname "%s" %s' % (name, passes))
+        lines.append(from_interface(name) + passes)
     for name, (_, element) in sets.items():
         network = element.source
         source = FAMILIES[network.version] + ' saddr'
@@ -2828,12 +2783,16 @@ def closed_lines(config, box, decoys, sets):
                 continue
             match += 'ct state invalid '
         for interface in by_length(verdicts):
-            where = 'iifname "%s" ' % interface if interface else ''
+            where = from_interface(interface) if interface else ''
             lines.append(match + where + final(verdicts[interface], proto, has_decoys))
     return lines + ['drop']
 
+def from_interface(name):
+    """nft writes * where iptables and `trust` write +."""
+    return 'iifname "%s" ' % re.sub(r'\+$', '*', name)
+
 def by_length(interfaces):
-    """The longer of two comes first: eth* may stand beside eth1; None is last."""
+    """The longer of two comes first: eth+ may stand beside eth1; None is last."""
     return sorted(interfaces, key=lambda name: (-len(name or ''), name or ''))
 
 def box_answers(config, box):
@@ -3018,6 +2977,8 @@ def nft_values(key, right):
             value = value, value
         if key in ('proto', 'version'):
             value = NFT_NUMBERS.get(value, value)
+        if key == 'interface' and value:        # as iptables and `trust` write it
+            value = re.sub(r'\*$', '+', value)
         values.append(value)
     return values
 
@@ -3038,7 +2999,6 @@ def nft_reject(detail):
         return TCP_RESET
     return 'reject with %s type %s' % (kind, detail.get('expr', 'port-unreachable'))
 
-@tolerant
 def nft_rule(entry, mark):
     """A listed rule as [Rule]: one for its verdict, one for each entry of a verdict map,
     none if it has no verdict."""
@@ -3115,7 +3075,9 @@ def read_nft(outputs, config):
                                  policy=entry.get('policy', ACCEPT))
         elif kind == 'rule':
             chain = name[:2] + (entry['chain'],)
-            rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
+            # As in read_saved(): one that is not understood decides nothing.
+            with contextlib.suppress(*MISREAD):
+                rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
     keepers = {}
     for program, (family, prefix) in SAVERS.items():
         text = outputs.get(program, '')
@@ -3198,7 +3160,7 @@ def can_hold_accept(chain):
 
 class NftTool:
     """The tool nft: commands and listings as text, nothing else."""
-    name, sysctls, silent = 'nft', SYSCTLS, False
+    name, sysctls = 'nft', SYSCTLS
 
     def list_commands(self, has):
         """[argv] whose outputs read() wants; has(program): is it there? Listed without
@@ -3208,7 +3170,6 @@ class NftTool:
             commands.append(LABEL_COMMAND)
         return commands + [[program] for program in SAVERS if has(program)]
 
-    @whole_listing
     def read(self, outputs, config):
         """outputs: {program: what it printed}"""
         return read_nft(outputs, config)
@@ -3393,7 +3354,7 @@ def filter_lines(config, box, version):
             verdict = final(verdicts[interface], service.proto, False)
             target = match + TO_US[version] + saved_target(verdict, version)
             if interface:
-                target = '-i %s %s' % (re.sub(r'\*$', '+', interface), target)
+                target = '-i %s %s' % (interface, target)
             lines.append(target)
     return lines + forward_lines(config, version)
 
@@ -3443,13 +3404,12 @@ def saved_decoys(rules):
 
 class IptablesTool:
     """The tool iptables, with ip6tables and ipset: commands and listings as text."""
-    name, sysctls, silent = 'iptables', (), True
+    name, sysctls = 'iptables', ()
 
     def list_commands(self, has):
         commands = [[tool + '-save'] for tool in SAVED_TOOLS.values()]
         return [argv for argv in commands if has(argv[0])]
 
-    @whole_listing
     def read(self, outputs, config):
         """outputs: {program: what it printed}; a family without one is not guarded."""
         chains, rules, ours = [], {}, collections.OrderedDict()
@@ -3577,23 +3537,20 @@ class Kind:
         self.last = 0           # ms since 1970
         self.told = None        # monotonic ms of the last line
 
-    def happen(self, source, reason, now):
-        """Once more."""
+    def happen(self, source, reason, now, line):
+        """Once more: logs the line unless it is too early for another one."""
         self.source = source
         self.reason = reason
         self.count += 1
         self.last = now.wall
-
-    def quiet(self, now):
-        """True if it is too early for another line."""
-        if self.told is None or now.mono - self.told >= QUIET_TIME:
-            return False
-        self.silent += 1
-        return True
-
-    def tell(self, now):
+        if self.told is not None and now.mono - self.told < QUIET_TIME:
+            self.silent += 1
+            return
+        if self.silent:
+            line += ' (%d more before)' % self.silent
         self.told = now.mono
         self.silent = 0
+        log(line, NOTICE)
 
     def row(self, client):
         """For status."""
@@ -3624,14 +3581,7 @@ class Reports:
         reason."""
         kinds = self.kinds.setdefault(client, {})
         kind = kinds.setdefault(name, Kind())
-        kind.happen(source, reason, now)
-        if kind.quiet(now):
-            return
-        text = line or reason
-        if kind.silent:
-            text += ' (%d more before)' % kind.silent
-        kind.tell(now)
-        log(text, NOTICE)
+        kind.happen(source, reason, now, line or reason)
 
     def tell_junk(self):
         """One line for all that was not authentic since the last one."""
@@ -3844,10 +3794,7 @@ PACKAGES = (    # a package manager, and what it is told
     ('opkg', 'opkg update && opkg install'), ('apk', 'apk add --update-cache'),
     ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
     ('pacman', 'pacman -Sy --noconfirm'))
-PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'util-linux',
-              'iptables-save': 'iptables', 'iptables-restore': 'iptables',
-              'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
-              'ip6tables-restore': 'iptables'}
+PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'util-linux'}
 SMALL_PACKAGE_OF = {'ssh-keygen': 'openssh-keygen', 'unshare': 'unshare'}   # opkg, apk
 COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
@@ -3876,7 +3823,7 @@ def is_roots(folder):
 
 def package_command(program):
     """What brings a program that is not there, on this system."""
-    package = PACKAGE_OF.get(program, program)
+    package = re.sub('^ip6?tables.*', 'iptables', PACKAGE_OF.get(program, program))
     for manager, command in PACKAGES:
         if find_program(manager):
             if manager in ('opkg', 'apk'):
@@ -3944,46 +3891,38 @@ class Hooks:
     on_close."""
 
     def __init__(self):
-        # {(client, is it an action): how many commands are under way}
-        self.running = collections.Counter()
-        self.lock = threading.Lock()
+        # By client, and by whether it is an action.
+        self.slots = collections.defaultdict(lambda: threading.Semaphore(SLOTS))
 
     def run(self, name, argv, facts, action=False):
         """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among
         it."""
-        slot = facts['KNOCK_CLIENT'], action
         if not argv:
             return
-        with self.lock:
-            if self.running[slot] >= SLOTS:
-                log('action %s: not run, for %d others of %s do'
-                    % (name, SLOTS, slot[0]), ERROR)
-                return
-            self.running[slot] += 1
-        arguments = name, argv, facts, slot
+        client = facts['KNOCK_CLIENT']
+        slots = self.slots[client, action]
+        if not slots.acquire(blocking=False):
+            log('action %s: not run, for %d others of %s do' % (name, SLOTS, client),
+                ERROR)
+            return
+        arguments = name, argv, facts, slots
         work = threading.Thread(target=self.work, args=arguments, daemon=True)
         try:
             work.start()
         except RuntimeError as error:           # no thread more for this process
-            self.free(slot)
+            slots.release()
             log('action %s: %s' % (name, error), ERROR)
 
-    def work(self, name, argv, facts, slot):
+    def work(self, name, argv, facts, slots):
         """The command's output goes to the log."""
         try:
             said = run(argv, seconds=ACTION_SECONDS, facts=facts)
         except KnockError as error:
             said = str(error)
         finally:
-            self.free(slot)
+            slots.release()
         for line in said.splitlines()[:ACTION_LINES]:
             log('action %s: %s' % (name, line))
-
-    def free(self, slot):
-        with self.lock:
-            self.running[slot] -= 1
-            if not self.running[slot]:
-                del self.running[slot]
 
 def notify(text):
     """sd_notify(3): to whoever started us and wants to know."""
@@ -4139,9 +4078,8 @@ class LedgerFile:
 
     def check_in_place(self):
         """A line in a journal that was deleted or replaced would be lost. OSError."""
-        if self.journal is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        if not os.path.samestat(os.lstat(self.path), os.fstat(self.journal)):
+        there = os.lstat(self.path)
+        if self.journal is None or not os.path.samestat(there, os.fstat(self.journal)):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def keep_room(self):
@@ -4757,7 +4695,10 @@ def see_box(tool, config, looks=None):
             broken_off = looks is not None and looks.broken_off
             if broken_off or argv[0].startswith(tool.name):
                 raise
-    return tool.read(outputs, config)
+    try:
+        return tool.read(outputs, config)
+    except MISREAD as error:
+        raise KnockError('what %s lists cannot be read: %r' % (tool.name, error))
 
 def reflect_marks(names, path):
     """Sets to 1 the kernel's variables that a tool's rules need: a reset then carries the
