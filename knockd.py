@@ -2517,18 +2517,6 @@ def read_saved(text, family, prefix, mark):
 # on Linux 6.1): a set of hidden ports would let it by; a set of openings may miss for an
 # instant, which is safe. The table is never deleted to load it again: a hook that goes
 # lets packets by.
-CHAINS = (
-    ('guard', ' type filter hook prerouting priority -149; policy accept;'),
-    ('check', ''),
-    ('stay', ' type nat hook prerouting priority -199; policy accept;'),
-    ('answer', ' type filter hook input priority 40; policy accept;'),
-    ('closed', ''),
-    ('decoy', ''),
-    ('label', ''),
-    ('clear', ' type filter hook input priority 1000; policy accept;'),
-    ('leave', ' type filter hook forward priority 1000; policy accept;'),
-    ('beyond', ''),
-    ('restore', ' type route hook output priority -301; policy accept;'))
 # A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
@@ -2676,7 +2664,7 @@ def declarations(sets):
         kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
                 'flags dynamic,timeout; timeout {1}; size 65535')
         text += set_block('begun%d' % version, kind.format(version, SYN_RETRIES))
-    for name, hook in CHAINS:
+    for name, hook, _ in CHAINS:
         text += ' chain %s {%s\n }\n' % (name, hook)
     return in_table(text)
 
@@ -2684,7 +2672,7 @@ def ports_match(service):
     """tcp dport 8000-8010"""
     return format_service(service).replace('/', ' dport ')
 
-def guard_lines(config):
+def guard_lines(config, box, decoys, sets):
     """prerouting: who may pass?"""
     both = config.mark | asked_bit(config)
     lines = [if_marked(both, take_mark(both)),
@@ -2694,7 +2682,7 @@ def guard_lines(config):
         lines.append(ports_match(service) + ' jump check')
     return lines
 
-def check_lines(config, sets):
+def check_lines(config, box, decoys, sets):
     """A packet to a hidden port: does it come from where it may?"""
     passes = put_mark(config.mark) + ' return'
     lines = []
@@ -2721,7 +2709,7 @@ def check_lines(config, sets):
     # held comes last: while the limit is unspent, each new packet must spend it.
     return sorted(lines, key=lambda line: '@held' in line)
 
-def stay_lines(config):
+def stay_lines(config, box, decoys, sets):
     """A stranger's packet is rewritten to the port that it has already, so that no later
     rule of nat forwards it. (`redirect` would change the address, too, and drop where an
     interface has none.)"""
@@ -2739,7 +2727,7 @@ def stay_lines(config):
 def to_network(network):
     return '%s daddr %s' % (FAMILIES[network.version], network)
 
-def answer_lines(config, sets):
+def answer_lines(config, box, decoys, sets):
     """input: who has OPEN, or comes over lo, is let by; for the others see `closed`."""
     # Over lo the stack looks for no socket before input, so `closed` could not tell which
     # packets belong to a connection.
@@ -2814,7 +2802,11 @@ def final(verdict, proto, has_decoys):
         return UNREACHABLE
     return 'goto decoy' if has_decoys else TCP_RESET
 
-def leave_lines(config):
+def clear_lines(config, box, decoys, sets):
+    """input, at its end: OPEN goes."""
+    return [if_marked(config.mark, take_mark(config.mark))]
+
+def leave_lines(config, box, decoys, sets):
     """forward, at its end: OPEN goes; without it, beyond looks at every hidden port."""
     lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
     if config.behind:
@@ -2822,9 +2814,11 @@ def leave_lines(config):
             lines.append(ports_match(service) + ' jump beyond')
     return lines
 
-def beyond_lines(config, sets):
+def beyond_lines(config, box, decoys, sets):
     """forward: a hidden port of any host. Is it behind this box?"""
     lines = []
+    if not config.behind:
+        return lines
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
         lines.append(ACK_ALONE + ' ' + delete_begun(version))
@@ -2845,7 +2839,7 @@ def answers_behind(config):
     would answer itself we do not know: `box` is drop."""
     return ANSWERS.get(config.answer, ANSWERS['drop'])
 
-def decoy_lines(config, decoys):
+def decoy_lines(config, box, decoys, sets):
     """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
     lines = []
     for port, decoy in sorted(decoys.items()):
@@ -2853,7 +2847,7 @@ def decoy_lines(config, decoys):
             port, put_mark(asked_bit(config)), decoy))
     return lines + ['drop']
 
-def restore_lines(config, box, decoys):
+def restore_lines(config, box, decoys, sets):
     """output: the hidden port comes back into a reset that has the bit ASKED."""
     bit = asked_bit(config)
     lines = ['meta mark & 0x%08x == 0 return' % bit]
@@ -2863,7 +2857,7 @@ def restore_lines(config, box, decoys):
         lines.append('tcp sport %d tcp sport set %d %s' % (decoy, port, take_mark(bit)))
     return lines
 
-def label_lines(config):
+def label_lines(config, box, decoys, sets):
     """The stack makes a flow label out of both ports (RFC 6437). A hidden port's reset
     would have the label of its decoy's, and whoever asks both would see it. So it gets
     another one, which is as constant for its flow and as random."""
@@ -2878,20 +2872,19 @@ def label_lines(config):
         lines.append('%s == %d @nh,12,4 set %d' % (match, value, value))
     return lines
 
-def nft_rules(config, box, decoys, sets):
-    """{chain: lines} of the whole table."""
-    rules = {'clear': [if_marked(config.mark, take_mark(config.mark))]}
-    rules['leave'] = leave_lines(config)
-    rules['beyond'] = beyond_lines(config, sets) if config.behind else ()
-    rules['guard'] = guard_lines(config)
-    rules['check'] = check_lines(config, sets)
-    rules['stay'] = stay_lines(config)
-    rules['answer'] = answer_lines(config, sets)
-    rules['closed'] = closed_lines(config, box, decoys, sets)
-    rules['decoy'] = decoy_lines(config, decoys)
-    rules['restore'] = restore_lines(config, box, decoys)
-    rules['label'] = label_lines(config)
-    return rules
+# Each chain of ours, its hook, and what makes its rules.
+CHAINS = (
+    ('guard', ' type filter hook prerouting priority -149; policy accept;', guard_lines),
+    ('check', '', check_lines),
+    ('stay', ' type nat hook prerouting priority -199; policy accept;', stay_lines),
+    ('answer', ' type filter hook input priority 40; policy accept;', answer_lines),
+    ('closed', '', closed_lines),
+    ('decoy', '', decoy_lines),
+    ('label', '', label_lines),
+    ('clear', ' type filter hook input priority 1000; policy accept;', clear_lines),
+    ('leave', ' type filter hook forward priority 1000; policy accept;', leave_lines),
+    ('beyond', '', beyond_lines),
+    ('restore', ' type route hook output priority -301; policy accept;', restore_lines))
 
 def nft_table(config, box, decoys, openings, now):
     """The whole table, in place of the one that may be there, in one transaction."""
@@ -2899,10 +2892,9 @@ def nft_table(config, box, decoys, openings, now):
     text = declarations(sets) + 'flush table inet knockd\n'
     for name in sets:
         text += 'flush set inet knockd %s\n' % name
-    rules = nft_rules(config, box, decoys, sets)
     chains = ''
-    for name, _ in CHAINS:
-        lines = ['  %s\n' % line for line in rules[name]]
+    for name, _, rules in CHAINS:
+        lines = ['  %s\n' % line for line in rules(config, box, decoys, sets)]
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
@@ -2927,15 +2919,18 @@ def accept_commands(config, accepts):
                 commands.append((argv + match, ''))
     return text, commands
 
-# What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
+# What a match of nft -j looks at, by the words of its JSON, and the Condition's key.
 NFT_KEYS = {
-    'payload ip protocol': 'proto', 'payload ip6 nexthdr': 'proto',
-    'meta l4proto': 'proto',
-    'payload ip saddr': 'source', 'payload ip6 saddr': 'source',
-    'payload ether saddr': 'source', 'payload tcp dport': 'port',
-    'payload udp dport': 'port', 'payload th dport': 'port', 'meta nfproto': 'version',
-    'meta protocol': 'version', 'meta iifname': 'interface', 'meta iif': 'interface',
-    'ct state': 'state'}
+    'payload protocol ip field protocol': 'proto',
+    'payload protocol ip6 field nexthdr': 'proto', 'meta key l4proto': 'proto',
+    'payload protocol ip field saddr': 'source',
+    'payload protocol ip6 field saddr': 'source',
+    'payload protocol ether field saddr': 'source',
+    'payload protocol tcp field dport': 'port',
+    'payload protocol udp field dport': 'port',
+    'payload protocol th field dport': 'port', 'meta key nfproto': 'version',
+    'meta key protocol': 'version', 'meta key iifname': 'interface',
+    'meta key iif': 'interface', 'ct key state': 'state'}
 # Statements behind which a rule goes on, whatever the packet is.
 GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper'
 # A box without /etc/protocols lists numbers where others have these words.
@@ -2949,18 +2944,14 @@ SAVERS = collections.OrderedDict((
 
 def nft_conditions(left, right, operator):
     """[Condition] of a match: what it says, and the protocol that goes without saying."""
-    words = []
-    left = left if isinstance(left, dict) else {}
-    for kind, detail in left.items():
-        if isinstance(detail, dict):
-            words = [kind] + [str(word) for word in detail.values()]
+    words = re.findall(r'\w+', json.dumps(left))
     key = NFT_KEYS.get(' '.join(words), 'other')
     values = nft_values(key, right)
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
     conditions = [Condition(key, values, operator == '!=')]
-    if words[1:2] in (['tcp'], ['udp']):
-        conditions.append(Condition('proto', [PROTOCOLS[words[1]]], False))
+    if words[2:3] in (['tcp'], ['udp']):
+        conditions.append(Condition('proto', [PROTOCOLS[words[2]]], False))
     return conditions
 
 def nft_values(key, right):
@@ -4122,12 +4113,8 @@ def open_ledger(file, config, now):
     """(the Ledger, was it lost and is under quarantine); never a reason to stop."""
     try:
         ledger = file.load(config.id)
-    except FileNotFoundError:
-        return lost_ledger(file, config, now, 'missing'), True
-    except OSError as error:
-        return lost_ledger(file, config, now, error.strerror), True
-    except KnockError as error:
-        return lost_ledger(file, config, now, str(error)), True
+    except (OSError, KnockError) as error:
+        return lost_ledger(file, config, now, error), True
     remove_version_1(file.path)
     try:
         file.rewrite(ledger)
@@ -4143,7 +4130,7 @@ def go_on(file):
         told = file.path, error.strerror
         log('start: the ledger cannot be written: %s: %s' % told, 3)
 
-def lost_ledger(file, config, now, reason):
+def lost_ledger(file, config, now, error):
     """A new one under quarantine, on disk if possible."""
     ledger = Ledger(config.id)
     ledger.quarantine(now.wall, config.window)
@@ -4153,6 +4140,9 @@ def lost_ledger(file, config, now, reason):
             sheet, _ = client.paper
             ledger.record(client.fingerprint, '', 0, 0, (sheet, VOID))
     end = time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1))
+    reason = getattr(error, 'strerror', error)
+    if isinstance(error, FileNotFoundError):
+        reason = 'missing'
     told = reason, end, file.path
     log('quarantine: ledger %s, knocks count again at %s UTC; %s' % told, 4)
     rewritten(file, ledger, 'quarantine')
@@ -4170,14 +4160,14 @@ SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generi
 SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
 PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86dd
-SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3       # linux/sockios.h, linux/ethtool.h
 BRIDGE_SETTINGS = 'call-iptables', 'call-ip6tables', 'filter-vlan-tagged'
 RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
 NETLINK_ROUTE, NLM_F_REQUEST = 0, 1
-RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND = 16, 18, 18, 4
+RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO = 16, 18, 18
+IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND = 1, 4
 RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
@@ -4313,21 +4303,18 @@ class Capture:
         if coarse and not self.coarse:
             log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python '
                 'does its work' % len(words), WARNING)
-        elif self.coarse and not coarse:
-            log('filter: whole again', WARNING)
         self.coarse = coarse
 
     def attach(self, shares, program):
         """The sockets for each share; None is the share of all words."""
-        each = len(self.protocols)
-        while len(self.taps) < each * len(shares):
-            protocol = self.protocols[len(self.taps) % each]
+        wanted = list(itertools.product(shares, self.protocols))
+        for _, protocol in wanted[len(self.taps):]:
             self.taps.append(packet_socket(protocol))
         # What is no share's any more goes last, or a knock could pass unheard.
-        wanted = each * len(shares)
-        self.taps, surplus = self.taps[:wanted], self.taps[wanted:]
-        for number, sock in enumerate(self.taps):
-            attach_filter(sock, program(shares[number // each]))
+        surplus = self.taps[len(wanted):]
+        del self.taps[len(wanted):]
+        for sock, (share, _) in zip(self.taps, wanted):
+            attach_filter(sock, program(share))
         for sock in surplus:
             sock.close()
 
@@ -4395,18 +4382,19 @@ def is_port(interface, second):
     """Is it a port of a bridge or the like? Asked once a second: it may become one."""
     try:
         index = socket.if_nametoindex(interface)
-        # struct ifinfomsg
-        answer = ask_kernel(RTM_GETLINK, struct.pack('=4xiII', index, 0, 0))
+        return link_kind(index, IFLA_INFO_SLAVE_KIND) in TAKERS
     except OSError:             # it is gone
         return False
-    return master_kind(answer) in TAKERS
 
-def master_kind(answer):
-    """The kind of the interface that this one is a port of; b'' if it is no port."""
+def link_kind(index, which):
+    """Of an interface, or (IFLA_INFO_SLAVE_KIND) of the one that it is a port of; b'' if
+    it has none. OSError."""
+    # struct ifinfomsg
+    answer = ask_kernel(RTM_GETLINK, struct.pack('=4xiII', index, 0, 0))
     if struct.unpack_from('=H', answer, 4)[0] != RTM_NEWLINK:
         return b''
     about = netlink_attributes(answer[32:]).get(IFLA_LINKINFO, b'')
-    return netlink_attributes(about).get(IFLA_INFO_SLAVE_KIND, b'').rstrip(b'\0')
+    return netlink_attributes(about).get(which, b'').rstrip(b'\0')
 
 def netlink_attributes(data):
     """{type: value}. linux/netlink.h: struct nlattr begins at a multiple of four."""
@@ -4446,17 +4434,11 @@ def is_guarded(address, interface, behind):
     return any(address in network for network in behind) or is_own(address, interface)
 
 def bridges_of_box():
-    """[(index, name)] of the interfaces whose driver is named bridge."""
+    """[(index, name)] of the interfaces that are bridges."""
     found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for index, name in socket.if_nameindex():
-            # struct ethtool_drvinfo { u32 cmd; char driver[32]; ... }, 196 bytes.
-            told = array.array('B', struct.pack('@I192x', ETHTOOL_GDRVINFO))
-            # struct ifreq { char name[16]; void *data; }, 40 bytes.
-            request = struct.pack('@16sP16x', os.fsencode(name), told.buffer_info()[0])
-            with contextlib.suppress(OSError):  # it has no driver, or is gone
-                fcntl.ioctl(sock, SIOCETHTOOL, request)
-            if told.tobytes()[4:12] == b'bridge\0\0':
+    for index, name in socket.if_nameindex():
+        with contextlib.suppress(OSError):      # it is gone
+            if link_kind(index, IFLA_INFO_KIND) == b'bridge':
                 found.append((index, name))
     return found
 
