@@ -359,25 +359,22 @@ def matching(pattern, form, convert=str):
             raise refusal
     return read
 
-def read_all(read, texts):
-    """Each text as read() has it, a repeat left out; KnockError with a line for each that
-    is wrong, so that nobody mends them one by one."""
-    values = collections.OrderedDict()
-    problems = collections.OrderedDict()
-    for text in texts:
-        try:
-            values[read(text)] = True
-        except KnockError as error:
-            problems[str(error)] = True
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
-    return tuple(values)
-
 def listing(read):
-    """A reader of such texts with commas between them; a comma too many is forgiven."""
+    """A reader of such texts with commas between them: a repeat is left out, a comma too
+    many forgiven. KnockError with a line for each that is wrong, so that nobody mends
+    them one by one."""
     def read_list(text):
+        values = collections.OrderedDict()
+        problems = collections.OrderedDict()
         parts = [part.strip() for part in text.split(',')]
-        return read_all(read, filter(None, parts))
+        for part in filter(None, parts):
+            try:
+                values[read(part)] = True
+            except KnockError as error:
+                problems[str(error)] = True
+        if problems:
+            raise KnockError('\n'.join(problems), 2)
+        return tuple(values)
     return read_list
 
 def choice(*names):
@@ -3110,6 +3107,9 @@ def sets_mark(statement):
     mangle = statement.get('mangle', {}) if isinstance(statement, dict) else {}
     return mangle.get('key') == mark and str(mark) not in str(mangle.get('value'))
 
+# The hooks that a packet to an open port passes.
+ON_THE_WAY = 'ingress', 'prerouting', 'input', 'forward'
+
 def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
     change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
@@ -3120,7 +3120,8 @@ def find_accepts(config, chains, rules, locked, keepers):
             wanted.add(name)
         if ('auto',) not in config.accept_in:
             continue
-        if not is_on_the_way(chain) or not may_drop(chain, rules):
+        on_the_way = chain.kind != 'nat' and chain.hook in ON_THE_WAY
+        if not on_the_way or not may_drop(chain, rules):
             continue
         if can_hold_accept(chain) and name[:2] not in locked:
             wanted.add(name)
@@ -3137,11 +3138,6 @@ def find_accepts(config, chains, rules, locked, keepers):
     for name in sorted(wanted):
         missing.append(Accept(keepers.get(name, 'nft'), *name, handle=None))
     return Accepts(missing, surplus), unreachable
-
-def is_on_the_way(chain):
-    """Does a packet to an open port go through this chain?"""
-    return chain.kind != 'nat' and chain.hook in (
-        'ingress', 'prerouting', 'input', 'forward')
 
 def can_hold_accept(chain):
     """Can we put a rule into it, and would that rule see our mark?"""
@@ -4291,15 +4287,15 @@ class Capture:
         """Attaches program(words); a coarser one where the kernel lacks the memory."""
         words = {int.from_bytes(tag[:4], 'big') for tag in tags}
         shares = word_shares(words, self.capacity, self.limit)
+        coarse = shares == [None]
         try:
             self.attach(shares, program)
         except OSError as error:
-            if error.errno != errno.ENOMEM or shares == [None]:
+            if error.errno != errno.ENOMEM or coarse:
                 raise
             self.capacity = self.capacity * 3 // 4
             self.load(tags, program)
             return
-        coarse = shares == [None]
         if coarse and not self.coarse:
             log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python '
                 'does its work' % len(words), WARNING)
@@ -4609,12 +4605,10 @@ def nft_flaw():
 
 def version_flaw(version):
     """Why the nft that says this version cannot be used, or None."""
-    numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
-    if numbers is None:
-        return 'nft does not say its version'
-    known = tuple(int(number or 0) for number in numbers.groups())
-    if known < OLDEST_NFT:
-        return 'nft %d.%d.%d is older than 1.0.2' % known
+    # nftables v1.0.6 (Lester Gooch #5)
+    numbers = re.findall(r'\d+', version.partition('(')[0])
+    if tuple(map(int, numbers)) < OLDEST_NFT:
+        return 'nft %s is older than 1.0.2' % ('.'.join(numbers) or '?')
     return None
 
 def choose_tool(config):
