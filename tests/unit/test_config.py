@@ -4,12 +4,12 @@ import contextlib
 import os
 import random
 import subprocess
-import sys
 
 import pytest
 
 import knock
 import knockd
+from compiled import started
 
 SECRET = knockd.encode_secret(bytes(range(32)))
 OTHER = knockd.encode_secret(bytes(range(1, 33)))
@@ -701,7 +701,7 @@ def add_at_a_terminal(path, answer, *arguments):
     """(exit code, the line on standard output, what the terminal showed) of knockd.py add."""
     master, slave = os.openpty()
     process = subprocess.Popen(
-        [sys.executable, knockd.__file__, '--config', path, 'add', 'bert'] + list(arguments),
+        started(knockd.__file__) + ['--config', path, 'add', 'bert'] + list(arguments),
         stdin=slave, stdout=subprocess.PIPE, stderr=slave)
     os.close(slave)
     os.write(master, answer)
@@ -739,7 +739,7 @@ def test_ctrl_c_at_the_question_is_no_traceback(path):
     before = read(path)
     master, slave = os.openpty()
     process = subprocess.Popen(
-        [sys.executable, knockd.__file__, '--config', path, 'add', 'bert', '--allow', 'tcp/8080'],
+        started(knockd.__file__) + ['--config', path, 'add', 'bert', '--allow', 'tcp/8080'],
         stdin=slave, stderr=subprocess.PIPE)
     while process.stderr.read(1) != b'?':
         pass
