@@ -497,8 +497,8 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
-absolute_path = matching('/(.*[^/])', 'the absolute path of a file')
-absolute_command = matching('/.+', 'a command that begins with an absolute path',
+absolute_path = matching(r'/([^\0]*[^/\0])', 'the absolute path of a file')
+absolute_command = matching(r'/[^\0]+', 'a command that begins with an absolute path',
                             read_words)
 port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
 one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
