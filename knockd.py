@@ -486,8 +486,8 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
 # A save replaces the file: /dev/null would be gone for all programs.
-absolute_path = matching('/(?!dev/[^/]+$)(.*[^/])', 'the absolute path of a file')
-absolute_command = matching('/.+', 'a command that begins with an absolute path',
+absolute_path = matching(r'/(?!dev/[^/]+$)([^\0]*[^/\0])', 'the absolute path of a file')
+absolute_command = matching(r'/[^\0]+', 'a command that begins with an absolute path',
                             read_words)
 # Of 32: a digit with one bit, with up to seven zeros behind it.
 one_bit = matching('0[xX]0*[1248]0{0,7}', 'one bit; write for example 0x40000000',
