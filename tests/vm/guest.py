@@ -383,6 +383,15 @@ def longest(found):
     return max([one.last - one.first for one in found], default=0.0)
 
 
+def first_datagram(capture):
+    """Returns (port, data) of the first UDP datagram that this packet socket holds."""
+    capture.setblocking(False)
+    while True:
+        packet = capture.recv(2048)
+        if packet[0] == 0x45 and packet[9] == socket.IPPROTO_UDP:
+            return struct.unpack('>H', packet[22:24])[0], packet[28:]
+
+
 class Host:
     """All of the above for one kind of guest, in a folder that is thrown away."""
 
@@ -448,11 +457,13 @@ class Host:
 
     def told_by(self, stranger):
         found = []
-        while True:
+
+        def are_alike():
             more = prober.differences(stranger.seen())
-            found += more
-            if not any(one.last > stranger.since - 0.5 for one in more):
-                return found
+            found.extend(more)
+            return not any(one.last > stranger.since - 0.5 for one in more)
+        until(are_alike, SOON, 'the ports were alike again')
+        return found
 
     def heal_time(self):
         """The living daemon puts rules back within 0.1 s, which is 20 calls of nft and
@@ -526,11 +537,7 @@ class Host:
             took = time.monotonic() - opened
             if took > 0.2:
                 raise Broken('the power was cut only %.3f s after the opening' % took)
-            capture.setblocking(False)
-            while True:
-                packet = capture.recv(2048)
-                if packet[0] == 0x45 and packet[9] == socket.IPPROTO_UDP:
-                    return struct.unpack('>H', packet[22:24])[0], packet[28:]
+            return first_datagram(capture)
 
     def replay(self, datagram, source):
         port, data = datagram

@@ -28,6 +28,7 @@ BIN = 0.1                       # answers of one class within that time share a 
 NEAR = 1.0                      # before and after which a class of the closed port counts
 PATIENCE = 2.0                  # after which a question counts as unanswered
 MEMORY = 30.0                   # how long a late or a second answer is still understood
+ROUNDS = 8                      # of our source ports, for as long as a wire holds a packet
 LONG_SILENCE = 40               # pairs in a row of which the same one went unanswered
 # Few enough for the connection table of a box that drops.
 SOURCE_PORTS = 8192
@@ -44,7 +45,7 @@ MSS = bytes([2, 4, 5, 180])     # option 2: 1460 octets
 ETHERNET = 14                   # octets of its header
 FLOW_LABEL = 0x54321            # of all our IPv6 questions
 OTHER_LABEL = 0x2bcde           # of one that is asked again
-DOUBT = 1.0                     # after which nothing speaks for an answer with our label
+DOUBT = 1.0                     # after which nothing speaks for a label that is doubtful
 
 Question = collections.namedtuple('Question', 'family port source_port seq packet sent')
 Line = collections.namedtuple('Line', 'first last family role what count')
@@ -130,10 +131,13 @@ class Asked:
         self.questions = collections.OrderedDict()      # family, port, our port: Question
         self.pair_of = {}           # the same key: its pair
         self.said = {}              # the same key: the classes of the answers so far
+        # The same key: the sequence numbers of this round and of those before.
+        self.seqs = collections.defaultdict(lambda: collections.deque(maxlen=ROUNDS))
         self.pairs = collections.deque()    # sent, family, {role: True once answered}
         self.silent_in_a_row = collections.Counter()
         self.doubts = {}            # the same key: when, role and class of an answer
         self.again = []             # packets that are to be sent for them
+        self.without_label = collections.deque()    # when, port, our port
 
     def ask(self, family, questions, now):
         answered = dict.fromkeys(self.roles.values(), False)
@@ -143,6 +147,7 @@ class Asked:
             self.questions[key] = question
             self.pair_of[key] = answered
             self.said[key] = set()
+            self.seqs[key].append(question.seq)
 
     def find(self, family, port, source_port):
         key = family, port, source_port
@@ -170,16 +175,27 @@ class Asked:
         return True
 
     def is_doubtful(self, question, what, now):
-        """Does it carry the label of its question? One flow in 2^20 has that label for its
-        own, so we ask once more with another one."""
-        if 'label ours' not in what:
+        """Does it carry the label of its question, or none? One flow in 2^20 has that for
+        its own, for as long as the box is up, so we ask once more with another label."""
+        if 'label 0' in what:
+            self.without_label.append((now, question.port, question.source_port))
+            if self.others_have_no_label(question, now):
+                return False
+        elif 'label ours' not in what:
             return False
         key = question.family, question.port, question.source_port
         self.doubts[key] = now, self.roles[question.port], what
         self.again.append(syn(*key, question.seq, OTHER_LABEL))
         return True
 
-    def settled(self, question, what):
+    def others_have_no_label(self, question, now):
+        """Did another flow to that port, just now, get an answer without a label, too?"""
+        while self.without_label and now - self.without_label[0][0] > DOUBT:
+            self.without_label.popleft()
+        return any(port == question.port and source_port != question.source_port
+                   for _, port, source_port in self.without_label)
+
+    def settled(self, question, what, now):
         """Returns (sent, family, role, what) of the doubtful answer before this one, or
         None."""
         doubt = self.doubts.pop(
@@ -189,6 +205,8 @@ class Asked:
         at, role, before = doubt
         if 'label ours' in what:    # to the other one as well
             before = before.replace('label ours', 'label its own')
+        elif 'label 0' in what and not self.others_have_no_label(question, now):
+            before = before.replace('label 0', 'label its own')
         return at, question.family, role, before
 
     def forget(self, now):
@@ -254,6 +272,10 @@ def icmp_answer(family, seen, icmp, asked):
     else:
         question = asked.find_any(family, source_port)
     sent = question.packet
+    seq, = struct.unpack('>I', quoted[octets + 4:octets + 8])
+    if seq != question.seq and seq in asked.seqs[family, question.port, source_port]:
+        # A wire holds what is sent while a box boots, for longer than a round.
+        sent = syn(family, question.port, source_port, seq)
     as_sent = [at for at in range(min(len(quoted), len(sent))) if quoted[at] != sent[at]]
     what = 'icmp %d/%d quotes %d octets, unlike what was sent at %s, rest %s, %s' % (
         icmp[0], icmp[1], len(quoted), as_sent or 'none', icmp[4:8].hex(), seen)
@@ -313,6 +335,17 @@ def read_log(path, since=0.0):
     return lines, complete
 
 
+def are_near(one, other):
+    return one.first - NEAR <= other.last and other.first <= one.last + NEAR
+
+
+def is_chance(line, lines):
+    """Is it one packet with an IPv4 id of 0, and no other near it? Every counter comes to 0
+    once in 65,536 packets; who writes no ids does so twice."""
+    return 'id 0 df 0' in line.what and 1 == sum(
+        other.count for other in lines if other[2:5] == line[2:5] and are_near(line, other))
+
+
 def differences(lines):
     """Returns a Difference for each class by which a stranger could tell the two ports
     apart."""
@@ -322,13 +355,12 @@ def differences(lines):
             by_closed[line.family, line.what].append(line)
     found = {}
     for line in lines:
-        if line.what == 'silence':
+        if line.what == 'silence' or is_chance(line, lines):
             continue                # alone it says nothing; 'long silence' compares
         if line.what == 'long silence':
             what = 'silence of the %s port alone' % line.role
         elif line.role == 'closed' or any(
-                other.first - NEAR <= line.last and line.first <= other.last + NEAR
-                for other in by_closed[line.family, line.what]):
+                are_near(other, line) for other in by_closed[line.family, line.what]):
             continue
         else:
             what = line.what
@@ -401,7 +433,7 @@ def hear(packet, asked, log, now):
         question, what = answer(packet, asked)
     except Unasked:
         return
-    settled = asked.settled(question, what)
+    settled = asked.settled(question, what, now)
     if settled:
         log.note(*settled)
     elif asked.is_new(question, what) and not asked.is_doubtful(question, what, now):

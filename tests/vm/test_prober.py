@@ -22,15 +22,15 @@ class Box:
         self.now = 1000.0
         self.turns = 0
 
-    def ask(self, family):
+    def ask(self, family, seq=7):
         """Asks both ports; returns their questions by role."""
         self.turns += 1
         self.now += prober.GAP
         questions = {}
         for port, role in self.asked.roles.items():
-            packet = prober.syn(family, port, 20000 + self.turns, 7)
+            packet = prober.syn(family, port, 20000 + self.turns, seq)
             questions[role] = prober.Question(
-                family, port, 20000 + self.turns, 7, packet, self.now)
+                family, port, 20000 + self.turns, seq, packet, self.now)
         self.asked.ask(family, list(questions.values()), self.now)
         return questions
 
@@ -49,14 +49,14 @@ class Box:
         return prober.differences([prober.Line(*line) for line in lines if len(line) > 1])
 
 
-def ip(family, protocol, payload, ttl=64, label=0x777):
+def ip(family, protocol, payload, ttl=64, label=0x777, ident=0, fragment=0x4000):
     addresses = prober.packed(family, prober.BOX[family]) \
         + prober.packed(family, prober.STRANGER[family])
     if family == 6:
         return struct.pack('>IHBB', 6 << 28 | label, len(payload), protocol, ttl) \
             + addresses + payload
     head = struct.pack(
-        '>BBHHHBBH', 0x45, 0, 20 + len(payload), 0, 0x4000, ttl, protocol, 0)
+        '>BBHHHBBH', 0x45, 0, 20 + len(payload), ident, fragment, ttl, protocol, 0)
     return head + addresses + payload
 
 
@@ -67,14 +67,14 @@ def tcp(question, flags=RST | ACK, port=None, window=0, ack=None, **more):
         window, 0, 0), **more)
 
 
-def icmp(question, port=None):
+def icmp(question, port=None, **more):
     octets = 20 if question.family == 4 else 40
     quoted = bytearray(question.packet)
     quoted[octets + 2:octets + 4] = struct.pack('>H', port or question.port)
     kind, protocol = (1, 1), prober.ICMPV6
     if question.family == 4:
         kind, protocol = (3, 13), prober.ICMP
-    return ip(question.family, protocol, bytes(kind) + bytes(6) + bytes(quoted))
+    return ip(question.family, protocol, bytes(kind) + bytes(6) + bytes(quoted), **more)
 
 
 @pytest.fixture(params=(4, 6))
@@ -160,11 +160,66 @@ def test_a_label_that_repeats_ours_tells_them_apart(then):
     assert 'label ours' in found.what
 
 
+def test_a_flow_that_has_no_label_by_chance_tells_nothing():
+    box = Box()
+    asked = [box.ask(6) for _ in range(3)]
+    for one in asked:
+        box.hear(tcp(one['closed']))
+    for one, label in zip(asked, (0x777, 0, 0x777)):
+        box.hear(tcp(one['hidden'], label=label))
+    again, = box.asked.again
+    assert again == prober.syn(
+        6, HIDDEN, asked[1]['hidden'].source_port, 7, prober.OTHER_LABEL)
+    box.hear(tcp(asked[1]['hidden'], label=0))
+    assert box.differences() == []
+
+
+@pytest.mark.parametrize('then, times', [(0x777, 1), (0, 2)], ids=str)
+def test_a_label_that_is_missing_tells_them_apart(then, times):
+    box = Box()
+    asked = [box.ask(6) for _ in range(2)]
+    for one, label in zip(asked, (0, then)):
+        box.hear(tcp(one['closed']))
+        box.hear(tcp(one['hidden'], label=label))
+    box.hear(tcp(asked[0]['hidden'], label=then))
+    found, = box.differences()
+    assert ('label 0' in found.what, found.count) == (True, times)
+
+
+@pytest.mark.parametrize('idents, times', [((7, 0, 9), 0), ((0, 0, 9), 2)], ids=str)
+def test_a_counter_comes_to_no_id_once_and_who_writes_none_does_so_twice(idents, times):
+    box = Box()
+    for ident in idents:
+        asked = box.ask(4)
+        box.hear(icmp(asked['closed'], ident=5, fragment=0))
+        box.hear(icmp(asked['hidden'], ident=ident, fragment=0))
+    assert sum(found.count for found in box.differences()) == times
+
+
 def test_an_error_that_quotes_the_decoy_tells_them_apart(family):
     box = Box()
     asked = box.ask(family)
     box.hear(icmp(asked['closed']))
     box.hear(icmp(asked['hidden'], port=DECOY))
+    assert len(box.differences()) == 1
+
+
+def test_an_error_that_quotes_a_question_of_the_round_before_tells_nothing(family):
+    box = Box()
+    before = box.ask(family)
+    box.turns = 0
+    asked = box.ask(family, seq=9)
+    box.hear(icmp(asked['closed']))
+    box.hear(icmp(before['hidden']))
+    assert box.differences() == []
+
+
+def test_an_error_that_quotes_what_nobody_asked_tells_them_apart(family):
+    box = Box()
+    asked = box.ask(family)
+    packet = prober.syn(family, HIDDEN, asked['hidden'].source_port, 8)
+    box.hear(icmp(asked['closed']))
+    box.hear(icmp(asked['hidden']._replace(packet=packet)))
     assert len(box.differences()) == 1
 
 
