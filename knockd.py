@@ -3079,8 +3079,11 @@ def read_nft(outputs, config):
             with contextlib.suppress(*MISREAD):
                 rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
     keepers = {}
+    named = [entry.get('expr') for _, entry in others]
     for program, (family, prefix) in SAVERS.items():
         text = outputs.get(program, '')
+        # Dates and counters name no port, and are new with each listing.
+        named += [line for _, line in saved_lines(text) if line.startswith('-A ')]
         found, found_rules = read_saved(text, family, prefix, config.mark)
         rules.update(found_rules)
         for chain in found:
@@ -3088,8 +3091,6 @@ def read_nft(outputs, config):
             keepers[chain[:3]] = program[:-len('-save')]
     chains = sorted(chains.values(), key=lambda chain: chain.priority)
     accepts, unreachable = find_accepts(config, chains, rules, locked, keepers)
-    named = [entry.get('expr') for _, entry in others]
-    named += [outputs.get(program) for program in SAVERS]
     demux = '0' not in outputs.get('cat', '').split()
     # Not those with the second bit: see LABEL_COMMAND.
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
