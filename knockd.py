@@ -4881,12 +4881,14 @@ class Standing:
         self.known = False      # is that what the kernel holds?
         self.lost = False       # has somebody taken our table away since?
         self.before = None      # the Seen by which it was loaded
+        self.repeated = False   # did it load the same accept rules as the time before?
         self.seen = None        # the Seen right after; None until somebody has looked
 
     def doubt(self, seen):
         """A load begins, made for the box as it is seen; it may fail half way."""
         self.known = False
         self.lost = False
+        self.repeated = self.before is not None and self.before.accepts == seen.accepts
         self.before = seen
         self.seen = None
 
@@ -5167,9 +5169,10 @@ class Keeper:
             return False
         if seen.box != before.box:
             return False
-        # Where accept rules are missing as before, to load once more would be in vain.
-        if any(seen.accepts) and seen.accepts != before.accepts:
-            return False
+        if any(seen.accepts):
+            # Somebody has taken them out again, or twice is in vain.
+            if seen.accepts != before.accepts or not self.standing.repeated:
+                return False
         self.standing.note(seen)
         return True
 

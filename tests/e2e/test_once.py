@@ -12,7 +12,7 @@ from network import HIDDEN, until
 pytestmark = pytest.mark.kernel
 PAIRS = 5000
 COUNTER = '''table inet count {
-    chain input { type filter hook input priority 41; policy accept;
+    chain input { type filter hook input priority 95; policy accept;
         tcp dport 2222 tcp flags & (syn | ack) == syn counter
     }
 }
