@@ -2034,8 +2034,11 @@ def run_words(words, began):
     commands = {'save': save, 'list': list_saved, 'forget': forget, 'derive': derive,
                 'page': page}
     if words and words[0] in commands:
-        commands[words[0]](words[1:])
-        return 0
+        # `save --help` would ask for a line.
+        if words[-1] not in ('-h', '--help'):
+            commands[words[0]](words[1:])
+            return 0
+        words = ['--help']
     end = words.index('--') if '--' in words else len(words)
     options = read_options(words[:end])
     options.command = words[end + 1:]

@@ -385,6 +385,15 @@ def choice(*names):
     """A reader of one of these names."""
     return matching('|'.join(names), 'one of: ' + ', '.join(names))
 
+def number(low, high):
+    """A reader of whole numbers between two."""
+    def convert(text):
+        if not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+    form = 'a number from %d to %d' % (low, high)
+    return matching('[1-9][0-9]{0,4}', form, convert)
+
 def milliseconds(low, high):
     """A reader of times between two, which are texts like those that it reads."""
     def read(text):
@@ -394,16 +403,12 @@ def milliseconds(low, high):
         return seconds * 1000
     return read
 
-def calendar():
-    """The module datetime, late: most configs name no date. Its arithmetic does not end
-    in 2038 where the time of the C library does."""
-    import datetime
-    return datetime
-
+# The arithmetic of datetime does not end in 2038, where the time of the C library may.
+# It is imported late: most configs name no date.
 def read_expiry(text):
     """2027-01-31 (to the end of that day) or 2027-01-31 18:00, both UTC, as
     milliseconds."""
-    datetime = calendar().datetime
+    from datetime import datetime
     numbers = [int(part) for part in re.findall(r'\d+', text)]
     seconds = (datetime(*numbers) - datetime(1970, 1, 1)).total_seconds()
     if ':' not in text:
@@ -413,9 +418,9 @@ def read_expiry(text):
 def format_time(time):
     """2027-01-31 18:00, UTC, of milliseconds since 1970; a year beyond 9999 is
     'never'."""
-    datetime = calendar()
+    from datetime import datetime, timedelta
     try:
-        when = datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=time)
+        when = datetime(1970, 1, 1) + timedelta(milliseconds=time)
     except OverflowError:
         return 'never'
     return when.isoformat(' ')[:16]
@@ -424,19 +429,6 @@ def read_words(text):
     """An argument list in the quoting of a shell; no shell ever sees it."""
     import shlex                # late: few configs have one
     return shlex.split(text)
-
-def read_port(text):
-    """1 to 65535."""
-    if int(text) > 65535:
-        raise ValueError(text)
-    return int(text)
-
-def read_bit(text):
-    """A mark with one bit of 32 set."""
-    mark = int(text, 16)
-    if mark == 0 or mark & (mark - 1) or mark >= 1 << 32:
-        raise ValueError(text)
-    return mark
 
 def read_sheet(text):
     """(number of the sheet, how many knocks are on it)"""
@@ -497,12 +489,13 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
-absolute_path = matching('/(.*[^/])', 'the absolute path of a file')
+# A save replaces the file: /dev/null would be gone for all programs.
+absolute_path = matching('/(?!dev/[^/]+$)(.*[^/])', 'the absolute path of a file')
 absolute_command = matching('/.+', 'a command that begins with an absolute path',
                             read_words)
-port_number = matching('[1-9][0-9]{0,4}', 'a port from 1 to 65535', read_port)
-one_bit = matching('0[xX][0-9A-Fa-f]{1,8}',
-                   'one bit; write for example 0x40000000', read_bit)
+# Of 32: a digit with one bit, with up to seven zeros behind it.
+one_bit = matching('0[xX]0*[1248]0{0,7}', 'one bit; write for example 0x40000000',
+                   lambda text: int(text, 16))
 host_name = matching('[A-Za-z0-9.:_-]{1,255}', 'a host name or an address', read_host)
 # + alone would be every interface.
 interface_name = matching(r'(?!\+)[A-Za-z0-9._@:+-]{1,15}', 'the name of an interface')
@@ -521,9 +514,6 @@ paper_sheet = matching('([1-3][0-9]{9}|[1-9][0-9]{0,8}):[1-9][0-9]{0,2}',
 # The key's type, its base64, which begins with the length of a short text, and a comment.
 public_key = matching(r'[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]+=*(\s.*)?',
                       'an OpenSSH public key, all of it', read_ssh_key)
-prefix_length4 = matching('[89]|[12][0-9]|3[0-2]', 'a length from 8 to 32', int)
-prefix_length6 = matching('3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]',
-                          'a length from 32 to 128', int)
 
 # read: text in, value out; default: the value if the key is not there; advice: what to
 # write, if it must be there.
@@ -541,7 +531,7 @@ SERVER_KEYS = {
     'open_for': optional(milliseconds('1s', '31d'), 30000),
     'max_open_for': optional(milliseconds('1s', '31d'), 3600000),
     'carriers': optional(listing(carrier), ('udp', 'icmp', 'ports')),
-    'port': optional(port_number),
+    'port': optional(number(1, 65535)),
     'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
     'accept_in': optional(listing(chain_name), (('auto',),)),
     'trust': optional(listing(interface_name), ()),
@@ -569,13 +559,10 @@ CLIENT_KEYS = {
     'paper': optional(paper_sheet),
     'ssh_key': optional(public_key),
     'may_run': optional(listing(name_of_action), ()),
-    'prefix4': optional(prefix_length4, 32),
-    'prefix6': optional(prefix_length6, 128),
+    'prefix4': optional(number(8, 32), 32),
+    'prefix6': optional(number(32, 128), 128),
 }
 ACTION_KEYS = {'run': Key(absolute_command, (), 'write for example: run = /sbin/reboot')}
-
-# Of UTF-8, and what read_file() makes of those of UTF-16.
-BYTE_ORDER_MARKS = ('\ufeff', '\udcff\udcfe', '\udcfe\udcff')
 
 # actions: {name: argument list}; clients: {name: Client}; the rest as the tables above
 # say, times in milliseconds. old: None, or this Client as it was before `rekey`.
@@ -585,9 +572,6 @@ Client = collections.namedtuple(
 
 def ini_sections(text, path):
     """{section: {key: text}} of an INI file; KnockError where it is not one."""
-    if text.startswith(BYTE_ORDER_MARKS):
-        raise KnockError('%s begins with a byte order mark; save it as UTF-8 without one'
-                         % path, 2)
     ini = configparser.RawConfigParser(
         delimiters=('=',), comment_prefixes=('#', ';'), default_section='\0')
     try:
@@ -595,8 +579,9 @@ def ini_sections(text, path):
     except configparser.ParsingError as error:
         numbers = [error.lineno] if hasattr(error, 'lineno') else dict(error.errors)
         # Not what stands there: it may be a secret.
-        raise KnockError('%s: line %s: write [SECTION], KEY = VALUE or # COMMENT' % (
-            path, ', '.join(map(str, numbers))), 2)
+        raise KnockError('%s: line %s: write [SECTION], KEY = VALUE or # COMMENT, in '
+                         'UTF-8 without a byte order mark'
+                         % (path, ', '.join(map(str, numbers))), 2)
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
     sections = collections.OrderedDict()
@@ -792,48 +777,48 @@ def usable_carriers(config, client):
 # Where the SYNs of a sequence and of a code go. One to a hidden port is no knock.
 KNOCKED_PORTS = {'ports': (1024, 65535), 'code': (10000, 29999)}
 
+def ports_of(services, proto):
+    """The set of ports of a protocol in these services."""
+    ports = set()
+    for service in services:
+        if service.proto == proto:
+            ports.update(range(service.low, service.high + 1))
+    return ports
+
 def server_warnings(config, facts):
-    """Complaints about [server]."""
-    found = []
-    def warn(key, text):
-        found.append(Complaint('server', key, text))
+    """(key, text) of each about [server]."""
     if not config.hide:
-        warn('hide', 'nothing is hidden; write for example: hide = tcp/22')
+        yield 'hide', 'nothing is hidden; write for example: hide = tcp/22'
     if not config.clients:
-        warn(None, 'no client, so nobody can knock; make one with: knockd.py add NAME')
+        yield None, 'no client, so nobody can knock; make one with: knockd.py add NAME'
     if config.port and 'udp' not in config.carriers:
-        warn('port', 'only carrier udp has a port; add udp to carriers')
+        yield 'port', 'only carrier udp has a port; add udp to carriers'
     codes = [client for client in config.clients.values() if client.code]
     if 'code' in config.carriers and not codes:
-        warn('carriers', 'no client has a code; write code = yes in its section')
+        yield 'carriers', 'no client has a code; write code = yes in its section'
     for name in config.trust:
         if not is_interface(name, facts.interfaces):
-            warn('trust', 'there is no interface %s now; see: ip link' % name)
+            yield 'trust', 'there is no interface %s now; see: ip link' % name
     for place in config.accept_in:
         if facts.chains is None or place == ('auto',) or place in facts.chains:
             continue
-        warn('accept_in', 'there is no chain %s; see: nft list ruleset' % ' '.join(place))
+        text = 'there is no chain %s; see: nft list ruleset'
+        yield 'accept_in', text % ' '.join(place)
     if not facts.ledger_folder:
         folder = config.ledger.rpartition('/')[0]
-        warn('ledger', 'there is no folder {0}; type: mkdir -m 700 {0}'.format(folder))
+        yield 'ledger', 'there is no folder {0}; type: mkdir -m 700 {0}'.format(folder)
     for key in ('on_open', 'on_close'):
         argv = getattr(config, key)
         if argv and argv[0] not in facts.programs:
-            warn(key, CANNOT_RUN % argv[0])
+            yield key, CANNOT_RUN % argv[0]
+    tcp = ports_of(config.hide, PROTOCOLS['tcp'])
     for name, (low, high) in KNOCKED_PORTS.items():
-        hidden = hidden_among(config.hide, low, high)
-        if name in config.carriers and 10 * hidden >= high - low + 1:
-            warn('carriers', '%s cannot knock at a hidden port, and hide has %d of its '
-                 '%d; take it out, or hide fewer' % (name, hidden, high - low + 1))
-    return found
-
-def hidden_among(services, low, high):
-    """How many TCP ports from low to high are hidden."""
-    count = 0
-    for service in merged(services):
-        if service.proto == PROTOCOLS['tcp']:
-            count += max(0, min(service.high, high) - max(service.low, low) + 1)
-    return count
+        ports = range(low, high + 1)
+        hidden = tcp.intersection(ports)
+        if name in config.carriers and 10 * len(hidden) >= len(ports):
+            text = ('%s cannot knock at a hidden port, and hide has %d of its %d; take '
+                    'it out, or hide fewer')
+            yield 'carriers', text % (name, len(hidden), len(ports))
 
 def is_interface(name, interfaces):
     """Is there one of this name? lan+ is any that begins with lan."""
@@ -846,95 +831,82 @@ def is_inside(interface, trust):
     return any(is_interface(name, (interface,)) for name in ('lo',) + trust)
 
 def client_warnings(config, client, facts):
-    """Complaints about one [client NAME]."""
-    found = []
-    def warn(key, text):
-        found.append(Complaint('client ' + client.name, key, text))
-    carriers = usable_carriers(config, client)
+    """The same about one [client NAME]."""
     if client.expires <= facts.wall:
         day = format_time(client.expires)
-        warn('expires', 'over since %s UTC; write a later date or remove it' % day)
+        yield 'expires', 'over since %s UTC; write a later date or remove it' % day
     if config.hide and not (client.allow or client.may_run):
-        warn('allow', 'empty, so it may open nothing; write for example: allow = %s'
-             % format_service(config.hide[0]))
+        text = 'empty, so it may open nothing; write for example: allow = %s'
+        yield 'allow', text % format_service(config.hide[0])
     for name in client.carriers + ('code',) * client.code:
         if name not in config.carriers:
-            warn('carriers', 'carrier %s is off; type: knockd.py set server carriers=%s'
-                 % (name, ','.join(config.carriers + (name,))))
+            all_carriers = ','.join(config.carriers + (name,))
+            text = 'carrier %s is off; type: knockd.py set server carriers=%s'
+            yield 'carriers', text % (name, all_carriers)
     if client.once and (client.open_for or config.open_for) > WEEK:
-        warn('once', 'ends an opening after 7d, whatever open_for says')
+        yield 'once', 'ends an opening after 7d, whatever open_for says'
     for key in ('code', 'paper'):
         if not getattr(client, key):
             continue
         for other in ('require_source', 'ssh_key'):
             if getattr(client, other):
-                warn(key, 'has no room for what %s asks for; take one out' % other)
+                yield key, 'has no room for what %s asks for; take one out' % other
         if client.allow and not client.default:
-            warn(key, 'opens the default, which is empty; write for example: default = %s'
-                 % format_service(client.allow[0]))
-    if not carriers:
-        warn(None, 'no carrier is left to it; add udp to carriers in [server]')
-    return found
+            text = 'opens the default, which is empty; write for example: default = %s'
+            yield key, text % format_service(client.allow[0])
+    if not usable_carriers(config, client):
+        yield None, 'no carrier is left to it; add udp to carriers in [server]'
 
-def action_warnings(config, facts):
-    """Complaints about every [action NAME]."""
-    found = []
-    wanted = set()
-    for client in config.clients.values():
-        wanted.update(client.may_run)
-    for name, argv in config.actions.items():
-        if argv[0] not in facts.programs:
-            found.append(Complaint('action ' + name, 'run', CANNOT_RUN % argv[0]))
-        if name not in wanted:
-            text = 'no client may run it; write may_run = %s in its section' % name
-            found.append(Complaint('action ' + name, None, text))
-    return found
+def action_warnings(config, name, facts):
+    """The same about one [action NAME]."""
+    program = config.actions[name][0]
+    if program not in facts.programs:
+        yield 'run', CANNOT_RUN % program
+    if not any(name in client.may_run for client in config.clients.values()):
+        yield None, 'no client may run it; write may_run = %s in its section' % name
 
 def warnings(config, facts):
     """[Complaint] for each thing that is accepted and cannot work on this box, now."""
-    found = server_warnings(config, facts)
+    found = [('server', server_warnings(config, facts))]
     for client in config.clients.values():
-        found += client_warnings(config, client, facts)
-    return found + action_warnings(config, facts)
+        found.append(('client ' + client.name, client_warnings(config, client, facts)))
+    for name in config.actions:
+        found.append(('action ' + name, action_warnings(config, name, facts)))
+    return [Complaint(section, *warning) for section, told in found for warning in told]
 
 # Editing a section: a walk over the lines, so that comments and order are kept.
 
-# kind: header, key, more (a value goes on), comment or blank; name: of a header or a key.
-IniLine = collections.namedtuple('IniLine', 'kind name text')
+# header: of the section that begins here, or None; key: of the entry that the line is of,
+# or None.
+IniLine = collections.namedtuple('IniLine', 'header key text')
 
 def ini_lines(text):
     """[IniLine] as configparser takes them; texts without their line feeds."""
     lines = []
-    in_value = False
-    depth = 0
+    key, depth = None, 0        # of the entry that may go on
     for line in text.split('\n'):
         bare = line.strip()
         indent = len(line) - len(line.lstrip())
-        header = configparser.RawConfigParser.SECTCRE.match(bare)
-        name = None
-        if not bare:
-            kind = 'blank'
-        elif bare[0] in '#;':
-            kind = 'comment'
-        elif in_value and indent > depth:
-            kind = 'more'
-        elif header:
-            kind = 'header'
-            name = header.group('header')
+        found = configparser.RawConfigParser.SECTCRE.match(bare)
+        header = own_key = None
+        if not bare or bare[0] in '#;':
+            pass
+        elif key is not None and indent > depth:
+            own_key = key
+        elif found:
+            header = found.group('header')
+            key = None
         else:
-            kind = 'key'
-            name = bare.partition('=')[0].strip().lower()
-        if name is not None:
-            in_value = kind == 'key'
+            own_key = key = bare.partition('=')[0].strip().lower()
             depth = indent
-        lines.append(IniLine(kind, name, line))
+        lines.append(IniLine(header, own_key, line))
     return lines
 
 def section_range(lines, section):
     """(first line, line behind the last) of a section with the comments right above it,
     or None; KnockError if it is there twice."""
-    headers = [at for at, line in enumerate(lines) if line.kind == 'header']
-    starts = [at for at in headers if lines[at].name == section]
+    headers = [at for at, line in enumerate(lines) if line.header is not None]
+    starts = [at for at in headers if lines[at].header == section]
     if not starts:
         return None
     if len(starts) > 1:
@@ -947,63 +919,51 @@ def section_range(lines, section):
 
 def above_comments(lines, at):
     """The first line of the comments right above a header."""
-    while at > 0 and lines[at - 1].kind == 'comment':
+    while at > 0 and lines[at - 1].text.strip().startswith(('#', ';')):
         at -= 1
     return at
 
-def with_entry(lines, key, entry):
+def with_entry(lines, key, value):
     """The lines of a section with this entry in its old place, or else as the last; None
     takes the key's lines out."""
-    places = [at for at, line in enumerate(lines)
-              if line.kind == 'key' and line.name == key]
-    if not places and entry is None:
-        return lines
-    if not places:
-        at = len(lines)
-        while lines[at - 1].kind in ('comment', 'blank'):
-            at -= 1
-        return lines[:at] + [IniLine('key', key, entry)] + lines[at:]
-    at = places[0]
-    old = lines[at].text
-    # Its indentation, or the keys below would be read as its value.
-    indent = old[:len(old) - len(old.lstrip())]
-    end = at + 1
-    while end < len(lines) and lines[end].kind != 'key':
-        end += 1
-    kept = [line for line in lines[at + 1:end] if line.kind != 'more']
-    if entry is not None:
-        kept.insert(0, IniLine('key', key, indent + entry))
-    return lines[:at] + kept + lines[end:]
+    kept = [line for line in lines if line.key != key]
+    places = [at for at, line in enumerate(lines) if line.key == key]
+    if value is None:
+        return kept
+    indent = ''
+    if places:
+        at = places[0]
+        # Or the keys below would be read as its value.
+        indent = re.match(r'\s*', lines[at].text).group()
+    else:
+        at = 1 + max(at for at, line in enumerate(lines) if line.key or line.header)
+    kept.insert(at, IniLine(None, key, '%s%s = %s' % (indent, key, value)))
+    return kept
 
 def edited(text, section, entries):
     """The text with these (key, value) in a section, appended if it is not there; a value
     None takes the key out; without any entry the section goes, with the comments right
     above it. All else is kept."""
-    end_of_line = '\r' if '\r\n' in text else ''
+    if '\r\n' in text:
+        by_line_feeds = edited(text.replace('\r\n', '\n'), section, entries)
+        return by_line_feeds.replace('\n', '\r\n')
+    if section_range(ini_lines(text), section) is None:
+        if not entries:
+            return text
+        text = text.rstrip()
+        if text:
+            text += '\n\n'
+        text += '[%s]' % section
     lines = ini_lines(text)
-    found = section_range(lines, section)
-    if found is None and not entries:
-        return text
-    if found is None:
-        while lines and lines[-1].kind == 'blank':
-            lines.pop()
-        if lines:
-            lines.append(IniLine('blank', None, end_of_line))
-        first = end = len(lines)
-        part = [IniLine('header', section, '[%s]%s' % (section, end_of_line))]
-    else:
-        first, end = found
-        part = lines[first:end]
+    first, end = section_range(lines, section)
+    part = lines[first:end]
     for key, value in entries:
-        entry = None
-        if value is not None:
-            entry = '%s = %s%s' % (key, value, end_of_line)
-        part = with_entry(part, key, entry)
+        part = with_entry(part, key, value)
     if not entries:
         part = []
     lines[first:end] = part
     whole = '\n'.join(line.text for line in lines)
-    return whole.rstrip('\r\n') + end_of_line + '\n'
+    return whole.rstrip('\n') + '\n'
 
 # --- ledger rules: which knock was honoured already -------------------------------------
 SPENT_LIMIT = 1000              # ids that are remembered of a key
@@ -1890,8 +1850,11 @@ def surviving(openings, config, now):
         if owner is None or too_wide(opening, owner):
             continue
         expires = min(opening.expires, now.mono + owner.expires - now.wall)
+        # What goes on as it was is the same object, or differing() would find it changed.
+        if (owner.name, expires) != (opening.client, opening.expires):
+            opening = opening._replace(client=owner.name, expires=expires)
         if expires > now.mono:
-            after[key] = opening._replace(client=owner.name, expires=expires)
+            after[key] = opening
     return after
 
 def too_wide(opening, client):
@@ -2405,13 +2368,13 @@ def verdict_of(rules, name, probe, depth=0):
 
 def chain_verdict(chain, rules, probe):
     """What a chain of a hook says of a probe, at its end by its policy."""
-    if chain.family in FAMILIES.values() and chain.family != FAMILIES[probe.version]:
+    if chain.family in ('arp', 'ip', 'ip6') and chain.family != FAMILIES[probe.version]:
         return ACCEPT
     return verdict_of(rules, chain[:3], probe) or chain.policy
 
 def closed_verdict(chains, rules, probe):
     """What the box does with a probe before its stack answers; STACK if nothing."""
-    for hook in ('prerouting', 'input'):
+    for hook in ('ingress', 'prerouting', 'input'):
         for chain in chains:
             if chain.hook == hook and chain.kind != 'nat':
                 verdict = chain_verdict(chain, rules, probe)
@@ -2457,14 +2420,6 @@ def may_drop(chain, rules, services=None):
 def named_ports(text):
     """Every number in others' rules that may be a port."""
     return {int(number) for number in re.findall(r'\b\d{1,5}\b', text)}
-
-def ports_of(services, proto):
-    """The set of ports of a protocol in these services."""
-    ports = set()
-    for service in services:
-        if service.proto == proto:
-            ports.update(range(service.low, service.high + 1))
-    return ports
 
 def decoy_ports(config, seen):
     """(hidden TCP ports that need a decoy, ports that must not be one). The daemon draws
@@ -2612,7 +2567,7 @@ CHAINS = (
     ('guard', ' type filter hook prerouting priority -149; policy accept;'),
     ('check', ''),
     ('stay', ' type nat hook prerouting priority -199; policy accept;'),
-    ('answer', ' type filter hook input priority 40; policy accept;'),
+    ('answer', ' type filter hook input priority 90; policy accept;'),
     ('closed', ''),
     ('decoy', ''),
     ('label', ''),
@@ -2623,6 +2578,8 @@ CHAINS = (
 # A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
+# synproxy, and a proxy that keeps its client's address, send over lo as a stranger.
+FROM_US = 'iifname "lo" fib saddr type local'
 # The end of a handshake, and what its sender sends from then on.
 ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
@@ -2788,8 +2745,8 @@ def guard_lines(config):
 def check_lines(config, sets):
     """A packet to a hidden port: does it come from where it may?"""
     passes = put_mark(config.mark) + ' return'
-    lines = []
-    for name in ('lo',) + config.trust:
+    lines = [FROM_US + ' ' + passes]
+    for name in config.trust:
         if name.endswith('+'):          # nft writes * where iptables writes +
             name = name[:-1] + '*'
         lines.append('iifname "%s" %s' % (name, passes))
@@ -2836,7 +2793,7 @@ def answer_lines(config, sets):
     """input: who has OPEN, or comes over lo, is let by; for the others see `closed`."""
     # Over lo the stack looks for no socket before input, so `closed` could not tell which
     # packets belong to a connection.
-    lines = ['iifname "lo" return']
+    lines = [FROM_US + ' return', 'iifname "lo" %s return' % NOT_SYN_ALONE]
     for version in once_versions(sets):
         # Where nothing is tracked (notrack) the end of a handshake comes by here.
         lines.append(ACK_ALONE + ' ' + if_marked(config.mark, delete_begun(version)))
@@ -2857,7 +2814,9 @@ def closed_lines(config, box, decoys, sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
         ended.append(if_marked(config.mark, delete_begun(version)))
-    lines += ['meta l4proto 6 meta skuid >= 0 accept',
+    lines += [NOT_SYN_ALONE + ' meta skuid >= 0 accept',
+              # A SYN has a socket only by a rule with tproxy; that may be for others.
+              'fib daddr type unicast meta skuid >= 0 accept',
               'meta l4proto 17 ct state established accept']
     # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
     lines += [ACK_ALONE + ' jump check'] + ended + [if_marked(config.mark, 'accept')]
@@ -2936,7 +2895,8 @@ def answers_behind(config):
 
 def decoy_lines(config, decoys):
     """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
-    lines = []
+    # The socket that tproxy chose would take it; its mark would lead the reset astray.
+    lines = ['meta skuid >= 0 meta mark set 0 ' + TCP_RESET]
     for port, decoy in sorted(decoys.items()):
         lines.append('tcp dport %d %s tcp dport set %d accept' % (
             port, put_mark(asked_bit(config)), decoy))
@@ -3161,6 +3121,10 @@ def read_nft(outputs, config):
             chains[name] = Chain(*name, hook=entry.get('hook'), kind=entry.get('type'),
                                  priority=entry.get('prio', 0),
                                  policy=entry.get('policy', ACCEPT))
+            if 'dev' in entry:          # of ingress: what comes elsewhere passes it
+                devices = nft_values('interface', entry['dev'])
+                elsewhere = Condition('interface', devices, True)
+                rules[name] = [Rule([elsewhere], ACCEPT, None, False)]
         elif kind == 'rule':
             chain = name[:2] + (entry['chain'],)
             rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
@@ -3703,6 +3667,12 @@ def read_file(path):
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         return file.read()
 
+def read_if_there(path):
+    """'' if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return read_file(path)
+    return ''
+
 def sync_folder(path):
     """The names in the folder of this file are on disk when this returns. OSError."""
     folder = os.open(os.path.dirname(path) or '.', os.O_RDONLY)
@@ -3884,6 +3854,15 @@ def read_config(path):
 def beside(config, name):
     """The path of what is kept in the ledger's folder."""
     return os.path.join(os.path.dirname(config.ledger), name)
+
+def renew(path, text):
+    """Writes a file of ours if that changes it, for flash wears. If it cannot be written,
+    the log says so and all goes on."""
+    try:
+        if read_if_there(path) != text:
+            replace_text(path, text)
+    except OSError as error:
+        log('%s: %s' % (path, error.strerror), ERROR)
 
 # --- edges: commands --------------------------------------------------------------------
 SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
@@ -4576,10 +4555,8 @@ def missing_for_bridges():
     lacking = []
     for setting in BRIDGE_SETTINGS:
         name = 'net/bridge/bridge-nf-' + setting
-        value = ''
-        with contextlib.suppress(OSError):      # the module br_netfilter is not loaded
-            value = read_file('/proc/sys/' + name).strip()
-        if value != '1':
+        # Not there: the module br_netfilter is not loaded.
+        if read_if_there('/proc/sys/' + name).strip() != '1':
             lacking.append(name.replace('/', '.'))
     return lacking
 
@@ -4600,18 +4577,16 @@ def overhear_bridges(trust):
 def routes_of_box():
     """[(ip_network, interface)] of its main tables."""
     found = []
-    with contextlib.suppress(OSError):
-        for line in read_file('/proc/net/route').splitlines()[1:]:
-            name, target, _, _, _, _, _, mask = line.split()[:8]
-            # In the byte order of this machine.
-            words = [struct.pack('=I', int(word, 16)) for word in (target, mask)]
-            text = '%s/%s' % tuple(map(ipaddress.IPv4Address, words))
-            found.append((ipaddress.ip_network(text), name))
-    with contextlib.suppress(OSError):          # no IPv6 here
-        for line in read_file('/proc/net/ipv6_route').splitlines():
-            fields = line.split()
-            target = bytes.fromhex(fields[0]), int(fields[1], 16)
-            found.append((ipaddress.ip_network(target), fields[-1]))
+    for line in read_if_there('/proc/net/route').splitlines()[1:]:
+        name, target, _, _, _, _, _, mask = line.split()[:8]
+        # In the byte order of this machine.
+        words = [struct.pack('=I', int(word, 16)) for word in (target, mask)]
+        text = '%s/%s' % tuple(map(ipaddress.IPv4Address, words))
+        found.append((ipaddress.ip_network(text), name))
+    for line in read_if_there('/proc/net/ipv6_route').splitlines():
+        fields = line.split()
+        target = bytes.fromhex(fields[0]), int(fields[1], 16)
+        found.append((ipaddress.ip_network(target), fields[-1]))
     return [(network, name) for network, name in found if name != 'lo']
 
 def runtime_folder():
@@ -4707,10 +4682,6 @@ THERE = {'nft': 'nft list table inet knockd', 'ipset': 'ipset -n list knockd4',
 def check_programs(config):
     """What this box must have for this config; KnockError with all that it has not."""
     problems = path_flaws(os.path.dirname(config.ledger), 0o022)
-    if is_device(config.ledger):
-        # A save replaces the file: /dev/null would be gone for all programs.
-        problems.append('%s: [server] ledger: %s is a device; name a file'
-                        % (config.path, config.ledger))
     if any(client.ssh_key for client in config.clients.values()):
         try:
             run(['ssh-keygen', '-Y', 'sign'])
@@ -4722,14 +4693,6 @@ def check_programs(config):
                                 '%s' % (config.path, said))
     if problems:
         raise KnockError('\n'.join(problems), 2)
-
-def is_device(path):
-    """Is it a device? Anything else that is no ledger counts as a lost one, and the
-    daemon starts."""
-    with contextlib.suppress(OSError):
-        mode = os.stat(path).st_mode
-        return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-    return False
 
 def nft_flaw():
     """Why nft cannot be used on this box, or None."""
@@ -4792,9 +4755,7 @@ def has_lister(program):
 
 def legacy_tables(path):
     """Does the kernel have tables of iptables-legacy, by this list of them?"""
-    with contextlib.suppress(OSError):
-        return read_file(path).strip() != ''
-    return False
+    return read_if_there(path).strip() != ''
 
 def changes_silently(tool):
     """Are there rules here whose changes no event tells?"""
@@ -4807,15 +4768,14 @@ def see_box(tool, config, looks=None):
     outputs = {}
     for argv in tool.list_commands(has_lister):
         process = start(argv)
-        if looks is not None:
+        if looks:
             looks.begin(process)
         try:
             outputs[argv[0]] = finish(process, argv, '')
         except KnockError:
             # What is not of our own tool tells only what the box does besides. But what
             # was broken off tells nothing, and must not look like another box.
-            broken_off = looks is not None and looks.broken_off
-            if broken_off or argv[0].startswith(tool.name):
+            if looks and looks.broken_off or argv[0].startswith(tool.name):
                 raise
     return tool.read(outputs, config)
 
@@ -4841,11 +4801,7 @@ def reflect_marks(names, path):
 
 def kernel_variables():
     """What our rules need, and what they were made by: [text]."""
-    found = []
-    for name in SYSCTLS + MADE_BY:
-        with contextlib.suppress(OSError):
-            found.append(read_file('/proc/sys/' + name))
-    return found
+    return [read_if_there('/proc/sys/' + name) for name in SYSCTLS + MADE_BY]
 
 def restore_marks(path):
     """Puts back what reflect_marks() has kept; for uninstall."""
@@ -4938,7 +4894,8 @@ class Looks:
     def __init__(self):
         self.due = None         # monotonic ms, or None
         self.rested = 0         # monotonic ms from which on it may begin again
-        self.process = None     # the command that lists the rules, while it runs
+        self.reading = False    # is a look under way?
+        self.process = None     # the command of it that lists the rules
         self.broken_off = False
         self.in_a_row = 0       # looks that were broken off
         self.variables = kernel_variables()     # by which the rules were made
@@ -4965,16 +4922,21 @@ class Looks:
         """What is asked for from now on, this look may miss."""
         with self.lock:
             self.due = None
+            self.reading = True
 
     def begin(self, process):
+        """One of its commands runs now."""
         with self.lock:
             self.process = process
+            # What came before it ran, or between two of them, could kill nothing.
+            if self.broken_off:
+                process.kill()
 
     def end(self, began, now):
         """Was it broken off? Then it is still due."""
         with self.lock:
             broken_off = self.broken_off
-            self.process = None
+            self.reading = False
             self.broken_off = False
         self.rested = now + 2 * (now - began)
         if not broken_off:
@@ -4988,9 +4950,10 @@ class Looks:
         """For what cannot wait. To list is to read: nothing is lost when it ends
         early."""
         with self.lock:
-            if self.process is not None and self.in_a_row < BROKEN_LOOKS:
+            if self.reading and self.in_a_row < BROKEN_LOOKS:
                 self.broken_off = True
-                self.process.kill()
+                if self.process:
+                    self.process.kill()
 
 class Standing:
     """What the kernel holds, as far as the keeper's thread knows."""
@@ -5346,24 +5309,17 @@ class GuardFile:
         self.script = None      # what hides, as far as we know
 
     def keep(self, script=None):
-        """Renews it if it was installed and has changed, for flash wears."""
+        """Renews it if it was installed."""
         self.script = script or self.script
         text = self.script
         if self.probation.state != PASSED:
             text = TRIAL_GUARD
-        if text is None or not os.path.exists(self.probation.path):
-            return
-        try:
-            if not os.path.exists(self.path) or read_file(self.path) != text:
-                replace_text(self.path, text)
-        except OSError as error:
-            log('%s: %s' % (self.path, error.strerror), ERROR)
+        if text and os.path.exists(self.probation.path):
+            renew(self.path, text)
 
 def boot_id():
     """Another one after each boot, when the monotonic clock begins anew."""
-    with contextlib.suppress(OSError):
-        return read_file(BOOT_ID).strip()
-    return 'unknown'
+    return read_if_there(BOOT_ID).strip() or 'unknown'
 
 class Probation:
     """Nobody is locked out: who installs it and cannot knock has his ports back when the
@@ -5405,14 +5361,8 @@ class Probation:
     def note(self, now):
         """A few times in a probation, since flash wears."""
         self.noted = now
-        left = 0
-        if self.state == ON_TRIAL:
-            left = max(0, self.ends - now)
-        text = probation_text(self.state, left, now, boot_id())
-        try:
-            replace_text(self.path, text)
-        except OSError as error:
-            log('probation: %s: %s' % (self.path, error.strerror), ERROR)
+        left = self.left(now) or 0
+        renew(self.path, probation_text(self.state, left, now, boot_id()))
 
     def left(self, now):
         """Milliseconds that are left, or None: it is not on trial."""
@@ -5421,9 +5371,9 @@ class Probation:
         return max(0, self.ends - now)
 
     def due(self, now):
-        """Milliseconds until it must be looked at, or None."""
+        """Milliseconds until it must be looked at."""
         if self.state != ON_TRIAL:
-            return None
+            return NEVER
         return max(0, min(self.ends, self.noted + TRIAL_SAVED) - now)
 
     def look(self, now):
@@ -5510,14 +5460,10 @@ class ConfigFile:
         """It rules: a copy of it is put beside the ledger."""
         if self.problem is not None:
             return
-        copy = beside(config, GOOD_NAME)
-        try:
+        with contextlib.suppress(OSError):      # it is gone, so it has changed
             text = GOOD_HEAD % self.path + read_file(self.path)
-            if self.changed() or (os.path.exists(copy) and read_file(copy) == text):
-                return
-            replace_text(copy, text)
-        except OSError as error:
-            log('config: no copy of it: %s: %s' % (copy, error.strerror), ERROR)
+            if not self.changed():
+                renew(beside(config, GOOD_NAME), text)
 
 def config_to_run(path):
     """(Config, problem): the one in the file and None; or, if that is broken, the last
@@ -5535,9 +5481,7 @@ def last_good(path):
     """The Config in the copy of a broken file, or None. A broken one may not say where
     its ledger is, beside which the copy lies, so the usual places are looked at as
     well."""
-    folders = []
-    with contextlib.suppress(OSError):
-        folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_file(path))
+    folders = re.findall(r'(?m)^ledger\s*=\s*(/.*)/', read_if_there(path))
     for folder in folders + [os.path.dirname(path), '/var/lib/knockd', '/etc/knockd']:
         copy = os.path.join(folder, GOOD_NAME)
         try:
@@ -5592,30 +5536,6 @@ def clock_doubt(config, ledger, now):
             'only paper knocks count; type: date -s, or let NTP set it'
             % (format_time(now), format_time(latest)))
 
-class Mutes:
-    """What is over its budget, a tag or 'syn' for sequences and codes: it stays in the
-    kernel."""
-
-    def __init__(self):
-        self.things = set()
-        self.until = None       # monotonic ms: the latest end of all of them
-
-    def add(self, thing, seconds, now):
-        """Until the start of the second that is so many after this one. True if new."""
-        if thing in self.things:
-            return False
-        self.things.add(thing)
-        end = (now.mono // 1000 + seconds) * 1000
-        self.until = max(self.until or 0, end)
-        return True
-
-    def over(self, now):
-        """True, once, when their time is over."""
-        if self.until is None or now.mono < self.until:
-            return False
-        self.things.clear()
-        self.until = None
-        return True
 
 def recalled_codes(path, now):
     """The Codes as the daemon before left them. If the file cannot be read, the worst is
@@ -5623,21 +5543,13 @@ def recalled_codes(path, now):
     codes = Codes()
     try:
         memory = json.loads(read_file(path))
-        wrong, asleep_until, forgiven_at = map(whole_number, memory)
-        codes.recall([wrong, asleep_until, forgiven_at], now)
+        codes.recall(list(map(whole_number, memory)), now)
     except FileNotFoundError:
         pass
     except (OSError,) + MISREAD:
         codes.recall([0, 0, NEVER], now)
     return codes
 
-def note_codes(path, codes):
-    """Saves them at each change, or whoever makes us crash has free tries. In /run: it
-    outlives a restart, not a boot, and wears no flash."""
-    try:
-        replace_text(path, json.dumps(codes.memory()))
-    except OSError as error:
-        log('%s: %s: a restart forgets the wrong codes' % (path, error.strerror), WARNING)
 
 class Hearing:
     """The packet sockets, and what their filters let by."""
@@ -5646,29 +5558,20 @@ class Hearing:
         self.state = state
         self.datagrams = Capture(SOCKET_SHARES)
         self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
-        self.mutes = Mutes()
+        # {what is over its budget and stays in the kernel: until when, monotonic ms}: a
+        # tag, or 'syn' for sequences and codes.
+        self.muted = {}
         self.pace = Budget(SYNS_A_SECOND)
+        # In /run: it outlives a restart, not a boot, and wears no flash.
         self.codes_path = '%s/%s.codes' % (runtime_folder(), state.config.id)
         self.keys = Keyring(state, recalled_codes(self.codes_path, now.mono))
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
-    def adopt(self, now):
-        """Another config."""
-        self.keys.adopt(now)
-        self.attend()
-
-    def turn(self, now):
-        """A new step."""
-        self.keys.turn(now)
-        self.attend()
-
-    def doubt(self, in_doubt, now):
-        """The clock became wrong, or right."""
+    def turn(self, in_doubt, now):
+        """Another step, or another config: other credentials, and perhaps other addresses
+        and bridges of this box. in_doubt: is the clock wrong?"""
         self.keys.doubt(in_doubt)
-        self.turn(now)
-
-    def attend(self):
-        """Other credentials, and perhaps other addresses and bridges of this box."""
+        self.keys.turn(now)
         is_own.cache_clear()
         self.overhear(self.state.config)
         self.listen()
@@ -5685,35 +5588,36 @@ class Hearing:
     def listen(self):
         """Gives the kernel its filters."""
         config = self.state.config
-        muted = self.mutes.things
+        begin = packets_for(config)
         ports = None
-        if any(self.keys.sequences.tables):
+        if 'syn' in self.muted:
+            pass
+        elif any(self.keys.sequences.tables):
             ports = KNOCKED_PORTS['ports']
         elif self.state.codes:
             ports = KNOCKED_PORTS['code']
-
-        def for_datagrams(words):
-            begin = packets_for(config)
-            return datagram_filter(config.carriers, config.port, words, begin)
-
-        def for_syns(words):
-            wanted = None if 'syn' in muted else ports
-            return syn_filter(wanted, words, packets_for(config))
-        self.datagrams.load(self.state.tags.keys() - muted, for_datagrams)
+        self.datagrams.load(
+            self.state.tags.keys() - self.muted.keys(),
+            lambda words: datagram_filter(config.carriers, config.port, words, begin))
         if ports or self.state.badges:
-            self.syns.load(self.state.badges, for_syns)
+            self.syns.load(self.state.badges,
+                           lambda words: syn_filter(ports, words, begin))
         else:
             self.syns.attach([], None)
 
     def mute(self, thing, seconds, now):
-        """True if it was not muted yet."""
-        if not self.mutes.add(thing, seconds, now):
+        """Until the start of the second that is so many after this one. True if new."""
+        if thing in self.muted:
             return False
+        self.muted[thing] = (now.mono // 1000 + seconds) * 1000
         self.listen()
         return True
 
     def unmute(self, now):
-        if self.mutes.over(now):
+        over = [thing for thing, end in self.muted.items() if end <= now.mono]
+        for thing in over:
+            del self.muted[thing]
+        if over:
             self.listen()
 
     def affords_syn(self, now):
@@ -5723,10 +5627,22 @@ class Hearing:
     def packets_of(self, syn, now):
         """The Packets that a SYN completes; only badges while 'syn' is muted."""
         before = self.keys.codes.memory()
-        found = self.keys.packets_of(syn, now, 'syn' in self.mutes.things)
-        if self.keys.codes.memory() != before:
-            note_codes(self.codes_path, self.keys.codes)
+        found = self.keys.packets_of(syn, now, 'syn' in self.muted)
+        after = self.keys.codes.memory()
+        # At each change, or whoever makes us crash has free tries.
+        if after != before:
+            renew(self.codes_path, json.dumps(after))
         return found
+
+def outside_syn(frame, interface, config):
+    """A Syn from outside to this box, or to one behind it; else None."""
+    syn = parse_syn(frame)
+    if syn is None or is_inside(interface, config.trust):
+        return None
+    # On a router, SYNs through the box come by here too.
+    if not is_guarded(syn.destination, interface, config.behind):
+        return None
+    return syn
 
 def honour_line(decision, began, ended):
     """open laptop 203.0.113.5 tcp/22 30s udp skew +0.3s 3ms"""
@@ -5753,7 +5669,6 @@ class Doors:
         self.state = state
         self.reports = reports
         self.hooks = Hooks()
-        self.hides = True       # False: a probation has lapsed
         self.config = state.config      # the one to hide by
         self.orders = []
         self.visits = collections.OrderedDict()     # {Visit: ms when it ends}
@@ -5766,7 +5681,6 @@ class Doors:
 
     def hide(self, hides):
         """By the config that judges; or nothing at all. Returns the number of that."""
-        self.hides = hides
         self.config = self.state.config
         if not hides:
             self.config = self.config._replace(hide=())
@@ -5779,7 +5693,8 @@ class Doors:
         if decision.verdict == 'run':
             name = knock.request.action
             argv = self.state.config.actions[name]
-            self.hooks.run(name, argv, knock_facts(knock, ()), action=True)
+            facts = facts_of(knock.client.name, knock.source, (), knock.seconds)
+            self.hooks.run(name, argv, facts, action=True)
             log(honour_line(decision, now, moment()))
             return
         if decision.verdict == 'open':
@@ -5812,7 +5727,7 @@ class Doors:
         before = self.visits.pop(visit, 0)      # it becomes the youngest
         self.visits[visit] = max(ends, before)
         self.next_end = min(self.next_end, ends + CLOSING_TIME)
-        facts = knock_facts(knock, knock.services)
+        facts = facts_of(visit.client, visit.source, services, knock.seconds)
         self.hooks.run('on_open', self.state.config.on_open, facts)
         own = [each for each in self.visits if each.fingerprint == visit.fingerprint]
         if len(own) > VISITS_LIMIT:     # one client's ever new requests fill no memory
@@ -5828,13 +5743,10 @@ class Doors:
         """The keeper could not do it, and tries again in a second."""
         self.trouble = str(done.error)
         self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
-        waiting = []
         for order in self.orders:
-            knock = order.decision.knock
             self.complain(order, 'failed', 'failed: %s' % self.trouble, now)
-            if now.mono < order.began.mono + knock.seconds * 1000:
-                waiting.append(order)
-        self.orders = waiting
+        self.orders = [order for order in self.orders if now.mono
+                       < order.began.mono + order.decision.knock.seconds * 1000]
 
     def look_for_slow(self, now):
         """Nobody waits for long without a word."""
@@ -5859,24 +5771,19 @@ class Doors:
         if openings != self.state.openings:
             self.state.hold(openings)
             self.want()
+        first = NEVER
+        owned = collections.defaultdict(list)
+        for opening in openings.values():
+            first = min(first, opening.expires)
+            owned[opening.fingerprint, opening.source].append(opening.service)
         for visit, ends in list(self.visits.items()):
-            if ends <= earlier.mono or not self.still_open(visit):
+            own = merged(owned[visit.fingerprint, visit.network])
+            # Is everything that this visit opened still open?
+            stays = all(covered(service, own) for service in visit.services)
+            if ends <= earlier.mono or not stays:
                 self.leave(visit)
-        later = [opening.expires for opening in openings.values()]
-        later += self.visits.values()
-        self.next_end = NEVER
-        if later:
-            self.next_end = max(min(later) + CLOSING_TIME, now.mono + 1000)
-
-    def still_open(self, visit):
-        """Is everything that this visit opened still open?"""
-        own = []
-        for opening in self.state.openings.values():
-            owner = opening.fingerprint, opening.source
-            if owner == (visit.fingerprint, visit.network):
-                own.append(opening.service)
-        own = merged(own)
-        return all(covered(service, own) for service in visit.services)
+        first = min([first, *self.visits.values()])
+        self.next_end = max(first + CLOSING_TIME, now.mono + 1000)
 
     def due(self, now):
         """Milliseconds until it must be looked at."""
@@ -5887,19 +5794,9 @@ class Doors:
 
 def facts_of(client, source, services, seconds):
     """The environment of a command of the config."""
-    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': source,
+    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': str(source),
             'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
 
-def knock_facts(knock, services):
-    return facts_of(knock.client.name, str(knock.source), services, knock.seconds)
-
-def last_noted(path):
-    """Desk.last, from its file. OSError, or one of MISREAD."""
-    rows = {}
-    for name, row in json.loads(read_file(path)).items():
-        source = ipaddress.ip_address(row['source'])
-        rows[name] = {'last': whole_number(row['last']), 'source': str(source)}
-    return rows
 
 class Desk:
     """Answers `status`, by a Unix socket."""
@@ -5913,7 +5810,7 @@ class Desk:
         self.mended = 0
         # Over a restart, not over a boot: flash is not worn by it.
         with contextlib.suppress(OSError, *MISREAD):
-            self.last = last_noted(self.path)
+            self.last = dict(json.loads(read_file(self.path)))
 
     def honoured(self, knock, now):
         self.last[knock.client.name] = {'last': now.wall, 'source': str(knock.source)}
@@ -5921,11 +5818,9 @@ class Desk:
 
     def note(self):
         """For the next daemon."""
-        if self.noted:
-            return
-        self.noted = True
-        with contextlib.suppress(OSError):
-            replace_text(self.path, json.dumps(self.last))
+        if not self.noted:
+            self.noted = True
+            renew(self.path, json.dumps(self.last))
 
     def count_mended(self):
         self.mended += 1
@@ -5982,7 +5877,7 @@ class Daemon:
         self.hearing = Hearing(state, now)
         self.doors = Doors(keeper, state, self.reports)
         self.doors.hide(self.probation.state != LAPSED)
-        self.hearing.adopt(now)
+        self.hearing.keys.adopt(now)
         self.turn(now)
 
     def first_result(self, keeper):
@@ -6021,8 +5916,7 @@ class Daemon:
             ready = self.wait(signals)
             stopping = signals in ready and self.heed(os.read(signals, 64))
             now = moment()
-            if self.doors.keeper.fileno() in ready:
-                self.settle_all(now)
+            self.settle_all(now)
             if self.desk.socket.fileno() in ready:
                 self.answer(now)
             # SYNs come last: a flood of them delays no datagram.
@@ -6038,21 +5932,16 @@ class Daemon:
         """The descriptors that have something, when they have, or when something is
         due."""
         poll = select.poll()
-        for waker in (signals, self.doors.keeper, self.desk.socket):
+        taps = self.hearing.datagrams.taps + self.hearing.syns.taps
+        for waker in [signals, self.doors.keeper, self.desk.socket] + taps:
             poll.register(waker, select.POLLIN)
-        for capture in (self.hearing.datagrams, self.hearing.syns):
-            for sock in capture.taps:
-                poll.register(sock, select.POLLIN)
         return {descriptor for descriptor, _ in poll.poll(self.patience(moment()))}
 
     def patience(self, now):
         """Milliseconds until anything is due."""
         due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP]
-        if self.hearing.mutes.until is not None:
-            due.append(self.hearing.mutes.until - now.mono)
-        trial = self.probation.due(now.mono)
-        if trial is not None:
-            due.append(trial)
+        due += [end - now.mono for end in self.hearing.muted.values()]
+        due.append(self.probation.due(now.mono))
         # Half of systemd's time, from us to ms.
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
         if watchdog:
@@ -6063,13 +5952,9 @@ class Daemon:
 
     def heed(self, numbers):
         """Signals. True if one of them ends us."""
-        stop = False
-        for number in numbers:
-            if number == signal.SIGHUP:
-                self.reload(moment())
-            else:
-                stop = True
-        return stop
+        if signal.SIGHUP in numbers:
+            self.reload(moment())
+        return any(number != signal.SIGHUP for number in numbers)
 
     def use_leisure(self):
         """What no knock shall wait for."""
@@ -6089,7 +5974,6 @@ class Daemon:
             # Our own commands ask for the reload; an editor is noticed here, once a step.
             if self.source.changed():
                 self.reload(now)
-            self.hearing.turn(now)
             self.turn(now)
         if self.probation.look(now.mono):
             self.doors.hide(False)
@@ -6102,7 +5986,7 @@ class Daemon:
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.doubt_changed(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
-            self.hearing.doubt(self.clock.doubt is not None, now)
+        self.hearing.turn(self.clock.doubt is not None, now)
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""
@@ -6127,11 +6011,10 @@ class Daemon:
         self.doors.in_force(done.number, now)
         if due:
             self.reloading = None
+            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         # A new client, or one that was removed, changes no rules.
         if self.reloading is None and (due or done.loaded is not None):
             self.source.keep(self.config)
-        if due:
-            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
@@ -6172,7 +6055,7 @@ class Daemon:
         self.state.adopt(config)
         # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
-        self.hearing.adopt(now)
+        self.hearing.keys.adopt(now)
         self.turn(now)
         return self.doors.hide(self.probation.state != LAPSED)
 
@@ -6211,14 +6094,10 @@ class Daemon:
                         % SYNS_A_SECOND)
                 self.reports.tell('', 'SYNs', '', line, now)
             return
-        syn = parse_syn(frame)
-        if syn is None or is_inside(interface, self.config.trust):
-            return
-        # On a router, SYNs through the box come by here too.
-        if not is_guarded(syn.destination, interface, self.config.behind):
-            return
-        for packet in self.hearing.packets_of(syn, now):
-            self.handle(packet, interface, now)
+        syn = outside_syn(frame, interface, self.config)
+        if syn is not None:
+            for packet in self.hearing.packets_of(syn, now):
+                self.handle(packet, interface, now)
 
     def handle(self, packet, interface, now):
         """One packet that may be a knock."""
@@ -6238,24 +6117,19 @@ class Daemon:
 
     def with_signature(self, decision, now):
         """The decision, or a refusal where the signature is wrong."""
-        if decision.verdict not in OPS.values():
+        if decision.verdict not in OPS.values() or not decision.knock.client.ssh_key:
             return decision
-        flaw = self.signature_flaw(decision.knock, now)
-        if flaw is None:
-            return decision
-        return decision._replace(verdict='refused', kind=SIGNATURE, reason=flaw)
-
-    def signature_flaw(self, knock, now):
-        """The last check, for it starts a process."""
-        if not knock.client.ssh_key:
-            return None
-        if not self.state.signatures.spend(knock.client.fingerprint, now.mono // 1000):
-            return 'too fast for signatures'
-        try:
-            verify_signature(knock.client, knock.request)
-        except KnockError as error:
-            return 'signature: %s' % error
-        return None
+        client = decision.knock.client
+        if not self.state.signatures.spend(client.fingerprint, now.mono // 1000):
+            reason = 'too fast for signatures'
+        else:
+            try:
+                # The last check, for it starts a process.
+                verify_signature(client, decision.knock.request)
+                return decision
+            except KnockError as error:
+                reason = 'signature: %s' % error
+        return decision._replace(verdict='refused', kind=SIGNATURE, reason=reason)
 
     def honour(self, decision, sender, inside, now):
         """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all.
@@ -6286,18 +6160,13 @@ class Daemon:
 
     def report(self, now):
         """What `status` shows; every list is bounded for each client."""
-        hidden, quarantine, left = [], None, self.probation.left(now.mono)
-        if self.doors.hides:
-            hidden = [format_service(service) for service in self.config.hide]
-        if self.state.ledger.floor > now.wall:
-            quarantine = self.state.ledger.floor
-        if left is not None:
-            left //= 1000
-        report = {'version': __version__, 'since': self.desk.since, 'hidden': hidden}
+        floor, left = self.state.ledger.floor, self.probation.left(now.mono)
+        report = {'version': __version__, 'since': self.desk.since}
+        report['hidden'] = list(map(format_service, self.doors.config.hide))
         report['behind'] = list(map(str, self.config.behind))
         report['problem'] = self.problem()
-        report['quarantine_until'] = quarantine
-        report['probation_left'] = left
+        report['quarantine_until'] = floor if floor > now.wall else None
+        report['probation_left'] = left and left // 1000
         report['clock'] = self.clock.doubt
         report['config'] = self.source.row()
         report['clients'] = self.desk.last
@@ -6315,16 +6184,15 @@ class Daemon:
 
 def opening_rows(openings, now):
     """For status: a dict for all that closes at the same moment."""
-    groups = collections.OrderedDict()
+    rows = collections.OrderedDict()
     for opening in openings.values():
-        only = tuple(map(str, opening.only))
-        group = opening.client, str(opening.source), only, opening.expires
-        groups.setdefault(group, []).append(format_service(opening.service))
-    rows = []
-    for (client, source, only, expires), services in groups.items():
-        rows.append({'client': client, 'source': source, 'services': services,
-                     'only': only, 'seconds_left': max(0, expires - now.mono) // 1000})
-    return rows
+        left = max(0, opening.expires - now.mono) // 1000
+        key = opening.client, opening.source, opening.only, opening.expires
+        row = rows.setdefault(key, {
+            'client': opening.client, 'source': str(opening.source), 'services': [],
+            'only': list(map(str, opening.only)), 'seconds_left': left})
+        row['services'].append(format_service(opening.service))
+    return list(rows.values())
 
 def and_behind(networks):
     """Behind what is hidden: where else."""
@@ -6379,32 +6247,35 @@ def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
     check, selftest, status and run ask this, so they agree."""
     check_programs(config)
-    complaints = warnings(config, box_facts(config))
-    found = [complaint_line(config.path, complaint) for complaint in complaints]
-    for flaw in flaws_behind(config):
-        found.append('%s: [server] behind: %s' % (config.path, flaw))
+    found = [complaint_line(config.path, complaint)
+             for complaint in warnings(config, box_facts(config))]
+    flaws = [('behind', flaw) for flaw in flaws_behind(config)]
     # Nobody else may list the rules.
     if os.geteuid() == 0:
-        found += firewall_warnings(config)
-    return found
+        flaws += firewall_flaws(config)
+    return found + ['%s: [server] %s: %s' % (config.path, key, flaw)
+                    for key, flaw in flaws]
 
-def firewall_warnings(config):
-    """The same for the tool, and for what other rules do to ours."""
+def firewall_flaws(config):
+    """[(key of [server], text)] for the tool, and for what other rules do to ours."""
     tool, flaw = choose_tool(config)
     found = []
     if flaw:
-        found.append('%s: [server] firewall: by iptables, for %s' % (config.path, flaw))
-    if config.hide:
-        found += mark_warnings(config)
-        if tool is NFT:
-            for chain in late_marks(run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])):
-                found.append('%s: [server] mark: chain %s %s %s sets the whole mark '
-                             'after us; give it priority mangle, or write a mask'
-                             % ((config.path,) + chain))
-        for chain in see_box(tool, config).unreachable:
-            found.append('%s: [server] accept_in: chain %s %s %s drops what a knock '
-                         'opens, and takes no rule of ours'
-                         % (config.path, chain.family, chain.table, chain.name))
+        found.append(('firewall', 'by iptables, for ' + flaw))
+    if not config.hide:
+        return found
+    found += [('mark', flaw) for flaw in rule_flaws(config)]
+    if tool is NFT:
+        listing = run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+        if '"synproxy"' in listing.lower():
+            found.append(('hide', 'a rule with synproxy may answer before us; leave '
+                          'hidden ports out of it'))
+        for chain in late_marks(listing):
+            found.append(('mark', 'chain %s %s %s sets the whole mark after us; give it '
+                          'priority mangle, or write a mask' % chain))
+    for chain in see_box(tool, config).unreachable:
+        found.append(('accept_in', 'chain %s %s %s drops what a knock opens, and takes '
+                      'no rule of ours' % (chain.family, chain.table, chain.name)))
     return found
 
 def flaws_behind(config):
@@ -6453,20 +6324,16 @@ def exact_marks(text, bits):
             found.append(' '.join(line.split()))
     return found
 
-def mark_warnings(config):
+def rule_flaws(config):
     """Of routing by exact marks: what a knock opens, and a hidden port's reset, carries a
     bit of ours and goes another way."""
-    found = []
-    if find_program('ip') is None:
-        return found
+    rules = ''
     for family in ('-4', '-6'):
-        with contextlib.suppress(KnockError):
-            rules = run(['ip', family, 'rule'])
-            for rule in exact_marks(rules, config.mark | asked_bit(config)):
-                found.append('%s: [server] mark: the rule "%s" asks for our bits, too; '
-                             'write it with a mask, as fwmark 0x1/0xff'
-                             % (config.path, rule))
-    return found
+        with contextlib.suppress(KnockError):       # no such program, or no IPv6
+            rules += run(['ip', family, 'rule'])
+    return ['the rule "%s" asks for our bits, too; write it with a mask, as fwmark '
+            '0x1/0xff' % rule
+            for rule in exact_marks(rules, config.mark | asked_bit(config))]
 
 def box_facts(config):
     """What warnings() must know of this box."""
@@ -6482,12 +6349,8 @@ def listed_by_nft(kind):
         listing = json.loads(run(['nft', '-j', 'list', kind + 's']))
     except (KnockError, ValueError):
         return None
-    found = set()
-    for entry in listing['nftables']:
-        one = entry.get(kind)
-        if one:
-            found.add((one['family'], one['table'], one['name']))
-    return found
+    place = operator.itemgetter('family', 'table', 'name')
+    return {place(entry[kind]) for entry in listing['nftables'] if kind in entry}
 
 def rules_of(config):
     """[(argument list, its input)]: what would be applied now. The daemon takes other
@@ -6528,17 +6391,17 @@ def missing_feature():
     return ''
 
 # --- status and lists: what people, programs and Prometheus are told --------------------
-METRICS = (     # of `status --metrics`: name, kind, what it is
-    ('up', 'gauge', 'Does a daemon answer?'),
-    ('hidden', 'gauge', 'Is all hidden that should be?'),
-    ('openings', 'gauge', 'Openings there are now.'),
-    ('probation_seconds', 'gauge', 'What is left for a first knock; 0: no probation.'),
-    ('quarantine_end_seconds', 'gauge', 'Until when no knock counts; 0: they count.'),
-    ('mended_total', 'counter', 'How often rules of ours were gone and put back.'),
-    ('packets_total', 'counter', 'Packets and knocks by what came of them.'),
-    ('refused_total', 'counter', 'Authentic knocks that were refused.'),
-    ('last_knock_seconds', 'gauge', 'When this client was last honoured.'),
-)
+METRICS = {     # of `status --metrics`: kind, what it is
+    'up': ('gauge', 'Does a daemon answer?'),
+    'hidden': ('gauge', 'Is all hidden that should be?'),
+    'openings': ('gauge', 'Openings there are now.'),
+    'probation_seconds': ('gauge', 'What is left for a first knock; 0: no probation.'),
+    'quarantine_end_seconds': ('gauge', 'Until when no knock counts; 0: they count.'),
+    'mended_total': ('counter', 'How often rules of ours were gone and put back.'),
+    'packets_total': ('counter', 'Packets and knocks by what came of them.'),
+    'refused_total': ('counter', 'Authentic knocks that were refused.'),
+    'last_knock_seconds': ('gauge', 'When this client was last honoured.'),
+}
 
 def duration(seconds):
     """12 s, 5 min, 3 h, 4 d: as much as a person wants to know."""
@@ -6628,12 +6491,12 @@ def client_facts(config, report):
 def paper_left(client, paper):
     """How many lines of its sheet are not used up; paper is what the ledger knows: sheet
     and the number that was used last."""
-    if client.paper is None:
+    sheet, count = client.paper or (0, 0)
+    used_sheet, used = paper
+    if used_sheet > sheet:
         return 0
-    sheet, count = client.paper
-    if paper[0] > sheet:
-        return 0
-    used = paper[1] if paper[0] == sheet else 0
+    if used_sheet < sheet:
+        return count
     return max(0, count - used)
 
 def client_rows(facts, now):
@@ -6652,7 +6515,11 @@ def client_rows(facts, now):
         rows.append((name, allow, code, paper, fact['key'], expires, last))
     return rows
 
-LAST_GOOD = 'config: the last good one rules, for the file is broken'
+LAST_GOOD = 'config: the last good one is in force, for the file is refused'
+
+def is_hidden(report):
+    """Does a daemon say that what should be hidden is?"""
+    return bool(report) and not report['problem']
 
 def headline(report):
     """The first line of `status`: is what should be hidden hidden?"""
@@ -6665,7 +6532,7 @@ def headline(report):
         return 'NOT HIDDEN: ' + report['problem']
     hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
     return 'hidden: %s%s; knockd %s, since %s UTC' % (
-        hidden, and_behind(report.get('behind', ())), report['version'],
+        hidden, and_behind(report['behind']), report['version'],
         format_time(report['since']))
 
 def remarks(report, now):
@@ -6694,60 +6561,54 @@ def print_section(rows):
 def print_report(report, now):
     """What is open, what was refused, what was counted."""
     opened = [('OPEN', 'FROM', 'SERVICES', 'CLOSES IN')]
-    for each in report.get('openings', ()):
+    for each in report['openings']:
         # Of one address, unless the client's section opens a network.
         source = re.sub('/(32|128)$', '', each['source'])
-        services = ','.join(each['services']) + at_places(each.get('only', ()))
+        services = ','.join(each['services']) + at_places(each['only'])
         opened.append((each['client'], source, services, duration(each['seconds_left'])))
     print_section(opened)
     refused = [('REFUSED', 'FROM', 'TIMES', 'LAST', 'WHY')]
-    for each in report.get('refusals', ()):
+    for each in report['refusals']:
         ago = duration((now - each['last']) // 1000) + ' ago'
         refused.append(
             (each['client'], each['source'], str(each['count']), ago, each['reason']))
     print_section(refused)
     told = ['%d %s' % (count, verdict)
-            for verdict, count in sorted(report.get('counts', {}).items())]
+            for verdict, count in sorted(report['counts'].items())]
     if told:
         print('\ncounted: ' + ', '.join(told))
 
-def samples(report):
-    """[(metric, labels, value)] for METRICS."""
-    found = []
-    def add(metric, value, **labels):
-        found.append((metric, labels, value))
-    add('up', int(bool(report)))
-    add('hidden', int(bool(report) and not report['problem']))
-    if not report:
-        return found
-    add('openings', len(report['openings']))
-    add('probation_seconds', report['probation_left'] or 0)
-    add('quarantine_end_seconds', (report['quarantine_until'] or 0) // 1000)
-    add('mended_total', report['mended'])
-    for verdict, count in sorted(report['counts'].items()):
-        add('packets_total', count, verdict=verdict)
-    for each in report['refusals']:
-        add('refused_total', each['count'], client=each['client'],
-            source=each['source'], reason=each['reason'])
-    for name, told in sorted(report['clients'].items()):
-        add('last_knock_seconds', told['last'] // 1000, client=name)
-    return found
-
 def print_metrics(report):
     """The text form that Prometheus reads (exposition format 0.0.4)."""
-    found = samples(report)
-    for metric, kind, meaning in METRICS:
+    begun = set()
+
+    def tell(metric, value, **labels):
         name = 'knockd_' + metric
-        print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
-        for known, labels, value in found:
-            if known != metric:
-                continue
-            # JSON quotes as Prometheus does, since nothing here is beyond ASCII.
-            told = ','.join('%s=%s' % (label, json.dumps(printable(text)))
-                            for label, text in sorted(labels.items()))
-            if told:
-                told = '{%s}' % told
-            print('%s%s %d' % (name, told, value))
+        if metric not in begun:
+            begun.add(metric)
+            kind, meaning = METRICS[metric]
+            print('# HELP %s %s\n# TYPE %s %s' % (name, meaning, name, kind))
+        # JSON quotes as Prometheus does, since nothing here is beyond ASCII.
+        told = ','.join('%s=%s' % (label, json.dumps(printable(text)))
+                        for label, text in labels.items())
+        if told:
+            told = '{%s}' % told
+        print('%s%s %d' % (name, told, value))
+    tell('up', bool(report))
+    tell('hidden', is_hidden(report))
+    if not report:
+        return
+    tell('openings', len(report['openings']))
+    tell('probation_seconds', report['probation_left'] or 0)
+    tell('quarantine_end_seconds', (report['quarantine_until'] or 0) // 1000)
+    tell('mended_total', report['mended'])
+    for verdict, count in sorted(report['counts'].items()):
+        tell('packets_total', count, verdict=verdict)
+    for each in report['refusals']:
+        tell('refused_total', each['count'], client=each['client'],
+             source=each['source'], reason=each['reason'])
+    for name, told in sorted(report['clients'].items()):
+        tell('last_knock_seconds', told['last'] // 1000, client=name)
 
 def command_list(args):
     config = read_config(args.config)
@@ -6762,19 +6623,16 @@ def command_status(args):
     if args.json and args.metrics:
         raise KnockError('--json goes without --metrics', 2)
     report, now = ask_daemon(args.config, b'status'), moment().wall
-    facts, warned = collections.OrderedDict(), []
+    facts = {}
     try:
-        config = read_config(args.config)
+        config, problem = config_to_run(args.config)
         facts = client_facts(config, report)
-        warned = preflight(config)
+        if problem:
+            warned = problem.splitlines() + [LAST_GOOD]
+        else:
+            warned = preflight(config)
     except KnockError as error:
         warned = str(error).splitlines()
-        config = last_good(os.path.abspath(args.config))
-        if config:
-            facts = client_facts(config, report)
-        # Which the daemon may not have read so far.
-        if config and LAST_GOOD not in remarks(report, now):
-            warned.append(LAST_GOOD)
     if args.metrics:
         print_metrics(report)
     elif args.json:
@@ -6782,13 +6640,14 @@ def command_status(args):
         print(json.dumps(told))
     else:
         print(printable(headline(report)))
-        for line in remarks(report, now) + warned:
+        # The last good config may be told by both.
+        for line in dict.fromkeys(remarks(report, now) + warned):
             print('  ' + printable(line))
         print()
         print_table(client_rows(facts, now))
-        print_report(report, now)
-    hidden = report and not report['problem']
-    return 0 if hidden else 1
+        if report:
+            print_report(report, now)
+    return 0 if is_hidden(report) else 1
 
 # --- administration: one function a command ---------------------------------------------
 # How long an old secret may be good beside the new one, in ms.
@@ -6860,15 +6719,6 @@ def go_small(args):
         os.execv(sys.executable, [sys.executable] + flags + [
             path, '--config', args.config, 'run'] + verbose)
 
-def small_arguments(argv):
-    """(config, verbose) of what go_small() typed, read without argparse; None if somebody
-    else did."""
-    path = globals().get('__file__', '')
-    if not path.endswith('.pyc') or argv[:1] != ['--config']:
-        return None
-    if argv[2:] not in (['run'], ['run', '-v']):
-        return None
-    return argv[1], argv[-1] == '-v'
 
 def name_process():
     """`ps`, `pgrep` and the journal shall say knockd, not python3."""
@@ -6896,10 +6746,9 @@ class Placing:
         replace_text(path, text)
         os.chmod(path, mode)
 
-    def carry_out(self, line, quiet=False):
+    def carry_out(self, line):
         """A command line for the shell, each of them a constant of ours. KnockError."""
-        if not quiet or self.dry_run:
-            print('$ ' + line, flush=True)
+        print('$ ' + line, flush=True)
         if not (self.dry_run or self.root):
             run(['sh', '-c', line], seconds=600)
 
@@ -6939,10 +6788,7 @@ def client_entries(args):
     entries = [('secret', told.get('secret') or given_secret(None))]
     if told.get('page'):
         entries += PAGE         # what is told besides counts more
-    for key, text in told_entries(args, CLIENT_KEYS):
-        if key != 'secret':
-            entries.append((key, text))
-    return entries
+    return entries + told_entries(args, CLIENT_KEYS)
 
 def given_secret(source):
     """A new secret, or with `--secret -` the one on standard input: an argument list is
@@ -6963,24 +6809,22 @@ def first_config(args, name, hide, place, more=()):
         refuse_idle(args, config)
         if config.clients or place.dry_run or not name:
             return config
-        def plan(known):
-            return new_client(args, known, place)
-        config = edit_config(place.root + path, plan)
-        print_line(config, config.clients[name], args)
-        return config
-    if not (name and hide):
+        config = edit_config(place.root + path,
+                             lambda known: new_client(args, known, place))
+    elif not (name and hide):
         raise KnockError('%s is not there; for a first try type: knockd.py run --hide '
                          'tcp/22 --client NAME' % path, 2)
-    server = [('id', os.urandom(8).hex()), ('hide', hide)]
-    server += told_entries(args, ('host', 'trust')) + list(more)
-    text = edited('', 'server', server)
-    text = edited(text, 'client ' + name, client_entries(args))
-    config = parse_config(text, path)
-    if not (place.root or place.dry_run):
-        # Nothing is half done where it could not run.
-        try_rules(config)
-    place_ledger(config, place)
-    place.put(path, text)
+    else:
+        server = [('id', os.urandom(8).hex()), ('hide', hide)]
+        server += told_entries(args, ('host', 'trust')) + list(more)
+        text = edited('', 'server', server)
+        text = edited(text, 'client ' + name, client_entries(args))
+        config = parse_config(text, path)
+        if not (place.root or place.dry_run):
+            # Nothing is half done where it could not run.
+            try_rules(config)
+        place_ledger(config, place)
+        place.put(path, text)
     if not place.dry_run:
         print_line(config, config.clients[name], args)
     return config
@@ -6990,9 +6834,12 @@ def new_client(args, config, place):
     yet."""
     if not config.clients:
         place_ledger(config, place)
-    name = vars(args).get('name') or args.client
-    changes = server_changes(args, config)
-    changes['client ' + name] = client_entries(args)
+    told = vars(args)
+    changes = {'client ' + (told.get('name') or args.client): client_entries(args)}
+    bare = [service for service in parse_services(told.get('allow') or '')
+            if not covered(service, config.hide)]
+    if bare and agreed('%s: not hidden. Hide it too?' % format_services(bare)):
+        changes['server'] = [('hide', format_services(config.hide + tuple(bare)))]
     return changes
 
 def place_ledger(config, place):
@@ -7000,18 +6847,6 @@ def place_ledger(config, place):
     if not os.path.exists(place.root + config.ledger):
         place.put(config.ledger, Ledger(config.id).state_line())
 
-def server_changes(args, config):
-    """What a new client needs of [server], if whoever sits at the terminal agrees."""
-    told, entries = vars(args), []
-    bare = [service for service in parse_services(told.get('allow') or '')
-            if not covered(service, config.hide)]
-    if bare and agreed('%s: not hidden. Hide it too?' % format_services(bare)):
-        entries.append(('hide', format_services(config.hide + tuple(bare))))
-    for option, carrier in (('code', 'code'), ('page', 'ports')):
-        if told.get(option) and carrier not in config.carriers and \
-                agreed('[server] carriers lacks %s. Add it?' % carrier):
-            entries.append(('carriers', ','.join(config.carriers + (carrier,))))
-    return {'server': entries} if entries else {}
 
 # An option for a first config, and what changes the same in one that is there.
 INSTEAD = (('hide', 'hide SERVICES'), ('host', 'set server host=HOST'),
@@ -7030,27 +6865,17 @@ def refuse_idle(args, config):
             raise KnockError('--%s has no effect, for %s is there already; type: '
                              'knockd.py %s' % (option, config.path, advice), 2)
 
-PRIVATE = 'not known outside this network'
-
 def own_address():
-    """(the address that this box uses towards the world, what is wrong with it or None).
-    Connecting UDP sends nothing; the addresses are RFC 5737's and RFC 3849's."""
+    """The address that this box uses towards the world, or its name where there is no way
+    to it. Connecting UDP sends nothing; the addresses are RFC 5737's and RFC 3849's."""
     found = socket.gethostname()
-    flaw = 'only a name, for this box has no way to the world yet'
     # Of both, IPv4 counts: more clients have it.
     for family, far in ((socket.AF_INET6, '2001:db8::1'), (socket.AF_INET, '192.0.2.1')):
         sock = socket.socket(family, socket.SOCK_DGRAM)
         with contextlib.suppress(OSError), sock:
             sock.connect((far, 9))
-            found, flaw = sock.getsockname()[0], None
-    address = address_of(found)
-    if address is None:
-        return found, flaw
-    if not address.is_global:
-        return found, PRIVATE
-    if address.version == 6:
-        flaw = 'an IPv6 address, which clients that have only IPv4 cannot reach'
-    return found, flaw
+            found = sock.getsockname()[0]
+    return found
 
 def address_of(text):
     """An ip_address; None if it is a name."""
@@ -7061,14 +6886,19 @@ def address_of(text):
 
 def host_of(config):
     """(what clients call this box, a doubt or None)"""
-    if not config.host:
-        return own_address()
-    address = address_of(config.host)
+    host = config.host or own_address()
+    address, doubt = address_of(host), None
     if address is None:
-        private = re.fullmatch(r'[^.]+|.*\.(local|lan|home|internal|arpa)', config.host)
+        private = re.fullmatch(r'[^.]+|.*\.(local|lan|home|internal|arpa)', host)
     else:
         private = not address.is_global
-    return config.host, PRIVATE if private else None
+        if address.version == 6 and not config.host:
+            doubt = 'an IPv6 address, which clients that have only IPv4 cannot reach'
+    if private:
+        doubt = 'not known outside this network'
+    elif address is None and not config.host:
+        doubt = 'only a name, for this box has no way to the world yet'
+    return host, doubt
 
 def client_line(config, client, via='udp'):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
@@ -7113,7 +6943,8 @@ def print_line(config, client, args):
 def tell_flaws(config, client):
     """What keeps it from opening anything."""
     facts = Facts(moment().wall, (), (), None, True)
-    for complaint in client_warnings(config, client, facts):
+    for warning in client_warnings(config, client, facts):
+        complaint = Complaint('client ' + client.name, *warning)
         note(complaint_line(config.path, complaint))
 
 def agreed(question):
@@ -7130,25 +6961,16 @@ def edit_config(path, plan):
     with locked(path):
         # Read here: of before the lock it would bring back what another edit took out.
         config, text = read_config(path), read_file(path)
-        expected = ini_sections(text, path)
         for section, entries in plan(config).items():
-            if entries == []:
-                continue
-            text = edited(text, section, entries or ())
-            known = expected.pop(section, {})
-            if entries is not None:
-                known.update(entries)
-                expected[section] = {key: value for key, value in known.items()
-                                     if value is not None}
-        write_edited(config, text, expected)
+            if entries != []:
+                text = edited(text, section, entries or ())
+        write_config(path, text)
     return taken(path)
 
-def write_edited(config, text, expected):
-    """Puts the text in the config's place if it is good and says just what it shall."""
-    parse_config(text, config.path)
-    if dict(ini_sections(text, config.path)) != dict(expected):
-        raise KnockError('%s cannot be changed safely; edit it by hand' % config.path)
-    replace_text(os.path.realpath(config.path), text)
+def write_config(path, text):
+    """Puts the text in the config's place if it is good."""
+    parse_config(text, path)
+    replace_text(os.path.realpath(path), text)
 
 def taken(path):
     """The new Config; says so if the daemon did not take it."""
@@ -7160,6 +6982,8 @@ def taken(path):
     config = read_config(path)
     # As the daemon would do.
     if not report and os.path.exists(beside(config, GOOD_NAME)):
+        note('no daemon answers: in the firewall nothing changes until one runs; to take '
+             'all away: knockd.py uninstall')
         ConfigFile(path).keep(config)
     return config
 
@@ -7193,12 +7017,10 @@ def run_daemon(path, verbose):
 
 def command_check(args):
     """Exit 2 with errors; --strict makes an error of every warning."""
-    try:
-        config = read_config(args.config)
-    except KnockError:
-        if last_good(os.path.abspath(args.config)):
-            note(LAST_GOOD)
-        raise
+    config, problem = config_to_run(args.config)
+    if problem:
+        note(LAST_GOOD)
+        raise KnockError(problem, 2)
     warned = preflight(config)
     for warning in warned:
         print('warning: ' + printable(warning))
@@ -7219,8 +7041,8 @@ def command_rules(args):
             show_rules(argv, text)
 
 def command_add(args):
-    """With a secret that is told, a client that is there already is no error."""
-    told, known = args.secret is not None, []
+    """A client that is there already, with the secret that is told, is no error."""
+    known = []
     if args.page and args.qr:
         raise KnockError('no page fits into a QR code; copy the file to the phone. For '
                          'the line alone type later: knockd.py show %s --qr' % args.name,
@@ -7237,7 +7059,7 @@ def command_add(args):
             return new_client(args, config, Placing(args))
         there = section_of(config, args.name)
         there['secret'] = encode_secret(config.clients[args.name].secret)
-        if told and dict(client_entries(args)).items() <= there.items():
+        if dict(client_entries(args)).items() <= there.items():
             return {}
         raise KnockError('there is a client %s already; change it with: knockd.py set, '
                          'rekey or remove' % args.name)
@@ -7282,11 +7104,9 @@ def command_rename(args):
         find_client(config, args.name)
         if args.new in config.clients:
             raise KnockError('there is a client %s already' % args.new)
-        header = re.compile(r'(?m)^\[client %s\]' % re.escape(args.name))
-        expected = ini_sections(text, path)
-        expected['client ' + args.new] = expected.pop('client ' + args.name)
-        write_edited(config, header.sub('[client %s]' % args.new, text), expected)
-    taken(path)
+        header = re.compile(r'(?m)^(\s*)\[client %s\]' % re.escape(args.name))
+        write_config(path, header.sub(r'\1[client %s]' % args.new, text))
+    find_client(taken(path), args.new)
     print('renamed; the line of before still works')
 
 def secret_in_use(config, client):
@@ -7299,24 +7119,20 @@ def secret_in_use(config, client):
 
 def command_rekey(args):
     """The old secret is good until the new one is first used, a week at most."""
-    told, before = args.secret is not None, []
     secret, until = given_secret(args.secret), moment().wall + REKEY_TIME
-
-    def plan(config):
-        client = find_client(config, args.name)
-        before.append(encode_secret(client.secret))
-        if told and before == [secret]:
-            # Whoever provisions a fleet says it again: the old one keeps its week.
-            return {}
-        # A sheet is printed from a key: the new one needs another.
-        return {'client ' + args.name: [
-            ('secret', secret),
-            ('old_secret', encode_secret(secret_in_use(config, client))),
-            ('old_until', format_time(until)), ('paper', None)]}
-    config = edit_config(args.config, plan)
-    if before == [secret]:
+    before = find_client(read_config(args.config), args.name)
+    if secret == encode_secret(before.secret):
+        # Whoever provisions a fleet says it again: the old one keeps its week.
         print('unchanged')
         return
+
+    def plan(config):
+        used = secret_in_use(config, find_client(config, args.name))
+        # A sheet is printed from a key: the new one needs another.
+        return {'client ' + args.name: [
+            ('secret', secret), ('old_secret', encode_secret(used)),
+            ('old_until', format_time(until)), ('paper', None)]}
+    config = edit_config(args.config, plan)
     print_line(config, config.clients[args.name], args)
     note('the old line is good until this one is first used, or until %s UTC'
          % format_time(until))
@@ -7380,22 +7196,20 @@ def command_show(args):
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
     void."""
-    sheets = []
     if not 1 <= args.number <= 999:
         raise KnockError('-n %d: write a number from 1 to 999' % args.number, 2)
 
     def plan(config):
-        client = find_client(config, args.name)
-        sheets.append(next_sheet(config, client))
-        paper = '%d:%d' % (sheets[0], args.number)
-        return {'client ' + args.name: [('paper', paper)]}
+        sheet = next_sheet(config, find_client(config, args.name))
+        return {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]}
     config = edit_config(args.config, plan)
+    client = config.clients[args.name]
+    sheet, count = client.paper
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in '
           'this order,\nwithin 20 s, each line once, from the top; a line voids those '
-          'above it.' % (args.name, host_of(config)[0], sheets[0]))
-    keys = config.clients[args.name].keys
-    for number in range(1, args.number + 1):
-        ports = paper_ports(keys, sheets[0], number)
+          'above it.' % (client.name, host_of(config)[0], sheet))
+    for number in range(1, count + 1):
+        ports = paper_ports(client.keys, sheet, number)
         # A hidden port counts for no sequence.
         if not any(covered(Service(TCP, port, port), config.hide) for port in ports):
             print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
@@ -7414,25 +7228,35 @@ WATCH_TIME = 60                 # seconds
 # rest.
 LOOKS, LOOK_AT_ONCE = 10, 20
 LOOK_BUFFER = 65536             # bytes: what waits is never old
-SEARCHES_A_SECOND = 20          # tags of a wrong clock, or of nobody
+
 STRANGERS_TOLD = 40
-# Tags a day back and ahead; a shorter time where more than 100 clients share them.
-DAY_STEPS, FAR_TAGS = 2880, 576000
+# Tags a day back and ahead; a shorter time where more than 50 clients share them.
+DAY_STEPS, FAR_TAGS = 2880, 288000
 FOLLOWED, PORTS_KEPT = 1024, 64
 PAUSE = 5000                    # ms of silence after which a sequence has stopped
 FRAGMENT = 44                   # IANA: IPv6's next header
 WATCH_TABLE = 'table inet knockd-watch\ndelete table inet knockd-watch\n'
+TRACE_CHAIN = '''table inet knockd-watch {
+    chain trace { type filter hook prerouting priority -400; }
+}
+'''
+TRACE_RULE = ('add rule inet knockd-watch trace %s saddr %s %s dport %d-%d %s '
+              'limit rate 5/second meta nftrace set 1\n')
+BEGINS = {TCP: 'tcp flags & (syn | ack) == syn', UDP: ''}
 LD_LENGTH = 0x80
 
-# kind: a word; client: a Client or None; text: the sentence; knock: of kind open or None.
+# kind: a word; client: its name, '' for nobody; text: the sentence; knock: a good one, or
+# None.
 Finding = collections.namedtuple('Finding', 'kind client text knock')
-# What a cut packet still shows. carrier may be None.
-Glimpse = collections.namedtuple('Glimpse', 'carrier source port tag torn')
+Finding.__new__.__defaults__ = None,
+# What a packet shows even if it was cut. port: None of a ping.
+Glimpse = collections.namedtuple('Glimpse', 'source port tag')
 
 # What of a knock is told, by kind; %s or %d: what was found.
 SENTENCES = {
     'stranger': 'no client of this server made it: other traffic, another line or server '
                 'id, a secret from before `rekey`, or a clock off by more than a day',
+    'cut': 'came in fragments, or was cut on its way: knock with less, or --via ports',
     'damaged': 'was changed or cut on its way, or somebody repeats its tag',
     'clocks': 'made at %s, your clocks differ by %s: set both',
     'port': 'came to port %d, the config says port = %d',
@@ -7479,8 +7303,7 @@ ANY_LENGTH = [
 ]
 
 def glimpse(frame):
-    """A Glimpse, or None where no tag can be seen. torn: what cut it, or None."""
-    torn = None
+    """A Glimpse, or None where no tag can be seen."""
     # Frames that came before the filter was attached may be anything.
     if len(frame) < SHORTEST or frame[0] >> 4 not in PARSERS:
         return None
@@ -7489,22 +7312,15 @@ def glimpse(frame):
     if version == 6:
         protocol, start, source = frame[6], 40, frame[8:24]
         if protocol == FRAGMENT:
-            torn, protocol, start = 'came in fragments', frame[40], 48
-    elif int.from_bytes(frame[6:8], 'big') & 0x3fff:
-        torn = 'came in fragments'
+            protocol, start = frame[40], 48
     body = frame[start:]
-    carrier = 'udp' if protocol == UDP else 'icmp'
-    if len(body) < TRANSPORT + TAG_SIZE:
-        return None
+    tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
     port = None
-    if carrier == 'udp':
+    if protocol == UDP:
         port = int.from_bytes(body[2:4], 'big')
     elif body[:2] != ECHO_REQUEST[version]:
         return None
-    if not torn and parse_packet(frame, DATAGRAMS, None) is None:
-        torn = 'was cut on its way'
-    tag = body[TRANSPORT:TRANSPORT + TAG_SIZE]
-    return Glimpse(carrier, ipaddress.ip_address(source), port, tag, torn)
+    return Glimpse(ipaddress.ip_address(source), port, tag)
 
 def checksum_holds(packet):
     """RFC 768: the sum over pseudo header and body. 0: none was made."""
@@ -7516,16 +7332,13 @@ def checksum_holds(packet):
     return sum(struct.unpack('>%dH' % (len(data) // 2), data)) % 0xffff == 0
 
 def far_tags(clients, now):
-    """[(Client, first step, the tags of a day back and ahead in one text)]."""
-    owners = [client for client in clients if client is not None]
-    reach = min(DAY_STEPS, FAR_TAGS // 2 // max(1, len(owners)))
-    first = max(0, step_of(now) - reach)
-    rows = []
-    for client in owners:
-        steps = range(first, step_of(now) + reach + 1)
-        tags = b''.join([tag_at(client.keys, step) for step in steps])
-        rows.append((client, first, tags))
-    return rows
+    """{tag: (Client, step)} of a day back and ahead."""
+    reach = min(DAY_STEPS, FAR_TAGS // 2 // max(1, len(clients)))
+    tags = {}
+    for step in range(max(0, step_of(now) - reach), step_of(now) + reach + 1):
+        for client in clients:
+            tags[tag_at(client.keys, step)] = client, step
+    return tags
 
 def spelled(time):
     """2 h 3 min: a distance in ms, to the minute where it is long."""
@@ -7535,9 +7348,9 @@ def spelled(time):
         return '%d h %d min' % (hours, minutes)
     return duration(seconds)
 
-def time_of_day(time):
-    seconds = time // 1000 % 86400
-    return '%02d:%02d:%02d UTC' % (seconds // 3600, seconds // 60 % 60, seconds % 60)
+def time_of_day(when):
+    # Of the day alone: on a box of 32 bits no time goes beyond 2038.
+    return time.strftime('%H:%M:%S UTC', time.gmtime(when // 1000 % 86400))
 
 class Watcher:
     """Packets in, Findings out; it touches nothing of the world."""
@@ -7548,105 +7361,69 @@ class Watcher:
         self.state = State(config._replace(carriers=CARRIERS), ledger)
         self.keys = Keyring(self.state, Codes())
         self.far = far
-        self.searches = Budget(SEARCHES_A_SECOND)
         self.touched = collections.OrderedDict()    # {source: (ports, ms)}
-        self.skipped = 0        # tags that were not searched for
 
-    def owner_of(self, tag, now):
-        """(Client, step), None if it is nobody's; LookupError: there was no time."""
-        if tag in self.state.tags:
-            return self.state.tags[tag]
-        affordable = self.searches.spend('tag', now.mono // 1000)
-        if not affordable:
-            self.skipped += 1
-            raise LookupError
-        for client, first, tags in self.far:
-            # The end of one tag and the beginning of the next may look like a third.
-            at = tags.find(tag)
-            if at >= 0 and at % TAG_SIZE == 0:
-                return client, first + at // TAG_SIZE
-        return None
-
-    def hear_datagram(self, frame, now):
-        """A Finding or None."""
-        seen = glimpse(frame)
-        if seen is None:
-            return None
-        try:
-            owner = self.owner_of(seen.tag, now)
-        except LookupError:
-            return None
-        if owner is None:
-            # Or each ping and each fragment of other traffic would be told as a knock.
-            if seen.torn or seen.carrier == 'icmp':
-                return None
-            return Finding('stranger', None, SENTENCES['stranger'], None)
-        client, step = owner
-        if seen.torn:
-            return Finding('cut', client, seen.torn + ': knock with less, or --via ports',
-                           None)
+    def hear_datagram(self, frame, seen, now):
+        """A Finding or None. seen: the frame's Glimpse."""
+        tag = seen.tag
+        client, step = self.state.tags.get(tag) or self.far.get(tag) or (None, None)
         packet = parse_packet(frame, DATAGRAMS, None)
-        return self.whole(packet, seen, owner, parse_ip(frame), now)
-
-    def whole(self, packet, seen, owner, sent, now):
-        """Of a datagram that is all there."""
-        client, step = owner
+        if client is None:
+            # Or each ping and each fragment of other traffic would be told as a knock.
+            if packet is None or seen.port is None:
+                return None
+            return Finding('stranger', '', SENTENCES['stranger'])
+        name = client.name
+        if packet is None:
+            return Finding('cut', name, SENTENCES['cut'])
         plain = unseal(client.keys, packet.payload)
         if plain is None:
             text = SENTENCES['damaged']
-            if seen.carrier == 'udp' and not checksum_holds(sent):
+            if seen.port is not None and not checksum_holds(parse_ip(frame)):
                 text += '; its checksum is wrong'
-            return Finding('damaged', client, text, None)
-        if seen.tag not in self.state.tags:
+            return Finding('damaged', name, text)
+        if tag not in self.state.tags:
             # Of a request that cannot be read, its step still tells the time.
             time = step * STEP
             with contextlib.suppress(KnockError):
                 time = decode_plain(plain).time
             times = time_of_day(time), spelled(now.wall - time)
-            return Finding(CLOCK, client, SENTENCES['clocks'] % times, None)
+            return Finding(CLOCK, name, SENTENCES['clocks'] % times)
         port = self.config.port
         if seen.port is not None and port not in (None, seen.port):
-            text = SENTENCES['port'] % (seen.port, port)
-            return Finding('port', client, text, None)
-        return self.judged(packet, now)
+            return Finding('port', name, SENTENCES['port'] % (seen.port, port))
+        return self.judged(name, packet, now)
 
-    def judged(self, packet, now):
+    def judged(self, name, packet, now):
         """Of what is authentic, or a whole sequence."""
         carrier = packet.carrier
-        if carrier != 'paper' and carrier not in self.config.carriers:
-            if carrier in DATAGRAMS:
-                client, _ = self.state.tags[packet.payload[:TAG_SIZE]]
-            else:
-                client = packet.payload.client
-            return Finding('carrier', client, SENTENCES['carrier'] % carrier, None)
+        if carrier not in self.config.carriers + ('paper',):
+            return Finding('carrier', name, SENTENCES['carrier'] % carrier)
         decision = judge(packet, now, self.state)
         knock = decision.knock
         if knock is None or decision.verdict == 'copy':
             return None
         if decision.verdict == 'refused':
-            return Finding(decision.kind, knock.client, refusal_text(decision), None)
+            return Finding(decision.kind, name, refusal_text(decision))
         # In our copy alone: without it a replay would be called good.
         self.state.ledger.record(knock.client.fingerprint, knock.knock_id,
                                  knock.request.time, self.config.window, knock.paper)
         self.state.copies.remember(knock, packet.source, now.mono)
-        return Finding(decision.verdict, knock.client, 'is good', knock)
+        return Finding(decision.verdict, name, 'is good', knock)
 
     def hear_syn(self, syn, now):
         """Findings of what this SYN completes."""
         packets = self.keys.packets_of(syn, now)
-        self.follow(syn, now)
-        # Or five seconds later a sequence that finished would be told as a part of one.
-        if packets:
-            self.touched.pop(syn.source, None)
-        return [self.judged(packet, now) for packet in packets]
-
-    def follow(self, syn, now):
         ports, _ = self.touched.pop(syn.source, ((), 0))
-        if syn.port not in ports:
-            ports += (syn.port,)
-        self.touched[syn.source] = ports[-PORTS_KEPT:], now.mono
+        # Or five seconds later a sequence that finished would be told as a part of one.
+        if not packets:
+            if syn.port not in ports:
+                ports += (syn.port,)
+            self.touched[syn.source] = ports[-PORTS_KEPT:], now.mono
         if len(self.touched) > FOLLOWED:
             self.touched.popitem(last=False)
+        return [self.judged(packet.payload.client.name, packet, now)
+                for packet in packets]
 
     def stopped(self, now):
         """(source, Finding) of the source that has been silent for longest, or None."""
@@ -7676,7 +7453,7 @@ def part_of(credential, ports):
         # By number alone: with the ports, whoever reads along could finish the sequence.
         places = ' and '.join(map(str, missing))
         text = SENTENCES['part'] % (len(wanted) - len(missing), places)
-    return Finding('part', credential.client, text, None)
+    return Finding('part', credential.client.name, text)
 
 def refusal_text(decision):
     """The judge's reason, and what to do."""
@@ -7688,21 +7465,18 @@ def refusal_text(decision):
         return 'made with the secret from before `rekey`: give it the new line'
     return 'refused: %s; %s' % (decision.reason, ADVICE.get(decision.kind, 'see the log'))
 
-def deaf_services(services, tables):
-    """Those of the services at which nothing listens. tables: {protocol: the lines of
-    /proc/net/tcp or udp}, whose state is 0A, or 07 for UDP."""
-    deaf = []
-    for service in services:
-        state = {TCP: '0A', UDP: '07'}[service.proto]
-        heard = False
-        for line in tables[service.proto]:
-            fields = line.split()
-            if len(fields) > 3 and fields[3] == state:
-                port = int(fields[1].rpartition(':')[2], 16)
-                heard = heard or service.low <= port <= service.high
-        if not heard:
-            deaf.append(service)
-    return deaf
+def is_deaf(service):
+    """Does nothing of this box listen there? As /proc/net/tcp and udp say."""
+    word = PROTOCOL_NAMES[service.proto]
+    listens = {TCP: '0A', UDP: '07'}[service.proto]
+    for name in (word, word + '6'):
+        with contextlib.suppress(OSError):
+            for line in read_file('/proc/net/' + name).splitlines():
+                _, local, _, state, *_ = line.split()
+                port = local.rpartition(':')[2]
+                if state == listens and service.low <= int(port, 16) <= service.high:
+                    return False
+    return True
 
 # trace id, a number, family table chain; then either "rule", its text and (verdict drop),
 # or "policy drop".
@@ -7723,39 +7497,28 @@ class Trace:
 
     def __init__(self):
         self.process = None
+        self.rules = set()
 
     def follow(self, knock):
-        if find_program('nft') is None:
-            return
-        lines = []
-        if self.process is None:
-            self.process = start(['nft', 'monitor', 'trace'])
-            # Else each look would wait until nft has something to say.
-            os.set_blocking(self.process.stdout.fileno(), False)
-            lines = [WATCH_TABLE + 'add table inet knockd-watch',
-                     'add chain inet knockd-watch trace '
-                     '{ type filter hook prerouting priority -400; }']
         family = {4: 'ip', 6: 'ip6'}[knock.source.version]
         for service in knock.services:
-            flags = ''
-            if service.proto == TCP:
-                flags = 'tcp flags & (syn | ack) == syn '
-            lines.append(
-                'add rule inet knockd-watch trace %s saddr %s %s dport %d-%d %s'
-                'limit rate 5/second meta nftrace set 1' % (
-                    family, knock.source, PROTOCOL_NAMES[service.proto], service.low,
-                    service.high, flags))
-        # Where the kernel cannot trace, all else is told.
+            self.rules.add(TRACE_RULE % (
+                family, knock.source, PROTOCOL_NAMES[service.proto], service.low,
+                service.high, BEGINS[service.proto]))
+        # Where there is no nft, or the kernel cannot trace, all else is told.
         with contextlib.suppress(KnockError):
-            run(NFT_COMMAND, '\n'.join(lines) + '\n')
+            if self.process is None:
+                self.process = start(['nft', 'monitor', 'trace'])
+                # Else each look would wait until nft has something to say.
+                os.set_blocking(self.process.stdout.fileno(), False)
+            run(NFT_COMMAND, WATCH_TABLE + TRACE_CHAIN + ''.join(self.rules))
 
     def drops(self):
         """What it said since the last time."""
         if self.process is None:
             return []
         text = self.process.stdout.read(65536) or b''
-        lines = text.decode('ascii', 'replace').splitlines()
-        return [dropped_by(line) for line in lines if dropped_by(line)]
+        return filter(None, map(dropped_by, text.decode('ascii', 'replace').splitlines()))
 
     def end(self):
         if self.process is not None:
@@ -7766,8 +7529,6 @@ class Trace:
         with contextlib.suppress(KnockError):
             run(NFT_COMMAND, WATCH_TABLE)
 
-def interrupted(number, frame):
-    raise KeyboardInterrupt
 
 class Watch:
     """What `watch` hears and prints."""
@@ -7781,7 +7542,7 @@ class Watch:
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
         self.kinds = collections.Counter()
         self.told = set()       # keys of the lines that were printed
-        self.waiting = []       # (ms, Finding): when to ask the daemon what came of it
+        self.waiting = []       # (ms, Knock): when to ask the daemon what came of it
         self.unseen = 0         # packets that nobody looked at
 
     def listen(self):
@@ -7803,13 +7564,18 @@ class Watch:
         if self.watcher.keys.turned(now):
             self.watcher.keys.turn(now)
         for frame, interface in self.some_frames(self.datagrams):
-            finding = self.watcher.hear_datagram(frame, now)
-            self.tell(glimpse(frame), interface, finding, now)
+            seen = glimpse(frame)
+            if seen is not None:
+                finding = self.watcher.hear_datagram(frame, seen, now)
+                self.explain(finding, seen.source, seen.port, interface, now)
         for frame, interface in self.some_frames(self.syns):
-            self.hear_syn(parse_syn(frame), interface, now)
+            syn = outside_syn(frame, interface, self.watcher.config)
+            if syn is not None:
+                for finding in self.watcher.hear_syn(syn, now):
+                    self.explain(finding, syn.source, syn.port, interface, now)
         stopped = self.watcher.stopped(now)
         if stopped:
-            self.tell(Glimpse('ports', stopped[0], None, b'', None), '', stopped[1], now)
+            self.explain(stopped[1], stopped[0], None, 'ports', now)
         for drop in self.trace.drops():
             self.say('firewall ' + drop, drop)
         self.ask_daemon(now)
@@ -7820,42 +7586,27 @@ class Watch:
         for sock in capture.taps:
             yield from itertools.islice(capture.frames(sock), LOOK_AT_ONCE)
 
-    def hear_syn(self, syn, interface, now):
-        config = self.watcher.config
-        if syn is None or is_inside(interface, config.trust):
-            return
-        if not is_guarded(syn.destination, interface, config.behind):
-            return
-        for finding in self.watcher.hear_syn(syn, now):
-            seen = Glimpse('syn', syn.source, syn.port, b'', None)
-            self.tell(seen, interface, finding, now)
-
-    def tell(self, seen, interface, finding, now):
+    def explain(self, finding, source, port, way, now):
         """One line for each client, reason and source; the rest is counted."""
         if finding is None:
             return
-        name, line = None, 'a datagram'
-        if finding.client is not None:
-            name = finding.client.name
-            line = '%s: its knock' % name
-            if self.name not in (None, name):
-                return
-        line += ' from %s by %s' % (seen.source, interface or seen.carrier)
-        if seen.port is not None:
-            line += ' to port %d' % seen.port
-        line += ' ' + finding.text
-        self.kinds[finding.kind] += 1
-        if finding.kind == 'stranger' and self.kinds['stranger'] > STRANGERS_TOLD:
+        kind, name, text, knock = finding
+        # A stranger may be who is looked for, with an old line.
+        if name and self.name not in (None, name):
             return
-        key = finding.kind, name, seen.source
-        if finding.knock is None:
-            self.say(key, line)
+        self.kinds[kind] += 1
+        if kind == 'stranger' and self.kinds[kind] > STRANGERS_TOLD:
             return
-        self.say(key + (finding.knock.knock_id,), line)
-        if finding.knock.request.op == 'open':
-            self.trace.follow(finding.knock)
+        words = [name + ': its knock' if name else 'a datagram']
+        words.append('from %s by %s' % (source, way))
+        if port is not None:
+            words.append('to port %d' % port)
+        key = kind, name, source, knock and knock.knock_id
+        self.say(key, ' '.join(words + [text]))
+        if knock and knock.request.op == 'open':
+            self.trace.follow(knock)
             # Asked at once, a daemon that is still opening would seem to have refused.
-            self.waiting.append((now.mono + 700, finding))
+            self.waiting.append((now.mono + 700, knock))
 
     def say(self, key, line):
         if key not in self.told:
@@ -7865,37 +7616,25 @@ class Watch:
     def ask_daemon(self, now):
         """Did it open what is good, and does anybody listen there?"""
         while self.waiting and self.waiting[0][0] <= now.mono:
-            _, finding = self.waiting.pop(0)
-            knock = finding.knock
+            _, knock = self.waiting.pop(0)
             name = knock.client.name
             report = asked(status_path(self.watcher.config), b'status')
             self.say(knock.knock_id, '%s: %s' % (name, outcome(knock, report)))
             if self.watcher.config.behind:
                 continue        # it may listen on another host
-            for service in deaf_services(knock.services, listener_tables()):
+            for service in filter(is_deaf, knock.services):
                 self.say((name, service), '%s: nothing listens on %s of this box' % (
                     name, format_service(service)))
 
     def end(self):
         """What most likely is wrong."""
-        strangers = self.kinds['stranger']
-        if not sum(self.kinds.values()):
+        if not self.kinds:
             print(SENTENCES['silence'])
-        elif strangers == sum(self.kinds.values()):
-            print('%d datagrams, but no client of this server knocked.' % strangers)
-        unseen = self.unseen + self.watcher.skipped
-        if unseen:
-            print('%d packets came too fast to be looked at' % unseen)
-
-def listener_tables():
-    """{protocol: lines} as deaf_services() wants them."""
-    tables = {}
-    for proto, word in PROTOCOL_NAMES.items():
-        tables[proto] = []
-        for name in (word, word + '6'):
-            with contextlib.suppress(OSError):
-                tables[proto] += read_file('/proc/net/' + name).splitlines()
-    return tables
+        elif list(self.kinds) == ['stranger']:
+            print('%d datagrams, but no client of this server knocked.'
+                  % self.kinds['stranger'])
+        if self.unseen:
+            print('%d packets came too fast to be looked at' % self.unseen)
 
 def outcome(knock, report):
     """What the daemon made of a good knock. report: its status, {} if none is alive."""
@@ -7919,8 +7658,8 @@ def command_watch(args):
         print(printable('The config is broken; the last good one rules: ' + problem))
     owners = key_owners(config)
     if args.client:
-        client = find_client(config, args.client)
-        owners = [client, client.old]
+        find_client(config, args.client)
+        owners = [owner for owner in owners if owner.name == args.client]
     now = moment()
     if len(owners) > FAR_TAGS // 2 // DAY_STEPS:
         print('%d clients: a clock is looked for less than a day off; name one client '
@@ -7928,7 +7667,7 @@ def command_watch(args):
     watch = Watch(Watcher(config, known_ledger(config), far_tags(owners, now.wall)),
                   args.client)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupted)
+        signal.signal(number, signal.default_int_handler)
     try:
         watch.listen()
         print('Watching for %d s; knock now. Ctrl-C ends it.' % WATCH_TIME, flush=True)
@@ -8022,17 +7761,17 @@ def ledger_remarks(path):
     """Looks at its file system, of those mounted above it the last, and touches
     nothing."""
     # In a chroot no line may be above it.
-    place, kind, mode = '/', '', ''
+    place, kind = '/', ''
     for line in read_file('/proc/mounts').splitlines():
         words = line.split()
         if path.startswith(words[1].rstrip('/') + '/'):
-            _, place, kind, mode = words[:4]
-    flaw = None
+            _, place, kind, *_ = words
+    status, flaw = os.statvfs(place), None
     if kind in ('tmpfs', 'ramfs'):
         flaw = 'in memory'
-    elif 'ro' in mode.split(','):
+    elif status.f_flag & os.ST_RDONLY:
         flaw = 'read-only'
-    elif os.statvfs(place).f_bavail < 33:
+    elif status.f_bavail < 33:
         flaw = 'full'
     if flaw:
         raise KnockError('%s is %s; write for example: ledger = /etc/knockd/ledger.json'
@@ -8355,15 +8094,11 @@ def own_text(url):
         return read_file(path)
     if os.path.isfile('/dev/stdin') and is_this_script(read_file('/dev/stdin')):
         return read_file('/dev/stdin')
-    fetch = None
-    for argv in (['wget', '-qO-'], ['curl', '-fsSL']):
-        if find_program(argv[0]):
-            fetch = argv
-    if not (url and fetch):
+    if not url:
         raise KnockError('a script out of a pipe cannot copy itself; say with --url URL '
                          'where curl gets it, or save it first: curl -fsSO URL && '
                          'python3 knockd.py install')
-    text = run(fetch + [url], seconds=60)
+    text = run(['curl', '-fsSL', url], seconds=60)
     if not is_this_script(text):
         raise KnockError('%s is not the script that runs here; save it first' % url)
     return text
@@ -8391,16 +8126,14 @@ def command_install(args):
              'nothing is hidden while the box shuts down' % path)
     try:
         config = place_all(args, system._replace(files=files), place, text)
-        if args.root or args.dry_run:
-            begin_service(system, place)
-            return
-        if not upgrade:
+        if not (args.root or args.dry_run or upgrade):
             end_first_try(config)
-        report = started(args, system, place, config)
+        report = started(args, system, place)
     except (KnockError, OSError, KeyboardInterrupt):
         take_all_back(system, place, upgrade)
         raise
-    tell_what_runs(system, config, report)
+    if report:
+        tell_what_runs(system, config, report)
 
 def place_all(args, system, place, text):
     """Writes what `install` writes. KnockError, OSError."""
@@ -8446,9 +8179,6 @@ def begin_probation(config, place, told):
     place.put(path, probation_text(ON_TRIAL, time))
     place.put(guard, TRIAL_GUARD)
 
-def begin_service(system, place, quiet=False):
-    for line in system.starts:
-        place.carry_out(line, quiet)
 
 def holder(path):
     """The process id of the daemon that holds this ledger; None if there is none."""
@@ -8474,12 +8204,16 @@ def end_first_try(config):
     if not patient(lambda: holder(path) is None, 10):
         raise KnockError('process %d does not end; end it and type this again' % pid)
 
-def started(args, system, place, config):
-    """The report of the service, which is ready; KnockError with its log if it is not."""
+def started(args, system, place):
+    """The report of the service, which is ready; KnockError with its log if it is not;
+    None where none is to start."""
     # The daemon of before may still answer.
     began = moment().wall
     try:
-        begin_service(system, place)
+        for line in system.starts:
+            place.carry_out(line)
+        if args.root or args.dry_run:
+            return None
         report = patient(lambda: fresh_report(args.config, began), READY_TIME)
         if not report:
             raise KnockError('the service is not ready after %d s' % READY_TIME)
@@ -8503,25 +8237,18 @@ def take_all_back(system, place, upgrade):
     if not place.before:
         return
     note('taken back: what was written is as it was before')
-    if not upgrade:
-        carry_out_all(system.ends, place)
+    carry_out_all(() if upgrade else system.ends, place)
     with contextlib.suppress(OSError):
         place.take_back()
-    if upgrade:
-        with contextlib.suppress(KnockError):
-            begin_service(system, place, quiet=True)
-    else:
-        carry_out_all(system.forgets, place)
+    carry_out_all(system.starts if upgrade else system.forgets, place)
 
 def carry_out_all(lines, place):
-    """All of these commands, whatever one of them says; those that failed."""
-    failed = []
+    """All of these commands, whatever one of them says."""
     for line in lines:
         try:
-            place.carry_out(line, quiet=True)
+            place.carry_out(line)
         except KnockError as error:
-            failed.append(str(error))
-    return failed
+            note(str(error))
 
 ON_PROBATION = """It is on probation: without a knock from outside within %s it lets go
 again, so that nobody is locked out. Keep this session, and knock from another computer
@@ -8561,11 +8288,12 @@ def command_uninstall(args):
     keys = [path for path in keys if os.path.exists(args.root + path)]
     named = ' and '.join(keys)
     with_keys = args.yes or keys and agreed('Delete the keys in %s too?' % named)
-    failed = carry_out_all(system.ends, place) if system else []
+    if system:
+        carry_out_all(system.ends, place)
     if args.dry_run:
-        failed += take_rules_away((), show_rules)
+        take_rules_away((), show_rules)
     elif not args.root:
-        failed += take_rules_away(folders, run)
+        take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:
         paths += own_files(args.root, each)
@@ -8576,9 +8304,7 @@ def command_uninstall(args):
     for path in dict.fromkeys(paths):
         remove(args, path)
     if system:
-        failed += carry_out_all(system.forgets, place)
-    for line in failed:
-        note(line)
+        carry_out_all(system.forgets, place)
     if args.dry_run:
         return
     kept = ''
@@ -8600,9 +8326,8 @@ def remove(args, path):
         os.unlink(path)
 
 def take_rules_away(folders, give):
-    """The rules of every firewall tool that is there, and what the kernel was told; what
-    failed. give(argv, text) runs a command, or shows it."""
-    failed = []
+    """The rules of every firewall tool that is there, and what the kernel was told.
+    give(argv, text) runs a command, or shows it."""
     # Its whole ruleset is none, accept rules included.
     nobody = parse_config('[server]\nid = none\nhide =\n', '/etc/knockd/knockd.ini')
     for tool in (NFT, IPTABLES):
@@ -8615,10 +8340,9 @@ def take_rules_away(folders, give):
                 for argv, text in tool.whole(nobody, seen, {}, (), 0):
                     give(argv, text)
         except KnockError as error:
-            failed.append(str(error))
+            note(str(error))
     for folder in folders:
         restore_marks(folder + '/sysctls')
-    return failed
 
 # --- command line -----------------------------------------------------------------------
 # Options: names; what stands for the value, None if it takes none; help; more for
@@ -8639,16 +8363,16 @@ JSON = ('--json', None, 'for programs')
 COMMANDS = (    # name, function, what it does, its options
     ('install', command_install, 'copy the script, make config and service, start',
      FIRST + PLACE + [
-         ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: ever',
+         ('--probation', 'TIME', 'how long it hides if nobody knocks: 10m; 0: for good',
           {'type': milliseconds('0s', '31d')}),
          ('--url', 'URL', 'where a script out of a pipe comes from')]),
-    ('uninstall', command_uninstall, 'stop, and leave nothing', PLACE + [
+    ('uninstall', command_uninstall, 'stop, and take all away', PLACE + [
         ('--yes', None, 'delete the keys without asking')]),
     ('run', command_run, 'guard the ports, in the foreground', FIRST + [
         ('-v --verbose', None, 'say more')]),
     ('check', command_check, 'read the config and say all that is wrong with it', [
         ('--strict', None, 'a warning is an error')]),
-    ('rules', command_rules, 'print exactly what would be given to nft', []),
+    ('rules', command_rules, 'print what would be given to nft or iptables', []),
     ('selftest', command_selftest, 'try what the daemon needs, down to a knock', []),
     ('add', command_add, 'make a client and print its knock:// line', [
         CLIENT_NAME, FIRST[2],
@@ -8660,11 +8384,11 @@ COMMANDS = (    # name, function, what it does, its options
         ('--page', None, 'for a web page: by ports alone, 30 s'),
         ('--ssh-key', 'FILE', 'public key that must sign it', {'type': read_file}),
         ('--may-run', 'ACTIONS', 'the actions that it may run'),
-        ('--for', 'TIME', 'how long: 30s, 5m', {'dest': 'open_for'}),
+        ('--for', 'TIME', 'how long its openings last: 30s', {'dest': 'open_for'}),
         SECRET, PICTURE]),
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
-        ('pairs', 'KEY=VALUE', 'without a value, out it goes', {'nargs': '+'})]),
+        ('pairs', 'KEY=VALUE', 'KEY= takes the key out', {'nargs': '+'})]),
     ('rename', command_rename, 'call a client otherwise', [
         CLIENT_NAME, ('new', 'NEW', None)]),
     ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
@@ -8675,12 +8399,13 @@ COMMANDS = (    # name, function, what it does, its options
         CLIENT_NAME, ('--via', 'CARRIER', 'how it shall knock', {'choices': CARRIERS}),
         PICTURE]),
     ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
-        CLIENT_NAME, ('-n', 'N', '10', {'dest': 'number', 'type': int, 'default': 10})]),
-    ('list', command_list, 'all clients, what they may, when each knocked', [JSON]),
+        CLIENT_NAME,
+        ('-n', 'N', 'how many; or 10', {'dest': 'number', 'type': int, 'default': 10})]),
+    ('list', command_list, 'all clients, what each may open, when it knocked', [JSON]),
     ('status', command_status, 'is all hidden, what is open, who knocked, who not', [
         JSON, ('--metrics', None, 'for Prometheus')]),
     ('watch', command_watch, 'why does it not open? hears knocks for a minute', [
-        ('client', 'CLIENT', 'of this one alone', {'nargs': '?'})]),
+        ('client', 'CLIENT', 'hear the knocks of this one alone', {'nargs': '?'})]),
     ('remove', command_remove, 'revoke a client, at once', [CLIENT_NAME]),
 )
 
@@ -8692,10 +8417,6 @@ def command_line():
         def error(self, message):
             raise KnockError('%s; see: %s --help' % (message, self.prog), 2)
 
-    class Version(argparse.Action):
-        def __call__(self, parser, *_):
-            print(version_text())
-            parser.exit()
 
     parser = Parser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
@@ -8703,7 +8424,7 @@ def command_line():
     default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
     parser.add_argument('--config', metavar='FILE', default=default,
                         help='default: %(default)s')
-    parser.add_argument('--version', action=Version, nargs=0,
+    parser.add_argument('--version', action='version', version=version_text(),
                         help='which one this is, and the SHA-256 of its file')
     parser.set_defaults(root='', dry_run=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
@@ -8723,9 +8444,10 @@ def command_line():
 
 def main(argv=None):
     try:
-        small = small_arguments(sys.argv[1:])
-        if small:
-            run_daemon(*small)
+        script, *typed = sys.argv
+        # What go_small() typed is known without argparse.
+        if os.path.dirname(script) == runtime_folder() and typed[2:3] == ['run']:
+            run_daemon(typed[1], typed[-1] == '-v')
             return 0
         args = command_line().parse_args(argv)
         for name, value in vars(args).items():
@@ -8745,7 +8467,7 @@ def main(argv=None):
         print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
               file=sys.stderr)
         if isinstance(error, PermissionError) and os.geteuid():
-            note('try it as root: sudo')
+            note('try it as root, with sudo')
         return 1
     except KeyboardInterrupt:
         return 1

@@ -48,12 +48,13 @@ def main():
     state = knockd.State(config, knockd.Ledger(config.id))
     hearing = knockd.Hearing(state, now)
     doors = knockd.Doors(Nothing(), state, knockd.Reports())
-    hearing.adopt(now)
+    hearing.keys.adopt(now)
+    hearing.turn(False, now)
     turns, forgets, slices = [], [], []
     for _ in range(count):
         slices.append([lap(hearing.keys.prepare)])
         now = now._replace(wall=now.wall + knockd.STEP, mono=now.mono + knockd.STEP)
-        turns.append(lap(hearing.turn, now))
+        turns.append(lap(hearing.turn, False, now))
         state.hold(expired(openings, now))
         doors.hide(True)
         forgets.append(lap(doors.look_for_ends, now))

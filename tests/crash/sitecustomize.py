@@ -7,19 +7,21 @@ which first renames it to `fired` (a NUMBER 0 is every call, and stays; NAME may
 is an errno's name, kill-before, kill-after, and for a command refused (it ends with 1 and has done
 nothing), told (it has done its work, and ends with 1), stuck (it never ends) or late (done, but
 never ends).
-A command that is started before there is work for it is told of twice, with -spare when it starts.
+What concerns the note of who knocked last has names of its own, with -note at the end: that is
+written at the end of a step, beside any operation or none.
 """
 
 import errno
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
-import sys
 
 FOLDER = os.environ.get('KNOCK_FAULTS', '')
 HANG = 3.5                      # seconds; the daemon itself would wait for ten
+NOTE = re.compile(r'\.last(\.|$)|/run/knockd$')        # the note, its new file, their folder
 real = {name: getattr(os, name) for name in (
     'open', 'pwrite', 'fsync', 'fdatasync', 'posix_fallocate', 'rename', 'unlink')}
 real_popen = subprocess.Popen
@@ -55,7 +57,10 @@ def due(name):
     if words[2] not in ('0', str(counted[place])):
         return None
     if words[2] != '0':
-        real['rename'](FOLDER + '/plan', FOLDER + '/fired')
+        try:
+            real['rename'](FOLDER + '/plan', FOLDER + '/fired')
+        except FileNotFoundError:
+            return None         # it was withdrawn just now
     fault = words[3]
     if fault == 'kill-before':
         die()
@@ -79,39 +84,23 @@ def with_fault(name, call):
             die()
 
 
+def with_file(name, file, call):
+    """The same for a call about a file, a path or a descriptor."""
+    path = os.readlink('/proc/self/fd/%d' % file) if isinstance(file, int) else file
+    return with_fault(name + '-note' * bool(NOTE.search(path)), call)
+
+
 class Popen(real_popen):
     """nft, and whatever else is run."""
-    fault = None
 
     def __init__(self, argv, **options):
-        self.name = os.path.basename(argv[0]) + ('-list' if 'list' in argv else '')
-        self.spare = sys._getframe(2).f_code.co_name == 'keep_spare'
-        self.fault = due(self.name + '-spare' * self.spare)
+        name = os.path.basename(argv[0]) + ('-list' if 'list' in argv else '')
+        self.fault = due(name)
         argv = {'refused': ['/bin/false'], 'stuck': ['/bin/sleep', '60'],
                 'late': ['/bin/sh', '-c', '"$@"; exec sleep 60', 'sh'] + argv}.get(self.fault, argv)
         super().__init__(argv, **options)
-        if self.spare and self.fault == 'kill-after':
-            die()
-
-    def use(self, input):
-        """What else happens to one that has waited; an error can only be that it was killed."""
-        try:
-            fault = due(self.name)
-        except OSError:
-            fault = 'refused'
-        if fault == 'refused':
-            self.kill()
-        if fault == 'late':
-            with real_popen(self.args, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL) as other:
-                other.communicate(input)
-        if fault in ('stuck', 'late'):
-            self.send_signal(signal.SIGSTOP)
-        self.fault = fault or self.fault
 
     def communicate(self, input=None, timeout=None):
-        if self.spare:
-            self.use(input)
         hasty = self.fault in ('stuck', 'late')
         result = super().communicate(input, HANG if hasty else timeout)
         if self.fault == 'kill-after':
@@ -123,17 +112,18 @@ class Popen(real_popen):
 
 def fsync(descriptor):
     folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-    return with_fault('fsync-folder' if folder else 'fsync', lambda: real['fsync'](descriptor))
+    name = 'fsync-folder' if folder else 'fsync'
+    return with_file(name, descriptor, lambda: real['fsync'](descriptor))
 
 
 def opened(path, flags, *arguments, **keywords):
     if not flags & os.O_CREAT:
         return real['open'](path, flags, *arguments, **keywords)
-    return with_fault('create', lambda: real['open'](path, flags, *arguments, **keywords))
+    return with_file('create', path, lambda: real['open'](path, flags, *arguments, **keywords))
 
 
 def written(descriptor, data, offset):
-    return with_fault('write', lambda: real['pwrite'](descriptor, data, offset))
+    return with_file('write', descriptor, lambda: real['pwrite'](descriptor, data, offset))
 
 
 def datasynced(descriptor):
@@ -145,7 +135,7 @@ def reserved(descriptor, offset, size):
 
 
 def renamed(source, target):
-    return with_fault('rename', lambda: real['rename'](source, target))
+    return with_file('rename', target, lambda: real['rename'](source, target))
 
 
 def received(sock, size):
@@ -159,7 +149,7 @@ def received_unnamed(sock, size):
 
 
 def unlinked(path):
-    return with_fault('unlink', lambda: real['unlink'](path))
+    return with_file('unlink', path, lambda: real['unlink'](path))
 
 
 if FOLDER:

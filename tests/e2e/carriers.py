@@ -14,7 +14,7 @@ import time
 import knock
 import network
 import pytest
-from network import KNOCK, KNOCKD, be16, family_of, syn_packet, until
+from network import KNOCK, be16, family_of, syn_packet, until
 from segments import ACK, RST, SYN, tcp_segment  # noqa: F401
 
 FENCE, FIRST_DOOR, LAST_DOOR = 100, 101, 999    # below 1024: no sequence goes through them
@@ -204,7 +204,6 @@ class FakedTime(House):
         self.set_clock(self.clock or '+0')
         with open(self.log, 'ab') as log, open(self.log + '.out', 'ab') as out:
             self.process = subprocess.Popen(
-                self.namespace.command(*(self.faked() + [
-                    sys.executable, KNOCKD, '--config', self.config, 'run'] + list(arguments))),
+                self.namespace.command(*(self.faked() + self.argv('run', *arguments))),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=network.environment())
 

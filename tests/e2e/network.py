@@ -29,7 +29,8 @@ from collections import namedtuple
 
 import knock
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from segments import SYN, tcp_segment           # beside this folder; floods import us by path
+from compiled import started                    # beside this folder; floods import us by path
+from segments import SYN, tcp_segment
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -513,15 +514,16 @@ class Daemon:
 
     def do(self, *arguments, **options):
         """Runs `knockd.py --config FILE ARGUMENTS` to completion."""
-        return self.namespace.run(sys.executable, KNOCKD, '--config', self.config, *arguments,
-                                  **options)
+        return self.namespace.run(*self.argv(*arguments), **options)
+
+    def argv(self, *arguments):
+        return started(KNOCKD) + ['--config', self.config] + list(arguments)
 
     def launch(self, *arguments):
         """Starts the daemon and does not wait."""
         with open(self.log, 'ab') as log, open(self.log + '.out', 'ab') as out:
             self.process = subprocess.Popen(
-                self.namespace.command(sys.executable, KNOCKD, '--config', self.config, 'run',
-                                       *arguments),
+                self.namespace.command(*self.argv('run', *arguments)),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=environment())
 
     def start(self, *arguments):

@@ -146,6 +146,16 @@ def test_a_chain_that_sets_the_whole_mark_behind_ours_is_told(wire, daemon, prio
     assert ('chain inet lines marks sets the whole mark after us' in said) == told, said
 
 
+@pytest.mark.parametrize('statement,told', [
+    ('synproxy mss 1460 wscale 7 timestamp sack-perm', True), ('accept comment "no proxy"', False)])
+def test_a_proxy_that_answers_before_us_is_told(wire, daemon, statement, told):
+    knockd = daemon()
+    wire.server.nft('table inet lines { chain proxy {\ntype filter hook input priority filter\n'
+                    'tcp dport 2222 ct state invalid,untracked %s\n}\n}' % statement)
+    said = knockd.do('check').out
+    assert ('a rule with synproxy may answer before us' in said) == told, said
+
+
 # Of iptables-legacy beside nft: the rules, and does a knock get by them?
 LEGACY = {
     'a policy': ([['-P', 'INPUT', 'DROP']], True),

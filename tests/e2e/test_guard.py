@@ -36,6 +36,21 @@ DMZ = '''table inet nat {
     }
 }
 '''
+SYNPROXY = '''table inet proxy {
+    chain p { type filter hook prerouting priority raw; tcp dport 2222 tcp flags syn notrack
+    }
+    chain i { type filter hook input priority 0
+        tcp dport 2222 ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm
+    }
+}
+'''
+TPROXY = '''table inet proxy {
+    chain p { type filter hook prerouting priority mangle
+        tcp dport 2222 meta mark set 1 tproxy ip to :8443 accept
+        tcp dport 2222 meta mark set 1 tproxy ip6 to :8443 accept
+    }
+}
+'''
 ZONES = '''table inet filter {
     chain input { type filter hook input priority 0;
         ct state established,related accept
@@ -96,6 +111,52 @@ def answered(wire, address, packets):
 def statistic(wire, name):
     lines = wire.server.must('cat', '/proc/net/netstat').splitlines()
     return int(dict(zip(lines[0].split(), lines[1].split()))[name])
+
+
+def test_no_synproxy_makes_a_strangers_connection_over_lo(wire, services, guard):
+    """Such a proxy answers the SYN, and repeats it over lo in the name of who sent it."""
+    address = wire.server.addresses[0]
+    wire.server.set(netfilter__nf_conntrack_tcp_loose=0)
+    made = guard(rules=SYNPROXY)
+
+    def comes_in():
+        connection = wire.client.connection(address, HIDDEN)
+        if connection is None:
+            return False
+        services[HIDDEN].settimeout(0.5)
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b'hello')
+            with services[HIDDEN].accept()[0]:
+                return True
+    assert not comes_in()
+    made.open(my(wire, address))
+    assert until(comes_in)
+    wire.server.set(netfilter__nf_conntrack_tcp_loose=1)
+
+
+def test_no_rule_with_tproxy_hands_a_stranger_to_a_hidden_port(wire, guard, address):
+    elsewhere = '2001:db8::7' if ':' in address else '192.0.2.7'
+    made = guard(rules=TPROXY)
+    family = ['-6'] if ':' in address else []
+    wire.server.must('ip', *family, 'rule', 'add', 'fwmark', '1/0xff', 'lookup', '100')
+    wire.server.must('ip', *family, 'route', 'add', 'local', 'default', 'dev', 'lo', 'table', '100')
+    wire.server.must('ip', 'route', 'add', elsewhere, 'via', my(wire, address))
+    wire.client.must('ip', 'route', 'add', elsewhere, 'via', address)
+    with wire.server.make_socket(socket.AF_INET6, socket.SOCK_STREAM) as proxy:
+        proxy.setsockopt(socket.IPPROTO_IP, 19, 1)              # IP_TRANSPARENT, <linux/in.h>
+        proxy.setsockopt(socket.IPPROTO_IPV6, 75, 1)            # IPV6_TRANSPARENT, <linux/in6.h>
+        proxy.bind(('::', 8443))
+        proxy.listen(5)
+        try:
+            assert wire.client.socket_error(address, HIDDEN) is ConnectionRefusedError
+            assert wire.client.connects(elsewhere, HIDDEN), 'the same port of another host'
+            made.open(my(wire, address))
+            assert wire.client.connects(address, HIDDEN)
+        finally:
+            wire.client.must('ip', 'route', 'del', elsewhere)
+            wire.server.must('ip', 'route', 'del', elsewhere)
+            wire.server.must('ip', *family, 'route', 'flush', 'table', '100')
+            wire.server.must('ip', *family, 'rule', 'del', 'fwmark', '1/0xff', 'lookup', '100')
 
 
 @pytest.mark.parametrize('rules', [

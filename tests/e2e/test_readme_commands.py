@@ -229,7 +229,7 @@ def test_daily_life(wire, gate, friend):
             continue                            # test_ssh_key.py signs
         assert result.code == 0, (span, result)
         done += 1
-    assert done == 5, typed
+    assert done == 6, typed
 
 
 def test_change_it_switch_it_off(gate, friend):
@@ -246,7 +246,7 @@ def test_change_it_switch_it_off(gate, friend):
 
 
 def test_a_phone(gate, friend):
-    page, code = section('A phone').split('**An authenticator.**')
+    page, code = section('A phone').split('**An authenticator app')
     line = friend.on_server('knockd.py add phone --page')
     save, make = blocks('A phone')[0].splitlines()
     assert spans(page)[0] == 'knockd.py add phone --page' and save == 'knock.py save phone'

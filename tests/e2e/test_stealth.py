@@ -37,13 +37,27 @@ SYN_LIMIT = '''table inet speed {
     }
 }
 '''
+CHAIN = '''table %s more {
+    chain more {
+        type filter hook %s;
+        %s
+    }
+}
+'''
 LAYOUTS = {
     'accepting': None,
     'dropping': INPUT % ('drop', ''),
     'dropping at the end': INPUT % ('accept', 'drop'),
     'resetting': INPUT % ('accept', 'meta l4proto tcp reject with tcp reset\nreject'),
     'prohibiting': INPUT % ('accept', 'reject with icmpx type admin-prohibited'),
-    'dropping invalid': INPUT % ('accept', 'ct state invalid drop')}
+    'dropping invalid': INPUT % ('accept', 'ct state invalid drop'),
+    'rejecting some strangers late': INPUT % ('accept', '') + CHAIN % (
+        'inet', 'input priority 50', 'ip saddr 10.9.0.0/24 tcp dport != 80 reject'),
+    'dropping before all hooks': INPUT % ('accept', '') + CHAIN % (
+        'netdev', 'ingress device "eth0" priority 0',
+        'tcp dport != 2222 drop\nudp dport != 5182 drop'),
+    'dropping by arptables': INPUT % ('accept', '') + CHAIN % (
+        'arp', 'input priority 0', 'arp operation { request, reply } accept\ndrop')}
 
 
 def tcp(source, target, ports, flags, **fields):

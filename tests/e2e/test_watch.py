@@ -31,8 +31,7 @@ class Watch:
         self.path = os.path.join(daemon.folder, 'watch-%s' % time.monotonic())
         with open(self.path, 'wb') as out:
             self.process = subprocess.Popen(
-                daemon.namespace.command(sys.executable, KNOCKD, '--config', daemon.config, 'watch',
-                                         *arguments),
+                daemon.namespace.command(*daemon.argv('watch', *arguments)),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment())
         self.says('knock now')
 

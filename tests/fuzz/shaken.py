@@ -271,15 +271,6 @@ def probation(data):
     made.due(now)
 
 
-def last_knocks(data):
-    try:
-        rows = knockd.last_noted(Folder.write(data))
-    except knockd.MISREAD:
-        return
-    for row in rows.values():
-        assert isinstance(row['last'], int) and isinstance(row['source'], str)
-
-
 def probation_notes():
     text = knockd.probation_text
     return [text(knockd.ON_TRIAL, 600000, 4900000, knockd.boot_id()).encode(),
@@ -445,8 +436,6 @@ PROMISES = {
     'line': (texts([LINE, LINE.replace('&', ' &').replace('?', ' ?')], LINE_WORDS), line),
     'journal': (strings(real_journal()), journal),
     'probation': (strings(probation_notes()), probation),
-    'last': (strings([b'{"anna": {"last": 1, "source": "192.0.2.1"}}', b'[' * 9000, b'1']),
-             last_knocks),
     'netlink': (strings(netlink_messages()), netlink),
     'attributes': (strings(interface_attributes()), attributes),
     'codes': (strings([b'[2, 5060000, 8600000]', b'[0, 0, 0]', b'[' * 9000]), codes_memory),

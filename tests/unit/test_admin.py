@@ -14,7 +14,7 @@ import time
 import pytest
 
 import knockd
-from compiled import compiled
+from compiled import started
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -51,7 +51,7 @@ def read(path):
 def command(path, *arguments, **options):
     """(exit code, standard output, standard error) of one process."""
     process = subprocess.Popen(
-        [sys.executable, compiled(KNOCKD), '--config', path] + list(arguments),
+        started(KNOCKD) + ['--config', path] + list(arguments),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(options.get('stdin', '').encode())
     return process.returncode, out.decode(), err.decode()
@@ -219,6 +219,15 @@ def test_unhide_takes_it_out_of_the_clients_lists_too(path):
     assert config.clients['anna'].allow == () and config.clients['bert'].allow == config.hide
 
 
+def test_without_a_daemon_an_edit_says_that_what_is_hidden_stays_so(path):
+    """Whoever is locked out would take `hidden: nothing` for done."""
+    assert 'no daemon' not in command(path, 'unhide', 'tcp/443')[2], 'none has run so far'
+    knockd.ConfigFile(path).keep(knockd.read_config(path))
+    code, out, err = command(path, 'unhide', 'tcp/22')
+    assert (code, out) == (0, 'hidden: nothing\n')
+    assert 'no daemon answers' in err and 'knockd.py uninstall' in err
+
+
 def test_a_secret_by_standard_input_is_added_once(path):
     line = must(path, 'add', 'carl', '--allow', 'tcp/443', '--secret', '-',
                 stdin=SECRETS[2].lower() + '\n')
@@ -363,12 +372,13 @@ def test_list_says_what_each_may_and_what_is_left(path):
 
 
 REPORT = {
-    'version': '0.2.0', 'since': 1700000000000, 'hidden': ['tcp/22', 'tcp/443'], 'problem': None,
+    'version': '0.2.0', 'since': 1700000000000, 'hidden': ['tcp/22', 'tcp/443'], 'behind': [],
+    'problem': None,
     'quarantine_until': None, 'probation_left': None, 'clock': None,
     'config': {'path': '', 'problem': None, 'last_good': False},
     'clients': {'anna': {'last': 1700000001000, 'source': '203.0.113.5'}},
     'openings': [{'client': 'anna', 'source': '203.0.113.5/32', 'services': ['tcp/22'],
-                  'seconds_left': 17}],
+                  'only': [], 'seconds_left': 17}],
     'refusals': [{'client': 'bert', 'source': '203.0.113.9', 'reason': 'not allowed "tcp/25"',
                   'count': 3, 'last': 1700000002000}],
     'counts': {'junk': 5, 'open': 1}, 'mended': 2}
@@ -425,7 +435,7 @@ def test_status_ends_with_1_if_what_should_be_hidden_is_not(
     ({'quarantine_until': 4102444800000}, 'quarantine: the ledger was lost; .* 2100-01-01 00:00'),
     ({'probation_left': 240}, 'probation: 4 min left for a first knock from outside'),
     ({'clock': 'is before'}, 'clock: is before'),
-    ({'config': {'problem': 'x', 'last_good': True}}, 'config: the last good one rules')])
+    ({'config': {'problem': 'x', 'last_good': True}}, 'config: the last good one is in force')])
 def test_status_says_what_keeps_knocks_from_opening(path, capsys, answering, changes, words):
     answering(**changes)
     code, out = status(path, capsys)
@@ -439,13 +449,13 @@ def test_status_and_check_say_that_the_last_good_config_rules_and_status_shows_i
         file.write('[client carl]\nnonsense = 1\n')
     answering()                                         # it has not read the file so far
     code, out = status(path, capsys)
-    assert code == 0 and 'config: the last good one rules, for the file is broken\n' in out
+    assert code == 0 and knockd.LAST_GOOD + '\n' in out
     assert 'nonsense: unknown key' in out and re.search('(?m)^anna +tcp/22 ', out)
     answering(config={'problem': 'x', 'last_good': True})
-    assert status(path, capsys)[1].count('the last good one rules') == 1
+    assert status(path, capsys)[1].count(knockd.LAST_GOOD) == 1
     assert knockd.main(['--config', path, 'check']) == 2
     err = capsys.readouterr().err
-    assert 'note: config: the last good one rules' in err and 'nonsense: unknown key' in err
+    assert 'note: ' + knockd.LAST_GOOD in err and 'nonsense: unknown key' in err
 
 
 def test_who_may_not_ask_the_daemon_is_not_told_that_there_is_none(

@@ -229,6 +229,13 @@ def test_help_tells_of_every_option(capsys):
         assert option[0] in told and option[-1] in told
 
 
+@pytest.mark.parametrize('command', knock.COMMANDS)
+def test_help_for_a_command_asks_for_no_line(command, capsys):
+    for words in ([command, '-h'], [command, 'NAME', 'web1', '--help']):
+        assert knock.main(words) == 0
+        assert 'knock.py %s' % command in capsys.readouterr().out
+
+
 # --- garbage -------------------------------------------------------------------------------------
 SCRAPS = ('%00', '%ff', '%', '@', ':', '?', '&', '=', '[', ']', '\0', '\n', '\udc80', '\u0131',
           '\u0663', '\U0001f600', '9' * 400, '//', 'tcp/99999')

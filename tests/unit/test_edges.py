@@ -15,9 +15,8 @@ import pytest
 import knockd
 import played
 from bytes_of import read, write
+from compiled import folder_of
 from segments import tcp_segment
-
-TOP = os.path.dirname(os.path.abspath(knockd.__file__))
 CONFIG = '[server]\nid = home\nhide = tcp/22\nledger = %s/ledger.json\n'
 SECRET = knockd.encode_secret(bytes(range(32)))
 
@@ -372,9 +371,9 @@ def test_a_flood_of_syns_puts_sequences_to_sleep_and_not_the_daemon(daemon, line
     daemon.hearing.syns.drops = lambda: 30000           # what the kernel had no room for counts
     for _ in range(3):
         daemon.hear_syn(syn, 'eth0')
-    assert daemon.hearing.mutes.things == {'syn'}
+    assert set(daemon.hearing.muted) == {'syn'}
     assert len(lines) == 1 and 'SYNs a second' in lines[0]
-    assert daemon.hearing.mutes.until <= time.monotonic() * 1000 + 2001
+    assert daemon.hearing.muted['syn'] <= time.monotonic() * 1000 + 2001
 
 
 def test_a_packet_sockets_filter_lets_by_what_it_shall_and_nothing_else():
@@ -656,7 +655,8 @@ def test_each_kind_of_each_client_is_told_once_a_minute_and_counted(lines):
 # --- memory --------------------------------------------------------------------------------------
 def test_the_daemon_imports_nothing_that_only_the_command_line_needs():
     """argparse costs it 0.4 MB for life, shutil with its compressors 0.7."""
-    code = 'import sys; sys.path.insert(0, %r); import knockd; print(*sys.modules)' % TOP
+    code = ('import sys; sys.path.insert(0, %r); import knockd; print(*sys.modules)'
+            % folder_of(knockd.__file__))
     imported = subprocess.check_output([sys.executable, '-ISc', code]).decode().split()
     assert not {'argparse', 'shutil', 'tempfile', 'zlib'} & set(imported)
 

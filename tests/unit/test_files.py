@@ -10,8 +10,8 @@ import pytest
 
 import knockd
 from bytes_of import read, write
+from compiled import folder_of
 
-TOP = os.path.dirname(os.path.abspath(knockd.__file__))
 
 
 @pytest.fixture
@@ -150,7 +150,8 @@ with knockd.locked(path):
 
 def test_twenty_edits_at_once_are_all_in_the_file_and_leave_nothing_beside_it(tmp_path):
     path = write(str(tmp_path / 'file'), b'')
-    crowd = [subprocess.Popen([sys.executable, '-c', ADD % TOP, path, str(number)])
+    code = ADD % folder_of(knockd.__file__)
+    crowd = [subprocess.Popen([sys.executable, '-c', code, path, str(number)])
              for number in range(20)]
     assert [process.wait() for process in crowd] == [0] * 20
     assert sorted(map(int, read(path).split())) == list(range(20))
@@ -177,7 +178,8 @@ def test_the_lock_ends_with_an_error_and_with_the_process(tmp_path):
             raise ZeroDivisionError
     killed = subprocess.Popen([sys.executable, '-c', (
         'import sys; sys.path.insert(0, %r); import knockd\n'
-        'with knockd.locked(%r):\n  print("held", flush=True); sys.stdin.read()') % (TOP, path)],
+        'with knockd.locked(%r):\n  print("held", flush=True); sys.stdin.read()') % (
+            folder_of(knockd.__file__), path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     killed.stdout.readline()
     killed.kill()

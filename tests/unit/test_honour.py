@@ -178,3 +178,31 @@ def test_junk_is_neither_logged_nor_written(daemon, state):
         forged[place] ^= 0x80
         daemon.handle(packet._replace(payload=bytes(forged)), at(mono=place * 1000))
     assert daemon.calls == [] and daemon.lines == []
+
+
+class Walked(dict):
+    """Openings that count how often somebody walks through all of them."""
+    walks = 0
+
+    def values(self):
+        self.walks += 1
+        return dict.values(self)
+
+    def items(self):
+        self.walks += 1
+        return dict.items(self)
+
+
+def test_the_ends_of_many_visits_are_one_walk_through_the_openings(daemon, state):
+    """For each visit one, of 5,000 openings, stopped the daemon for 0.2 s at a time."""
+    daemon.handle(knock(state), at())
+    doors = daemon.daemon.doors
+    visit, = doors.visits
+    for port in range(1000, 1100):
+        services = (knockd.Service(6, port, port),)
+        doors.visits[visit._replace(services=services)] = at().mono + 30000
+    state.hold(Walked(state.openings))
+    doors.next_end = 0
+    doors.look_for_ends(at())
+    assert list(doors.visits) == [visit], 'of the others nothing is open'
+    assert state.openings.walks <= 2

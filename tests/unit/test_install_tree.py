@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from compiled import compiled
+from compiled import started
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -65,10 +65,10 @@ FORGETS = {     # once the files are gone
 
 
 def knockd(*arguments, **options):
-    script = options.get('script', KNOCKD)
-    if script == KNOCKD and (arguments[:1] == ('uninstall',) or '--dry-run' in arguments):
-        script = compiled(KNOCKD)
-    process = subprocess.Popen((sys.executable, script) + arguments,
+    argv = started(KNOCKD)
+    if 'script' in options:
+        argv = [sys.executable, options['script']]
+    process = subprocess.Popen(argv + list(arguments),
                                stdin=options.get('stdin', subprocess.DEVNULL),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/',
                                pass_fds=options.get('pass_fds', ()))

@@ -14,8 +14,8 @@ import pytest
 
 import knockd
 from bytes_of import read, write
+from compiled import folder_of
 
-TOP = os.path.dirname(os.path.abspath(knockd.__file__))
 CONFIG = '[server]\nid = home\nhide = tcp/22\nledger = %s/ledger.json\n'
 KEY, NOW = '00112233445566aa', 1700000000000
 VERSION_1 = b'{"knockd": 1, "id": "home", "floor": 7, "keys": {"%s": {"floor": 5, "spent": ' \
@@ -419,7 +419,8 @@ sys.stdin.read()
 
 def holder(path):
     """Another process that holds the lock until it is killed."""
-    process = subprocess.Popen([sys.executable, '-c', HOLD % (TOP, path)], stdin=subprocess.PIPE,
+    code = HOLD % (folder_of(knockd.__file__), path)
+    process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE)
     assert process.stdout.readline() == b'held\n'
     return process
@@ -591,7 +592,7 @@ def test_on_a_disk_that_is_really_full(tmp_path, kind):
     if not shutil.which('unshare') or (kind == 'ext4' and (
             os.geteuid() or not shutil.which('mkfs.ext4'))):
         pytest.skip('unshare or mkfs.ext4 is not there')
-    script = write(str(tmp_path / 'fill.py'), (FILL % TOP).encode())
+    script = write(str(tmp_path / 'fill.py'), (FILL % folder_of(knockd.__file__)).encode())
     disk = str(tmp_path / 'disk')
     os.mkdir(disk)
     mount = 'mount -t tmpfs -o size=512k none "$0"'

@@ -330,6 +330,7 @@ def test_three_looks_give_way_and_the_fourth_is_whole_and_then_three_again():
     looks, broken = knockd.Looks(), []
     for _ in range(8):
         process = Process()
+        looks.start()
         looks.begin(process)
         looks.give_way()
         assert looks.end(0, 0) == bool(process.killed)

@@ -291,6 +291,23 @@ def test_a_look_rests_twice_its_time_and_gives_way():
     looks.give_way()                        # nothing runs: nobody is killed
 
 
+def test_a_look_gives_way_before_its_first_command_and_between_two_of_them():
+    """The command that runs when a knock comes has perhaps ended, and the next one begins."""
+    looks = knockd.Looks()
+    for ended in ([], [Process()]):
+        looks.start()
+        for process in ended:
+            looks.begin(process)
+        looks.give_way()
+        process = Process()
+        looks.begin(process)
+        assert process.killed and looks.end(0, 1)
+    looks.give_way()                        # none is under way
+    looks.start()
+    looks.begin(Process())
+    assert not looks.end(0, 1)
+
+
 def test_a_knock_does_not_wait_for_a_look_and_the_look_is_made_later(box):
     settled(box)
     box.listing = Process()
@@ -329,6 +346,7 @@ def test_knocks_without_end_do_not_keep_what_is_gone_from_being_put_back():
     broken = 0
     while broken < 10:
         process = Process()
+        looks.start()
         looks.begin(process)
         looks.give_way()
         broken_off = looks.end(0, 1)
@@ -341,6 +359,7 @@ def test_knocks_without_end_do_not_keep_what_is_gone_from_being_put_back():
 
 def test_a_listing_that_was_broken_off_is_not_taken_for_another_box(monkeypatch):
     looks = knockd.Looks()
+    looks.start()
 
     def finish(process, argv, text):
         if argv[0] == 'cat':

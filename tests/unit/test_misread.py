@@ -99,9 +99,7 @@ def test_an_answer_of_who_is_no_daemon_is_none(tmp_path, answer):
         thread.join()
 
 
-@pytest.mark.parametrize('text', ['5', '[]', '[1]', '{"anna": 5}', '[' * 9000,
-                                  '{"anna": {"last": "x", "source": "192.0.2.1"}}',
-                                  '{"anna": {"last": 1, "source": "x"}}'])
+@pytest.mark.parametrize('text', ['5', '[]', '[1]', '[' * 9000])
 def test_a_note_of_the_last_knocks_that_cannot_be_read_is_none(tmp_path, monkeypatch, text):
     monkeypatch.setattr(knockd, 'runtime_folder', lambda: str(tmp_path))
     monkeypatch.setattr(knockd, 'status_socket', lambda config: None)

@@ -1,6 +1,7 @@
 """The README says what is: options, keys, bytes, names of tests. Nothing here needs a kernel."""
 
 import ast
+import functools
 import hashlib
 import hmac
 import os
@@ -8,12 +9,12 @@ import re
 import shlex
 import struct
 import subprocess
-import sys
 
 import pytest
 
 import knock
 import knockd
+from compiled import started
 
 pytestmark = pytest.mark.kernel         # they say nothing of the interpreter
 
@@ -31,9 +32,10 @@ def section(title):
     return rest[:end.start()] if end else rest
 
 
+@functools.lru_cache(maxsize=None)
 def help_of(script, *arguments):
     process = subprocess.Popen(
-        [sys.executable, os.path.join(TOP, script)] + list(arguments) + ['--help'],
+        started(os.path.join(TOP, script)) + list(arguments) + ['--help'],
         stdout=subprocess.PIPE,
         env=dict(os.environ, COLUMNS='200', NO_COLOR='1', PYTHONUNBUFFERED=''))
     out = process.communicate()[0].decode()

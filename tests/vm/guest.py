@@ -393,6 +393,15 @@ def longest(found):
     return max([one.last - one.first for one in found], default=0.0)
 
 
+def first_datagram(capture):
+    """Returns (port, data) of the first UDP datagram that this packet socket holds."""
+    capture.setblocking(False)
+    while True:
+        packet = capture.recv(2048)
+        if packet[0] == 0x45 and packet[9] == socket.IPPROTO_UDP:
+            return struct.unpack('>H', packet[22:24])[0], packet[28:]
+
+
 class Host:
     """All of the above for one kind of guest, in a folder that is thrown away."""
 
@@ -540,11 +549,7 @@ class Host:
             took = time.monotonic() - opened
             if took > 0.2:
                 raise Broken('the power was cut only %.3f s after the opening' % took)
-            capture.setblocking(False)
-            while True:
-                packet = capture.recv(2048)
-                if packet[0] == 0x45 and packet[9] == socket.IPPROTO_UDP:
-                    return struct.unpack('>H', packet[22:24])[0], packet[28:]
+            return first_datagram(capture)
 
     def replay(self, datagram, source):
         port, data = datagram
