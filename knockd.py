@@ -30,7 +30,6 @@ import contextlib
 import errno
 import fcntl
 import functools
-import heapq
 import io
 import itertools
 import json
@@ -360,25 +359,22 @@ def matching(pattern, form, convert=str):
             raise refusal
     return read
 
-def read_all(read, texts):
-    """Each text as read() has it, a repeat left out; KnockError with a line for each that
-    is wrong, so that nobody mends them one by one."""
-    values = collections.OrderedDict()
-    problems = collections.OrderedDict()
-    for text in texts:
-        try:
-            values[read(text)] = True
-        except KnockError as error:
-            problems[str(error)] = True
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
-    return tuple(values)
-
 def listing(read):
-    """A reader of such texts with commas between them; a comma too many is forgiven."""
+    """A reader of such texts with commas between them: a repeat is left out, a comma too
+    many forgiven. KnockError with a line for each that is wrong, so that nobody mends
+    them one by one."""
     def read_list(text):
+        values = collections.OrderedDict()
+        problems = collections.OrderedDict()
         parts = [part.strip() for part in text.split(',')]
-        return read_all(read, filter(None, parts))
+        for part in filter(None, parts):
+            try:
+                values[read(part)] = True
+            except KnockError as error:
+                problems[str(error)] = True
+        if problems:
+            raise KnockError('\n'.join(problems), 2)
+        return tuple(values)
     return read_list
 
 def choice(*names):
@@ -490,8 +486,8 @@ yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
 name_of_server = matching(NAME.pattern, '1 to 64 of A-Z a-z 0-9 . _ -')
 name_of_action = matching(ACTION.pattern, '1 to 32 of a-z 0-9 _ -')
 # A save replaces the file: /dev/null would be gone for all programs.
-absolute_path = matching('/(?!dev/[^/]+$)(.*[^/])', 'the absolute path of a file')
-absolute_command = matching('/.+', 'a command that begins with an absolute path',
+absolute_path = matching(r'/(?!dev/[^/]+$)([^\0]*[^/\0])', 'the absolute path of a file')
+absolute_command = matching(r'/[^\0]+', 'a command that begins with an absolute path',
                             read_words)
 # Of 32: a digit with one bit, with up to seven zeros behind it.
 one_bit = matching('0[xX]0*[1248]0{0,7}', 'one bit; write for example 0x40000000',
@@ -1820,24 +1816,17 @@ def left_open(service, closed):
     is closed."""
     if not closed:
         return []
-    parts = [service]
-    for hole in closed:
-        remaining = []
-        for part in parts:
-            remaining += around(part, hole)
-        parts = remaining
-    return parts
-
-def around(service, hole):
-    """The parts of a port range that lie below and above another one."""
-    apart = hole.high < service.low or service.high < hole.low
-    if service.proto != hole.proto or apart:
-        return [service]
     parts = []
-    if service.low < hole.low:
-        parts.append(service._replace(high=hole.low - 1))
-    if hole.high < service.high:
-        parts.append(service._replace(low=hole.high + 1))
+    low = service.low           # of what is left behind the holes that were looked at
+    for hole in merged(closed):
+        apart = hole.high < low or service.high < hole.low
+        if service.proto != hole.proto or apart:
+            continue
+        if low < hole.low:
+            parts.append(service._replace(low=low, high=hole.low - 1))
+        low = hole.high + 1
+    if low <= service.high:
+        parts.append(service._replace(low=low))
     return parts
 
 def surviving(openings, config, now):
@@ -1904,24 +1893,21 @@ def pieces(openings):
     for opening in openings:
         edges.update((opening.service.low, opening.service.high + 1))
     cuts = sorted(edges)
-    ahead = sorted(openings, key=lambda opening: opening.service.low, reverse=True)
-    # Those whose ports begin at this cut or below, the one that expires last on top. One
-    # whose ports end below the cut is taken out only when it comes to the top: to look at
-    # all of them at each cut took 2 s with 1,000 openings.
-    covering = []
+    places = {port: place for place, port in enumerate(cuts)}
+    # The latest end of the ports from each cut to the next: it is written last. (To look
+    # at each opening at each cut took 2 s with 1,000 openings.)
+    ends = [None] * len(cuts)
+    for opening in sorted(openings, key=lambda opening: opening.expires):
+        first = places[opening.service.low]
+        behind = places[opening.service.high + 1]
+        ends[first:behind] = [opening.expires] * (behind - first)
     found = []
-    for low, end in zip(cuts, cuts[1:]):
-        while ahead and ahead[-1].service.low <= low:
-            opening = ahead.pop()
-            heapq.heappush(covering, (-opening.expires, opening.service.high))
-        while covering and covering[0][1] < low:
-            heapq.heappop(covering)
-        if not covering:
+    for low, behind, expires in zip(cuts, cuts[1:], ends):
+        if expires is None:
             continue
-        expires = -covering[0][0]
         if found and found[-1][1:] == (low - 1, expires):
             low, _, _ = found.pop()
-        found.append((low, end - 1, expires))
+        found.append((low, behind - 1, expires))
     return found
 
 # --- judge: a packet, a moment and what is known in, a Decision out ---------------------
@@ -1934,6 +1920,7 @@ SIGNATURES_A_SECOND = 2
 SYNS_A_SECOND = 20000
 # ms within which the network may deliver a knock twice.
 COPY_TIME = 2000
+COPIES_LIMIT = 4096             # honoured knocks whose copies are known
 # The carriers whose packets say what they ask for.
 DATAGRAMS = 'udp', 'icmp'
 
@@ -1964,7 +1951,7 @@ class Budget:
 
 class Copies:
     """The knocks that were honoured a moment ago, while the network may still deliver
-    copies. The pace of each client bounds what it can put in here."""
+    copies."""
 
     def __init__(self):
         # {(fingerprint, knock id): (sender, ms)}, the eldest first.
@@ -1972,18 +1959,13 @@ class Copies:
 
     def remember(self, knock, sender, now):
         """now: ms of the monotonic clock."""
-        while self.honoured:
-            eldest = next(iter(self.honoured))
-            if now - self.honoured[eldest][1] <= COPY_TIME:
-                break
-            del self.honoured[eldest]
         self.honoured[knock.client.fingerprint, knock.knock_id] = sender, now
+        if len(self.honoured) > COPIES_LIMIT:
+            self.honoured.popitem(last=False)
 
     def holds(self, knock, sender, now):
         key = knock.client.fingerprint, knock.knock_id
-        if key not in self.honoured:
-            return False
-        source, when = self.honoured[key]
+        source, when = self.honoured.get(key, (None, 0))
         return source == sender and now - when <= COPY_TIME
 
 class State:
@@ -2325,7 +2307,8 @@ def holds(condition, probe):
     if condition.key in ('version', 'proto', 'state'):
         found = getattr(probe, condition.key) in condition.values
     elif condition.key == 'interface':
-        found = is_named(probe.interface, condition.values)
+        found = any(is_interface(name, (probe.interface or '',))
+                    for name in condition.values)
     elif condition.key == 'port' and probe.port is None:
         found = any(high - low >= WIDE for low, high in condition.values)
     elif condition.key == 'port':
@@ -2335,15 +2318,6 @@ def holds(condition, probe):
     else:                           # not understood: as if the rule were not there
         return False
     return found != condition.negated
-
-def is_named(interface, names):
-    """Is it one of these, of which eth* means each that begins so?"""
-    if interface is None:
-        return False
-    for name in names:
-        if name == interface or name[-1] == '*' and interface.startswith(name[:-1]):
-            return True
-    return False
 
 def verdict_of(rules, name, probe, depth=0):
     """What a chain says of a probe; None where it goes back to its caller. name: (family,
@@ -2467,8 +2441,6 @@ def saved_condition(option, words, negated):
     values = ' '.join(words).split(',')
     if key == 'proto':
         values = [PROTOCOLS.get(value) for value in values]
-    elif key == 'interface':
-        values = [re.sub(r'\+$', '*', value) for value in values]
     elif key == 'state':
         values = [value.lower() for value in values]
     elif key == 'port':
@@ -2476,29 +2448,9 @@ def saved_condition(option, words, negated):
         values = [(int(low), int(high or low)) for low, _, high in ranges]
     return Condition(key, values, negated)
 
-def tolerant(read):
-    """Makes a reader of rules go on where it fails: a rule that is written in a way
-    unknown here decides nothing."""
-    def reader(listed, mark):
-        try:
-            return read(listed, mark)
-        except MISREAD:
-            return [Rule([Condition('other', [], False)], None, None, False)]
-    return reader
-
-def whole_listing(read):
-    """Makes a reader of listings raise KnockError where it fails."""
-    def reader(tool, outputs, config):
-        try:
-            return read(tool, outputs, config)
-        except MISREAD as error:
-            raise KnockError('what %s lists cannot be read: %r' % (tool.name, error))
-    return reader
-
-@tolerant
 def saved_rule(line, mark):
-    """A list with the Rule that a line is. A target like LOG becomes a jump to a chain
-    that does not exist, so the packet goes on."""
+    """The Rule that a line is. A target like LOG becomes a jump to a chain that does not
+    exist, so the packet goes on."""
     conditions, verdict = [], None
     for option, words, negated in saved_options(line):
         if option == '--reject-with':
@@ -2513,7 +2465,7 @@ def saved_rule(line, mark):
             conditions.append(saved_condition(option, words, negated))
     marked = Condition('other', ['0x%x/0x%x' % (mark, mark)], False)
     ours = conditions == [marked] and verdict == ACCEPT
-    return [Rule(conditions, verdict, None, ours)]
+    return Rule(conditions, verdict, None, ours)
 
 def saved_lines(text):
     """[(table, line)] of chains and of rules, these without their counters."""
@@ -2544,8 +2496,10 @@ def read_saved(text, family, prefix, mark):
                 Chain(family, prefix + table, name, hook, kind, priority, policy))
             continue
         _, name, options = (line + ' ').split(' ', 2)       # perhaps no options
-        chain = rules.setdefault((family, prefix + table, name), [])
-        chain.extend(saved_rule(options, mark))
+        # A rule that is written in a way unknown here decides nothing.
+        with contextlib.suppress(*MISREAD):
+            rule = saved_rule(options, mark)
+            rules.setdefault((family, prefix + table, name), []).append(rule)
     return chains, rules
 
 # --- nft text: our table, and what nft -j lists -----------------------------------------
@@ -2563,18 +2517,6 @@ def read_saved(text, family, prefix, mark):
 # on Linux 6.1): a set of hidden ports would let it by; a set of openings may miss for an
 # instant, which is safe. The table is never deleted to load it again: a hook that goes
 # lets packets by.
-CHAINS = (
-    ('guard', ' type filter hook prerouting priority -149; policy accept;'),
-    ('check', ''),
-    ('stay', ' type nat hook prerouting priority -199; policy accept;'),
-    ('answer', ' type filter hook input priority 90; policy accept;'),
-    ('closed', ''),
-    ('decoy', ''),
-    ('label', ''),
-    ('clear', ' type filter hook input priority 1000; policy accept;'),
-    ('leave', ' type filter hook forward priority 1000; policy accept;'),
-    ('beyond', ''),
-    ('restore', ' type route hook output priority -301; policy accept;'))
 # A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
 NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
@@ -2724,7 +2666,7 @@ def declarations(sets):
         kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
                 'flags dynamic,timeout; timeout {1}; size 65535')
         text += set_block('begun%d' % version, kind.format(version, SYN_RETRIES))
-    for name, hook in CHAINS:
+    for name, hook, _ in CHAINS:
         text += ' chain %s {%s\n }\n' % (name, hook)
     return in_table(text)
 
@@ -2732,7 +2674,7 @@ def ports_match(service):
     """tcp dport 8000-8010"""
     return format_service(service).replace('/', ' dport ')
 
-def guard_lines(config):
+def guard_lines(config, box, decoys, sets):
     """prerouting: who may pass?"""
     both = config.mark | asked_bit(config)
     lines = [if_marked(both, take_mark(both)),
@@ -2742,14 +2684,12 @@ def guard_lines(config):
         lines.append(ports_match(service) + ' jump check')
     return lines
 
-def check_lines(config, sets):
+def check_lines(config, box, decoys, sets):
     """A packet to a hidden port: does it come from where it may?"""
     passes = put_mark(config.mark) + ' return'
     lines = [FROM_US + ' ' + passes]
     for name in config.trust:
-        if name.endswith('+'):          # nft writes * where iptables writes +
-            name = name[:-1] + '*'
-        lines.append('iifname "%s" %s' % (name, passes))
+        lines.append(from_interface(name) + passes)
     for name, (_, element) in sets.items():
         network = element.source
         source = FAMILIES[network.version] + ' saddr'
@@ -2771,7 +2711,7 @@ def check_lines(config, sets):
     # held comes last: while the limit is unspent, each new packet must spend it.
     return sorted(lines, key=lambda line: '@held' in line)
 
-def stay_lines(config):
+def stay_lines(config, box, decoys, sets):
     """A stranger's packet is rewritten to the port that it has already, so that no later
     rule of nat forwards it. (`redirect` would change the address, too, and drop where an
     interface has none.)"""
@@ -2789,7 +2729,7 @@ def stay_lines(config):
 def to_network(network):
     return '%s daddr %s' % (FAMILIES[network.version], network)
 
-def answer_lines(config, sets):
+def answer_lines(config, box, decoys, sets):
     """input: who has OPEN, or comes over lo, is let by; for the others see `closed`."""
     # Over lo the stack looks for no socket before input, so `closed` could not tell which
     # packets belong to a connection.
@@ -2835,12 +2775,16 @@ def closed_lines(config, box, decoys, sets):
                 continue
             match += 'ct state invalid '
         for interface in by_length(verdicts):
-            where = 'iifname "%s" ' % interface if interface else ''
+            where = from_interface(interface) if interface else ''
             lines.append(match + where + final(verdicts[interface], proto, has_decoys))
     return lines + ['drop']
 
+def from_interface(name):
+    """nft writes * where iptables and `trust` write +."""
+    return 'iifname "%s" ' % re.sub(r'\+$', '*', name)
+
 def by_length(interfaces):
-    """The longer of two comes first: eth* may stand beside eth1; None is last."""
+    """The longer of two comes first: eth+ may stand beside eth1; None is last."""
     return sorted(interfaces, key=lambda name: (-len(name or ''), name or ''))
 
 def box_answers(config, box):
@@ -2862,7 +2806,11 @@ def final(verdict, proto, has_decoys):
         return UNREACHABLE
     return 'goto decoy' if has_decoys else TCP_RESET
 
-def leave_lines(config):
+def clear_lines(config, box, decoys, sets):
+    """input, at its end: OPEN goes."""
+    return [if_marked(config.mark, take_mark(config.mark))]
+
+def leave_lines(config, box, decoys, sets):
     """forward, at its end: OPEN goes; without it, beyond looks at every hidden port."""
     lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
     if config.behind:
@@ -2870,9 +2818,11 @@ def leave_lines(config):
             lines.append(ports_match(service) + ' jump beyond')
     return lines
 
-def beyond_lines(config, sets):
+def beyond_lines(config, box, decoys, sets):
     """forward: a hidden port of any host. Is it behind this box?"""
     lines = []
+    if not config.behind:
+        return lines
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
         lines.append(ACK_ALONE + ' ' + delete_begun(version))
@@ -2893,7 +2843,7 @@ def answers_behind(config):
     would answer itself we do not know: `box` is drop."""
     return ANSWERS.get(config.answer, ANSWERS['drop'])
 
-def decoy_lines(config, decoys):
+def decoy_lines(config, box, decoys, sets):
     """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
     # The socket that tproxy chose would take it; its mark would lead the reset astray.
     lines = ['meta skuid >= 0 meta mark set 0 ' + TCP_RESET]
@@ -2902,7 +2852,7 @@ def decoy_lines(config, decoys):
             port, put_mark(asked_bit(config)), decoy))
     return lines + ['drop']
 
-def restore_lines(config, box, decoys):
+def restore_lines(config, box, decoys, sets):
     """output: the hidden port comes back into a reset that has the bit ASKED."""
     bit = asked_bit(config)
     lines = ['meta mark & 0x%08x == 0 return' % bit]
@@ -2912,7 +2862,7 @@ def restore_lines(config, box, decoys):
         lines.append('tcp sport %d tcp sport set %d %s' % (decoy, port, take_mark(bit)))
     return lines
 
-def label_lines(config):
+def label_lines(config, box, decoys, sets):
     """The stack makes a flow label out of both ports (RFC 6437). A hidden port's reset
     would have the label of its decoy's, and whoever asks both would see it. So it gets
     another one, which is as constant for its flow and as random."""
@@ -2927,20 +2877,19 @@ def label_lines(config):
         lines.append('%s == %d @nh,12,4 set %d' % (match, value, value))
     return lines
 
-def nft_rules(config, box, decoys, sets):
-    """{chain: lines} of the whole table."""
-    rules = {'clear': [if_marked(config.mark, take_mark(config.mark))]}
-    rules['leave'] = leave_lines(config)
-    rules['beyond'] = beyond_lines(config, sets) if config.behind else ()
-    rules['guard'] = guard_lines(config)
-    rules['check'] = check_lines(config, sets)
-    rules['stay'] = stay_lines(config)
-    rules['answer'] = answer_lines(config, sets)
-    rules['closed'] = closed_lines(config, box, decoys, sets)
-    rules['decoy'] = decoy_lines(config, decoys)
-    rules['restore'] = restore_lines(config, box, decoys)
-    rules['label'] = label_lines(config)
-    return rules
+# Each chain of ours, its hook, and what makes its rules.
+CHAINS = (
+    ('guard', ' type filter hook prerouting priority -149; policy accept;', guard_lines),
+    ('check', '', check_lines),
+    ('stay', ' type nat hook prerouting priority -199; policy accept;', stay_lines),
+    ('answer', ' type filter hook input priority 90; policy accept;', answer_lines),
+    ('closed', '', closed_lines),
+    ('decoy', '', decoy_lines),
+    ('label', '', label_lines),
+    ('clear', ' type filter hook input priority 1000; policy accept;', clear_lines),
+    ('leave', ' type filter hook forward priority 1000; policy accept;', leave_lines),
+    ('beyond', '', beyond_lines),
+    ('restore', ' type route hook output priority -301; policy accept;', restore_lines))
 
 def nft_table(config, box, decoys, openings, now):
     """The whole table, in place of the one that may be there, in one transaction."""
@@ -2948,10 +2897,9 @@ def nft_table(config, box, decoys, openings, now):
     text = declarations(sets) + 'flush table inet knockd\n'
     for name in sets:
         text += 'flush set inet knockd %s\n' % name
-    rules = nft_rules(config, box, decoys, sets)
     chains = ''
-    for name, _ in CHAINS:
-        lines = ['  %s\n' % line for line in rules[name]]
+    for name, _, rules in CHAINS:
+        lines = ['  %s\n' % line for line in rules(config, box, decoys, sets)]
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
 
@@ -2976,15 +2924,18 @@ def accept_commands(config, accepts):
                 commands.append((argv + match, ''))
     return text, commands
 
-# What a match of nft -j looks at: its kind and the words inside, and the Condition's key.
+# What a match of nft -j looks at, by the words of its JSON, and the Condition's key.
 NFT_KEYS = {
-    'payload ip protocol': 'proto', 'payload ip6 nexthdr': 'proto',
-    'meta l4proto': 'proto',
-    'payload ip saddr': 'source', 'payload ip6 saddr': 'source',
-    'payload ether saddr': 'source', 'payload tcp dport': 'port',
-    'payload udp dport': 'port', 'payload th dport': 'port', 'meta nfproto': 'version',
-    'meta protocol': 'version', 'meta iifname': 'interface', 'meta iif': 'interface',
-    'ct state': 'state'}
+    'payload protocol ip field protocol': 'proto',
+    'payload protocol ip6 field nexthdr': 'proto', 'meta key l4proto': 'proto',
+    'payload protocol ip field saddr': 'source',
+    'payload protocol ip6 field saddr': 'source',
+    'payload protocol ether field saddr': 'source',
+    'payload protocol tcp field dport': 'port',
+    'payload protocol udp field dport': 'port',
+    'payload protocol th field dport': 'port', 'meta key nfproto': 'version',
+    'meta key protocol': 'version', 'meta key iifname': 'interface',
+    'meta key iif': 'interface', 'ct key state': 'state'}
 # Statements behind which a rule goes on, whatever the packet is.
 GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper'
 # A box without /etc/protocols lists numbers where others have these words.
@@ -2998,18 +2949,14 @@ SAVERS = collections.OrderedDict((
 
 def nft_conditions(left, right, operator):
     """[Condition] of a match: what it says, and the protocol that goes without saying."""
-    words = []
-    left = left if isinstance(left, dict) else {}
-    for kind, detail in left.items():
-        if isinstance(detail, dict):
-            words = [kind] + [str(word) for word in detail.values()]
+    words = re.findall(r'\w+', json.dumps(left))
     key = NFT_KEYS.get(' '.join(words), 'other')
     values = nft_values(key, right)
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
     conditions = [Condition(key, values, operator == '!=')]
-    if words[1:2] in (['tcp'], ['udp']):
-        conditions.append(Condition('proto', [PROTOCOLS[words[1]]], False))
+    if words[2:3] in (['tcp'], ['udp']):
+        conditions.append(Condition('proto', [PROTOCOLS[words[2]]], False))
     return conditions
 
 def nft_values(key, right):
@@ -3026,6 +2973,8 @@ def nft_values(key, right):
             value = value, value
         if key in ('proto', 'version'):
             value = NFT_NUMBERS.get(value, value)
+        if key == 'interface' and value:        # as iptables and `trust` write it
+            value = re.sub(r'\*$', '+', value)
         values.append(value)
     return values
 
@@ -3046,7 +2995,6 @@ def nft_reject(detail):
         return TCP_RESET
     return 'reject with %s type %s' % (kind, detail.get('expr', 'port-unreachable'))
 
-@tolerant
 def nft_rule(entry, mark):
     """A listed rule as [Rule]: one for its verdict, one for each entry of a verdict map,
     none if it has no verdict."""
@@ -3127,7 +3075,9 @@ def read_nft(outputs, config):
                 rules[name] = [Rule([elsewhere], ACCEPT, None, False)]
         elif kind == 'rule':
             chain = name[:2] + (entry['chain'],)
-            rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
+            # As in read_saved(): one that is not understood decides nothing.
+            with contextlib.suppress(*MISREAD):
+                rules.setdefault(chain, []).extend(nft_rule(entry, config.mark))
     keepers = {}
     for program, (family, prefix) in SAVERS.items():
         text = outputs.get(program, '')
@@ -3169,6 +3119,9 @@ def sets_mark(statement):
     mangle = statement.get('mangle', {}) if isinstance(statement, dict) else {}
     return mangle.get('key') == mark and str(mark) not in str(mangle.get('value'))
 
+# The hooks that a packet to an open port passes.
+ON_THE_WAY = 'ingress', 'prerouting', 'input', 'forward'
+
 def find_accepts(config, chains, rules, locked, keepers):
     """(Accepts, [Chain] out of reach). locked: tables that nobody but their owner may
     change (firewalld's). keepers: {chain: the iptables program that keeps it}."""
@@ -3179,7 +3132,8 @@ def find_accepts(config, chains, rules, locked, keepers):
             wanted.add(name)
         if ('auto',) not in config.accept_in:
             continue
-        if not is_on_the_way(chain) or not may_drop(chain, rules):
+        on_the_way = chain.kind != 'nat' and chain.hook in ON_THE_WAY
+        if not on_the_way or not may_drop(chain, rules):
             continue
         if can_hold_accept(chain) and name[:2] not in locked:
             wanted.add(name)
@@ -3197,11 +3151,6 @@ def find_accepts(config, chains, rules, locked, keepers):
         missing.append(Accept(keepers.get(name, 'nft'), *name, handle=None))
     return Accepts(missing, surplus), unreachable
 
-def is_on_the_way(chain):
-    """Does a packet to an open port go through this chain?"""
-    return chain.kind != 'nat' and chain.hook in (
-        'ingress', 'prerouting', 'input', 'forward')
-
 def can_hold_accept(chain):
     """Can we put a rule into it, and would that rule see our mark?"""
     if chain.hook == 'prerouting' and chain.priority <= GUARD_PRIORITY:
@@ -3210,7 +3159,7 @@ def can_hold_accept(chain):
 
 class NftTool:
     """The tool nft: commands and listings as text, nothing else."""
-    name, sysctls, silent = 'nft', SYSCTLS, False
+    name, sysctls = 'nft', SYSCTLS
 
     def list_commands(self, has):
         """[argv] whose outputs read() wants; has(program): is it there? Listed without
@@ -3220,7 +3169,6 @@ class NftTool:
             commands.append(LABEL_COMMAND)
         return commands + [[program] for program in SAVERS if has(program)]
 
-    @whole_listing
     def read(self, outputs, config):
         """outputs: {program: what it printed}"""
         return read_nft(outputs, config)
@@ -3405,7 +3353,7 @@ def filter_lines(config, box, version):
             verdict = final(verdicts[interface], service.proto, False)
             target = match + TO_US[version] + saved_target(verdict, version)
             if interface:
-                target = '-i %s %s' % (re.sub(r'\*$', '+', interface), target)
+                target = '-i %s %s' % (interface, target)
             lines.append(target)
     return lines + forward_lines(config, version)
 
@@ -3455,13 +3403,12 @@ def saved_decoys(rules):
 
 class IptablesTool:
     """The tool iptables, with ip6tables and ipset: commands and listings as text."""
-    name, sysctls, silent = 'iptables', (), True
+    name, sysctls = 'iptables', ()
 
     def list_commands(self, has):
         commands = [[tool + '-save'] for tool in SAVED_TOOLS.values()]
         return [argv for argv in commands if has(argv[0])]
 
-    @whole_listing
     def read(self, outputs, config):
         """outputs: {program: what it printed}; a family without one is not guarded."""
         chains, rules, ours = [], {}, collections.OrderedDict()
@@ -3589,23 +3536,20 @@ class Kind:
         self.last = 0           # ms since 1970
         self.told = None        # monotonic ms of the last line
 
-    def happen(self, source, reason, now):
-        """Once more."""
+    def happen(self, source, reason, now, line):
+        """Once more: logs the line unless it is too early for another one."""
         self.source = source
         self.reason = reason
         self.count += 1
         self.last = now.wall
-
-    def quiet(self, now):
-        """True if it is too early for another line."""
-        if self.told is None or now.mono - self.told >= QUIET_TIME:
-            return False
-        self.silent += 1
-        return True
-
-    def tell(self, now):
+        if self.told is not None and now.mono - self.told < QUIET_TIME:
+            self.silent += 1
+            return
+        if self.silent:
+            line += ' (%d more before)' % self.silent
         self.told = now.mono
         self.silent = 0
+        log(line, NOTICE)
 
     def row(self, client):
         """For status."""
@@ -3636,14 +3580,7 @@ class Reports:
         reason."""
         kinds = self.kinds.setdefault(client, {})
         kind = kinds.setdefault(name, Kind())
-        kind.happen(source, reason, now)
-        if kind.quiet(now):
-            return
-        text = line or reason
-        if kind.silent:
-            text += ' (%d more before)' % kind.silent
-        kind.tell(now)
-        log(text, NOTICE)
+        kind.happen(source, reason, now, line or reason)
 
     def tell_junk(self):
         """One line for all that was not authentic since the last one."""
@@ -3871,10 +3808,7 @@ PACKAGES = (    # a package manager, and what it is told
     ('opkg', 'opkg update && opkg install'), ('apk', 'apk add --update-cache'),
     ('dnf', 'dnf install -y'), ('zypper', 'zypper install -y'),
     ('pacman', 'pacman -Sy --noconfirm'))
-PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'util-linux',
-              'iptables-save': 'iptables', 'iptables-restore': 'iptables',
-              'ip6tables': 'iptables', 'ip6tables-save': 'iptables',
-              'ip6tables-restore': 'iptables'}
+PACKAGE_OF = {'nft': 'nftables', 'ssh-keygen': 'openssh-client', 'unshare': 'util-linux'}
 SMALL_PACKAGE_OF = {'ssh-keygen': 'openssh-keygen', 'unshare': 'unshare'}   # opkg, apk
 COMMAND_SECONDS = 10            # what a command may take before it is killed
 ACTION_SECONDS, ACTION_LINES = 30, 50
@@ -3903,7 +3837,7 @@ def is_roots(folder):
 
 def package_command(program):
     """What brings a program that is not there, on this system."""
-    package = PACKAGE_OF.get(program, program)
+    package = re.sub('^ip6?tables.*', 'iptables', PACKAGE_OF.get(program, program))
     for manager, command in PACKAGES:
         if find_program(manager):
             if manager in ('opkg', 'apk'):
@@ -3971,46 +3905,38 @@ class Hooks:
     on_close."""
 
     def __init__(self):
-        # {(client, is it an action): how many commands are under way}
-        self.running = collections.Counter()
-        self.lock = threading.Lock()
+        # By client, and by whether it is an action.
+        self.slots = collections.defaultdict(lambda: threading.Semaphore(SLOTS))
 
     def run(self, name, argv, facts, action=False):
         """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among
         it."""
-        slot = facts['KNOCK_CLIENT'], action
         if not argv:
             return
-        with self.lock:
-            if self.running[slot] >= SLOTS:
-                log('action %s: not run, for %d others of %s do'
-                    % (name, SLOTS, slot[0]), ERROR)
-                return
-            self.running[slot] += 1
-        arguments = name, argv, facts, slot
+        client = facts['KNOCK_CLIENT']
+        slots = self.slots[client, action]
+        if not slots.acquire(blocking=False):
+            log('action %s: not run, for %d others of %s do' % (name, SLOTS, client),
+                ERROR)
+            return
+        arguments = name, argv, facts, slots
         work = threading.Thread(target=self.work, args=arguments, daemon=True)
         try:
             work.start()
         except RuntimeError as error:           # no thread more for this process
-            self.free(slot)
+            slots.release()
             log('action %s: %s' % (name, error), ERROR)
 
-    def work(self, name, argv, facts, slot):
+    def work(self, name, argv, facts, slots):
         """The command's output goes to the log."""
         try:
             said = run(argv, seconds=ACTION_SECONDS, facts=facts)
         except KnockError as error:
             said = str(error)
         finally:
-            self.free(slot)
+            slots.release()
         for line in said.splitlines()[:ACTION_LINES]:
             log('action %s: %s' % (name, line))
-
-    def free(self, slot):
-        with self.lock:
-            self.running[slot] -= 1
-            if not self.running[slot]:
-                del self.running[slot]
 
 def notify(text):
     """sd_notify(3): to whoever started us and wants to know."""
@@ -4166,9 +4092,8 @@ class LedgerFile:
 
     def check_in_place(self):
         """A line in a journal that was deleted or replaced would be lost. OSError."""
-        if self.journal is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        if not os.path.samestat(os.lstat(self.path), os.fstat(self.journal)):
+        there = os.lstat(self.path)
+        if self.journal is None or not os.path.samestat(there, os.fstat(self.journal)):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def keep_room(self):
@@ -4211,12 +4136,8 @@ def open_ledger(file, config, now):
     """(the Ledger, was it lost and is under quarantine); never a reason to stop."""
     try:
         ledger = file.load(config.id)
-    except FileNotFoundError:
-        return lost_ledger(file, config, now, 'missing'), True
-    except OSError as error:
-        return lost_ledger(file, config, now, error.strerror), True
-    except KnockError as error:
-        return lost_ledger(file, config, now, str(error)), True
+    except (OSError, KnockError) as error:
+        return lost_ledger(file, config, now, error), True
     remove_version_1(file.path)
     try:
         file.rewrite(ledger)
@@ -4232,7 +4153,7 @@ def go_on(file):
         told = file.path, error.strerror
         log('start: the ledger cannot be written: %s: %s' % told, 3)
 
-def lost_ledger(file, config, now, reason):
+def lost_ledger(file, config, now, error):
     """A new one under quarantine, on disk if possible."""
     ledger = Ledger(config.id)
     ledger.quarantine(now.wall, config.window)
@@ -4242,6 +4163,9 @@ def lost_ledger(file, config, now, reason):
             sheet, _ = client.paper
             ledger.record(client.fingerprint, '', 0, 0, (sheet, VOID))
     end = time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(ledger.floor // 1000 + 1))
+    reason = getattr(error, 'strerror', error)
+    if isinstance(error, FileNotFoundError):
+        reason = 'missing'
     told = reason, end, file.path
     log('quarantine: ledger %s, knocks count again at %s UTC; %s' % told, 4)
     rewritten(file, ledger, 'quarantine')
@@ -4259,14 +4183,14 @@ SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33       # asm-generi
 SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
 PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86dd
-SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3       # linux/sockios.h, linux/ethtool.h
 BRIDGE_SETTINGS = 'call-iptables', 'call-ip6tables', 'filter-vlan-tagged'
 RECEIVE_BUFFER, SOCKET_SHARES = 4 << 20, 8
 FRAMES_AT_ONCE = 256            # of one socket, before the others have their turn
 NETLINK_NETFILTER = 12          # linux/netlink.h
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
 NETLINK_ROUTE, NLM_F_REQUEST = 0, 1
-RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND = 16, 18, 18, 4
+RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO = 16, 18, 18
+IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND = 1, 4
 RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
@@ -4390,33 +4314,30 @@ class Capture:
         """Attaches program(words); a coarser one where the kernel lacks the memory."""
         words = {int.from_bytes(tag[:4], 'big') for tag in tags}
         shares = word_shares(words, self.capacity, self.limit)
+        coarse = shares == [None]
         try:
             self.attach(shares, program)
         except OSError as error:
-            if error.errno != errno.ENOMEM or shares == [None]:
+            if error.errno != errno.ENOMEM or coarse:
                 raise
             self.capacity = self.capacity * 3 // 4
             self.load(tags, program)
             return
-        coarse = shares == [None]
         if coarse and not self.coarse:
             log('filter: the kernel cannot hold %d tags (net.core.optmem_max), Python '
                 'does its work' % len(words), WARNING)
-        elif self.coarse and not coarse:
-            log('filter: whole again', WARNING)
         self.coarse = coarse
 
     def attach(self, shares, program):
         """The sockets for each share; None is the share of all words."""
-        each = len(self.protocols)
-        while len(self.taps) < each * len(shares):
-            protocol = self.protocols[len(self.taps) % each]
+        wanted = list(itertools.product(shares, self.protocols))
+        for _, protocol in wanted[len(self.taps):]:
             self.taps.append(packet_socket(protocol))
         # What is no share's any more goes last, or a knock could pass unheard.
-        wanted = each * len(shares)
-        self.taps, surplus = self.taps[:wanted], self.taps[wanted:]
-        for number, sock in enumerate(self.taps):
-            attach_filter(sock, program(shares[number // each]))
+        surplus = self.taps[len(wanted):]
+        del self.taps[len(wanted):]
+        for sock, (share, _) in zip(self.taps, wanted):
+            attach_filter(sock, program(share))
         for sock in surplus:
             sock.close()
 
@@ -4484,18 +4405,19 @@ def is_port(interface, second):
     """Is it a port of a bridge or the like? Asked once a second: it may become one."""
     try:
         index = socket.if_nametoindex(interface)
-        # struct ifinfomsg
-        answer = ask_kernel(RTM_GETLINK, struct.pack('=4xiII', index, 0, 0))
+        return link_kind(index, IFLA_INFO_SLAVE_KIND) in TAKERS
     except OSError:             # it is gone
         return False
-    return master_kind(answer) in TAKERS
 
-def master_kind(answer):
-    """The kind of the interface that this one is a port of; b'' if it is no port."""
+def link_kind(index, which):
+    """Of an interface, or (IFLA_INFO_SLAVE_KIND) of the one that it is a port of; b'' if
+    it has none. OSError."""
+    # struct ifinfomsg
+    answer = ask_kernel(RTM_GETLINK, struct.pack('=4xiII', index, 0, 0))
     if struct.unpack_from('=H', answer, 4)[0] != RTM_NEWLINK:
         return b''
     about = netlink_attributes(answer[32:]).get(IFLA_LINKINFO, b'')
-    return netlink_attributes(about).get(IFLA_INFO_SLAVE_KIND, b'').rstrip(b'\0')
+    return netlink_attributes(about).get(which, b'').rstrip(b'\0')
 
 def netlink_attributes(data):
     """{type: value}. linux/netlink.h: struct nlattr begins at a multiple of four."""
@@ -4535,17 +4457,11 @@ def is_guarded(address, interface, behind):
     return any(address in network for network in behind) or is_own(address, interface)
 
 def bridges_of_box():
-    """[(index, name)] of the interfaces whose driver is named bridge."""
+    """[(index, name)] of the interfaces that are bridges."""
     found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for index, name in socket.if_nameindex():
-            # struct ethtool_drvinfo { u32 cmd; char driver[32]; ... }, 196 bytes.
-            told = array.array('B', struct.pack('@I192x', ETHTOOL_GDRVINFO))
-            # struct ifreq { char name[16]; void *data; }, 40 bytes.
-            request = struct.pack('@16sP16x', os.fsencode(name), told.buffer_info()[0])
-            with contextlib.suppress(OSError):  # it has no driver, or is gone
-                fcntl.ioctl(sock, SIOCETHTOOL, request)
-            if told.tobytes()[4:12] == b'bridge\0\0':
+    for index, name in socket.if_nameindex():
+        with contextlib.suppress(OSError):      # it is gone
+            if link_kind(index, IFLA_INFO_KIND) == b'bridge':
                 found.append((index, name))
     return found
 
@@ -4712,12 +4628,10 @@ def nft_flaw():
 
 def version_flaw(version):
     """Why the nft that says this version cannot be used, or None."""
-    numbers = re.search(r'v(\d+)\.(\d+)\.?(\d*)', version)
-    if numbers is None:
-        return 'nft does not say its version'
-    known = tuple(int(number or 0) for number in numbers.groups())
-    if known < OLDEST_NFT:
-        return 'nft %d.%d.%d is older than 1.0.2' % known
+    # nftables v1.0.6 (Lester Gooch #5)
+    numbers = re.findall(r'\d+', version.partition('(')[0])
+    if tuple(map(int, numbers)) < OLDEST_NFT:
+        return 'nft %s is older than 1.0.2' % ('.'.join(numbers) or '?')
     return None
 
 def choose_tool(config):
@@ -4777,7 +4691,10 @@ def see_box(tool, config, looks=None):
             # was broken off tells nothing, and must not look like another box.
             if looks and looks.broken_off or argv[0].startswith(tool.name):
                 raise
-    return tool.read(outputs, config)
+    try:
+        return tool.read(outputs, config)
+    except MISREAD as error:
+        raise KnockError('what %s lists cannot be read: %r' % (tool.name, error))
 
 def reflect_marks(names, path):
     """Sets to 1 the kernel's variables that a tool's rules need: a reset then carries the
@@ -6011,10 +5928,12 @@ class Daemon:
         self.doors.in_force(done.number, now)
         if due:
             self.reloading = None
-            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         # A new client, or one that was removed, changes no rules.
         if self.reloading is None and (due or done.loaded is not None):
             self.source.keep(self.config)
+        # Once that is said, a start while the file is broken goes on with this one.
+        if due:
+            log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
             self.reports.tell('', 'mended', '', MENDED, now)
@@ -6731,6 +6650,7 @@ class Placing:
 
     def __init__(self, args):
         self.root, self.dry_run = args.root, args.dry_run
+        self.here = not (args.root or args.dry_run)     # on this very box
         # (path, bytes or None, mode) of each file that was written
         self.before = []
 
@@ -6749,7 +6669,7 @@ class Placing:
     def carry_out(self, line):
         """A command line for the shell, each of them a constant of ours. KnockError."""
         print('$ ' + line, flush=True)
-        if not (self.dry_run or self.root):
+        if self.here:
             run(['sh', '-c', line], seconds=600)
 
     def take_back(self):
@@ -6820,7 +6740,7 @@ def first_config(args, name, hide, place, more=()):
         text = edited('', 'server', server)
         text = edited(text, 'client ' + name, client_entries(args))
         config = parse_config(text, path)
-        if not (place.root or place.dry_run):
+        if place.here:
             # Nothing is half done where it could not run.
             try_rules(config)
         place_ledger(config, place)
@@ -6982,8 +6902,7 @@ def taken(path):
     config = read_config(path)
     # As the daemon would do.
     if not report and os.path.exists(beside(config, GOOD_NAME)):
-        note('no daemon answers: in the firewall nothing changes until one runs; to take '
-             'all away: knockd.py uninstall')
+        note('no daemon answers, so all stays hidden; to end that: knockd.py uninstall')
         ConfigFile(path).keep(config)
     return config
 
@@ -8095,24 +8014,24 @@ def own_text(url):
     if os.path.isfile('/dev/stdin') and is_this_script(read_file('/dev/stdin')):
         return read_file('/dev/stdin')
     if not url:
-        raise KnockError('a script out of a pipe cannot copy itself; say with --url URL '
-                         'where curl gets it, or save it first: curl -fsSO URL && '
-                         'python3 knockd.py install')
+        raise KnockError('a script out of a pipe cannot copy itself; add --url URL, or '
+                         'type: curl -fsSO URL && python3 knockd.py install')
     text = run(['curl', '-fsSL', url], seconds=60)
     if not is_this_script(text):
         raise KnockError('%s is not the script that runs here; save it first' % url)
     return text
 
-def want_root(args):
-    """What is half done must not be taken for done."""
-    if os.geteuid() and not (args.root or args.dry_run):
+def placing_as_root(args):
+    """A Placing. KnockError: what is half done must not be taken for done."""
+    place = Placing(args)
+    if os.geteuid() and place.here:
         raise KnockError('only root can %s; type: sudo python3 knockd.py %s'
                          % (args.command, args.command))
+    return place
 
 def command_install(args):
     """What is there stays: a second time renews script and service."""
-    want_root(args)
-    system, place = init_system(args.root), Placing(args)
+    place, system = placing_as_root(args), init_system(args.root)
     if system is None:
         raise KnockError('no init system that is known here; let yours run: ' + RUN)
     # Before anything is written: a script out of a pipe may have no text.
@@ -8126,7 +8045,7 @@ def command_install(args):
              'nothing is hidden while the box shuts down' % path)
     try:
         config = place_all(args, system._replace(files=files), place, text)
-        if not (args.root or args.dry_run or upgrade):
+        if place.here and not upgrade:
             end_first_try(config)
         report = started(args, system, place)
     except (KnockError, OSError, KeyboardInterrupt):
@@ -8144,7 +8063,7 @@ def place_all(args, system, place, text):
     if not (config.clients or args.root):
         # Or the daemon takes it for lost, and the first client waits out a quarantine.
         place_ledger(config, place)
-    if not (args.root or args.dry_run):
+    if place.here:
         for warning in preflight(config):
             note(warning)
         try_rules(config)
@@ -8212,7 +8131,7 @@ def started(args, system, place):
     try:
         for line in system.starts:
             place.carry_out(line)
-        if args.root or args.dry_run:
+        if not place.here:
             return None
         report = patient(lambda: fresh_report(args.config, began), READY_TIME)
         if not report:
@@ -8276,8 +8195,7 @@ def tell_what_runs(system, config, report):
 def command_uninstall(args):
     """Leaves nothing of ours, neither files nor rules; keys only if they shall stay.
     Works whatever the config says."""
-    want_root(args)
-    system, place = init_system(args.root), Placing(args)
+    place, system = placing_as_root(args), init_system(args.root)
     folders, keys = list(KEYS), list(KEYS)
     with contextlib.suppress(KnockError):
         config = read_config(args.root + os.path.abspath(args.config))
@@ -8292,7 +8210,7 @@ def command_uninstall(args):
         carry_out_all(system.ends, place)
     if args.dry_run:
         take_rules_away((), show_rules)
-    elif not args.root:
+    elif place.here:
         take_rules_away(folders, run)
     paths = [SCRIPT, OPENWRT_SCRIPT, runtime_folder()]
     for each in INIT_SYSTEMS:

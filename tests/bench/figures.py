@@ -66,9 +66,9 @@ QUIET = 'after 0.5 s of quiet'
 ROWS = (
     ('last packet to connect, hot; after 0.5 s of quiet',
      ('  last packet to connect, hot: %s', '  last packet to connect, ' + QUIET + ': %s')),
-    ('of it the server\'s share, by its log',
-     ('knock to open, the server\'s share by its log, hot: %s',
-      'knock to open, the server\'s share by its log, ' + QUIET + ': %s')),
+    ('of it the server\'s share, until the kernel has the opening',
+     ('knock to open, the server\'s share, hot: %s',
+      'knock to open, the server\'s share, ' + QUIET + ': %s')),
     ('client\'s start to connect, hot; after quiet',
      ('client start to connect, hot: %s', 'client start to connect, ' + QUIET + ': %s')),
     ('junk a second with 20 of 20 knocks open, random bytes; well-formed for each',

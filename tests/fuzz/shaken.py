@@ -318,25 +318,33 @@ def codes_memory(data):
 NFT_CONFIG = knockd.parse_config(CONFIG, '/etc/knockd/knockd.ini')
 
 
+def seen_by(tool, outputs):
+    """As see_box() has it."""
+    try:
+        return tool.read(outputs, NFT_CONFIG)
+    except knockd.MISREAD as error:
+        raise knockd.KnockError(repr(error))
+
+
 @allow_errors
 def nft_listing(tree):
-    seen = knockd.NFT.read({'nft': json.dumps(tree)}, NFT_CONFIG)
+    seen = seen_by(knockd.NFT, {'nft': json.dumps(tree)})
     knockd.decoy_ports(NFT_CONFIG, seen)
     knockd.NFT.whole(NFT_CONFIG, seen, {22: 61022}, (), 0)
 
 
 @allow_errors
 def nft_text(data):
-    knockd.NFT.read({'nft': data.decode('utf-8', 'replace')}, NFT_CONFIG)
+    seen_by(knockd.NFT, {'nft': data.decode('utf-8', 'replace')})
 
 
 @allow_errors
 def saved_listing(text):
     outputs = {'iptables-save': text, 'ip6tables-save': text}
-    seen = knockd.IPTABLES.read(outputs, NFT_CONFIG)
+    seen = seen_by(knockd.IPTABLES, outputs)
     knockd.decoy_ports(NFT_CONFIG, seen)
     knockd.IPTABLES.whole(NFT_CONFIG, seen, {22: 61022}, (), 0)
-    knockd.NFT.read(dict(outputs, nft='{"nftables": []}'), NFT_CONFIG)
+    seen_by(knockd.NFT, dict(outputs, nft='{"nftables": []}'))
 
 
 class Answering:

@@ -14,10 +14,9 @@ import time
 import pytest
 
 import knockd
-from compiled import started
+from answered import answered, answered_by_a_process
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-KNOCKD = os.path.join(TOP, 'knockd.py')
 SECRETS = [knockd.encode_secret(bytes(range(first, first + 32))) for first in range(1, 9)]
 TEXT = '''# The gate of the house.
 [server]
@@ -49,12 +48,8 @@ def read(path):
 
 
 def command(path, *arguments, **options):
-    """(exit code, standard output, standard error) of one process."""
-    process = subprocess.Popen(
-        started(KNOCKD) + ['--config', path] + list(arguments),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = process.communicate(options.get('stdin', '').encode())
-    return process.returncode, out.decode(), err.decode()
+    """(exit code, standard output, standard error)"""
+    return answered(knockd, '--config', path, *arguments, **options)
 
 
 def must(path, *arguments, **options):
@@ -75,7 +70,7 @@ def test_of_twenty_edits_at_once_each_that_says_it_is_done_is_in_the_file(path):
     codes = {}
 
     def edit(arguments):
-        codes[arguments] = command(path, *arguments)[0]
+        codes[arguments] = answered_by_a_process(knockd, '--config', path, *arguments)[0]
     threads = [threading.Thread(target=edit, args=(each,)) for each in edits]
     for thread in threads:
         thread.start()

@@ -765,3 +765,9 @@ def test_an_edit_of_two_sections_is_one_write(path, monkeypatch):
     knockd.edit_config(path, lambda config: changes)
     (_, data), = written
     assert b'hide = tcp/22,tcp/8080' in data and b'[client bert]' in data
+
+
+@pytest.mark.parametrize('key', ['ledger', 'on_open'])
+def test_no_path_holds_a_zero_byte(key):
+    """The kernel knows none, and Python would end in a traceback."""
+    assert places(SERVER + '%s = /var/a\0b\n' % key + CLIENT) == ['[server] ' + key]

@@ -540,7 +540,7 @@ def test_a_statement_that_every_packet_passes_changes_nothing(statement):
 def test_interfaces_with_an_answer_of_their_own():
     listing = [chain('drop'), rule(match(IIF, {'set': ['lan', 'br-*']}), ACCEPT),
                rule(match(IIF, 'lo'), ACCEPT), rule(match(IIF, 'wan'), DROP)]
-    assert answers(listing)[0] == {None: 'drop', 'lan': 'stack', 'br-*': 'stack'}
+    assert answers(listing)[0] == {None: 'drop', 'lan': 'stack', 'br-+': 'stack'}
     listing = [chain(), rule({'vmap': {'key': IIF, 'data': {'set': [['wan', JUMP]]}}}),
                rule(PROHIBIT, chain='last')]
     assert answers(listing)[1] == {None: 'stack', 'wan': knockd.PROHIBITED}

@@ -13,7 +13,8 @@ import threading
 
 import pytest
 
-from compiled import started
+import knockd as script
+from answered import answered
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KNOCKD = os.path.join(TOP, 'knockd.py')
@@ -64,14 +65,15 @@ FORGETS = {     # once the files are gone
                       'update-rc.d -f knockd-again remove']}
 
 
-def knockd(*arguments, **options):
-    argv = started(KNOCKD)
-    if 'script' in options:
-        argv = [sys.executable, options['script']]
-    process = subprocess.Popen(argv + list(arguments),
-                               stdin=options.get('stdin', subprocess.DEVNULL),
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/',
-                               pass_fds=options.get('pass_fds', ()))
+def knockd(*arguments):
+    """What a command says: (exit code, standard output, standard error)."""
+    return answered(script, *arguments)
+
+
+def piped(path, stdin, *arguments, **options):
+    """The same of a script that is read from a descriptor."""
+    process = subprocess.Popen((sys.executable, path) + arguments, stdin=stdin,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/', **options)
     out, err = process.communicate()
     return process.returncode, out.decode(), err.decode()
 
@@ -319,8 +321,8 @@ def test_an_unknown_init_system_is_told_what_to_run(tmp_path):
 
 def test_a_script_on_standard_input_installs_itself(tmp_path):
     tree = tree_of(tmp_path, 'systemd')
-    with open(KNOCKD) as script:
-        code, _, err = knockd('install', '--root', tree, *FIRST, script='-', stdin=script)
+    with open(KNOCKD) as source:
+        code, _, err = piped('-', source, 'install', '--root', tree, *FIRST)
     assert (code, err) == (0, '')
     with open(tree + '/usr/local/sbin/knockd.py') as copy, open(KNOCKD) as script:
         assert copy.read() == script.read()
@@ -352,11 +354,11 @@ def test_a_file_called_stdin_in_the_current_folder_is_nothing_to_us(how, tmp_pat
 
 def test_another_file_on_standard_input_is_not_taken_for_the_script(tmp_path):
     tree = tree_of(tmp_path, 'systemd')
-    with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as script, \
+    with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source, \
             open(__file__) as other:
-        fd = script.stdout.fileno()
-        code, _, err = knockd('install', '--root', tree, *FIRST, script='/dev/fd/%d' % fd,
-                              stdin=other, pass_fds=[fd])
+        fd = source.stdout.fileno()
+        code, _, err = piped('/dev/fd/%d' % fd, other, 'install', '--root', tree, *FIRST,
+                             pass_fds=[fd])
     assert code == 1 and ' pipe ' in err and not os.path.exists(tree + '/usr')
 
 
@@ -364,7 +366,7 @@ def test_a_script_out_of_a_pipe_says_that_it_must_be_saved_first(tmp_path):
     """Python has read the pipe to its end before the first line runs."""
     tree = tree_of(tmp_path, 'systemd')
     with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
-        code, _, err = knockd('install', '--root', tree, *FIRST, script='-', stdin=source.stdout)
+        code, _, err = piped('-', source.stdout, 'install', '--root', tree, *FIRST)
     assert code == 1
     assert re.match(r'knockd: [^\n]* pipe [^\n]*--url[^\n]*curl -fsSO[^\n]*\n$', err)
     assert not os.path.exists(tree + '/usr') and not os.path.exists(tree + '/etc')
@@ -400,13 +402,12 @@ def script_bytes():
         return file.read()
 
 
-def curled(tree, url, *more):
+def curled(tree, url):
     """curl URL | python3 - install --url URL"""
     if not shutil.which('curl'):
         pytest.skip('no curl here')
     with subprocess.Popen(['curl', '-fsS', url], stdout=subprocess.PIPE) as source:
-        return knockd('install', '--root', tree, '--url', url, *FIRST + more, script='-',
-                      stdin=source.stdout)
+        return piped('-', source.stdout, 'install', '--root', tree, '--url', url, *FIRST)
 
 
 def test_a_script_out_of_a_pipe_is_fetched_again(serve, tmp_path):
@@ -437,8 +438,8 @@ def test_another_script_at_that_address_is_not_installed(change, serve, tmp_path
 def test_an_address_that_no_longer_answers_is_told(serve, tmp_path):
     tree = tree_of(tmp_path, 'systemd')
     with subprocess.Popen(['cat', KNOCKD], stdout=subprocess.PIPE) as source:
-        code, _, err = knockd('install', '--root', tree, '--url', 'http://127.0.0.1:9/knockd.py',
-                              *FIRST, script='-', stdin=source.stdout)
+        code, _, err = piped('-', source.stdout, 'install', '--root', tree,
+                             '--url', 'http://127.0.0.1:9/knockd.py', *FIRST)
     assert code == 1 and re.match(r'knockd: \w+ [^\n]*http://127[^\n]* failed [^\n]*\n$', err)
 
 

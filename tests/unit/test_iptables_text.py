@@ -255,7 +255,7 @@ def test_interfaces_with_an_answer_of_their_own():
 
 def test_a_plus_in_the_middle_of_a_name_is_the_names_own():
     rules = ['INPUT -i a+b -j DROP', 'INPUT -i c+d+ -j DROP']
-    assert policies(rules)[0] == {None: 'stack', 'a+b': 'drop', 'c+d*': 'drop'}
+    assert policies(rules)[0] == {None: 'stack', 'a+b': 'drop', 'c+d+': 'drop'}
     saved = '*filter\n:INPUT ACCEPT [0:0]\n-A %s\nCOMMIT\n' % '\n-A '.join(rules)
     text = whole(saved={'iptables-save': saved})[1][1]
     assert '-A KNOCKD -i a+b -p tcp' in text and '-A KNOCKD -i c+d+ -p tcp' in text

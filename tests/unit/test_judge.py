@@ -643,8 +643,8 @@ def test_a_copy_of_what_was_refused_is_refused_again(state):
     assert [said(state, packet) for _ in range(2)] == [('refused', 'not allowed tcp/25')] * 2
 
 
-def test_what_copies_are_known_by_is_forgotten_after_two_seconds(state):
-    """Or a year of knocks would fill memory."""
+def test_what_copies_are_known_by_never_fills_memory(state, monkeypatch):
+    monkeypatch.setattr(knockd, 'COPIES_LIMIT', 3)
     for number in range(1000):
         accepted(state, knock(state, time=WALL + number), number * 1000)
     assert len(state.copies.honoured) == 3

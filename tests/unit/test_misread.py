@@ -55,17 +55,25 @@ def test_a_rule_of_iptables_that_cannot_be_read_hides_no_other_rule(strange):
     assert beside.box.closed[TCP] == plain.box.closed[TCP]
 
 
+def see(monkeypatch, tool, outputs):
+    """The Seen of a box where the programs print these."""
+    monkeypatch.setattr(knockd, 'has_lister', lambda program: program in outputs)
+    monkeypatch.setattr(knockd, 'start', lambda argv: None)
+    monkeypatch.setattr(knockd, 'finish', lambda process, argv, text: outputs.get(argv[0], ''))
+    return knockd.see_box(tool, CONFIG)
+
+
 @pytest.mark.parametrize('listing', [
     '', '{', '[]', '5', '{}', '{"nftables": 5}', '{"nftables": [5]}', '{"nftables": [{}]}',
     '[' * 9000, '{"nftables": [{"chain": {"prio": "x"}}, {"chain": {"name": 5}}]}'])
-def test_what_is_no_listing_of_nft_is_one_sentence(listing):
+def test_what_is_no_listing_of_nft_is_one_sentence(listing, monkeypatch):
     with pytest.raises(knockd.KnockError, match='what nft lists cannot be read'):
-        knockd.NFT.read({'nft': listing}, CONFIG)
+        see(monkeypatch, knockd.NFT, {'nft': listing})
 
 
-def test_what_is_no_listing_of_iptables_is_one_sentence():
+def test_what_is_no_listing_of_iptables_is_one_sentence(monkeypatch):
     with pytest.raises(knockd.KnockError, match='what iptables lists cannot be read'):
-        knockd.IPTABLES.read({'iptables-save': '*filter\n:INPUT\n'}, CONFIG)
+        see(monkeypatch, knockd.IPTABLES, {'iptables-save': '*filter\n:INPUT\n'})
 
 
 @pytest.mark.parametrize('note', [
