@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -563,4 +564,10 @@ class Host:
         for stranger in self.probers:
             stranger.close()
         self.wire.close()
+        kept = os.environ.get('KNOCK_VM_LOGS')
+        if kept:                    # a folder: what the strangers were told, and the console
+            open(self.guest.console, 'a').close()       # it may never have been on
+            for path in [self.guest.console] + [stranger.path for stranger in self.probers]:
+                shutil.copy(path, os.path.join(kept, '%s-%s' % (
+                    self.guest.image.kind.name, os.path.basename(path))))
         self.temporary.cleanup()
