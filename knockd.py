@@ -7943,8 +7943,9 @@ def openrc_in(level, evidence, more, enable, forgets):
                       dict({'/etc/init.d/knockd': OPENRC}, **more),
                       ['rc-update add knockd ' + level] + enable +
                       ['rc-service knockd restart'],
-                      ['rc-service knockd stop', 'rc-update -a delete knockd'], forgets,
-                      SYSLOG)
+                      ['rc-service knockd stop', 'rc-update -a delete knockd',
+                       # Else it would count as started for ever.
+                       'rc-service --ifexists knockd-again stop'], forgets, SYSLOG)
 
 INIT_SYSTEMS = [
     InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',

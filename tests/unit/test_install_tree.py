@@ -50,7 +50,8 @@ STATE['procd'] = 'etc'                          # OpenWrt's /var is in memory
 ENDS = {    # in this order, before the files go
     'systemd': ['systemctl disable --now knockd'],
     'procd': ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
-    'openrc': ['rc-service knockd stop', 'rc-update -a delete knockd'],
+    'openrc': ['rc-service knockd stop', 'rc-update -a delete knockd',
+               'rc-service --ifexists knockd-again stop'],
     'runit': ['rm /etc/service/knockd', 'sv shutdown /etc/sv/knockd',
               'rm -rf /etc/sv/knockd /var/log/knockd'],
     'void': ['rm /var/service/knockd', 'sv shutdown /etc/sv/knockd',

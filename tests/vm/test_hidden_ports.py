@@ -41,7 +41,8 @@ systemctl daemon-reload
 LISTING = '''
 find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp \\
     -o -path /root -o -path /var/log -o -path /var/cache -o -path /var/lib/systemd \\
-    -o -path /var/lib/docker -o -path /var/lib/containerd -o -path /etc/adjtime \\
+    -o -path /usr/lib/rc/cache -o -path /var/lib/docker -o -path /var/lib/containerd \\
+    -o -path /etc/adjtime \\
     -o -path '/var/tmp/systemd-private-*' ! -path '*knockd*' \\
     -o -name '*.pyc' -o -name __pycache__ \\) -prune -o -printf '%p %y %m %u %g %l\\n' | sort
 find /etc -type f ! -name '.depend.*' ! -path /etc/adjtime ! -path '*/supervise/*' | sort \\
