@@ -5169,10 +5169,10 @@ class Keeper:
             return False
         if seen.box != before.box:
             return False
-        if any(seen.accepts):
-            # Somebody has taken them out again, or twice is in vain.
-            if seen.accepts != before.accepts or not self.standing.repeated:
-                return False
+        # Once as before: somebody has taken our rules out again. Twice: it is in vain.
+        in_vain = seen.accepts == before.accepts and self.standing.repeated
+        if any(seen.accepts) and not in_vain:
+            return False
         self.standing.note(seen)
         return True
 
