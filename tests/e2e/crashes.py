@@ -288,7 +288,8 @@ def cells(wire, house, address, names, operations=OPERATIONS):
         if operation != 'heal':
             house.says(line, before + 1)
         else:
-            assert until(lambda: 'nft' in house.trace(), 10), house.text()
+            # It loads at once, and looks afterwards.
+            assert until(lambda: {'nft', 'nft-list'} <= set(house.trace()), 10), house.text()
         house.rest()            # what it prepares for the next one comes after it
         calls = house.trace()
         if operation == 'stop':
