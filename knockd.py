@@ -4992,6 +4992,7 @@ class Keeper:
             self.called.silence()
         if self.events.fileno() in ready:
             change = ruleset_change(self.events)
+            # Beside iptables a table of our name is somebody else's.
             if change == OURS_GONE and self.tool is not IPTABLES:
                 self.standing.lose()
             if change != UNCHANGED:
@@ -5457,7 +5458,6 @@ def clock_doubt(config, ledger, now):
             'only paper knocks count; type: date -s, or let NTP set it'
             % (format_time(now), format_time(latest)))
 
-
 def recalled_codes(path, now):
     """The Codes as the daemon before left them. If the file cannot be read, the worst is
     assumed. After a boot there is no file: no wrong tries."""
@@ -5470,7 +5470,6 @@ def recalled_codes(path, now):
     except (OSError,) + MISREAD:
         codes.recall([0, 0, NEVER], now)
     return codes
-
 
 class Hearing:
     """The packet sockets, and what their filters let by."""
@@ -5664,10 +5663,12 @@ class Doors:
         """The keeper could not do it, and tries again in a second."""
         self.trouble = str(done.error)
         self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
+        waiting = []
         for order in self.orders:
             self.complain(order, 'failed', 'failed: %s' % self.trouble, now)
-        self.orders = [order for order in self.orders if now.mono
-                       < order.began.mono + order.decision.knock.seconds * 1000]
+            if now.mono < order.began.mono + order.decision.knock.seconds * 1000:
+                waiting.append(order)
+        self.orders = waiting
 
     def look_for_slow(self, now):
         """Nobody waits for long without a word."""
@@ -5717,7 +5718,6 @@ def facts_of(client, source, services, seconds):
     """The environment of a command of the config."""
     return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': str(source),
             'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
-
 
 class Desk:
     """Answers `status`, by a Unix socket."""
@@ -6642,7 +6642,6 @@ def go_small(args):
         os.execv(sys.executable, [sys.executable] + flags + [
             path, '--config', args.config, 'run'] + verbose)
 
-
 def name_process():
     """`ps`, `pgrep` and the journal shall say knockd, not python3."""
     with contextlib.suppress(OSError), open('/proc/self/comm', 'w') as file:
@@ -6770,7 +6769,6 @@ def place_ledger(config, place):
     """An empty one, if there is none."""
     if not os.path.exists(place.root + config.ledger):
         place.put(config.ledger, Ledger(config.id).state_line())
-
 
 # An option for a first config, and what changes the same in one that is there.
 INSTEAD = (('hide', 'hide SERVICES'), ('host', 'set server host=HOST'),
@@ -7452,7 +7450,6 @@ class Trace:
         with contextlib.suppress(KnockError):
             run(NFT_COMMAND, WATCH_TABLE)
 
-
 class Watch:
     """What `watch` hears and prints."""
 
@@ -8103,7 +8100,6 @@ def begin_probation(config, place, told):
     place.put(path, probation_text(ON_TRIAL, time))
     place.put(guard, TRIAL_GUARD)
 
-
 def holder(path):
     """The process id of the daemon that holds this ledger; None if there is none."""
     try:
@@ -8339,7 +8335,6 @@ def command_line():
     class Parser(argparse.ArgumentParser):
         def error(self, message):
             raise KnockError('%s; see: %s --help' % (message, self.prog), 2)
-
 
     parser = Parser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
