@@ -4194,12 +4194,12 @@ RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO = 16, 18, 18
 IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND = 1, 4
 RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
+OTHERS = -1                     # in place of a netlink port, which is never that
 # linux/netfilter/nf_tables.h: NEWSETELEM, DELSETELEM, NEWGEN.
 ELEMENT_EVENTS = (12, 14, 15)
-# DELTABLE and DESTROYTABLE; of our loads, cleared() makes one, and who hides nothing.
-TABLE_GONE = 2, 26
-OUR_TABLE = b'knockd\0'
-UNCHANGED, OTHERS_CHANGED, OURS_GONE = range(3)
+# What each event of our table has behind its header: family inet (linux/netfilter.h),
+# and the attribute of the table's name, as long as this.
+OUR_TABLE = 1, struct.pack('=HH', 11, 1) + b'knockd\0'
 STATUS_BUFFER = 8 << 20         # bytes of an answer to status, at most
 
 class Bell:
@@ -4230,33 +4230,31 @@ def ruleset_events():
     sock.setblocking(False)
     return sock
 
-def ruleset_change(events):
-    """Reads all that waits; returns the gravest change. Set elements count as UNCHANGED:
-    they change with every knock."""
-    gravest = UNCHANGED
+def ruleset_changes(events):
+    """Reads all that waits; returns all that changes_told() finds in it."""
+    changes = set()
     while True:
         try:
-            data = events.recv(65536)
+            changes |= changes_told(events.recv(65536))
         except BlockingIOError:
-            return gravest
+            return changes
         except OSError:         # ENOBUFS: there were more changes than it could hold
-            return max(gravest, OTHERS_CHANGED)
-        gravest = max(gravest, change_told(data))
+            changes.add(OTHERS)
 
-def change_told(data):
-    """The gravest change of a table, a chain or a rule that one of these netlink messages
-    tells."""
-    gravest, offset = UNCHANGED, 0
-    while offset + 16 <= len(data):
-        # linux/netlink.h: struct nlmsghdr
-        length, kind = struct.unpack_from('=IH', data, offset)
-        end = offset + max(16, length + 3 & ~3)
-        if kind & 0xff in TABLE_GONE and OUR_TABLE in data[offset:end]:
-            return OURS_GONE
-        if kind & 0xff not in ELEMENT_EVENTS:
-            gravest = OTHERS_CHANGED
-        offset = end
-    return gravest
+def changes_told(data):
+    """What these netlink messages tell: of our table the sender, a netlink port, else
+    OTHERS. Set elements of others do not count: somebody's blocklist changes often."""
+    changes, offset = set(), 0
+    while offset + 31 <= len(data):
+        # linux/netlink.h: struct nlmsghdr, nfgenmsg; no event is shorter.
+        length, kind, _, _, sender, family, name = struct.unpack_from(
+            '=IHHIIB3x11s', data, offset)
+        if (family, name) == OUR_TABLE:
+            changes.add(sender)
+        elif kind & 0xff not in ELEMENT_EVENTS:
+            changes.add(OTHERS)
+        offset += max(16, length + 3 & ~3)
+    return changes
 
 def attach_filter(sock, program):
     """SO_ATTACH_FILTER with a struct sock_fprog { u16 len; struct sock_filter *filter;
@@ -4831,11 +4829,6 @@ class Looks:
         before, self.variables = self.variables, kernel_variables()
         return before != self.variables
 
-    def hasten(self, now):
-        """Right after our load. Its listing is the reference for later looks; what others
-        change before it would be taken for ours."""
-        self.due = now
-
     def start(self):
         """What is asked for from now on, this look may miss."""
         with self.lock:
@@ -4879,7 +4872,7 @@ class Standing:
     def __init__(self):
         self.wanted = Wanted(0, None, ())
         self.known = False      # is that what the kernel holds?
-        self.lost = False       # has somebody taken our table away since?
+        self.harmed = False     # has somebody changed our table since?
         self.before = None      # the Seen by which it was loaded
         self.repeated = False   # did it load the same accept rules as the time before?
         self.seen = None        # the Seen right after; None until somebody has looked
@@ -4887,14 +4880,14 @@ class Standing:
     def doubt(self, seen):
         """A load begins, made for the box as it is seen; it may fail half way."""
         self.known = False
-        self.lost = False
+        self.harmed = False
         self.repeated = self.before is not None and self.before.accepts == seen.accepts
         self.before = seen
         self.seen = None
 
-    def lose(self):
-        """Our table is gone. Where nothing is hidden we took it away ourselves."""
-        self.lost = self.known and self.wanted.config.hide != ()
+    def harm(self):
+        """Before the first load no table is ours."""
+        self.harmed = self.before is not None
 
     def put(self, wanted):
         """That is what the kernel holds now."""
@@ -4991,52 +4984,65 @@ class Keeper:
         if self.called.fileno() in ready:
             self.called.silence()
         if self.events.fileno() in ready:
-            change = ruleset_change(self.events)
-            # Beside iptables a table of our name is somebody else's.
-            if change == OURS_GONE and self.tool is not IPTABLES:
-                self.standing.lose()
-            if change != UNCHANGED:
-                self.looks.ask(moment().mono)
+            self.heed(0)
+
+    def heed(self, ours):
+        """Reads what the kernel tells. ours: how many of the senders we are."""
+        senders = ruleset_changes(self.events)
+        if OTHERS in senders:
+            self.looks.ask(moment().mono)
+        # Beside iptables a table of our name is somebody else's.
+        if len(senders - {OTHERS}) > ours and self.tool is not IPTABLES:
+            self.standing.harm()
 
     def patience(self, now):
         """Milliseconds until something is due; None: only a call or an event ends the
         wait."""
         due = []
-        if self.standing.lost or self.wanted.number != self.standing.wanted.number:
-            due.append(self.retry)
+        if self.standing.harmed or self.wanted.number != self.standing.wanted.number:
+            due.append(now)
         if self.looks.due is not None:
-            due.append(max(self.looks.due, self.retry))
+            due.append(self.looks.due)
         if not due:
             return None
-        return max(0, min(due) - now)
+        return max(now, min(due), self.retry) - now
 
     def step(self, wanted, now):
         """One thing that is due; what is wanted comes before a look."""
         if now < self.retry:
             return
-        if self.standing.lost:
-            self.put_back(wanted)
-        elif wanted.number != self.standing.wanted.number:
-            self.bring(wanted, now)
-        elif self.looks.due is not None and now >= self.looks.due:
-            self.inspect(wanted, now)
+        try:
+            if self.standing.harmed:
+                self.put_back(wanted, now)
+            elif wanted.number != self.standing.wanted.number:
+                self.bring(wanted, now)
+            elif self.looks.due is not None and now >= self.looks.due:
+                self.inspect(wanted, now)
+        except KnockError as error:
+            self.retry = moment().mono + RETRY_TIME
+            self.looks.ask(self.retry)
+            self.answer(wanted.number, error)
 
     def bring(self, wanted, now):
         """Into force: by elements if only openings differ, else all of it."""
-        try:
-            if self.same_rules(wanted.config):
-                self.change(wanted, now)
-            else:
-                self.load(wanted)
-        except KnockError as error:
-            self.retry = moment().mono + RETRY_TIME
-            self.answer(wanted.number, error)
+        if self.same_rules(wanted.config):
+            self.change(wanted, now)
+        else:
+            self.load(wanted)
 
-    def put_back(self, wanted):
+    def put_back(self, wanted, now):
         """At once, as if nothing else had changed: to look first would double the time
         that the ports are open. The look comes right after."""
-        nothing_else = self.standing.before._replace(ours=None, accepts=Accepts([], []))
-        self.mend(wanted, nothing_else)
+        again = now < self.looks.rested
+        # ours: something is there; if the load fails, it is in the way.
+        seen = self.standing.before._replace(ours='', accepts=Accepts([], []))
+        self.load(wanted, seen, mended=True)
+        if again:
+            # What harms us all the time must not cost all the time.
+            ended = moment().mono
+            self.retry = ended + 2 * (ended - now)
+        else:
+            self.inspect(wanted, now)
 
     def same_rules(self, config):
         """Are these the rules that stand? A client more or less changes none, and to load
@@ -5066,16 +5072,13 @@ class Keeper:
         except KnockError:
             self.load(wanted)
             return
-        self.standing.put(wanted)
-        self.answer(wanted.number)
+        self.put(wanted, len(commands))
 
     def load(self, wanted, seen=None, mended=False):
         """All of it, in one transaction. seen: the box, if somebody has just looked.
         KnockError: the state before stays."""
         if seen is None:
             seen = self.see(wanted.config)
-        # Mended once more, before a look found the last load in order?
-        again = mended and self.standing.seen is None
         for tries_left in reversed(range(NFT_TRIES)):
             self.standing.doubt(seen)
             try:
@@ -5086,13 +5089,15 @@ class Keeper:
                 before, seen = seen, self.see(wanted.config)
                 if seen == before or not tries_left:
                     raise
+        self.put(wanted, 1, mended, loaded)
+        self.looks.ask(moment().mono)
+
+    def put(self, wanted, ours, mended=False, loaded=None):
+        """In force, by so many commands of ours that change our table. Before they ended
+        the kernel has told of them; whoever else has changed it meanwhile did harm."""
         self.standing.put(wanted)
+        self.heed(ours)
         self.answer(wanted.number, None, mended, loaded)
-        if again:
-            # After a rest: what harms us again and again must not cost all the time.
-            self.looks.ask(moment().mono)
-        else:
-            self.looks.hasten(moment().mono)
 
     def load_whole(self, wanted, seen):
         """Returns a Loaded. seen: the box as it is."""
@@ -5141,16 +5146,7 @@ class Keeper:
             if self.in_trouble:
                 self.answer(wanted.number)
             return
-        self.mend(wanted, seen)
-
-    def mend(self, wanted, seen):
-        """Loads what somebody has harmed."""
-        try:
-            self.load(wanted, seen, mended=True)
-        except KnockError as error:
-            self.retry = moment().mono + RETRY_TIME
-            self.looks.ask(self.retry)
-            self.answer(wanted.number, error)
+        self.load(wanted, seen, mended=True)
 
     def in_order(self, seen):
         """Is everything as it was right after it was loaded?"""

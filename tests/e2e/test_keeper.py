@@ -13,6 +13,7 @@ pytestmark = pytest.mark.kernel
 NFT = '''#!/bin/sh
 echo "$@" >> {0}/calls
 if [ -e {0}/slow ]; then sleep "$(cat {0}/slow)"; fi
+if [ -e {0}/lists-slowly ] && [ "$5" = ruleset ]; then sleep "$(cat {0}/lists-slowly)"; fi
 if [ -e {0}/stop ]; then kill -STOP $$; fi
 if [ -e {0}/fails ]; then echo 'no such thing today' >&2; exit 1; fi
 exec {1} "$@"
@@ -49,7 +50,7 @@ def nft(wire, tmp_path):
     wire.server.must('mount', '--bind', made.folder, '/usr/local/sbin')
     yield made
     wire.clear()
-    wire.server.must('umount', '/usr/local/sbin')
+    wire.server.must('umount', '-l', '/usr/local/sbin')      # one that is slow may still run
 
 
 def ask(wire, knockd, *names):
@@ -130,6 +131,83 @@ def test_openings_alone_load_no_table(wire, nft, daemon):
     knockd.says('close anna')
     time.sleep(1.5)                             # an expiry is one of the changes
     assert wire.server.must(nft.real, '-a', 'list', 'chain', 'inet', 'knockd', 'guard') == before
+
+
+# --- harm: changes of our table by others ---------------------------------------------------------
+GUARD = 'type filter hook prerouting priority %s; policy %s;'
+HARMS = {       # {0}: who is open; {1}: a stranger; {2}: a handle of the chain check
+    'table emptied': 'flush table inet knockd',
+    'table gone': 'delete table inet knockd',
+    'table asleep': 'add table inet knockd {{ flags dormant; }}',
+    'another table': 'delete table inet knockd\ntable inet knockd {{\n chain guard {{\n'
+                     '  type nat hook prerouting priority -100\n }}\n}}',
+    'chain emptied': 'flush chain inet knockd guard',
+    'chain gone': 'flush chain inet knockd guard\ndelete chain inet knockd guard',
+    'chain renamed': 'rename chain inet knockd closed disclosed',
+    'chain elsewhere': 'flush chain inet knockd guard\ndelete chain inet knockd guard\n'
+                       'add chain inet knockd guard {{ ' + GUARD % (300, 'accept') + ' }}',
+    'policy': 'add chain inet knockd guard {{ ' + GUARD % (-149, 'drop') + ' }}',
+    'rule gone': 'delete rule inet knockd check handle {2}',
+    'rule first': 'insert rule inet knockd guard meta mark set 0x40000000 accept',
+    'rule last': 'add rule inet knockd closed accept',
+    'set emptied': 'flush set inet knockd open4',
+    'set gone': 'flush chain inet knockd check\ndelete set inet knockd open4',
+    'opening gone': 'delete element inet knockd open4 {{ {0} . tcp . 2222 }}',
+    'stranger let in': 'add element inet knockd open4 {{ {1} . tcp . 2222 }}'}
+
+
+def parts(wire, nft):
+    """Our chains and sets, without handles and times."""
+    _, _, text = wire.server.must(nft.real, 'list', 'table', 'inet', 'knockd').partition('\n')
+    return set(re.split('\n\n|\n}', re.sub(r' (timeout|expires) \w+', '', text)))
+
+
+@pytest.mark.parametrize('harm', sorted(HARMS))
+def test_what_somebody_changes_is_changed_back_without_waiting_for_a_listing(
+        wire, nft, daemon, harm):
+    """Before, one that took long, or that had to rest, kept the ports open, or an owner out."""
+    knockd = daemon('answer = drop', anna='')
+    for address in wire.server.addresses:
+        wire.client.send(knockd.datagram('anna', seconds=60), address)
+        assert wire.client.reaches(address)
+    time.sleep(0.3)                             # the look that follows the load is over
+    rules = wire.server.must(nft.real, '-a', 'list', 'chain', 'inet', 'knockd', 'check')
+    before, handle = parts(wire, nft), re.findall(r' # handle (\d+)', rules)[-1]
+    nft.set('lists-slowly', '2')
+    began = time.monotonic()
+    wire.server.must(nft.real, HARMS[harm].format(
+        wire.client.addresses[0], wire.stranger.addresses[0], handle))
+    assert until(lambda: parts(wire, nft) >= before, 1.5), before - parts(wire, nft)
+    print('%s: back %d ms after its nft began' % (harm, (time.monotonic() - began) * 1000))
+    for address in wire.server.addresses:
+        assert wire.client.connects(address)
+        assert not wire.stranger.connects(address)
+
+
+def test_harm_without_end_keeps_no_knock_waiting_and_costs_not_all_the_time(wire, nft, daemon):
+    knockd = daemon('answer = drop', anna='', bert='')
+    script = 'while :; do %s flush chain inet knockd guard; sleep 0.01; done' % nft.real
+    with wire.server.start('sh', '-c', script):
+        assert until(lambda: nft.changes() > 3)
+        ask(wire, knockd, 'anna')
+        knockd.says('open anna 10.9.0.2 tcp/2222 30s')
+        began, loads, used = time.monotonic(), nft.changes(), cpu_seconds(knockd)
+        time.sleep(2)
+        took = time.monotonic() - began
+        print('harmed every 10 ms: %d loads a second, %d %% of a CPU' % (
+            (nft.changes() - loads) / took, (cpu_seconds(knockd) - used) / took * 100))
+        assert cpu_seconds(knockd) - used < 0.6 * took
+    assert until(lambda: len(wire.server.must(
+        nft.real, 'list', 'chain', 'inet', 'knockd', 'guard').splitlines()) > 5, 3)
+    assert wire.client.reaches(wire.server.addresses[0])
+    assert not wire.stranger.connects(wire.server.addresses[0])
+
+
+def cpu_seconds(knockd):
+    """Its own, and of the commands that it has run."""
+    with open('/proc/%d/stat' % knockd.process.pid) as file:
+        fields = file.read().rpartition(')')[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf('SC_CLK_TCK')
 
 
 # --- huge sets of others --------------------------------------------------------------------------

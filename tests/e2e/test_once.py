@@ -105,6 +105,7 @@ def test_of_two_syns_at_the_same_moment_one_gets_in(wire, daemon, address):
     """Two processes, a pair of SYNs from each of so many sources: not one more than sources."""
     knockd = daemon('answer = drop', anna='once = yes')
     family = '6' if ':' in address else '4'
+    knockd.stop()                               # or it would take these openings out again
     first = int(ipaddress.ip_address({'4': '10.10.0.1', '6': 'fd00:9::1:0'}[family]))
     sources = [str(ipaddress.ip_address(first + number)) for number in range(PAIRS)]
     wire.server.must('ip', 'route', 'replace', '10.10.0.0/16', 'dev', 'eth0')
@@ -117,9 +118,8 @@ def test_of_two_syns_at_the_same_moment_one_gets_in(wire, daemon, address):
     start = time.monotonic() + 0.5
     children = [spray(wire, address, sources, port, start) for port in (50001, 50002)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    knockd.settle(wire.client)
     assert until(lambda: counted(wire) >= PAIRS, 5), counted(wire)
-    assert counted(wire) == PAIRS
+    assert not until(lambda: counted(wire) > PAIRS, 0.5), counted(wire)
     wire.server.nft('delete table inet count')
 
 

@@ -15,6 +15,7 @@ import pytest
 import knockd
 import played
 from bytes_of import read, write
+from ruleset_event import message
 from compiled import folder_of
 from segments import tcp_segment
 CONFIG = '[server]\nid = home\nhide = tcp/22\nledger = %s/ledger.json\n'
@@ -403,47 +404,54 @@ def test_the_clock_is_read_in_milliseconds():
 
 
 # --- what the kernel tells of the ruleset -------------------------------------------------------
-def message(kind, size=20, body=b''):
-    """linux/netlink.h: struct nlmsghdr; the subsystem nf_tables is 10 in the upper byte."""
-    data = struct.pack('=IHHII', size + len(body), 10 << 8 | kind, 0, 1, 2).ljust(size, b'\0')
-    return (data + body).ljust(size + len(body) + 3 & ~3, b'\0')
-
-
-def change_after(*packets):
+def changes_after(*packets):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
         ours.setblocking(False)
         for packet in packets:
             theirs.send(packet)
-        return knockd.ruleset_change(ours)
+        return knockd.ruleset_changes(ours)
 
 
 @pytest.mark.parametrize('kinds,changed', [
     ([12, 15], False), ([14, 12, 15], False), ([15], False), ([], False),
     ([8, 15], True), ([2, 15], True), ([12, 12, 3, 15], True), ([6, 15], True), ([11, 15], True)])
-def test_only_what_is_more_than_set_elements_is_a_change(kinds, changed):
-    change = change_after(*[message(kind) + message(15, 37) for kind in kinds])
-    assert change == (knockd.OTHERS_CHANGED if changed else knockd.UNCHANGED)
+def test_of_others_only_what_is_more_than_set_elements_is_a_change(kinds, changed):
+    changes = changes_after(*[message(kind) + message(15) for kind in kinds])
+    assert changes == ({knockd.OTHERS} if changed else set())
 
 
-def test_that_our_table_is_gone_is_told_from_what_is_others():
-    """linux/netfilter/nf_tables.h: DELTABLE; its first attribute is the name."""
-    name = struct.pack('=HH', 11, 1) + b'knockd\0'
-    others = struct.pack('=HH', 11, 1) + b'filter\0'
-    assert change_after(message(2, body=others)) == knockd.OTHERS_CHANGED
-    mixed = message(2, body=others) + message(2, body=name) + message(15)
-    assert change_after(mixed, message(6, body=others)) == knockd.OURS_GONE
-    assert change_after(message(26, body=name)) == knockd.OURS_GONE, 'DESTROYTABLE'
-    # A load of our own does that.
-    assert change_after(message(8, body=name)) == knockd.OTHERS_CHANGED
-    assert change_after(message(14, body=name)) == knockd.UNCHANGED, 'an opening is over'
+@pytest.mark.parametrize('kind', [0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 18, 20, 22, 26])
+def test_of_our_table_every_change_tells_its_sender(kind):
+    """Elements too: who is open is in them."""
+    told = changes_after(message(kind, 'knockd') + message(15), message(8, 'knockd', 701))
+    assert told == {700, 701}
 
 
-def test_changes_that_the_socket_could_not_hold_are_a_change():
+def test_every_message_of_a_packet_and_every_packet_counts():
+    told = changes_after(message(12, 'a', 1) + message(12, 'knockd', 2) + message(6, 'ab', 3),
+                         message(15), message(6, 'knockd', 4) + message(6, 'knockd', 4))
+    assert told == {knockd.OTHERS, 2, 4}
+
+
+@pytest.mark.parametrize('table,family', [
+    ('knockd', 2), ('knock', 1), ('knockd2', 1), ('knockd-watch', 1), ('myknockd', 1)])
+def test_a_table_that_is_called_nearly_so_is_another(table, family):
+    assert changes_after(message(6, table, family=family)) == {knockd.OTHERS}
+
+
+def test_changes_that_the_socket_could_not_hold_are_a_change_and_hide_no_other():
+    """After the error the kernel still hands out what came before."""
     class Overrun:
+        answers = [OSError(errno.ENOBUFS, 'No buffer space available'),
+                   message(12, 'knockd'), BlockingIOError()]
+
         def recv(self, _):
-            raise OSError(errno.ENOBUFS, 'No buffer space available')
-    assert knockd.ruleset_change(Overrun()) == knockd.OTHERS_CHANGED
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+    assert knockd.ruleset_changes(Overrun()) == {knockd.OTHERS, 700}
 
 
 # --- decoys -------------------------------------------------------------------------------------

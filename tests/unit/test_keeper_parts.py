@@ -12,6 +12,7 @@ from unittest import mock
 
 import knockd
 import pytest
+from ruleset_event import message
 
 Seen = collections.namedtuple('Seen', 'ours box accepts taken_ports decoys')
 FINE = Seen('ours', 'accepts all', ([], []), set(), {})
@@ -297,19 +298,18 @@ class Process:
         self.killed += 1
 
 
-def test_a_look_is_asked_for_once_and_hastened_at_once():
+def test_a_look_is_asked_for_once():
     looks = knockd.Looks()
     assert looks.due is None
     looks.ask(1000)
     looks.ask(5000)
     assert looks.due == 1010, 'the first change counts'
-    looks.hasten(400)
+    looks.ask(390)
     assert looks.due == 400
     looks.start()
     assert not looks.end(400, 500)
     looks.ask(600)
     assert looks.due == 700, 'it rests for twice as long as it took'
-    looks.hasten(900)
     looks.start()
     looks.end(900, 900)
     looks.ask(950)
@@ -343,7 +343,8 @@ def test_three_looks_give_way_and_the_fourth_is_whole_and_then_three_again():
 @pytest.fixture
 def keeper(monkeypatch):
     """Without its thread."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
     monkeypatch.setattr(threading.Thread, 'start', lambda self: None)
     monkeypatch.setattr(knockd, 'ruleset_events', lambda: ours)
     made = knockd.Keeper(knockd.NFT, True)
@@ -484,6 +485,17 @@ def test_a_table_of_ours_that_is_in_the_way_is_loaded_over_in_one_transaction(lo
     assert [text for text, _ in loading.ran] == ['tcp/22 ours\n', 'delete\ntcp/22 ours\n']
 
 
+def test_whatever_is_in_the_way_of_what_is_put_back_is_loaded_over_without_a_look(loading):
+    """Somebody has put a table of another make in place of ours."""
+    loading.load(WANTED, FINE._replace(ours=None))
+    del loading.ran[:]
+    loading.looks.rested, loading.fails = 5000, 1
+    loading.see = None
+    loading.standing.harm()
+    loading.step(WANTED, 1000)
+    assert [text for text, _ in loading.ran] == ['tcp/22 \n', 'delete\ntcp/22 \n']
+
+
 def test_a_box_that_changes_all_the_time_is_tried_five_times(loading):
     loading.fails = 99
     loading.boxes = [FINE._replace(ours=None, box=number) for number in range(9)]
@@ -497,26 +509,83 @@ def test_a_box_that_changes_all_the_time_is_tried_five_times(loading):
     assert len(loading.ran) == 1, 'a box that stays as it is'
 
 
-def test_what_was_put_back_once_is_looked_at_at_once_and_the_next_time_after_a_rest(
+def test_what_is_put_back_is_looked_at_and_right_after_a_look_makes_all_rest_twice_its_time(
         loading, monkeypatch):
     monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 1000))
-    loading.looks.rested = 70000
-    loading.standing.note(FINE)
-    for due in (1000, 70000):
-        loading.looks.due = None
-        loading.load(WANTED, FINE, mended=True)
+    loading.load(WANTED)
+    for begins, retry, seen, rested in ((900, 0, FINE, 1200), (950, 1100, None, 1200)):
+        loading.standing.harm()
+        loading.step(WANTED, begins)
+        assert (loading.retry, loading.standing.seen, loading.looks.rested) == (
+            retry, seen, rested)
+        assert not loading.standing.harmed
+    assert [each.mended for each in loading.results()] == [False, True, True]
+
+
+def test_after_a_load_it_looks_when_it_has_rested(loading, monkeypatch):
+    monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 1000))
+    for rested, due in ((0, 1010), (70000, 70000)):
+        loading.looks.rested, loading.looks.due = rested, None
+        loading.load(WANTED)
         assert loading.looks.due == due
-    loading.looks.due = None
-    loading.load(WANTED, FINE)
-    assert loading.looks.due == 1000, 'what was asked for is no harm'
-    assert [each.mended for each in loading.results()] == [True, True, False]
+
+
+def test_to_put_back_is_to_load_by_what_is_known_without_the_rules_in_others_chains(loading):
+    loading.load(WANTED, FINE._replace(accepts=knockd.Accepts(['input'], [])))
+    del loading.tool.asked[:]
+    loading.boxes = [FINE._replace(box='drops')]
+    loading.standing.harm()
+    loading.step(WANTED, 1000)
+    seen, decoys, _ = loading.tool.asked[0]
+    assert seen == FINE._replace(ours='', accepts=knockd.Accepts([], [])) and decoys == {22: 40000}
+
+
+# --- who has changed our table -------------------------------------------------------------------
+@pytest.mark.parametrize('told,harmed', [
+    ([(6, 1)], False), ([(6, 1), (12, 1)], False), ([(6, 1), (12, 2)], True), ([], False)])
+@pytest.mark.parametrize('known', [True, False])
+def test_whoever_else_changes_our_table_while_we_load_it_or_change_openings_harms_it(
+        loading, monkeypatch, told, harmed, known):
+    loading.tool.change = lambda before, after, now: [(['played'], 'elements\n')]
+    loading.load(WANTED)
+    loading.standing.known = known
+    run = knockd.run
+
+    def run_and_tell(argv, text='', seconds=0):
+        for kind, sender in told:
+            loading.theirs.send(message(kind, 'knockd', sender) + message(15))
+        run(argv, text, seconds)
+    monkeypatch.setattr(knockd, 'run', run_and_tell)
+    loading.bring(WANTED._replace(number=2), 1000)
+    assert (loading.ran[-1][0] == 'elements\n') is known
+    assert loading.standing.harmed is harmed
+
+
+def test_a_change_that_needs_no_command_has_no_events_of_its_own(loading):
+    loading.tool.change = lambda before, after, now: []
+    loading.load(WANTED)
+    loading.theirs.send(message(14, 'knockd', 2))
+    loading.bring(WANTED._replace(number=2), 1000)
+    assert loading.standing.harmed
+
+
+@pytest.mark.parametrize('tool,loaded,harmed', [
+    (knockd.NFT, True, True), (knockd.NFT, False, False), (knockd.IPTABLES, True, False)])
+def test_a_table_of_our_name_is_ours_once_we_have_loaded_it_with_nft(
+        keeper, tool, loaded, harmed):
+    keeper.tool = tool
+    if loaded:
+        keeper.standing.doubt(FINE)
+    keeper.theirs.send(message(8, 'knockd'))
+    keeper.heed(0)
+    assert keeper.standing.harmed is harmed and keeper.looks.due is None
 
 
 def test_what_cannot_be_brought_is_told_and_tried_again_after_a_second(loading, monkeypatch):
     monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 5000))
     loading.standing.known = False
     loading.fails = 9
-    loading.bring(WANTED._replace(number=4), 5000)
+    loading.step(WANTED._replace(number=4), 5000)
     done, = loading.results()
     assert (done.number, str(done.error)) == (4, 'failed') and loading.retry == 6000
     loading.step(WANTED._replace(number=4), 5999)
@@ -526,8 +595,8 @@ def test_what_cannot_be_brought_is_told_and_tried_again_after_a_second(loading, 
 def test_a_look_that_harm_follows_and_that_fails_is_told_and_made_again(loading, monkeypatch):
     monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 5000))
     loading.boxes = [FINE._replace(ours=None)]
-    loading.fails = 9
-    loading.inspect(WANTED, 5000)
+    loading.fails, loading.looks.due = 9, 5000
+    loading.step(WANTED, 5000)
     done, = loading.results()
     assert (done.number, str(done.error)) == (1, 'failed')
     assert (loading.retry, loading.looks.due) == (6000, 6010)
@@ -594,25 +663,23 @@ def test_a_new_keeper_wants_nothing_and_knows_nothing(monkeypatch):
     assert not keeper.standing.known and keeper.patience(0) is None
 
 
-@pytest.mark.parametrize('rung,event,due,lost', [
-    (False, None, None, False), (True, None, None, False), (False, 'unchanged', None, False),
-    (False, 'changed', 70000, False), (False, 'gone', 70000, True),
-    (True, 'changed', 70000, False)])
+@pytest.mark.parametrize('rung,event,due,harmed', [
+    (False, b'', None, False), (True, b'', None, False), (False, message(12), None, False),
+    (False, message(6), 70000, False), (False, message(12, 'knockd'), None, True),
+    (True, message(6) + message(2, 'knockd'), 70000, True)])
 def test_it_waits_for_calls_and_events_and_then_hears_none_of_them_again(
-        keeper, monkeypatch, rung, event, due, lost):
-    kinds = {'unchanged': knockd.UNCHANGED, 'changed': knockd.OTHERS_CHANGED,
-             'gone': knockd.OURS_GONE}
+        keeper, monkeypatch, rung, event, due, harmed):
+    keeper.standing.doubt(FINE)
     keeper.looks.rested = 70000
     monkeypatch.setattr(knockd, 'moment', lambda: knockd.Moment(0, 1000))
-    monkeypatch.setattr(knockd, 'ruleset_change', lambda events: kinds[events.recv(99).decode()])
     monkeypatch.setattr(keeper, 'patience', lambda now: 0)
     if rung:
         keeper.called.ring()
     if event:
-        keeper.theirs.send(event.encode())
+        keeper.theirs.send(event)
     for _ in range(2):
         keeper.wait()
-        assert (keeper.looks.due, keeper.standing.lost) == (due, lost)
+        assert (keeper.looks.due, keeper.standing.harmed) == (due, harmed)
     poll = select.poll()
     poll.register(keeper.called, select.POLLIN)
     poll.register(keeper.events, select.POLLIN)
@@ -628,20 +695,21 @@ def test_it_waits_for_what_is_due_first_and_never_before_the_retry(
     keeper.wanted = WANTED._replace(number=wanted)
     keeper.looks.due, keeper.retry = due, retry
     assert keeper.patience(1000) == patience
-    keeper.standing.lost = True
-    assert keeper.patience(1000) == max(0, retry - 1000), 'a table that is gone is due at once'
+    keeper.standing.harmed = True
+    assert keeper.patience(1000) == max(0, retry - 1000), 'what is harmed is due at once'
 
 
-@pytest.mark.parametrize('number,due,retry,lost,does', [
+@pytest.mark.parametrize('number,due,retry,harmed,does', [
     (1, None, 0, False, None), (1, 1000, 0, False, 'inspect'), (1, 1001, 0, False, None),
     (2, None, 0, False, 'bring'), (2, 1000, 0, False, 'bring'), (2, 1000, 1001, False, None),
     (2, None, 1000, False, 'bring'), (2, 1000, 0, True, 'put back'), (1, None, 0, True, 'put back'),
     (1, None, 1001, True, None)])
-def test_a_step_is_what_is_gone_or_wanted_before_a_look(
-        keeper, monkeypatch, number, due, retry, lost, does):
+def test_a_step_is_what_is_harmed_or_wanted_before_a_look(
+        keeper, monkeypatch, number, due, retry, harmed, does):
     did = []
-    keeper.standing.lost = lost
-    monkeypatch.setattr(keeper, 'put_back', lambda wanted: did.append('put back'), raising=False)
+    keeper.standing.harmed = harmed
+    monkeypatch.setattr(keeper, 'put_back', lambda wanted, now: did.append('put back'),
+                        raising=False)
     monkeypatch.setattr(keeper, 'bring', lambda wanted, now: did.append('bring'), raising=False)
     monkeypatch.setattr(keeper, 'inspect', lambda wanted, now: did.append('inspect'),
                         raising=False)
