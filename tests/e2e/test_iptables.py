@@ -141,10 +141,10 @@ def test_a_probe_without_answer_does_not_change_the_answer_of_the_next(wire, sta
     packets = []
     expected = []
     for number, port in enumerate(second):
-        for lead in (-20000, 0, 20000):
-            client_port = 20000 + number * 3 + lead // 20000
-            packets.append((client_port, HIDDEN, dict(SIGNED, seq=1 << 24)))
-            packets += [(client_port, port, {'seq': (1 << 24) + lead})] * 2
+        for turn, seq in enumerate((1 << 30, 2 << 30, 3 << 30)):
+            client_port = 20000 + number * 3 + turn
+            packets.append((client_port, HIDDEN, dict(SIGNED, seq=2 << 30)))
+            packets += [(client_port, port, {'seq': seq})] * 2
             expected += [(client_port, port)] * 2
     assert resets(wire, address, packets) == expected
 
