@@ -2678,8 +2678,10 @@ def guard_lines(config, box, decoys, sets):
     """prerouting: who may pass?"""
     both = config.mark | asked_bit(config)
     lines = [if_marked(both, take_mark(both)),
-             'meta l4proto != 6 ct state established,related return',
-             NOT_SYN_ALONE + ' ct state established,related return']
+             # Not what is related: helpers of conntrack expect it at a port that a
+             # stranger may have chosen.
+             'meta l4proto != 6 ct state established return',
+             NOT_SYN_ALONE + ' ct state established return']
     for service in merged(config.hide):
         lines.append(ports_match(service) + ' jump check')
     return lines
@@ -2826,8 +2828,8 @@ def beyond_lines(config, box, decoys, sets):
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
         lines.append(ACK_ALONE + ' ' + delete_begun(version))
-    lines += ['meta l4proto != 6 ct state established,related return',
-              NOT_SYN_ALONE + ' ct state established,related return',
+    lines += ['meta l4proto != 6 ct state established return',
+              NOT_SYN_ALONE + ' ct state established return',
               # It came to another port, which is not hidden. (The dnat of stay changes
               # nothing, so it does not set this status.)
               'ct state new ct status dnat return']
@@ -3242,7 +3244,13 @@ IPSETS = (
     ('knockd6_only', 'hash:ip,port,net family inet6 timeout 30'))
 LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
-KNOWN_RETURN = '-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
+# Not RELATED: see guard_lines().
+KNOWN_RETURN = '-m conntrack --ctstate ESTABLISHED -j RETURN'
+# For a SYN after one that stayed without an answer (a TCP MD5 option, RFC 2385, or no
+# route back at a boot). conntrack may find the stack's reset out of the first one's
+# window; then NAT would not put the hidden port back. It lets this reset through unasked.
+AGAIN_RESET = ('-m addrtype --dst-type LOCAL -m conntrack --ctstate NEW '
+               '--ctstatus CONFIRMED -j REJECT --reject-with tcp-reset')
 # To this box, by whatever address. To ip6tables our own addresses are unicast as well,
 # and a list with MULTICAST in it means nothing else.
 TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
@@ -3337,12 +3345,14 @@ def nat_lines(config, decoys, version):
 def networks_behind(config, version):
     return [network for network in config.behind if network.version == version]
 
-def filter_lines(config, box, version):
+def filter_lines(config, box, decoys, version):
     """The marked pass, and what is not TCP and known. The rest gets its answer."""
     # Without accept_in the box's own rules decide about the marked.
     passes = 'ACCEPT' if config.accept_in else 'RETURN'
     lines = ['-m mark --mark 0x%x/0x%x -j %s' % (config.mark, config.mark, passes),
              '! -p tcp ' + KNOWN_RETURN]
+    for decoy in sorted(decoys.values()):
+        lines.append('-p tcp -m tcp --dport %d %s' % (decoy, AGAIN_RESET))
     answers = box_answers(config, box)
     for service in merged(config.hide):
         match = saved_match(service)
@@ -3441,7 +3451,7 @@ class IptablesTool:
             if config.hide:
                 rules['mangle'] = mangle_lines(config, version)
                 rules['nat'] = nat_lines(config, decoys, version)
-                rules['filter'] = filter_lines(config, seen.box, version)
+                rules['filter'] = filter_lines(config, seen.box, decoys, version)
             if tool in seen.tools:
                 commands.append(restore_command(tool, rules, jumps))
         sets = ipset_text(openings, now)

@@ -475,6 +475,59 @@ def test_hidden_udp_behind_is_silent_and_opens(wire, router, started):
             assert service.recv(100) == b'more', 'what is established lives on'
 
 
+SIP_HELPER = '''table inet helper {
+    ct helper sip { type "sip" protocol udp;
+    }
+    chain p { type filter hook prerouting priority 0; udp dport 5060 ct helper set "sip"
+        udp dport 5182 ct state related counter
+    }
+    chain o { type filter hook output priority 0; udp dport 5060 ct helper set "sip"
+    }
+}
+'''
+CALL = '''INVITE sip:b@{1} SIP/2.0
+Via: SIP/2.0/UDP {0}:5060;branch=z9hG4bK1
+From: <sip:a@{0}>;tag=1
+To: <sip:b@{1}>
+Call-ID: 1@{0}
+CSeq: 1 INVITE
+Contact: <sip:a@{0}>
+Content-Type: application/sdp
+Content-Length: {3}
+
+'''
+MEDIA = 'v=0\no=- 1 1 IN {2} {0}\ns=-\nc=IN {2} {0}\nt=0 0\nm=audio 5182 RTP/AVP 0\n'    # RFC 4566
+
+
+def call(caller, own, callee):
+    """The caller tells a stranger to send his voice to the hidden port; RFC 3261."""
+    words = '[%s]' % own if ':' in own else own, callee, 'IP6' if ':' in own else 'IP4'
+    media = MEDIA.replace('{0}', own).format(*words).replace('\n', '\r\n')
+    text = CALL.format(*words + (len(media),)).replace('\n', '\r\n') + media
+    with caller.make_socket(network.family_of(own), socket.SOCK_DGRAM) as sender:
+        sender.bind((own, 5060))
+        sender.sendto(text.encode(), (callee, 5060))
+
+
+def test_no_helper_of_conntrack_leads_a_stranger_to_hidden_udp(wire, services, router, started):
+    """Whom a host behind, or the box, was made to call may send to a port that it named."""
+    started('answer = box\n', anna='allow = udp/5182')
+    wire.server.nft(SIP_HELPER)
+    with router.listen(network.HIDDEN_UDP, socket.SOCK_DGRAM) as service, \
+            wire.client.listen(5060, socket.SOCK_DGRAM) as phone:
+        for caller, places, heard in ((router, WHERE, service),
+                                      (wire.server, wire.server.addresses, services['udp'])):
+            for own, callee in zip(places, wire.client.addresses):
+                call(caller, own, callee)
+                assert phone.recv(2000).startswith(b'INVITE')
+                wire.client.send(b'voice', own, network.HIDDEN_UDP)
+                heard.settimeout(0.3)
+                with pytest.raises(OSError):
+                    assert not heard.recv(100), own
+    listed = wire.server.must('nft', 'list', 'chain', 'inet', 'helper', 'p')
+    assert 'packets 4 ' in listed, 'all were related'
+
+
 @pytest.mark.parametrize('number', (0, 1), ids=('IPv4', 'IPv6'))
 def test_no_packet_of_a_strangers_making_comes_through(wire, router, host, started, number):
     """Every combination of flags, behind options and extension headers, in fragments."""

@@ -103,7 +103,7 @@ def test_the_table_is_filled_in_one_transaction_and_never_deleted():
 def test_marks_are_cleared_before_anything_else_and_established_packets_are_not_looked_at():
     lines = chains(whole())['guard']
     assert lines[0] == 'meta mark & 0x60000000 != 0 meta mark set meta mark & 0x9fffffff'
-    assert 'established,related return' in lines[1] and 'established,related return' in lines[2]
+    assert 'ct state established return' in lines[1] and 'ct state established return' in lines[2]
 
 
 def test_a_config_that_hides_nothing_leaves_no_table():
