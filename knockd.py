@@ -5043,11 +5043,10 @@ class Keeper:
     def put_back(self, wanted, now):
         """At once, as if nothing else had changed: to look first would double the time
         that the ports are open. The look comes right after."""
-        again = now < self.looks.rested
         # ours: something is there; if the load fails, it is in the way.
         seen = self.standing.before._replace(ours='', accepts=Accepts([], []))
         self.load(wanted, seen, mended=True)
-        if again:
+        if now < self.looks.rested:
             # What harms us all the time must not cost all the time.
             ended = moment().mono
             self.retry = ended + 2 * (ended - now)
