@@ -2728,6 +2728,12 @@ def stay_lines(config, box, decoys, sets):
                 stranger, place, ports_match(service), ports))
     return lines
 
+def proxied_lines(config, box, decoys, sets):
+    """prerouting, at its end: so early only a rule with tproxy finds a socket. If that
+    is no connection's it listens: ASKED says so to `closed`."""
+    return ['meta skuid >= 0 ct state != established fib daddr type != unicast '
+            + put_mark(asked_bit(config))]
+
 def to_network(network):
     return '%s daddr %s' % (FAMILIES[network.version], network)
 
@@ -2756,12 +2762,16 @@ def closed_lines(config, box, decoys, sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
         ended.append(if_marked(config.mark, delete_begun(version)))
-    lines += [NOT_SYN_ALONE + ' meta skuid >= 0 accept',
+    lines += ['%s meta mark & 0x%08x == 0 meta skuid >= 0 accept' % (
+                  NOT_SYN_ALONE, asked_bit(config)),
               # A SYN has a socket only by a rule with tproxy; that may be for others.
               'fib daddr type unicast meta skuid >= 0 accept',
+              # By the mark of such a rule our answer would go astray.
+              'meta skuid >= 0 meta mark set 0',
               'meta l4proto 17 ct state established accept']
-    # Where SYNs are answered by cookies, the end of a handshake has no socket yet.
-    lines += [ACK_ALONE + ' jump check'] + ended + [if_marked(config.mark, 'accept')]
+    # Once more: a later rule may have taken OPEN off, and where SYNs are answered by
+    # cookies the end of a handshake has no socket yet.
+    lines += ['jump check'] + ended + [if_marked(config.mark, 'accept')]
     # The stack reads extension headers after us; its error would quote the decoy's port.
     for proto in (TCP, UDP):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
@@ -2847,8 +2857,8 @@ def answers_behind(config):
 
 def decoy_lines(config, box, decoys, sets):
     """A hidden port becomes its decoy's, whose reset will have the bit ASKED."""
-    # The socket that tproxy chose would take it; its mark would lead the reset astray.
-    lines = ['meta skuid >= 0 meta mark set 0 ' + TCP_RESET]
+    # The socket that tproxy chose would take it.
+    lines = ['meta skuid >= 0 ' + TCP_RESET]
     for port, decoy in sorted(decoys.items()):
         lines.append('tcp dport %d %s tcp dport set %d accept' % (
             port, put_mark(asked_bit(config)), decoy))
@@ -2884,6 +2894,8 @@ CHAINS = (
     ('guard', ' type filter hook prerouting priority -149; policy accept;', guard_lines),
     ('check', '', check_lines),
     ('stay', ' type nat hook prerouting priority -199; policy accept;', stay_lines),
+    ('proxied', ' type filter hook prerouting priority 1000; policy accept;',
+     proxied_lines),
     ('answer', ' type filter hook input priority 90; policy accept;', answer_lines),
     ('closed', '', closed_lines),
     ('decoy', '', decoy_lines),
@@ -3045,19 +3057,15 @@ def nft_ours(ours):
     """Seen.ours: without handles, which are new after each load."""
     return json.dumps([dict(entry, handle=0) for _, entry in ours]) if ours else None
 
+# As restore_lines() writes it: the source port that is compared, and the one in its
+# place.
+RESTORED = (r'"right": (\d+)}}, {"mangle": {"key": {"payload": {"protocol": "tcp", '
+            r'"field": "sport"}}, "value": (\d+)')
+
 def nft_decoys(ours):
-    """Seen.decoys: what restore_lines() has made of them."""
-    decoys = {}
-    for kind, entry in ours:
-        if kind != 'rule' or entry['chain'] != 'restore':
-            continue
-        # Somebody else's table of our name, which we replace, has other rules.
-        with contextlib.suppress(*MISREAD):
-            match, mangle = entry['expr'][:2]
-            port, decoy = mangle['mangle']['value'], match['match']['right']
-            if type(port) is type(decoy) is int:
-                decoys[port] = decoy
-    return decoys
+    """Seen.decoys, from such rules."""
+    found = re.findall(RESTORED, json.dumps(ours))
+    return {int(port): int(decoy) for decoy, port in found}
 
 def read_nft(outputs, config):
     """Seen, from the listings of nft and of the iptables that may stand beside it."""
@@ -3099,6 +3107,10 @@ def read_nft(outputs, config):
     return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
                 named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
 
+# A mark is set, and what it was is not the first thing in its new value.
+SETS_MARK = (r'"mangle": {"key": {"meta": {"key": "mark"}}, '
+             r'"value": (?![^a-z]*meta": {"key": "mark")')
+
 def late_marks(listing):
     """[(family, table, chain)] that overwrite the whole mark behind our guard. There a
     packet loses our bit, or gets it back from its connection's mark when its opening is
@@ -3109,18 +3121,12 @@ def late_marks(listing):
         is_late = entry.get('prio', 0) > GUARD_PRIORITY
         if kind == 'chain' and entry.get('hook') == 'prerouting' and is_late:
             late.add(place + (entry['name'],))
-        if kind != 'rule' or not any(map(sets_mark, entry.get('expr', ()))):
+        if kind != 'rule' or not re.search(SETS_MARK, json.dumps(entry)):
             continue
         chain = place + (entry['chain'],)
         if chain in late and chain not in found:
             found.append(chain)
     return found
-
-def sets_mark(statement):
-    """Does it set the mark, whatever that was before?"""
-    mark = {'meta': {'key': 'mark'}}
-    mangle = statement.get('mangle', {}) if isinstance(statement, dict) else {}
-    return mangle.get('key') == mark and str(mark) not in str(mangle.get('value'))
 
 # The hooks that a packet to an open port passes.
 ON_THE_WAY = 'ingress', 'prerouting', 'input', 'forward'
@@ -6647,11 +6653,6 @@ def go_small(args):
         os.execv(sys.executable, [sys.executable] + flags + [
             path, '--config', args.config, 'run'] + verbose)
 
-def name_process():
-    """`ps`, `pgrep` and the journal shall say knockd, not python3."""
-    with contextlib.suppress(OSError), open('/proc/self/comm', 'w') as file:
-        file.write('knockd')
-
 class Placing:
     """What a command writes and starts: shown only, put below another root, or taken
     back."""
@@ -6935,7 +6936,9 @@ def command_run(args):
 
 def run_daemon(path, verbose):
     """Until it is told to stop. KnockError if it cannot begin."""
-    name_process()
+    # `ps`, `pgrep` and the journal shall say knockd, not python3.
+    with contextlib.suppress(OSError), open('/proc/self/comm', 'w') as file:
+        file.write('knockd')
     config, problem = config_to_run(path)
     for warning in preflight(config):
         log('check: ' + warning, WARNING)

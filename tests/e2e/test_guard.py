@@ -19,7 +19,8 @@ from guardbox import Guard
 from network import (CLOSED, HIDDEN, HIDDEN_UDP, TOP, accept, alive, be16, checksum, drain,
                      environment, header_size, ip_packet, protocol_of, source_of, until)
 from test_forward import DROPPING, NFT_DNAT, inside      # noqa: F401
-from test_stealth import ACK, FIN, INPUT, PSH, RST, SYN, client_port_of, plain, settle, tcp, udp
+from test_stealth import (ACK, FIN, INPUT, PSH, RST, SYN, URG, client_port_of, plain, settle,
+                          tcp, udp)
 
 pytestmark = pytest.mark.kernel
 NOTRACK = '''table inet raw {
@@ -65,6 +66,9 @@ ZONES = '''table inet filter {
     }
 }
 '''
+
+
+FLAGS = (SYN, ACK, FIN, 0, SYN | ACK, FIN | ACK, PSH | ACK, RST, RST | ACK, FIN | PSH | URG)
 
 
 @pytest.fixture
@@ -134,19 +138,30 @@ def test_no_synproxy_makes_a_strangers_connection_over_lo(wire, services, guard)
     wire.server.set(netfilter__nf_conntrack_tcp_loose=1)
 
 
-def test_no_rule_with_tproxy_hands_a_stranger_to_a_hidden_port(wire, guard, address):
-    elsewhere = '2001:db8::7' if ':' in address else '192.0.2.7'
-    made = guard(rules=TPROXY)
+@contextlib.contextmanager
+def proxying(wire, address):
+    """The box as one whose rules with tproxy lead here; yields the proxy's listener."""
     family = ['-6'] if ':' in address else []
     wire.server.must('ip', *family, 'rule', 'add', 'fwmark', '1/0xff', 'lookup', '100')
     wire.server.must('ip', *family, 'route', 'add', 'local', 'default', 'dev', 'lo', 'table', '100')
+    try:
+        with wire.server.make_socket(socket.AF_INET6, socket.SOCK_STREAM) as proxy:
+            proxy.setsockopt(socket.IPPROTO_IP, 19, 1)          # IP_TRANSPARENT, <linux/in.h>
+            proxy.setsockopt(socket.IPPROTO_IPV6, 75, 1)        # IPV6_TRANSPARENT, <linux/in6.h>
+            proxy.bind(('::', 8443))
+            proxy.listen(5)
+            yield proxy
+    finally:
+        wire.server.must('ip', *family, 'route', 'flush', 'table', '100')
+        wire.server.must('ip', *family, 'rule', 'del', 'fwmark', '1/0xff', 'lookup', '100')
+
+
+def test_no_rule_with_tproxy_hands_a_stranger_to_a_hidden_port(wire, guard, address):
+    elsewhere = '2001:db8::7' if ':' in address else '192.0.2.7'
+    made = guard(rules=TPROXY)
     wire.server.must('ip', 'route', 'add', elsewhere, 'via', my(wire, address))
     wire.client.must('ip', 'route', 'add', elsewhere, 'via', address)
-    with wire.server.make_socket(socket.AF_INET6, socket.SOCK_STREAM) as proxy:
-        proxy.setsockopt(socket.IPPROTO_IP, 19, 1)              # IP_TRANSPARENT, <linux/in.h>
-        proxy.setsockopt(socket.IPPROTO_IPV6, 75, 1)            # IPV6_TRANSPARENT, <linux/in6.h>
-        proxy.bind(('::', 8443))
-        proxy.listen(5)
+    with proxying(wire, address):
         try:
             assert wire.client.socket_error(address, HIDDEN) is ConnectionRefusedError
             assert wire.client.connects(elsewhere, HIDDEN), 'the same port of another host'
@@ -155,8 +170,54 @@ def test_no_rule_with_tproxy_hands_a_stranger_to_a_hidden_port(wire, guard, addr
         finally:
             wire.client.must('ip', 'route', 'del', elsewhere)
             wire.server.must('ip', 'route', 'del', elsewhere)
-            wire.server.must('ip', *family, 'route', 'flush', 'table', '100')
-            wire.server.must('ip', *family, 'rule', 'del', 'fwmark', '1/0xff', 'lookup', '100')
+
+
+def told_apart(wire, address):
+    """[(flags, answers)] of segments to HIDDEN that CLOSED answers otherwise."""
+    differ = []
+    for number, flags in enumerate(FLAGS, 26000):
+        pair = [[each[1] for each in seen(wire, address, tcp(
+                    my(wire, address), address, (number, port), flags, payload=b'hello' * data),
+                    port, number)] for port in (HIDDEN, CLOSED) for data in (False, True)]
+        if pair[:2] != pair[2:]:
+            differ.append((flags, pair))
+    return differ
+
+
+@pytest.mark.parametrize('priority', ['mangle', 'filter'])
+@pytest.mark.parametrize('rules', ['', INPUT % ('drop', 'tcp dport 2222 accept'), INPUT % (
+    'accept', 'tcp dport 2222 accept\nreject with tcp reset')], ids=['accepts', 'drops', 'rejects'])
+def test_with_tproxy_too_a_hidden_port_is_as_a_closed_one_to_every_flag(
+        wire, guard, address, rules, priority):
+    """A bare ACK, FIN or nothing at all would come to the proxy's listener."""
+    made = guard(rules=TPROXY.replace('mangle', priority) + rules)
+    with proxying(wire, address) as proxy:
+        assert told_apart(wire, address) == []
+        if priority == 'filter':        # the mark is set behind ours: `check` says so
+            return
+        made.open(my(wire, address))
+        with wire.client.connection(address, HIDDEN) as connection, \
+                accept(proxy, connection) as end:
+            made.turn([])
+            assert alive(connection, end)
+
+
+@pytest.mark.parametrize('hook', ['prerouting', 'input'])
+@pytest.mark.parametrize('once', [False, True])
+def test_a_rule_that_takes_our_mark_off_shuts_nobody_out(wire, services, guard, address, hook,
+                                                         once):
+    """As of a box with two ways out, which keeps the mark of each connection."""
+    made = guard('', 'table inet lines { chain marks { type filter hook %s priority filter\n'
+                 'meta mark set ct mark\n}\n}' % hook,
+                 anna='once = yes' if once else '')
+    made.open(my(wire, address), once=once)
+    connection, end = connected(wire, services, address)
+    assert wire.client.connects(address) != once
+    assert not wire.stranger.connects(address)
+    made.turn([])
+    with connection, end:
+        assert alive(connection, end)
+    assert not wire.client.connects(address)
 
 
 @pytest.mark.parametrize('rules', [
