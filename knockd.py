@@ -7948,9 +7948,8 @@ def openrc_in(level, evidence, more, enable, forgets):
                       dict({'/etc/init.d/knockd': OPENRC}, **more),
                       ['rc-update add knockd ' + level] + enable +
                       ['rc-service knockd restart'],
-                      ['rc-service knockd stop', 'rc-update -a delete knockd',
-                       # Else it would count as started for ever.
-                       'rc-service --ifexists knockd-again stop'], forgets, SYSLOG)
+                      ['rc-service knockd stop', 'rc-update -a delete knockd'],
+                      forgets, SYSLOG)
 
 INIT_SYSTEMS = [
     InitSystem('systemd', ['/run/systemd/system'], SCRIPT, '/var/lib',
@@ -7969,7 +7968,9 @@ INIT_SYSTEMS = [
     openrc_in('sysinit', ['/etc/runlevels/sysinit/networking'],
               {'/etc/rc.conf.d/knockd.conf': OPENRC_NFTABLES, AGAIN_PATH: AGAIN},
               [ENABLE],
-              ['rmdir /etc/rc.conf.d 2>/dev/null || true', DISABLE]),
+              # OpenRC counts a script of SysV as started for ever.
+              ['rm -f /run/openrc/started/knockd-again',
+               'rmdir /etc/rc.conf.d 2>/dev/null || true', DISABLE]),
     openrc_in('boot', [], {}, [], []),
     # Of Void, of Debian.
     runit_in('/var/service',

@@ -50,8 +50,7 @@ STATE['procd'] = 'etc'                          # OpenWrt's /var is in memory
 ENDS = {    # in this order, before the files go
     'systemd': ['systemctl disable --now knockd'],
     'procd': ['/etc/init.d/knockd stop', '/etc/init.d/knockd disable'],
-    'openrc': ['rc-service knockd stop', 'rc-update -a delete knockd',
-               'rc-service --ifexists knockd-again stop'],
+    'openrc': ['rc-service knockd stop', 'rc-update -a delete knockd'],
     'runit': ['rm /etc/service/knockd', 'sv shutdown /etc/sv/knockd',
               'rm -rf /etc/sv/knockd /var/log/knockd'],
     'void': ['rm /var/service/knockd', 'sv shutdown /etc/sv/knockd',
@@ -62,7 +61,8 @@ FORGETS = {     # once the files are gone
     'systemd': ['systemctl daemon-reload'],
     'sysv': ['update-rc.d -f knockd remove', 'update-rc.d -f knockd-again remove'],
     'runit': ['update-rc.d -f knockd-guard remove', 'update-rc.d -f knockd-again remove'],
-    'openrc-debian': ['rmdir /etc/rc.conf.d 2>/dev/null || true',
+    'openrc-debian': ['rm -f /run/openrc/started/knockd-again',
+                      'rmdir /etc/rc.conf.d 2>/dev/null || true',
                       'update-rc.d -f knockd-again remove']}
 
 
