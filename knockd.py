@@ -4833,9 +4833,12 @@ class Looks:
         self.variables = kernel_variables()     # by which the rules were made
         self.lock = threading.Lock()
 
-    def ask(self, now):
-        """Somebody has changed something. (The daemon's thread asks as well.)"""
-        due = max(now + COALESCE, self.rested)
+    def ask(self, now, rest=True):
+        """Somebody has changed something. (The daemon's thread asks as well.) rest: not
+        before the last look has had its rest."""
+        due = now + COALESCE
+        if rest:
+            due = max(due, self.rested)
         with self.lock:
             if self.due is None or due < self.due:
                 self.due = due
@@ -4890,14 +4893,17 @@ class Standing:
         self.known = False      # is that what the kernel holds?
         self.harmed = False     # has somebody changed our table since?
         self.before = None      # the Seen by which it was loaded
-        self.repeated = False   # did it load the same accept rules as the time before?
+        # Did it load the same accept rules as the time before, when no look found them?
+        self.repeated = False
         self.seen = None        # the Seen right after; None until somebody has looked
 
     def doubt(self, seen):
         """A load begins, made for the box as it is seen; it may fail half way."""
         self.known = False
         self.harmed = False
-        self.repeated = self.before is not None and self.before.accepts == seen.accepts
+        self.repeated = False
+        if self.before is not None and self.seen is None:
+            self.repeated = self.before.accepts == seen.accepts
         self.before = seen
         self.seen = None
 
@@ -4995,18 +5001,18 @@ class Keeper:
         poll = select.poll()
         poll.register(self.called, select.POLLIN)
         poll.register(self.events, select.POLLIN)
-        now = moment().mono
-        ready = [descriptor for descriptor, _ in poll.poll(self.patience(now))]
-        if self.called.fileno() in ready:
-            self.called.silence()
-        if self.events.fileno() in ready:
-            self.heed(0)
+        poll.poll(self.patience(moment().mono))
+        self.called.silence()
+        self.heed(0)
 
     def heed(self, ours):
         """Reads what the kernel tells. ours: how many of the senders we are."""
         senders = ruleset_changes(self.events)
         if OTHERS in senders:
             self.looks.ask(moment().mono)
+            if not ours:
+                # Perhaps it took our rules out: then they are not put in in vain.
+                self.standing.repeated = False
         # Beside iptables a table of our name is somebody else's.
         if len(senders - {OTHERS}) > ours and self.tool is not IPTABLES:
             self.standing.harm()
@@ -5048,16 +5054,14 @@ class Keeper:
 
     def put_back(self, wanted, now):
         """At once, as if nothing else had changed: to look first would double the time
-        that the ports are open. The look comes right after."""
+        that the ports are open."""
         # ours: something is there; if the load fails, it is in the way.
         seen = self.standing.before._replace(ours='', accepts=Accepts([], []))
         self.load(wanted, seen, mended=True)
-        if now < self.looks.rested:
+        if now < self.looks.rested or self.standing.repeated:
             # What harms us all the time must not cost all the time.
             ended = moment().mono
             self.retry = ended + 2 * (ended - now)
-        else:
-            self.inspect(wanted, now)
 
     def same_rules(self, config):
         """Are these the rules that stand? A client more or less changes none, and to load
@@ -5088,6 +5092,7 @@ class Keeper:
             self.load(wanted)
             return
         self.put(wanted, len(commands))
+        self.answer(wanted.number)
 
     def load(self, wanted, seen=None, mended=False):
         """All of it, in one transaction. seen: the box, if somebody has just looked.
@@ -5104,15 +5109,15 @@ class Keeper:
                 before, seen = seen, self.see(wanted.config)
                 if seen == before or not tries_left:
                     raise
-        self.put(wanted, 1, mended, loaded)
-        self.looks.ask(moment().mono)
+        self.put(wanted, 1)
+        self.answer(wanted.number, None, mended, loaded)
+        self.looks.ask(moment().mono, rest=self.standing.repeated)
 
-    def put(self, wanted, ours, mended=False, loaded=None):
+    def put(self, wanted, ours):
         """In force, by so many commands of ours that change our table. Before they ended
         the kernel has told of them; whoever else has changed it meanwhile did harm."""
         self.standing.put(wanted)
         self.heed(ours)
-        self.answer(wanted.number, None, mended, loaded)
 
     def load_whole(self, wanted, seen):
         """Returns a Loaded. seen: the box as it is."""
@@ -5181,7 +5186,8 @@ class Keeper:
             return False
         if seen.box != before.box:
             return False
-        # Once as before: somebody has taken our rules out again. Twice: it is in vain.
+        # Once as before: somebody has taken our rules out again. Twice, though nobody has
+        # changed anything: it is in vain.
         in_vain = seen.accepts == before.accepts and self.standing.repeated
         if any(seen.accepts) and not in_vain:
             return False

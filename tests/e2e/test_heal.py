@@ -67,6 +67,16 @@ def test_what_was_taken_away_is_back_with_what_was_open(wire, healed, loss):
     assert listing(wire) == before, 'nothing of ours is doubled'
 
 
+def test_our_rule_in_the_chain_of_the_box_is_put_back_however_often_it_goes(wire, healed):
+    """Not only the first two times: nobody had looked yet whether it was there again."""
+    knockd, before = healed
+    for _ in range(6):
+        wire.server.nft(LOSSES['our rule in the chain of the box'])
+        assert until(lambda: RULE in wire.server.must(
+            'nft', 'list', 'chain', 'inet', 'filter', 'input'), 5), knockd.text()
+    assert until(lambda: listing(wire) == before, 5)
+
+
 def test_what_was_put_back_closes_on_time(wire, daemon):
     knockd = daemon(anna='')
     address = wire.server.addresses[0]
