@@ -3236,10 +3236,15 @@ NFT = NftTool()
 # mangle marks who may pass, nat sends the TCP of everybody else to the decoys and keeps
 # hidden ports from forwards, filter lets the marked in and answers what nat does not see.
 # A table is a transaction; in this order none is asked for a mark that is not set yet.
+# Rules of the box behind ours may overwrite the mark (CONNMARK), so it is set again in
+# nat, and before filter.
 # Openings are in an ipset, whose elements the kernel takes out when they are over.
-HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',),
+HOOKS = {'mangle': ('PREROUTING', 'INPUT'), 'nat': ('PREROUTING',),
          'filter': ('INPUT', 'FORWARD')}
 OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
+# In a table of iptables-save: only rules of other chains stand before our jump. What
+# stands before it in its own chain would decide first.
+HEADED = r'\*{0}\n(:.*\n)*(-A (?!{1} ).*\n)*-A {1} .*KNOCKD\n'
 SAVED_TOOLS = collections.OrderedDict(((4, 'iptables'), (6, 'ip6tables')))
 IPSET_COMMAND = ['ipset', '-exist', 'restore']
 # Source and service; or destination, service and source.
@@ -3257,6 +3262,11 @@ KNOWN_RETURN = '-m conntrack --ctstate ESTABLISHED -j RETURN'
 TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
          6: '-m addrtype --dst-type LOCAL,ANYCAST '}
 TO_ALL = '-m addrtype --dst-type MULTICAST '
+# A connection outlives its opening, if the stack finds its socket. What only conntrack
+# knows does not: as the end of a handshake it could still make the listener open a
+# connection (tcp_syncookies). Nor do flags that no connection has: to them a listener at
+# a single address would be silent.
+OUTLIVES = '--tcp-flags SYN,ACK ACK -m socket ', '--tcp-flags SYN,RST RST -m socket '
 
 def ipset_members(openings):
     """{(set, member): when it ends} of these openings, port by port."""
@@ -3306,7 +3316,7 @@ def saved_target(verdict, version):
             return '-j REJECT --reject-with ' + word
     return '-j REJECT'
 
-def mangle_lines(config, version):
+def mark_lines(config, version):
     """Who may pass gets the mark. What is not TCP and known has passed already."""
     both = config.mark | asked_bit(config)
     passes = '-j MARK --set-xmark 0x%x/0x%x' % (config.mark, config.mark)
@@ -3316,10 +3326,7 @@ def mangle_lines(config, version):
     for service in merged(config.hide):
         match = saved_match(service)
         if service.proto == TCP:
-            # A connection outlives its opening, if the stack finds its socket. What only
-            # conntrack knows does not: as the end of a handshake it could still make the
-            # listener open a connection (tcp_syncookies).
-            lines.append(match + '! --tcp-flags SYN,ACK SYN -m socket ' + passes)
+            lines += [match + outlives + passes for outlives in OUTLIVES]
         for name in ('lo',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
         opened = '-m set --match-set knockd%d' % version
@@ -3331,10 +3338,14 @@ def mangle_lines(config, version):
 def nat_lines(config, decoys, version):
     """A stranger's TCP goes to the decoy; other hidden ports stay what they are, so that
     no later rule forwards them. Of two rules for a port the first counts."""
-    lines = ['-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark)]
+    lines = mark_lines(config, version)
+    lines.append('-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark))
     target = TO_US[version] + '-j DNAT --to-destination :'
     for port, decoy in sorted(decoys.items()):
-        lines.append('%s%s%d' % (saved_match(Service(TCP, port, port)), target, decoy))
+        match = saved_match(Service(TCP, port, port))
+        # The socket that TPROXY chose would take it at whatever port: filter answers.
+        lines.insert(0, match + '-m socket --transparent --nowildcard -j ACCEPT')
+        lines.append('%s%s%d' % (match, target, decoy))
     for service in merged(config.hide):
         _, _, ports = format_service(service).partition('/')
         lines.append(saved_match(service) + target + ports)
@@ -3421,11 +3432,14 @@ class IptablesTool:
 
     def read(self, outputs, config):
         """outputs: {program: what it printed}; a family without one is not guarded."""
-        chains, rules, ours = [], {}, collections.OrderedDict()
+        chains, rules, ours, missing = [], {}, collections.OrderedDict(), []
         for version, tool in SAVED_TOOLS.items():
             if tool + '-save' in outputs:
                 text = outputs[tool + '-save']
                 ours[tool] = our_rules(text)
+                for table, hooks in HOOKS.items():
+                    missing += [hook for hook in hooks
+                                if not re.search(HEADED.format(table, hook), text)]
                 found = read_saved(text, FAMILIES[version], '', config.mark)
                 chains += found[0]
                 rules.update(found[1])
@@ -3437,7 +3451,7 @@ class IptablesTool:
         return Seen(json.dumps(ours) if all_ours else None,
                     # Neither is asked for here.
                     read_box(chains, rules, demux=True, labels=True),
-                    Accepts([], []), taken, decoys, [], tuple(ours))
+                    Accepts(missing, []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
         """[(argv, standard input)]"""
@@ -3448,7 +3462,7 @@ class IptablesTool:
                      if not rule.startswith('KNOCKD ')]
             rules = collections.OrderedDict.fromkeys(HOOKS, ())
             if config.hide:
-                rules['mangle'] = mangle_lines(config, version)
+                rules['mangle'] = mark_lines(config, version)
                 rules['nat'] = nat_lines(config, decoys, version)
                 rules['filter'] = filter_lines(config, seen.box, version)
             if tool in seen.tools:

@@ -18,6 +18,7 @@ import network
 from network import CLOSED, HIDDEN, TOP, Capture, accept, alive, until
 from segments import tcp_segment
 from test_forward import inside      # noqa: F401
+from test_guard import waiting_in
 from test_iptables import Box
 from test_layouts import LAYOUTS
 from test_stealth import ACK, RST
@@ -520,6 +521,7 @@ def test_no_helper_of_conntrack_leads_a_stranger_to_hidden_udp(wire, services, r
             for own, callee in zip(places, wire.client.addresses):
                 call(caller, own, callee)
                 assert phone.recv(2000).startswith(b'INVITE')
+                waiting_in(heard)               # what other tests sent
                 wire.client.send(b'voice', own, network.HIDDEN_UDP)
                 heard.settimeout(0.3)
                 with pytest.raises(OSError):
