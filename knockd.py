@@ -3257,6 +3257,11 @@ LONGEST = 2147483               # seconds that an ipset can count
 MOST_PORTS = 64                 # an ipset has an element for each port of a range
 # Not RELATED: see guard_lines().
 KNOWN_RETURN = '-m conntrack --ctstate ESTABLISHED -j RETURN'
+# For a SYN after one that stayed without an answer (a TCP MD5 option, RFC 2385, or no
+# route back at a boot). conntrack may find the stack's reset out of the first one's
+# window; then NAT would not put the hidden port back. It lets this reset through unasked.
+AGAIN_RESET = ('-m addrtype --dst-type LOCAL -m conntrack --ctstate NEW '
+               '--ctstatus CONFIRMED -j REJECT --reject-with tcp-reset')
 # To this box, by whatever address. To ip6tables our own addresses are unicast as well,
 # and a list with MULTICAST in it means nothing else.
 TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
@@ -3357,12 +3362,14 @@ def nat_lines(config, decoys, version):
 def networks_behind(config, version):
     return [network for network in config.behind if network.version == version]
 
-def filter_lines(config, box, version):
+def filter_lines(config, box, decoys, version):
     """The marked pass, and what is not TCP and known. The rest gets its answer."""
     # Without accept_in the box's own rules decide about the marked.
     passes = 'ACCEPT' if config.accept_in else 'RETURN'
     lines = ['-m mark --mark 0x%x/0x%x -j %s' % (config.mark, config.mark, passes),
              '! -p tcp ' + KNOWN_RETURN]
+    for decoy in sorted(decoys.values()):
+        lines.append('-p tcp -m tcp --dport %d %s' % (decoy, AGAIN_RESET))
     answers = box_answers(config, box)
     for service in merged(config.hide):
         match = saved_match(service)
@@ -3464,7 +3471,7 @@ class IptablesTool:
             if config.hide:
                 rules['mangle'] = mark_lines(config, version)
                 rules['nat'] = nat_lines(config, decoys, version)
-                rules['filter'] = filter_lines(config, seen.box, version)
+                rules['filter'] = filter_lines(config, seen.box, decoys, version)
             if tool in seen.tools:
                 commands.append(restore_command(tool, rules, jumps))
         sets = ipset_text(openings, now)

@@ -17,7 +17,7 @@ from network import (CLOSED, HIDDEN, HIDDEN_UDP, KNOCKD, Daemon, Namespace, acce
 from test_firewall import wherever
 from test_forward import INSIDE, IPTABLES, inside      # noqa: F401
 from test_guard import FLAGS, answered, my, proxying
-from test_stealth import tcp
+from test_stealth import decoy_of, differences, resets, tcp
 
 pytestmark = pytest.mark.kernel
 TOOLS = ('iptables', 'ip6tables')
@@ -33,6 +33,8 @@ OWN = '''
 {0} -t mangle -A PREROUTING -p tcp --dport 8082 -j MARK --set-xmark 0x7/0xff
 '''
 FLUSH = '{0} -t mangle -F\n{0} -t nat -F\n{0} -F\n{0} -t mangle -X\n{0} -t nat -X\n{0} -X'
+# A closed port gives no answer at all to a TCP MD5 signature (RFC 2385).
+SIGNED = {'tcp_options': bytes([19, 18]) + bytes(16) + bytes([1, 1])}
 LOSSES = [FLUSH, '{0} -F', '{0} -t nat -F KNOCKD', '{0} -t mangle -D PREROUTING 1',
           '{0} -t mangle -A PREROUTING -m comment --comment knockd -j KNOCKD']
 
@@ -124,6 +126,28 @@ def test_a_knock_opens_for_the_knocker_alone_and_close_closes(wire, started):
         wire.client.send(knockd.datagram('anna', op='close'), address)
         assert until(lambda at=address: not wire.client.connects(at), 5)
     assert 'iptables; answer box via decoy' in knockd.text()
+
+
+def test_what_a_client_sends_is_answered_as_by_a_closed_port(wire, started, address):
+    """Of FIN, NULL and IP options the README says that iptables answers them otherwise."""
+    started(anna='')
+    seen = differences(wire, address, HIDDEN, CLOSED)
+    assert not [name for name in seen if re.match('(SYN|ACK)( with (?!offset)|$)', name)]
+
+
+def test_a_probe_without_answer_does_not_change_the_answer_of_the_next(wire, started, address):
+    """Conntrack remembers it for two minutes; its window must not keep NAT from the reset."""
+    knockd = started(anna='')
+    second = (HIDDEN, CLOSED, decoy_of(knockd), HIDDEN, CLOSED)
+    packets = []
+    expected = []
+    for number, port in enumerate(second):
+        for turn, seq in enumerate((1 << 30, 2 << 30, 3 << 30)):
+            client_port = 20000 + number * 3 + turn
+            packets.append((client_port, HIDDEN, dict(SIGNED, seq=2 << 30)))
+            packets += [(client_port, port, {'seq': seq})] * 2
+            expected += [(client_port, port)] * 2
+    assert resets(wire, address, packets) == expected
 
 
 def test_the_kernel_closes_on_time_and_a_second_knock_extends(wire, started):
