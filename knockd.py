@@ -2757,7 +2757,10 @@ def closed_lines(config, box, decoys, sets):
     # no socket, and only conntrack knows, goes to the decoy: as the end of a handshake it
     # could still make the listener open a connection (tcp_syncookies).
     without_socket = 'goto decoy' if has_decoys and box.demux else 'accept'
-    lines, ended = [], []
+    # Rules with tproxy may lead here what is for a host behind this box.
+    lines = ['fib daddr type unicast %s meta mark set 0 goto beyond' % to_network(network)
+             for network in config.behind]
+    ended = []
     for version in once_versions(sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
@@ -3053,19 +3056,9 @@ def split_listing(listing):
             others.append((kind, entry))
     return ours, others
 
-def nft_ours(ours):
-    """Seen.ours: without handles, which are new after each load."""
-    return json.dumps([dict(entry, handle=0) for _, entry in ours]) if ours else None
-
-# As restore_lines() writes it: the source port that is compared, and the one in its
-# place.
+# A rule of restore_lines(): the decoy that is compared, and the hidden port in its place.
 RESTORED = (r'"right": (\d+)}}, {"mangle": {"key": {"payload": {"protocol": "tcp", '
             r'"field": "sport"}}, "value": (\d+)')
-
-def nft_decoys(ours):
-    """Seen.decoys, from such rules."""
-    found = re.findall(RESTORED, json.dumps(ours))
-    return {int(port): int(decoy) for decoy, port in found}
 
 def read_nft(outputs, config):
     """Seen, from the listings of nft and of the iptables that may stand beside it."""
@@ -3104,8 +3097,11 @@ def read_nft(outputs, config):
     demux = '0' not in outputs.get('cat', '').split()
     # Not those with the second bit: see LABEL_COMMAND.
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
-    return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
-                named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
+    # Handles are new after each load.
+    listed = json.dumps([dict(entry, handle=0) for _, entry in ours])
+    decoys = {int(port): int(decoy) for decoy, port in re.findall(RESTORED, listed)}
+    return Seen(listed if ours else None, read_box(chains, rules, demux, labels), accepts,
+                named_ports(json.dumps(named)), decoys, unreachable, ('nft',))
 
 # A mark is set, and what it was is not the first thing in its new value.
 SETS_MARK = (r'"mangle": {"key": {"meta": {"key": "mark"}}, '

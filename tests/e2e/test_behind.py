@@ -18,7 +18,7 @@ import network
 from network import CLOSED, HIDDEN, TOP, Capture, accept, alive, until
 from segments import tcp_segment
 from test_forward import inside      # noqa: F401
-from test_guard import waiting_in
+from test_guard import TPROXY, proxying, waiting_in
 from test_iptables import Box
 from test_layouts import LAYOUTS
 from test_stealth import ACK, RST
@@ -474,6 +474,21 @@ def test_hidden_udp_behind_is_silent_and_opens(wire, router, started):
             wire.client.send(b'new', *place)
             sender.sendto(b'more', place)
             assert service.recv(100) == b'more', 'what is established lives on'
+
+
+def test_no_rule_with_tproxy_leads_a_stranger_to_a_host_behind(wire, router, host, started):
+    """The box's proxy would connect on in his place."""
+    knockd = started(anna='')
+    wire.server.nft(TPROXY)
+    for address in WHERE:
+        with proxying(wire, address) as proxy:
+            assert not wire.stranger.connects(address)
+            assert not wire.client.connects(address)
+            opened(wire, knockd, address, '--for', '60')
+            with wire.client.connection(address, HIDDEN) as connection, \
+                    accept(proxy, connection) as end:
+                closed(wire, knockd, address)
+                assert alive(connection, end)
 
 
 SIP_HELPER = '''table inet helper {

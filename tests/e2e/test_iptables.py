@@ -85,6 +85,7 @@ class Box:
         text = re.sub(r'#.*\n| timeout \d+$| initval \S+|', '', text, flags=re.M)
         text = re.sub(r'(--dport (\d+) .*--to-destination) :(?!\2$)\d+$', r'\1 a decoy', text,
                       flags=re.M)
+        text = re.sub(r'--dport \d+( .*--ctstatus CONFIRMED)', r'--dport a decoy\1', text)
         return re.sub(r'(?m)^(:.*) \[\d+:\d+\]' if options else r' ?\[\d+:\d+\]', r'\1' * bool(
             options), text)             # iptables-legacy forgets those of policies
 
