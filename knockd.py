@@ -3328,7 +3328,8 @@ def mark_lines(config, version):
         match = saved_match(service)
         if service.proto == TCP:
             lines += [match + outlives + passes for outlives in OUTLIVES]
-        for name in ('lo',) + config.trust:
+        # A proxy that keeps its client's address sends over lo as a stranger.
+        for name in ('lo -m addrtype --src-type LOCAL',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
         opened = '-m set --match-set knockd%d' % version
         lines.append('%s%s src,dst %s' % (match, opened, passes))
@@ -3705,14 +3706,15 @@ def remove_stale(path):
 def locked_by_us(path):
     """A descriptor of this file, which holds our process id: locked for as long as we
     live. BlockingIOError if another process has it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    flags = os.O_CREAT | os.O_NOFOLLOW
+    # On a disk that is read-only a daemon can still hide, and wait.
+    if os.access(os.path.dirname(path), os.W_OK):
+        flags |= os.O_RDWR
+    lock = os.open(path, flags, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.suppress(OSError):
         # Always as long: on a full disk there is no room again for what was cut off.
         os.pwrite(lock, b'%-10d\n' % os.getpid(), 0)
-    except OSError:
-        os.close(lock)
-        raise
     return lock
 
 @contextlib.contextmanager
@@ -4031,8 +4033,9 @@ class LedgerFile:
         os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
         path = self.path + '.lock'
         if place_flaws(path, 0):
-            # In a sticky folder another user may have made it, and hold it for ever.
-            os.unlink(path)
+            # In a sticky folder another user may have made it, and hold it for ever. It
+            # may be a folder, with files in it.
+            os.rename(path, path + os.urandom(8).hex())
         try:
             self.lock = locked_by_us(path)
         except BlockingIOError:
@@ -4155,8 +4158,8 @@ def rewritten(file, ledger, what):
         # A line behind the state of before would let a knock in whose quarantine is not
         # on disk.
         file.abandon()
-        told = what, file.path, error.strerror
-        log('%s: the ledger cannot be written: %s: %s' % told, 3)
+        log('%s: the ledger cannot be written: %s: %s' % (
+            what, file.path, error.strerror), ERROR)
         return False
 
 def open_ledger(file, config, now):
@@ -4169,16 +4172,13 @@ def open_ledger(file, config, now):
     try:
         file.rewrite(ledger)
     except OSError:
-        go_on(file)
+        # In the old journal, if that is possible; if not, the next knock tries again.
+        try:
+            file.resume()
+        except OSError as error:
+            log('start: the ledger cannot be written: %s: %s' % (
+                file.path, error.strerror), ERROR)
     return ledger, False
-
-def go_on(file):
-    """In the old journal, if that is possible; if not, the next knock tries again."""
-    try:
-        file.resume()
-    except OSError as error:
-        told = file.path, error.strerror
-        log('start: the ledger cannot be written: %s: %s' % told, 3)
 
 def lost_ledger(file, config, now, error):
     """A new one under quarantine, on disk if possible."""

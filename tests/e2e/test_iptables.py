@@ -13,11 +13,11 @@ import pytest
 
 import knockd as script
 from network import (CLOSED, HIDDEN, HIDDEN_UDP, KNOCKD, Daemon, Namespace, accept, alive,
-                     environment, family_of, until)
+                     environment, family_of, header_size, protocol_of, until)
 from test_firewall import wherever
 from test_forward import INSIDE, IPTABLES, inside      # noqa: F401
 from test_guard import FLAGS, answered, my, proxying
-from test_stealth import decoy_of, differences, resets, tcp
+from test_stealth import ACK, RST, SYN, decoy_of, differences, resets, tcp
 
 pytestmark = pytest.mark.kernel
 TOOLS = ('iptables', 'ip6tables')
@@ -281,6 +281,22 @@ def test_no_rule_with_tproxy_hands_a_stranger_to_a_hidden_port(wire, box, starte
             wire.client.send(knockd.datagram('anna', op='close'), address)
             assert until(lambda: not wire.client.connects(address), 5)
             assert alive(connection, end)
+
+
+def flags_of(capture, source):
+    return [packet[header_size(packet) + 13] for packet in capture.packets(source)
+            if protocol_of(packet) == 6]
+
+
+def test_a_proxy_that_keeps_its_clients_address_is_a_stranger_over_lo_too(wire, started, address):
+    """As sslh does it. What the box sends by an address of its own comes in."""
+    started(anna='')
+    source = wire.stranger.addresses[':' in address]
+    for number, port in enumerate((HIDDEN, CLOSED), 23000):
+        with wire.capture(wire.server) as capture, wire.server.raw_sender(address) as send:
+            send(tcp(source, address, (number, port), SYN))
+            assert until(lambda got=capture: flags_of(got, address)) == [RST | ACK], port
+    assert wire.server.connects(address)
 
 
 def test_a_listener_at_a_single_address_is_as_a_closed_port(wire, started, address):
