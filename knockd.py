@@ -2757,7 +2757,10 @@ def closed_lines(config, box, decoys, sets):
     # no socket, and only conntrack knows, goes to the decoy: as the end of a handshake it
     # could still make the listener open a connection (tcp_syncookies).
     without_socket = 'goto decoy' if has_decoys and box.demux else 'accept'
-    lines, ended = [], []
+    # Rules with tproxy may lead here what is for a host behind this box.
+    lines = ['fib daddr type unicast %s meta mark set 0 goto beyond' % to_network(network)
+             for network in config.behind]
+    ended = []
     for version in once_versions(sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
@@ -3053,19 +3056,9 @@ def split_listing(listing):
             others.append((kind, entry))
     return ours, others
 
-def nft_ours(ours):
-    """Seen.ours: without handles, which are new after each load."""
-    return json.dumps([dict(entry, handle=0) for _, entry in ours]) if ours else None
-
-# As restore_lines() writes it: the source port that is compared, and the one in its
-# place.
+# A rule of restore_lines(): the decoy that is compared, and the hidden port in its place.
 RESTORED = (r'"right": (\d+)}}, {"mangle": {"key": {"payload": {"protocol": "tcp", '
             r'"field": "sport"}}, "value": (\d+)')
-
-def nft_decoys(ours):
-    """Seen.decoys, from such rules."""
-    found = re.findall(RESTORED, json.dumps(ours))
-    return {int(port): int(decoy) for decoy, port in found}
 
 def read_nft(outputs, config):
     """Seen, from the listings of nft and of the iptables that may stand beside it."""
@@ -3104,8 +3097,11 @@ def read_nft(outputs, config):
     demux = '0' not in outputs.get('cat', '').split()
     # Not those with the second bit: see LABEL_COMMAND.
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
-    return Seen(nft_ours(ours), read_box(chains, rules, demux, labels), accepts,
-                named_ports(json.dumps(named)), nft_decoys(ours), unreachable, ('nft',))
+    # Handles are new after each load.
+    listed = json.dumps([dict(entry, handle=0) for _, entry in ours])
+    decoys = {int(port): int(decoy) for decoy, port in re.findall(RESTORED, listed)}
+    return Seen(listed if ours else None, read_box(chains, rules, demux, labels), accepts,
+                named_ports(json.dumps(named)), decoys, unreachable, ('nft',))
 
 # A mark is set, and what it was is not the first thing in its new value.
 SETS_MARK = (r'"mangle": {"key": {"meta": {"key": "mark"}}, '
@@ -3236,10 +3232,15 @@ NFT = NftTool()
 # mangle marks who may pass, nat sends the TCP of everybody else to the decoys and keeps
 # hidden ports from forwards, filter lets the marked in and answers what nat does not see.
 # A table is a transaction; in this order none is asked for a mark that is not set yet.
+# Rules of the box behind ours may overwrite the mark (CONNMARK), so it is set again in
+# nat, and before filter.
 # Openings are in an ipset, whose elements the kernel takes out when they are over.
-HOOKS = {'mangle': ('PREROUTING',), 'nat': ('PREROUTING',),
+HOOKS = {'mangle': ('PREROUTING', 'INPUT'), 'nat': ('PREROUTING',),
          'filter': ('INPUT', 'FORWARD')}
 OUR_JUMP = '-m comment --comment knockd -j KNOCKD'
+# In a table of iptables-save: only rules of other chains stand before our jump. What
+# stands before it in its own chain would decide first.
+HEADED = r'\*{0}\n(:.*\n)*(-A (?!{1} ).*\n)*-A {1} .*KNOCKD\n'
 SAVED_TOOLS = collections.OrderedDict(((4, 'iptables'), (6, 'ip6tables')))
 IPSET_COMMAND = ['ipset', '-exist', 'restore']
 # Source and service; or destination, service and source.
@@ -3262,6 +3263,11 @@ AGAIN_RESET = ('-m addrtype --dst-type LOCAL -m conntrack --ctstate NEW '
 TO_US = {4: '-m addrtype ! --dst-type UNICAST ',
          6: '-m addrtype --dst-type LOCAL,ANYCAST '}
 TO_ALL = '-m addrtype --dst-type MULTICAST '
+# A connection outlives its opening, if the stack finds its socket. What only conntrack
+# knows does not: as the end of a handshake it could still make the listener open a
+# connection (tcp_syncookies). Nor do flags that no connection has: to them a listener at
+# a single address would be silent.
+OUTLIVES = '--tcp-flags SYN,ACK ACK -m socket ', '--tcp-flags SYN,RST RST -m socket '
 
 def ipset_members(openings):
     """{(set, member): when it ends} of these openings, port by port."""
@@ -3311,7 +3317,7 @@ def saved_target(verdict, version):
             return '-j REJECT --reject-with ' + word
     return '-j REJECT'
 
-def mangle_lines(config, version):
+def mark_lines(config, version):
     """Who may pass gets the mark. What is not TCP and known has passed already."""
     both = config.mark | asked_bit(config)
     passes = '-j MARK --set-xmark 0x%x/0x%x' % (config.mark, config.mark)
@@ -3321,11 +3327,9 @@ def mangle_lines(config, version):
     for service in merged(config.hide):
         match = saved_match(service)
         if service.proto == TCP:
-            # A connection outlives its opening, if the stack finds its socket. What only
-            # conntrack knows does not: as the end of a handshake it could still make the
-            # listener open a connection (tcp_syncookies).
-            lines.append(match + '! --tcp-flags SYN,ACK SYN -m socket ' + passes)
-        for name in ('lo',) + config.trust:
+            lines += [match + outlives + passes for outlives in OUTLIVES]
+        # A proxy that keeps its client's address sends over lo as a stranger.
+        for name in ('lo -m addrtype --src-type LOCAL',) + config.trust:
             lines.append('-i %s %s%s' % (name, match, passes))
         opened = '-m set --match-set knockd%d' % version
         lines.append('%s%s src,dst %s' % (match, opened, passes))
@@ -3336,10 +3340,14 @@ def mangle_lines(config, version):
 def nat_lines(config, decoys, version):
     """A stranger's TCP goes to the decoy; other hidden ports stay what they are, so that
     no later rule forwards them. Of two rules for a port the first counts."""
-    lines = ['-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark)]
+    lines = mark_lines(config, version)
+    lines.append('-m mark --mark 0x%x/0x%x -j RETURN' % (config.mark, config.mark))
     target = TO_US[version] + '-j DNAT --to-destination :'
     for port, decoy in sorted(decoys.items()):
-        lines.append('%s%s%d' % (saved_match(Service(TCP, port, port)), target, decoy))
+        match = saved_match(Service(TCP, port, port))
+        # The socket that TPROXY chose would take it at whatever port: filter answers.
+        lines.insert(0, match + '-m socket --transparent --nowildcard -j ACCEPT')
+        lines.append('%s%s%d' % (match, target, decoy))
     for service in merged(config.hide):
         _, _, ports = format_service(service).partition('/')
         lines.append(saved_match(service) + target + ports)
@@ -3428,11 +3436,14 @@ class IptablesTool:
 
     def read(self, outputs, config):
         """outputs: {program: what it printed}; a family without one is not guarded."""
-        chains, rules, ours = [], {}, collections.OrderedDict()
+        chains, rules, ours, missing = [], {}, collections.OrderedDict(), []
         for version, tool in SAVED_TOOLS.items():
             if tool + '-save' in outputs:
                 text = outputs[tool + '-save']
                 ours[tool] = our_rules(text)
+                for table, hooks in HOOKS.items():
+                    missing += [hook for hook in hooks
+                                if not re.search(HEADED.format(table, hook), text)]
                 found = read_saved(text, FAMILIES[version], '', config.mark)
                 chains += found[0]
                 rules.update(found[1])
@@ -3444,7 +3455,7 @@ class IptablesTool:
         return Seen(json.dumps(ours) if all_ours else None,
                     # Neither is asked for here.
                     read_box(chains, rules, demux=True, labels=True),
-                    Accepts([], []), taken, decoys, [], tuple(ours))
+                    Accepts(missing, []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
         """[(argv, standard input)]"""
@@ -3455,7 +3466,7 @@ class IptablesTool:
                      if not rule.startswith('KNOCKD ')]
             rules = collections.OrderedDict.fromkeys(HOOKS, ())
             if config.hide:
-                rules['mangle'] = mangle_lines(config, version)
+                rules['mangle'] = mark_lines(config, version)
                 rules['nat'] = nat_lines(config, decoys, version)
                 rules['filter'] = filter_lines(config, seen.box, decoys, version)
             if tool in seen.tools:
@@ -3695,14 +3706,15 @@ def remove_stale(path):
 def locked_by_us(path):
     """A descriptor of this file, which holds our process id: locked for as long as we
     live. BlockingIOError if another process has it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    flags = os.O_CREAT | os.O_NOFOLLOW
+    # On a disk that is read-only a daemon can still hide, and wait.
+    if os.access(os.path.dirname(path), os.W_OK):
+        flags |= os.O_RDWR
+    lock = os.open(path, flags, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.suppress(OSError):
         # Always as long: on a full disk there is no room again for what was cut off.
         os.pwrite(lock, b'%-10d\n' % os.getpid(), 0)
-    except OSError:
-        os.close(lock)
-        raise
     return lock
 
 @contextlib.contextmanager
@@ -4021,8 +4033,9 @@ class LedgerFile:
         os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
         path = self.path + '.lock'
         if place_flaws(path, 0):
-            # In a sticky folder another user may have made it, and hold it for ever.
-            os.unlink(path)
+            # In a sticky folder another user may have made it, and hold it for ever. It
+            # may be a folder, with files in it.
+            os.rename(path, path + os.urandom(8).hex())
         try:
             self.lock = locked_by_us(path)
         except BlockingIOError:
@@ -4145,8 +4158,8 @@ def rewritten(file, ledger, what):
         # A line behind the state of before would let a knock in whose quarantine is not
         # on disk.
         file.abandon()
-        told = what, file.path, error.strerror
-        log('%s: the ledger cannot be written: %s: %s' % told, 3)
+        log('%s: the ledger cannot be written: %s: %s' % (
+            what, file.path, error.strerror), ERROR)
         return False
 
 def open_ledger(file, config, now):
@@ -4159,16 +4172,13 @@ def open_ledger(file, config, now):
     try:
         file.rewrite(ledger)
     except OSError:
-        go_on(file)
+        # In the old journal, if that is possible; if not, the next knock tries again.
+        try:
+            file.resume()
+        except OSError as error:
+            log('start: the ledger cannot be written: %s: %s' % (
+                file.path, error.strerror), ERROR)
     return ledger, False
-
-def go_on(file):
-    """In the old journal, if that is possible; if not, the next knock tries again."""
-    try:
-        file.resume()
-    except OSError as error:
-        told = file.path, error.strerror
-        log('start: the ledger cannot be written: %s: %s' % told, 3)
 
 def lost_ledger(file, config, now, error):
     """A new one under quarantine, on disk if possible."""

@@ -121,6 +121,23 @@ def test_on_a_read_only_disk_nothing_opens_and_no_restart_is_needed(wire, daemon
     it_opens(wire, knockd)
 
 
+def test_a_daemon_that_starts_on_a_read_only_disk_hides_and_waits_for_it(wire, daemon):
+    knockd = daemon(anna='')
+    state = os.path.dirname(knockd.ledger)
+    knockd.kill()
+    wire.server.must('mount', '--bind', state, state)
+    try:
+        wire.server.must('mount', '-o', 'remount,bind,ro', state)
+        knockd.start()
+        nothing_opens(wire, knockd)
+        assert not wire.stranger.connects(wire.server.addresses[0])
+        wire.server.must('mount', '-o', 'remount,bind,rw', state)
+        it_opens(wire, knockd)
+        assert 'another knockd' in knockd.do('run').err, 'the lock is held'
+    finally:
+        wire.server.must('umount', '-l', state)
+
+
 def test_on_a_full_disk_there_is_room_for_knocks_over_a_restart_too(wire, daemon):
     knockd = daemon('window = 1s', anna='')
     state = os.path.dirname(knockd.ledger)

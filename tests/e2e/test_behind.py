@@ -18,6 +18,7 @@ import network
 from network import CLOSED, HIDDEN, TOP, Capture, accept, alive, until
 from segments import tcp_segment
 from test_forward import inside      # noqa: F401
+from test_guard import TPROXY, proxying, waiting_in
 from test_iptables import Box
 from test_layouts import LAYOUTS
 from test_stealth import ACK, RST
@@ -475,6 +476,21 @@ def test_hidden_udp_behind_is_silent_and_opens(wire, router, started):
             assert service.recv(100) == b'more', 'what is established lives on'
 
 
+def test_no_rule_with_tproxy_leads_a_stranger_to_a_host_behind(wire, router, host, started):
+    """The box's proxy would connect on in his place."""
+    knockd = started(anna='')
+    wire.server.nft(TPROXY)
+    for address in WHERE:
+        with proxying(wire, address) as proxy:
+            assert not wire.stranger.connects(address)
+            assert not wire.client.connects(address)
+            opened(wire, knockd, address, '--for', '60')
+            with wire.client.connection(address, HIDDEN) as connection, \
+                    accept(proxy, connection) as end:
+                closed(wire, knockd, address)
+                assert alive(connection, end)
+
+
 SIP_HELPER = '''table inet helper {
     ct helper sip { type "sip" protocol udp;
     }
@@ -520,6 +536,7 @@ def test_no_helper_of_conntrack_leads_a_stranger_to_hidden_udp(wire, services, r
             for own, callee in zip(places, wire.client.addresses):
                 call(caller, own, callee)
                 assert phone.recv(2000).startswith(b'INVITE')
+                waiting_in(heard)               # what other tests sent
                 wire.client.send(b'voice', own, network.HIDDEN_UDP)
                 heard.settimeout(0.3)
                 with pytest.raises(OSError):

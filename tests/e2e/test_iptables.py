@@ -13,10 +13,11 @@ import pytest
 
 import knockd as script
 from network import (CLOSED, HIDDEN, HIDDEN_UDP, KNOCKD, Daemon, Namespace, accept, alive,
-                     environment, family_of, until)
+                     environment, family_of, header_size, protocol_of, until)
 from test_firewall import wherever
 from test_forward import INSIDE, IPTABLES, inside      # noqa: F401
-from test_stealth import decoy_of, differences, resets
+from test_guard import FLAGS, answered, my, proxying
+from test_stealth import ACK, RST, SYN, decoy_of, differences, resets, tcp
 
 pytestmark = pytest.mark.kernel
 TOOLS = ('iptables', 'ip6tables')
@@ -84,6 +85,7 @@ class Box:
         text = re.sub(r'#.*\n| timeout \d+$| initval \S+|', '', text, flags=re.M)
         text = re.sub(r'(--dport (\d+) .*--to-destination) :(?!\2$)\d+$', r'\1 a decoy', text,
                       flags=re.M)
+        text = re.sub(r'--dport \d+( .*--ctstatus CONFIRMED)', r'--dport a decoy\1', text)
         return re.sub(r'(?m)^(:.*) \[\d+:\d+\]' if options else r' ?\[\d+:\d+\]', r'\1' * bool(
             options), text)             # iptables-legacy forgets those of policies
 
@@ -206,7 +208,7 @@ def test_a_daemon_after_kill_finds_its_rules_again_and_doubles_nothing(wire, box
         assert not wire.stranger.connects(address)
     knockd.start()
     assert box.saved() == before
-    assert before.count('--comment knockd') == 8        # 4 chains of the kernel, 2 families
+    assert before.count('--comment knockd') == 10       # 5 chains of the kernel, 2 families
     opened(wire, knockd)
 
 
@@ -226,6 +228,98 @@ def test_a_connection_from_before_lives_on(wire, box, started, services):
         with connection, end:
             source = connection.getsockname()[1]
     assert not wire.client.connection(wire.server.addresses[1], HIDDEN, source_port=source)
+
+
+def test_a_rule_that_is_inserted_before_ours_lets_no_stranger_in(wire, box, started, services):
+    """As scripts of VPNs do it as they start."""
+    knockd = started(anna='')
+    box.do('{0} -I INPUT -p udp --dport 5182 -j ACCEPT\n'
+           '{0} -t nat -I PREROUTING -p tcp --dport 2222 -j REDIRECT --to-ports 8080')
+    with wire.server.listen(8080):
+        if box.kind == 'legacy':                        # no event tells of it: once a step
+            knockd.process.send_signal(signal.SIGHUP)
+        for address in wire.server.addresses:
+            assert until(lambda to=address: not wire.stranger.connects(to), 5)
+            assert until(lambda to=address: not reaches_udp(wire, services, to), 5)
+    assert box.saved().count('--to-ports 8080') == 2, 'it is not ours to take away'
+
+
+def reaches_udp(wire, services, address):
+    """Does the hidden service hear a stranger's datagram?"""
+    payload = os.urandom(8)
+    wire.stranger.send(payload, address, HIDDEN_UDP)
+    services['udp'].settimeout(0.3)
+    try:
+        while services['udp'].recv(100) != payload:
+            pass
+    except OSError:
+        return False
+    return True
+
+
+def told_apart(wire, address, hidden=HIDDEN):
+    """The flags by which a hidden port is not as a closed one. (How a reset looks differs.)"""
+    differ = []
+    for number, flags in enumerate(FLAGS, 27000):
+        answers = [answered(wire, address, [tcp(my(wire, address), address, (number, port), flags)])
+                   for port in (hidden, CLOSED)]
+        if answers[0] != {(kind, hidden): count for (kind, _), count in answers[1].items()}:
+            differ.append((flags, answers))
+    return differ
+
+
+def test_no_rule_with_tproxy_hands_a_stranger_to_a_hidden_port(wire, box, started, address):
+    knockd = started(anna='')
+    box.do('{0} -t mangle -A PREROUTING -p tcp --dport 2222 -j TPROXY --on-port 8443 '
+           '--tproxy-mark 1/0xff')
+    with proxying(wire, address) as proxy:
+        assert wire.client.socket_error(address, HIDDEN) is ConnectionRefusedError
+        assert told_apart(wire, address) == []
+        opened(wire, knockd, '--for', '60')
+        with wire.client.connection(address, HIDDEN) as connection, \
+                accept(proxy, connection) as end:
+            wire.client.send(knockd.datagram('anna', op='close'), address)
+            assert until(lambda: not wire.client.connects(address), 5)
+            assert alive(connection, end)
+
+
+def flags_of(capture, source):
+    return [packet[header_size(packet) + 13] for packet in capture.packets(source)
+            if protocol_of(packet) == 6]
+
+
+def test_a_proxy_that_keeps_its_clients_address_is_a_stranger_over_lo_too(wire, started, address):
+    """As sslh does it. What the box sends by an address of its own comes in."""
+    started(anna='')
+    source = wire.stranger.addresses[':' in address]
+    for number, port in enumerate((HIDDEN, CLOSED), 23000):
+        with wire.capture(wire.server) as capture, wire.server.raw_sender(address) as send:
+            send(tcp(source, address, (number, port), SYN))
+            assert until(lambda got=capture: flags_of(got, address)) == [RST | ACK], port
+    assert wire.server.connects(address)
+
+
+def test_a_listener_at_a_single_address_is_as_a_closed_port(wire, started, address):
+    started('hide = tcp/2222, tcp/2223, tcp/2229')
+    with wire.server.make_socket(family_of(address), socket.SOCK_STREAM) as listener:
+        listener.bind((address, 2223))
+        listener.listen(5)
+        assert told_apart(wire, address, 2223) == []
+
+
+def test_a_box_that_keeps_the_mark_of_each_connection_opens_and_hides(wire, box, started, services):
+    """As one with two ways out: its rules behind ours overwrite the mark."""
+    box.do('{0} -t mangle -A PREROUTING -j CONNMARK --restore-mark\n'
+           '{0} -t mangle -A PREROUTING -m mark --mark 0 -j MARK --set-mark 7\n'
+           '{0} -t mangle -A PREROUTING -j CONNMARK --save-mark')
+    knockd = started(anna='')
+    for address in opened(wire, knockd, '--for', '60'):
+        connection = wire.client.connection(address, HIDDEN)
+        with connection, accept(services[HIDDEN], connection) as end:
+            assert not wire.stranger.connects(address)
+            wire.client.send(knockd.datagram('anna', op='close'), address)
+            assert until(lambda at=address: not wire.client.connects(at), 5)
+            assert alive(connection, end)
 
 
 @pytest.mark.parametrize('policy', ['-P INPUT DROP', '-A INPUT -p tcp -j REJECT --reject-with '

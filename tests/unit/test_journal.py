@@ -485,6 +485,21 @@ def test_files_of_another_user_in_a_sticky_folder_stop_nothing(tmp_path, lines):
     again.close()
 
 
+def test_a_folder_of_another_user_in_the_place_of_the_lock_stops_nothing(tmp_path):
+    if os.geteuid():
+        pytest.skip('only root gives files away')
+    folder = tmp_path / 'sticky'
+    path = str(folder / 'ledger.json')
+    os.makedirs(path + '.lock')
+    write(path + '.lock/his', b'')
+    os.chown(path + '.lock', 12345, 12345)
+    os.chmod(str(folder), 0o1777)
+    made = knockd.LedgerFile(path)
+    made.take()
+    assert read(path + '.lock').strip() == b'%d' % os.getpid()
+    os.close(made.lock)
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     write(str(tmp_path / 'file'), b'')
     with pytest.raises(OSError) as raised:
