@@ -269,6 +269,8 @@ def told_apart(wire, address, hidden=HIDDEN):
 
 
 def test_no_rule_with_tproxy_hands_a_stranger_to_a_hidden_port(wire, box, started, address):
+    # A guard by nft before this one needed it; here the mark of TPROXY leads resets astray.
+    wire.server.set(ipv4__fwmark_reflect=0, ipv6__fwmark_reflect=0)
     knockd = started(anna='')
     box.do('{0} -t mangle -A PREROUTING -p tcp --dport 2222 -j TPROXY --on-port 8443 '
            '--tproxy-mark 1/0xff')
