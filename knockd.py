@@ -2282,10 +2282,10 @@ Condition = collections.namedtuple('Condition', 'key values negated')
 # invalid; interface: its name, None for one that no rule names; so with the port.
 Probe = collections.namedtuple('Probe', 'version proto state interface port')
 # closed: {(version, proto, state): {interface, or None for all others: verdict}}
-# demux: does the stack find a packet's socket before the input hook (tcp_early_demux)?
+# sockets: can a rule ask for a packet's socket (nft_socket)?
 # labels: does it make the flow labels of its resets? Else it repeats those it was asked
 # with.
-Box = collections.namedtuple('Box', 'closed demux labels')
+Box = collections.namedtuple('Box', 'closed sockets labels')
 # Our rule in somebody's chain. tool: nft, or the iptables program that keeps the chain.
 Accept = collections.namedtuple('Accept', 'tool family table chain handle')
 Accepts = collections.namedtuple('Accepts', 'missing surplus')      # two lists
@@ -2367,7 +2367,7 @@ def all_probes(rules):
     kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
     return [Probe(*kind, port=None) for kind in kinds]
 
-def read_box(chains, rules, demux, labels):
+def read_box(chains, rules, sockets, labels):
     """A Box; of interfaces only those are named with which it does something else."""
     closed = {}
     for probe in all_probes(rules):
@@ -2376,7 +2376,7 @@ def read_box(chains, rules, demux, labels):
         # all_probes() has None before every interface.
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
-    return Box(closed, demux, labels)
+    return Box(closed, sockets, labels)
 
 def may_drop(chain, rules, services=None):
     """Does it stop, from some interface, new packets that no rule of its own allows? With
@@ -2524,6 +2524,7 @@ NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
 FROM_US = 'iifname "lo" fib saddr type local'
 # The end of a handshake, and what its sender sends from then on.
 ACK_ALONE = 'tcp flags & (syn | ack) == ack'
+RST_ALONE = 'tcp flags & (syn | rst) == rst'
 # A SYN that is not answered comes again after 1, 3 and 7 s.
 SYN_RETRIES = '10s'
 # In forward: many hosts of a bridge; and this box, where a packet is on a route of its
@@ -2537,10 +2538,15 @@ NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 # Under /proc/sys; both must be 1 before the rules are loaded, so that an answer of the
 # stack carries the mark of its question.
 SYSCTLS = 'net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect'
-MADE_BY = ('net/ipv4/ip_early_demux', 'net/ipv4/tcp_early_demux',
-           'net/ipv6/flowlabel_reflect')
-DEMUX_COMMAND = ['cat', '/proc/sys/net/ipv4/ip_early_demux',
-                 '/proc/sys/net/ipv4/tcp_early_demux']
+MADE_BY = ('net/ipv6/flowlabel_reflect',)
+# A listener at all addresses has a wildcard, a connection has none.
+HAS_CONNECTION = 'socket wildcard 0'
+TRIAL = """table inet knockd_trial {
+ chain trial { type filter hook input priority 0;
+  %s
+ }
+}
+""" % HAS_CONNECTION
 # Its second bit: resets repeat the label of what they answer.
 LABEL_COMMAND = ['sysctl', '-e', '-n', 'net.ipv6.flowlabel_reflect']
 
@@ -2753,10 +2759,11 @@ def answer_lines(config, box, decoys, sets):
 def closed_lines(config, box, decoys, sets):
     """input: what does a closed port give?"""
     has_decoys = ports_of(config.hide, TCP) <= set(decoys)
-    # A connection outlives its opening: the stack has found its socket already. What has
-    # no socket, and only conntrack knows, goes to the decoy: as the end of a handshake it
-    # could still make the listener open a connection (tcp_syncookies).
-    without_socket = 'goto decoy' if has_decoys and box.demux else 'accept'
+    # A connection outlives its opening. What has no socket, and only conntrack knows,
+    # goes to the decoy: as the end of a handshake it could still make the listener open
+    # a connection (tcp_syncookies).
+    without_socket = 'goto decoy' if has_decoys and box.sockets else 'accept'
+    not_proxied = 'meta mark & 0x%08x == 0' % asked_bit(config)
     # Rules with tproxy may lead here what is for a host behind this box.
     lines = ['fib daddr type unicast %s meta mark set 0 goto beyond' % to_network(network)
              for network in config.behind]
@@ -2765,10 +2772,15 @@ def closed_lines(config, box, decoys, sets):
         # A handshake ends: from here on the SYN of `once` may not come again.
         lines.append(ACK_ALONE + ' meta skuid >= 0 ' + delete_begun(version))
         ended.append(if_marked(config.mark, delete_begun(version)))
-    lines += ['%s meta mark & 0x%08x == 0 meta skuid >= 0 accept' % (
-                  NOT_SYN_ALONE, asked_bit(config)),
-              # A SYN has a socket only by a rule with tproxy; that may be for others.
-              'fib daddr type unicast meta skuid >= 0 accept',
+    lines.append('%s %s meta skuid >= 0 accept' % (NOT_SYN_ALONE, not_proxied))
+    if box.sockets:
+        # Of packets that a network card hands over together, the stack has looked for
+        # the socket of the first alone (ip_list_rcv). No other flags: to them a listener
+        # at a single address, which is found as well, would be silent.
+        for flags in ACK_ALONE, RST_ALONE:
+            lines.append('%s %s %s accept' % (flags, not_proxied, HAS_CONNECTION))
+    # A SYN has a socket only by a rule with tproxy; that may be for others.
+    lines += ['fib daddr type unicast meta skuid >= 0 accept',
               # By the mark of such a rule our answer would go astray.
               'meta skuid >= 0 meta mark set 0',
               'meta l4proto 17 ct state established accept']
@@ -3060,7 +3072,7 @@ def split_listing(listing):
 RESTORED = (r'"right": (\d+)}}, {"mangle": {"key": {"payload": {"protocol": "tcp", '
             r'"field": "sport"}}, "value": (\d+)')
 
-def read_nft(outputs, config):
+def read_nft(outputs, config, sockets):
     """Seen, from the listings of nft and of the iptables that may stand beside it."""
     ours, others = split_listing(outputs['nft'])
     chains, rules, locked = {}, {}, set()
@@ -3094,14 +3106,13 @@ def read_nft(outputs, config):
             keepers[chain[:3]] = program[:-len('-save')]
     chains = sorted(chains.values(), key=lambda chain: chain.priority)
     accepts, unreachable = find_accepts(config, chains, rules, locked, keepers)
-    demux = '0' not in outputs.get('cat', '').split()
     # Not those with the second bit: see LABEL_COMMAND.
     labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
     # Handles are new after each load.
     listed = json.dumps([dict(entry, handle=0) for _, entry in ours])
     decoys = {int(port): int(decoy) for decoy, port in re.findall(RESTORED, listed)}
-    return Seen(listed if ours else None, read_box(chains, rules, demux, labels), accepts,
-                named_ports(json.dumps(named)), decoys, unreachable, ('nft',))
+    return Seen(listed if ours else None, read_box(chains, rules, sockets, labels),
+                accepts, named_ports(json.dumps(named)), decoys, unreachable, ('nft',))
 
 # A mark is set, and what it was is not the first thing in its new value.
 SETS_MARK = (r'"mangle": {"key": {"meta": {"key": "mark"}}, '
@@ -3163,20 +3174,23 @@ def can_hold_accept(chain):
     return chain.hook != 'ingress' and chain.family in ('inet', 'ip', 'ip6')
 
 class NftTool:
-    """The tool nft: commands and listings as text, nothing else."""
+    """The tool nft: commands and listings as text, nothing else. sockets: as in Box."""
     name, sysctls = 'nft', SYSCTLS
+
+    def __init__(self, sockets):
+        self.sockets = sockets
 
     def list_commands(self, has):
         """[argv] whose outputs read() wants; has(program): is it there? Listed without
         elements, which change with every knock and may be very many."""
-        commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset'], DEMUX_COMMAND]
+        commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset']]
         if has('sysctl'):
             commands.append(LABEL_COMMAND)
         return commands + [[program] for program in SAVERS if has(program)]
 
     def read(self, outputs, config):
         """outputs: {program: what it printed}"""
-        return read_nft(outputs, config)
+        return read_nft(outputs, config, self.sockets)
 
     def whole(self, config, seen, decoys, openings, now):
         """[(argv, standard input)] that put everything in force, or take all of ours away
@@ -3226,7 +3240,7 @@ class NftTool:
         """What the config asks for and this tool cannot do."""
         return []
 
-NFT = NftTool()
+NFT, NFT_WITHOUT_SOCKETS = NftTool(True), NftTool(False)
 
 # --- iptables text: where there is no nft; a chain of ours in each of three tables ------
 # mangle marks who may pass, nat sends the TCP of everybody else to the decoys and keeps
@@ -3454,7 +3468,7 @@ class IptablesTool:
         taken = named_ports(repr(rules))
         return Seen(json.dumps(ours) if all_ours else None,
                     # Neither is asked for here.
-                    read_box(chains, rules, demux=True, labels=True),
+                    read_box(chains, rules, sockets=True, labels=True),
                     Accepts(missing, []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
@@ -4659,14 +4673,22 @@ def version_flaw(version):
         return 'nft %s is older than 1.0.2' % ('.'.join(numbers) or '?')
     return None
 
+def nft_tool():
+    """NFT where the kernel has nft_socket: OpenWrt's is a package of its own."""
+    try:
+        run(['nft', '-c', '-f', '-'], TRIAL)
+    except KnockError:
+        return NFT_WITHOUT_SOCKETS
+    return NFT
+
 def choose_tool(config):
-    """(NFT or IPTABLES, why it is not nft: a text or None). run, check and selftest ask
-    here. KnockError, status 2, if neither can do what the config asks for."""
+    """(an NftTool or IPTABLES, why it is not nft: a text or None). run, check and
+    selftest ask here. KnockError, status 2, if neither can do what the config asks for."""
     flaw = None
     if config.firewall in ('auto', 'nft'):
         flaw = nft_flaw()
         if flaw is None:
-            return suitable(NFT, config), None
+            return suitable(nft_tool(), config), None
     if config.firewall == 'nft':
         raise KnockError('%s: [server] firewall: %s' % (config.path, flaw), 2)
     for program in ('iptables-save', 'ipset'):
@@ -6215,7 +6237,7 @@ def firewall_flaws(config):
     if not config.hide:
         return found
     found += [('mark', flaw) for flaw in rule_flaws(config)]
-    if tool is NFT:
+    if tool is not IPTABLES:
         listing = run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
         if '"synproxy"' in listing.lower():
             found.append(('hide', 'a rule with synproxy may answer before us; leave '

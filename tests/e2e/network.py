@@ -37,7 +37,8 @@ KNOCKD = os.path.join(TOP, 'knockd.py')
 KNOCK = os.path.join(TOP, 'knock.py')
 LIGHT = os.path.join(TOP, 'tests', 'light')
 HIDDEN, HIDDEN_TOO, HIDDEN_UDP, CLOSED = 2222, 2229, 5182, 2233
-ETH_P_ALL, ETHTOOL_STXCSUM, SIOCETHTOOL = 0x0003, 0x17, 0x8946    # <linux/if_ether.h>, <ethtool.h>
+ETH_P_ALL, SIOCETHTOOL = 0x0003, 0x8946                 # <linux/if_ether.h>, <linux/sockios.h>
+ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGRO = 0x17, 0x1f, 0x2c          # <linux/ethtool.h>
 
 AGENT = """
 import array, socket, sys
@@ -328,6 +329,16 @@ def alive(connection, end):
     return connection.recv(100) == b'here'
 
 
+def carries(connection, end, size=60000):
+    """True when that many bytes come through, sent at once."""
+    connection.sendall(bytes(size))
+    left = size
+    with contextlib.suppress(OSError):
+        while left:
+            left -= len(end.recv(left)) or left + 1
+    return left == 0
+
+
 class Capture:
     """Every frame that crosses one interface of a namespace, both directions."""
 
@@ -468,10 +479,31 @@ class Wire:
 def finish_checksums(namespace, interface, left=0):
     """Captured checksums shall be final, not left to a network card that is not there. left=1: as
     Linux has it, which lets a packet be as long as the card takes it."""
-    value = array.array('I', [ETHTOOL_STXCSUM, left])
+    ethtool(namespace, interface, ETHTOOL_STXCSUM, left)
+
+
+def ethtool(namespace, interface, command, value):
+    words = array.array('I', [command, value])
     with namespace.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, SIOCETHTOOL,
-                    struct.pack('16sP16x', interface.encode(), value.buffer_info()[0]))
+                    struct.pack('16sP16x', interface.encode(), words.buffer_info()[0]))
+
+
+@contextlib.contextmanager
+def many_at_once(wire):
+    """The server's card hands over many packets together, as real ones do."""
+    switches = [(wire.hub, 'server', ETHTOOL_STSO, 0), (wire.client, 'eth0', ETHTOOL_STSO, 0),
+                (wire.server, 'eth0', ETHTOOL_SGRO, 1)]
+    for namespace, interface, command, value in switches:
+        ethtool(namespace, interface, command, value)
+    # So small that not all becomes one packet.
+    wire.server.must('ip', 'link', 'set', 'eth0', 'gro_max_size', '3000')
+    try:
+        yield
+    finally:
+        wire.server.must('ip', 'link', 'set', 'eth0', 'gro_max_size', '65536')
+        for namespace, interface, command, value in switches:
+            ethtool(namespace, interface, command, 1 - value)
 
 
 class Daemon:

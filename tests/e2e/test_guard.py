@@ -15,9 +15,12 @@ import sys
 import time
 
 import pytest
+
+import knockd
 from guardbox import Guard
-from network import (CLOSED, HIDDEN, HIDDEN_UDP, TOP, accept, alive, be16, checksum, drain,
-                     environment, header_size, ip_packet, protocol_of, source_of, until)
+from network import (CLOSED, HIDDEN, HIDDEN_UDP, TOP, accept, alive, be16, carries, checksum,
+                     drain, environment, family_of, header_size, ip_packet, many_at_once,
+                     protocol_of, source_of, until)
 from test_forward import DROPPING, NFT_DNAT, inside      # noqa: F401
 from test_stealth import (ACK, FIN, INPUT, PSH, RST, SYN, URG, client_port_of, plain, settle,
                           tcp, udp)
@@ -76,12 +79,12 @@ def guard(wire, services):
     """A function that loads a guard on a box with these rules of its own."""
     made = []
 
-    def load(settings='', rules='', **clients):
+    def load(settings='', rules='', tool=knockd.NFT, **clients):
         wire.clear()
         wire.server.run('conntrack', '-F')
         if rules:
             wire.server.nft(rules)
-        made.append(Guard(wire.server, settings, **clients))
+        made.append(Guard(wire.server, settings, tool, **clients))
         return made[-1].load()
     yield load
     for each in made:
@@ -172,16 +175,37 @@ def test_no_rule_with_tproxy_hands_a_stranger_to_a_hidden_port(wire, guard, addr
             wire.server.must('ip', 'route', 'del', elsewhere)
 
 
-def told_apart(wire, address):
-    """[(flags, answers)] of segments to HIDDEN that CLOSED answers otherwise."""
+def told_apart(wire, address, hidden=HIDDEN):
+    """[(flags, answers)] of segments to a hidden port that CLOSED answers otherwise."""
     differ = []
     for number, flags in enumerate(FLAGS, 26000):
         pair = [[each[1] for each in seen(wire, address, tcp(
                     my(wire, address), address, (number, port), flags, payload=b'hello' * data),
-                    port, number)] for port in (HIDDEN, CLOSED) for data in (False, True)]
+                    port, number)] for port in (hidden, CLOSED) for data in (False, True)]
         if pair[:2] != pair[2:]:
             differ.append((flags, pair))
     return differ
+
+
+def test_a_listener_at_a_single_address_is_as_a_closed_port(wire, guard, address):
+    guard('hide = tcp/2223')
+    with wire.server.make_socket(family_of(address), socket.SOCK_STREAM) as listener:
+        listener.bind((address, 2223))
+        listener.listen(5)
+        assert told_apart(wire, address, 2223) == []
+
+
+@pytest.mark.parametrize('tool', [knockd.NFT, knockd.NFT_WITHOUT_SOCKETS], ids=['sockets', 'none'])
+def test_a_connection_outlives_its_opening_however_many_packets_come_together(
+        wire, services, guard, address, tool):
+    """Of those the stack itself looks for the socket of the first alone."""
+    made = guard(tool=tool)
+    made.open(my(wire, address))
+    connection, end = connected(wire, services, address)
+    made.turn([])
+    with connection, end, many_at_once(wire):
+        assert carries(connection, end)
+        assert alive(connection, end)
 
 
 @pytest.mark.parametrize('priority', ['mangle', 'filter'])

@@ -12,8 +12,8 @@ import time
 import pytest
 
 import knockd as script
-from network import (CLOSED, HIDDEN, HIDDEN_UDP, KNOCKD, Daemon, Namespace, accept, alive,
-                     environment, family_of, header_size, protocol_of, until)
+from network import (CLOSED, HIDDEN, HIDDEN_UDP, KNOCKD, Daemon, Namespace, accept, alive, carries,
+                     environment, family_of, header_size, many_at_once, protocol_of, until)
 from test_firewall import wherever
 from test_forward import INSIDE, IPTABLES, inside      # noqa: F401
 from test_guard import FLAGS, answered, my, proxying
@@ -321,6 +321,8 @@ def test_a_box_that_keeps_the_mark_of_each_connection_opens_and_hides(wire, box,
             assert not wire.stranger.connects(address)
             wire.client.send(knockd.datagram('anna', op='close'), address)
             assert until(lambda at=address: not wire.client.connects(at), 5)
+            with many_at_once(wire):
+                assert carries(connection, end)
             assert alive(connection, end)
 
 

@@ -36,11 +36,11 @@ def box(**verdicts):
     """A Box whose closed ports answer so: tcp4='drop', or {interface: verdict}."""
     closed = dict(STACK)
     for name, verdict in verdicts.items():
-        if name != 'demux':
+        if name != 'sockets':
             key = int(name[3]), knockd.PROTOCOLS[name[:3]], 'new'
             closed[key] = verdict if isinstance(verdict, dict) else {None: verdict}
             closed[key[:2] + ('invalid',)] = closed[key]
-    return knockd.Box(closed, verdicts.get('demux', True), True)
+    return knockd.Box(closed, verdicts.get('sockets', True), True)
 
 
 BY_STACK, NO_ACCEPTS = box(), knockd.Accepts([], [])
@@ -171,10 +171,11 @@ def test_what_the_box_does_with_invalid_packets_comes_before():
     assert lines.index(invalid) < lines.index('meta nfproto ipv4 meta l4proto 6 goto decoy')
 
 
-def test_where_the_stack_finds_no_sockets_early_conntrack_says_what_lives_on():
+def test_where_no_rule_finds_sockets_conntrack_says_what_lives_on():
     forgotten = 'tcp flags & (syn | ack) != syn ct state established '
     assert forgotten + 'goto decoy' in chains(whole())['closed']
-    assert forgotten + 'accept' in chains(whole(there=box(demux=False)))['closed']
+    without = chains(whole(there=box(sockets=False)))['closed']
+    assert forgotten + 'accept' in without and 'socket wildcard' not in str(without)
 
 
 def test_every_hidden_tcp_port_has_its_decoy_there_and_back():
@@ -447,7 +448,7 @@ def match(left, right, operator='=='):
 
 def read(listing, lines='', **others):
     """Seen, of a box that nft lists so."""
-    outputs = dict({'nft': json.dumps({'nftables': list(listing)}), 'cat': '1\n1\n'},
+    outputs = dict({'nft': json.dumps({'nftables': list(listing)})},
                    **{name.replace('_', '-'): text for name, text in others.items()})
     return knockd.NFT.read(outputs, make_config(lines))
 
@@ -561,12 +562,6 @@ def test_chains_of_iptables_are_read_as_iptables_says():
         None: 'drop', 'wan': knockd.PROHIBITED}
 
 
-@pytest.mark.parametrize('settings,demux', [('1\n1\n', True), ('0\n1\n', False), ('1\n0\n', False),
-                                            ('', True)])
-def test_whether_the_stack_finds_sockets_early(settings, demux):
-    assert read([], cat=settings).box.demux is demux
-
-
 # --- our rule in chains that drop ----------------------------------------------------------------
 # As nft 1.0.6 lists `meta mark & 0x40000000 == 0x40000000 accept`.
 OURS = [match({'&': [{'meta': {'key': 'mark'}}, 1 << 30]}, 1 << 30), ACCEPT]
@@ -606,7 +601,7 @@ def test_named_chains_get_it_when_they_are_there_and_nothing_else_does():
 @pytest.mark.parametrize('lines', ['', 'accept_in = inet filter input'])
 def test_while_nothing_is_hidden_nothing_of_ours_is_in_any_chain(lines):
     listing = [chain('drop'), rule(*OURS)]
-    outputs = {'nft': json.dumps({'nftables': listing}), 'cat': '1\n1\n'}
+    outputs = {'nft': json.dumps({'nftables': listing})}
     accepts = knockd.NFT.read(outputs, make_config(lines)._replace(hide=())).accepts
     assert accepts.missing == [] and [each.handle for each in accepts.surplus] == [7]
 

@@ -44,6 +44,18 @@ def test_a_version_of_two_numbers_ends_in_0():
     assert knockd.version_flaw('nftables v1.1') is None
 
 
+def test_where_the_kernel_has_no_nft_socket_no_rule_asks_for_sockets(monkeypatch):
+    def run(argv, text='', seconds=0):
+        if 'socket' in text:
+            raise knockd.KnockError('Error: Could not process rule: No such file or directory')
+        return 'nftables v1.0.6'
+    monkeypatch.setattr(knockd, 'find_program', lambda name: name)
+    monkeypatch.setattr(knockd, 'run', run)
+    assert knockd.choose_tool(CONFIG) == (knockd.NFT_WITHOUT_SOCKETS, None)
+    assert not knockd.NFT_WITHOUT_SOCKETS.read({'nft': '{"nftables": []}'}, CONFIG).box.sockets
+    assert knockd.NFT.read({'nft': '{"nftables": []}'}, CONFIG).box.sockets
+
+
 @pytest.mark.parametrize('firewall,there,tool,said', [
     ('auto', {'nft'}, 'nft', None), ('nft', {'nft'}, 'nft', None),
     ('auto', {'iptables-save', 'ipset'}, 'iptables', 'nft is not installed'),
