@@ -4683,7 +4683,8 @@ def nft_tool():
 
 def choose_tool(config):
     """(an NftTool or IPTABLES, why it is not nft: a text or None). run, check and
-    selftest ask here. KnockError, status 2, if neither can do what the config asks for."""
+    selftest ask here. KnockError, status 2, if neither can do what the config asks.
+    """
     flaw = None
     if config.firewall in ('auto', 'nft'):
         flaw = nft_flaw()
