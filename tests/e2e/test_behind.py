@@ -116,13 +116,13 @@ def test_a_hidden_port_behind_is_silent_and_opens_for_the_knocker_alone(
         opened(wire, knockd, address, '--for', '60')
         connection = wire.client.connection(address, HIDDEN)
         with connection, accept(host[HIDDEN], connection) as end:
-            assert wire.client.connects(ELSEWHERE[number]), 'at every address behind'
+            assert wire.client.reaches(ELSEWHERE[number]), 'at every address behind'
             assert not wire.stranger.connects(address)
             closed(wire, knockd, address)
             assert not wire.client.connects(ELSEWHERE[number])
             assert alive(connection, end), 'what is established lives on'
         assert asked_for_hidden(capture, wire.stranger.addresses[number]) == []
-    assert wire.stranger.connects(address, OTHER), 'no other port is touched'
+    assert wire.stranger.reaches(address, OTHER), 'no other port is touched'
     assert wire.stranger.socket_error(address, CLOSED) is ConnectionRefusedError
 
 
@@ -132,12 +132,12 @@ def test_a_knock_to_the_box_opens_behind_it_and_one_to_the_host_opens_at_the_box
     for own, address in zip(wire.server.addresses, WHERE):
         assert not wire.client.connects(address)
         opened(wire, knockd, own)
-        assert wire.client.reaches(address) and wire.client.connects(own)
+        assert wire.client.reaches(address) and wire.client.reaches(own)
         assert not wire.stranger.connects(own)
         closed(wire, knockd, own)
         assert not wire.client.connects(address)
         opened(wire, knockd, address)
-        assert wire.client.connects(own)
+        assert wire.client.reaches(own)
 
 
 # --- a bridge: the guest is on the same link as the strangers ------------------------------------
@@ -225,7 +225,7 @@ def test_a_guest_of_a_bridge_is_hidden_and_a_knock_on_its_way_to_him_opens(
                     assert not wire.stranger.connects(address)
                     closed(wire, knockd, address, name)
                     assert alive(connection, end)
-            assert wire.stranger.connects(address, OTHER)
+            assert wire.stranger.reaches(address, OTHER)
             assert wire.stranger.socket_error(address, CLOSED) is ConnectionRefusedError
             assert asked_for_hidden(capture, wire.stranger.addresses[':' in address]) == []
 
@@ -300,7 +300,7 @@ def test_a_narrower_only_ends_what_was_open_elsewhere(wire, started):
     knockd = started(anna='')
     for address, other in zip(WHERE, ELSEWHERE):
         opened(wire, knockd, address, '--for', '60')
-        assert wire.client.connects(other)
+        assert wire.client.reaches(other)
     knockd.clients['anna'] = 'only = %s, %s' % WHERE
     knockd.write_config()
     knockd.reload()
@@ -325,7 +325,7 @@ def test_an_opening_behind_ends_by_the_kernels_clock_and_is_prolonged(wire, star
     began = time.monotonic()
     knockd.kill()
     for address in WHERE:
-        assert wire.client.connects(address)
+        assert wire.client.reaches(address)
     assert time.monotonic() - began < 3
     for address in WHERE:
         assert until(lambda to=address: not wire.client.connects(to, timeout=0.1), 7)
@@ -428,11 +428,11 @@ def test_who_comes_from_an_interface_of_trust_needs_no_knock(wire, router, guard
         guarding('behind = 10.8.0.0/24, fd00:8::/64, 10.9.0.2, fd00:9::2\n', anna='')
         for address in wire.client.addresses:
             assert not router.connects(address), 'from the LAN, which is not trusted'
-            assert wire.stranger.connects(address), 'beside the box'
-            assert wire.server.connects(address), 'from the box itself'
+            assert wire.stranger.reaches(address), 'beside the box'
+            assert wire.server.reaches(address), 'from the box itself'
         guarding('behind = 10.8.0.0/24, fd00:8::/64, 10.9.0.2, fd00:9::2\ntrust = lan\n', anna='')
         for address in wire.client.addresses:
-            assert router.connects(address)
+            assert router.reaches(address)
         for address in WHERE:
             assert not wire.client.connects(address)
 
@@ -446,7 +446,7 @@ def test_an_address_that_a_host_takes_later_is_hidden_at_once_and_openings_hold_
     try:
         assert wire.client.reaches(temporary)
         assert not wire.stranger.connects(temporary)
-        assert wire.stranger.connects(temporary, OTHER)
+        assert wire.stranger.reaches(temporary, OTHER)
     finally:
         router.must('ip', 'addr', 'del', temporary + '/64', 'dev', 'eth0')
 
@@ -573,7 +573,7 @@ def test_no_packet_of_a_strangers_making_comes_through(wire, router, host, start
     with Capture(router, 'eth0') as capture:
         for packet in packets:
             wire.stranger.inject(packet)
-        assert wire.stranger.connects(target, OTHER), 'all those before have been looked at'
+        assert wire.stranger.reaches(target, OTHER), 'all those before have been looked at'
         found = [packet for packet in capture.packets(source)
                  if network.be16(HIDDEN) in packet[22:80]]
         assert found == []
@@ -612,14 +612,14 @@ def test_a_forwarded_address_is_guarded_by_what_the_world_sees(wire, host, start
                 wire.server.must(*line.split(), env=started.box.environment())
     knockd = started(anna='')
     for own, address in zip(wire.server.addresses, REWRITTEN):
-        assert wire.stranger.connects(own, 2022), 'a port that nobody hides'
+        assert wire.stranger.reaches(own, 2022), 'a port that nobody hides'
         for place in (own, address):
             assert not wire.stranger.connects(place)
             assert not wire.client.connects(place)
         opened(wire, knockd, address)
         connection = wire.client.connection(address, HIDDEN)
         with connection, accept(host[HIDDEN], connection) as end:
-            assert wire.client.connects(own)
+            assert wire.client.reaches(own)
             assert not wire.stranger.connects(own) and not wire.stranger.connects(address)
             closed(wire, knockd, own)
             assert not wire.client.connects(address)
@@ -648,12 +648,12 @@ def test_beside_fw4_a_forward_and_an_ipv6_rule_are_hidden_and_open(wire, host, g
     for target, address in places:
         for member in (wire.stranger, wire.client):
             assert not member.connects(address)
-            assert member.connects(address, OTHER), 'a forward of a port that is not hidden'
+            assert member.reaches(address, OTHER), 'a forward of a port that is not hidden'
         opened(wire, knockd, target)
-        assert wire.client.connects(address)
+        assert wire.client.reaches(address)
         assert not wire.stranger.connects(address)
     assert not wire.stranger.connects(ELSEWHERE[1])
-    assert wire.client.connects(ELSEWHERE[1]), 'no rule of fw4 allows it, the knock does'
+    assert wire.client.reaches(ELSEWHERE[1]), 'no rule of fw4 allows it, the knock does'
     load_fw4(wire)                              # its own reload
     for _, address in places:
         assert wire.client.reaches(address)
@@ -686,7 +686,7 @@ def test_no_packet_of_a_stranger_comes_to_the_hidden_port_through_forty_loads(
                 capture.read()
             knockd.stop()
             knockd.start()
-            assert wire.stranger.connects(WHERE[0], OTHER)
+            assert wire.stranger.reaches(WHERE[0], OTHER)
         finally:
             stopped.set()
             prober.join()
@@ -803,14 +803,14 @@ def test_the_readmes_router_hides_its_lan(wire, router, daemon, host):
     opened(wire, knockd, WHERE[1])
     assert wire.client.connects(WHERE[1]) and not wire.stranger.connects(WHERE[1])
     with wire.stranger.listen(HIDDEN):
-        assert router.connects(wire.stranger.addresses[1]), 'the LAN needs no knock'
+        assert router.reaches(wire.stranger.addresses[1]), 'the LAN needs no knock'
 
 
 def test_the_readmes_hypervisor_hides_its_guests(wire, hypervisor, tmp_path):
     knockd = network.Daemon(hypervisor.box, tmp_path, anna='').start()
     try:
         with hypervisor.guest.listen(HIDDEN):
-            assert wire.stranger.connects(GUEST[0])
+            assert wire.stranger.reaches(GUEST[0])
             type_in(knockd, example('a hypervisor'), guests='10.9.0.16/29')
             assert not wire.stranger.connects(GUEST[0])
             opened(wire, knockd, GUEST[0])
