@@ -2534,6 +2534,8 @@ ANSWERS = {     # for TCP, for UDP
     'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),
     'prohibited': (PROHIBITED, PROHIBITED)}
 NFT_COMMAND = ['nft', '-f', '-']
+NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
+NFT_TRIAL = 'table inet a { %s\n}\n'
 NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
 # Under /proc/sys; both must be 1 before the rules are loaded, so that an answer of the
 # stack carries the mark of its question.
@@ -2541,12 +2543,6 @@ SYSCTLS = 'net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect'
 MADE_BY = ('net/ipv6/flowlabel_reflect',)
 # A listener at all addresses has a wildcard, a connection has none.
 HAS_CONNECTION = 'socket wildcard 0'
-TRIAL = """table inet knockd_trial {
- chain trial { type filter hook input priority 0;
-  %s
- }
-}
-""" % HAS_CONNECTION
 # Its second bit: resets repeat the label of what they answer.
 LABEL_COMMAND = ['sysctl', '-e', '-n', 'net.ipv6.flowlabel_reflect']
 
@@ -3240,7 +3236,8 @@ class NftTool:
         """What the config asks for and this tool cannot do."""
         return []
 
-NFT, NFT_WITHOUT_SOCKETS = NftTool(True), NftTool(False)
+NFT = NftTool(sockets=True)
+NFT_WITHOUT_SOCKETS = NftTool(sockets=False)
 
 # --- iptables text: where there is no nft; a chain of ours in each of three tables ------
 # mangle marks who may pass, nat sends the TCP of everybody else to the decoys and keeps
@@ -4675,8 +4672,9 @@ def version_flaw(version):
 
 def nft_tool():
     """NFT where the kernel has nft_socket: OpenWrt's is a package of its own."""
+    chain = 'chain a { type filter hook input priority 0; %s; }' % HAS_CONNECTION
     try:
-        run(['nft', '-c', '-f', '-'], TRIAL)
+        run(NFT_TRY, NFT_TRIAL % chain, FIRST_SECONDS)
     except KnockError:
         return NFT_WITHOUT_SOCKETS
     return NFT
@@ -6211,10 +6209,8 @@ IPTABLES_FEATURES = (   # the same, tried by a command
      'xt_mark (OpenWrt: kmod-ipt-core)'),
     ('iptables: NAT', 'iptables -w -t nat -A PREROUTING -p tcp -j DNAT --to-destination '
      ':1024', 'xt_nat (OpenWrt: kmod-ipt-nat)'))
-NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
 # The first nft after a boot loads modules of the kernel: 12 s on an emulated processor.
 TRY_SECONDS = 60
-NFT_TRIAL = 'table inet a { %s\n}\n'
 
 def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
@@ -6235,6 +6231,10 @@ def firewall_flaws(config):
     found = []
     if flaw:
         found.append(('firewall', 'by iptables, for ' + flaw))
+    if tool is NFT_WITHOUT_SOCKETS:
+        found.append(('firewall', 'the kernel has no nft_socket (OpenWrt: '
+                      'kmod-nft-socket): a handshake that began in an opening can be '
+                      'completed when it is over'))
     if not config.hide:
         return found
     found += [('mark', flaw) for flaw in rule_flaws(config)]

@@ -52,6 +52,8 @@ def test_where_the_kernel_has_no_nft_socket_no_rule_asks_for_sockets(monkeypatch
     monkeypatch.setattr(knockd, 'find_program', lambda name: name)
     monkeypatch.setattr(knockd, 'run', run)
     assert knockd.choose_tool(CONFIG) == (knockd.NFT_WITHOUT_SOCKETS, None)
+    told = knockd.firewall_flaws(CONFIG._replace(hide=()))
+    assert [key for key, flaw in told if 'kmod-nft-socket' in flaw] == ['firewall']
     assert not knockd.NFT_WITHOUT_SOCKETS.read({'nft': '{"nftables": []}'}, CONFIG).box.sockets
     assert knockd.NFT.read({'nft': '{"nftables": []}'}, CONFIG).box.sockets
 

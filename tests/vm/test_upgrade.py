@@ -77,6 +77,8 @@ def test_0_1_is_upgraded_and_nobody_is_locked_out_and_no_knock_counts_twice(host
     assert answer == b'after\n', 'who was in stays in: ssh ended with %d, %s' % (
         session.returncode, said.decode())
     guest.until(host.is_hidden, guest.SOON, 'the port was hidden')
+    rules = host.guest.sh('nft list table inet knockd')
+    assert 'socket wildcard 0' in rules, "Debian's kernel has nft_socket"
 
     for source in ('10.77.0.3', '10.77.0.1'):
         host.replay(datagram, source)
