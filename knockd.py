@@ -2360,8 +2360,8 @@ def all_probes(rules):
             if condition.key == 'interface':
                 interfaces.update(condition.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
-    kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
-    return [Probe(*kind, port=None) for kind in kinds]
+    return [Probe(*kind, port=None) for kind in itertools.product(
+        (4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)]
 
 def read_box(chains, rules, sockets, labels):
     """A Box; of interfaces only those are named with which it does something else."""
@@ -2949,6 +2949,7 @@ def accept_commands(config, accepts):
                 commands.append((argv + match, ''))
     return text, commands
 
+NO_PORTS = 1, 0
 # What a match of nft -j looks at, by the words of its JSON, and the Condition's key.
 NFT_KEYS = {
     'payload protocol ip field protocol': 'proto',
@@ -2993,7 +2994,8 @@ def nft_values(key, right):
         if isinstance(value, dict) and 'range' in value:
             value = tuple(value['range'])
         if isinstance(value, dict) or isinstance(value, str) and value.startswith('@'):
-            value = None
+            # No closed port is in a named set of ports.
+            value = NO_PORTS if key == 'port' else None
         if key == 'port' and isinstance(value, int):
             value = value, value
         if key in ('proto', 'version'):
@@ -3118,18 +3120,15 @@ def late_marks(listing):
     """[(family, table, chain)] that overwrite the whole mark behind our guard. There a
     packet loses our bit, or gets it back from its connection's mark when its opening is
     over."""
-    late, found = set(), []
+    late, found = set(), set()
     for kind, entry in split_listing(listing)[1]:
-        place = entry.get('family'), entry.get('table')
-        is_late = entry.get('prio', 0) > GUARD_PRIORITY
-        if kind == 'chain' and entry.get('hook') == 'prerouting' and is_late:
-            late.add(place + (entry['name'],))
-        if kind != 'rule' or not re.search(SETS_MARK, json.dumps(entry)):
-            continue
-        chain = place + (entry['chain'],)
-        if chain in late and chain not in found:
-            found.append(chain)
-    return found
+        name = entry.get('chain') or entry.get('name')
+        chain = entry.get('family'), entry.get('table'), name
+        if entry.get('hook') == 'prerouting' and entry.get('prio', 0) > GUARD_PRIORITY:
+            late.add(chain)
+        if kind == 'rule' and chain in late and re.search(SETS_MARK, json.dumps(entry)):
+            found.add(chain)
+    return sorted(found)
 
 # The hooks that a packet to an open port passes.
 ON_THE_WAY = 'ingress', 'prerouting', 'input', 'forward'

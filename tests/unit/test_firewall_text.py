@@ -485,6 +485,8 @@ LIMIT = {'limit': {'rate': 25, 'burst': 50, 'per': 'second'}}
     ([chain(), rule(match(DPORT, 22), DROP)], 'stack', 'stack'),
     ([chain(), rule(match(DPORT, {'range': [1, 65535]}), DROP)], 'drop', 'stack'),
     ([chain(), rule(match(DPORT, 22, '!='), DROP)], 'drop', 'stack'),
+    ([chain(), rule(match(DPORT, '@mine', '!='), DROP)], 'drop', 'stack'),
+    ([chain(), rule(match(DPORT, '@mine'), DROP)], 'stack', 'stack'),
     ([chain(), rule(COUNTER, DROP)], 'drop', 'drop'),
     ([chain(), rule(DROP, chain='other')], 'stack', 'stack'),
     ([chain('drop'), rule(ACCEPT)], 'stack', 'stack'),
@@ -507,7 +509,7 @@ LIMIT = {'limit': {'rate': 25, 'burst': 50, 'per': 'second'}}
      'stack', 'stack'),
     ([chain(), rule(match({'meta': {'key': 'nfproto'}}, 'ipv6'), DROP)], 'stack', 'stack'),
     ([chain(), rule({'jump': {'target': 'input'}})], 'stack', 'stack'),
-], ids=range(30))
+], ids=range(32))
 def test_what_the_box_does_with_closed_ports(listing, tcp, udp):
     assert answers(listing) == ({None: tcp}, {None: udp})
 
