@@ -359,6 +359,11 @@ def matching(pattern, form, convert=str):
             raise refusal
     return read
 
+def raise_all(problems):
+    """KnockError with all of them, if there are any."""
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+
 def listing(read):
     """A reader of such texts with commas between them: a repeat is left out, a comma too
     many forgiven. KnockError with a line for each that is wrong, so that nobody mends
@@ -372,8 +377,7 @@ def listing(read):
                 values[read(part)] = True
             except KnockError as error:
                 problems[str(error)] = True
-        if problems:
-            raise KnockError('\n'.join(problems), 2)
+        raise_all(problems)
         return tuple(values)
     return read_list
 
@@ -2846,14 +2850,15 @@ def beyond_lines(config, box, decoys, sets):
         lines.append(ACK_ALONE + ' ' + delete_begun(version))
     lines += ['meta l4proto != 6 ct state established return',
               NOT_SYN_ALONE + ' ct state established return']
-    # It came to another port, which is not hidden. (Where no address of this box is
-    # forwarded, stay lets it be, and the port may be the same. The dnat of stay changes
-    # nothing, so it does not set this status.)
-    came = ''.join('ct original proto-dst != %s ' % ports_text(service)
-                   for service in merged(config.hide))
-    for proto in (TCP, UDP):
-        line = 'meta l4proto %d ct state new ct status dnat %sreturn'
-        lines.append(line % (proto, came))
+    # An address that is not of this box may be forwarded whole: stay lets it be.
+    came = 'ct status dnat meta l4proto %d ct original proto-dst %s %s %s'
+    for service in merged(config.hide):
+        for network in config.behind:
+            lines.append(came % (service.proto, ports_text(service), to_network(network),
+                                 answers_behind(config)[service.proto]))
+    # It came to another port, which is not hidden. (The dnat of stay changes nothing, so
+    # it does not set this status.)
+    lines.append('ct state new ct status dnat return')
     for kind in NOT_ONE_HOST:
         lines.append('fib daddr type %s drop' % kind)
     for network in config.behind:
@@ -3393,20 +3398,18 @@ def filter_lines(config, box, decoys, version):
 
 def forward_lines(config, version):
     """What does a stranger get of a host behind this box? As `beyond` of nft."""
-    lines = []
+    forwarded, lines = [], []
     if networks_behind(config, version):
-        came = '-m conntrack --ctstate NEW -m conntrack --ctstate DNAT '
-        for service in merged(config.hide):
-            ports = ports_text(service).replace('-', ':')
-            came += '-m conntrack ! --ctorigdstport %s ' % ports
-        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN_RETURN,
-                 came + '-j RETURN']
+        forwarded = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN_RETURN]
+        lines = ['-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
     for service in merged(config.hide):
-        verdict = answers_behind(config)[service.proto]
+        match, verdict = saved_match(service), answers_behind(config)[service.proto]
+        came = re.sub('-m .*dport', '-m conntrack --ctstate DNAT --ctorigdstport', match)
         for network in networks_behind(config, version):
-            lines.append('%s-d %s %s' % (
-                saved_match(service), network, saved_target(verdict, version)))
-    return lines
+            target = '-d %s %s' % (network, saved_target(verdict, version))
+            forwarded.append(came + target)
+            lines.append(match + target)
+    return forwarded + lines
 
 def restore_command(tool, rules, jumps):
     """(argv, text) that put these rules, {table: lines}, in place of ours; a table
@@ -3818,8 +3821,7 @@ def read_config(path):
         raise KnockError('%s: %s' % (path, error.strerror), 2)
     except KnockError as error:
         problems.append(str(error))
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
+    raise_all(problems)
     return config
 
 def beside(config, name):
@@ -4637,8 +4639,7 @@ def check_programs(config):
             if 'option' in said or 'installed' in said:
                 problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
                                 '%s' % (config.path, said))
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
+    raise_all(problems)
 
 def nft_flaw():
     """Why nft cannot be used on this box, or None."""

@@ -216,8 +216,11 @@ def test_what_is_open_or_established_leaves_before_anything_is_dropped():
     found = chains(whole(make_config(BEHIND)))
     assert found['leave'][0].endswith('return')
     drops = [number for number, line in enumerate(found['beyond']) if line.endswith('drop')]
-    returns = [number for number, line in enumerate(found['beyond']) if line.endswith('return')]
-    assert max(returns) < min(drops) and 'syn' in found['beyond'][1]
+    *known, from_another_port = [number for number, line in enumerate(found['beyond'])
+                                 if line.endswith('return')]
+    assert max(known) < min(drops) and 'syn' in found['beyond'][1]
+    for number in drops:        # before it, only what came to a hidden port
+        assert number > from_another_port or 'ct original proto-dst' in found['beyond'][number]
 
 
 def test_without_anything_behind_no_forwarded_packet_is_looked_at():
@@ -403,10 +406,8 @@ GOODS = {'id': 'home', 'hide': 'tcp/22', 'trust': 'lan', 'behind': '192.0.2.8/29
 
 
 def skeleton(text):
-    """The text without names in quotes and without numbers; what stands there for each port
-    stands there once."""
-    text = re.sub(r'"[A-Za-z0-9._@:+-]+"|\b(0x)?[0-9a-f]+\b', '', text)
-    return re.sub('(ct original proto-dst != -? )+', 'ct original proto-dst != ', text)
+    """The text without names in quotes and without numbers."""
+    return re.sub(r'"[A-Za-z0-9._@:+-]+"|\b(0x)?[0-9a-f]+\b', '', text)
 
 
 @pytest.mark.parametrize('key', sorted(GOODS))
