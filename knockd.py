@@ -359,6 +359,11 @@ def matching(pattern, form, convert=str):
             raise refusal
     return read
 
+def raise_all(problems):
+    """KnockError with all of them, if there are any."""
+    if problems:
+        raise KnockError('\n'.join(problems), 2)
+
 def listing(read):
     """A reader of such texts with commas between them: a repeat is left out, a comma too
     many forgiven. KnockError with a line for each that is wrong, so that nobody mends
@@ -372,8 +377,7 @@ def listing(read):
                 values[read(part)] = True
             except KnockError as error:
                 problems[str(error)] = True
-        if problems:
-            raise KnockError('\n'.join(problems), 2)
+        raise_all(problems)
         return tuple(values)
     return read_list
 
@@ -587,9 +591,7 @@ def ini_sections(text, path):
 
 def read_section(section, keys, entries, complaints):
     """{key: value} of one section by its table of keys; appends what is wrong."""
-    values = {}
-    for name, key in keys.items():
-        values[name] = key.default
+    values = {name: key.default for name, key in keys.items()}
     for name, text in entries.items():
         if name not in keys:
             known = 'unknown key; known are ' + ', '.join(keys)
@@ -1159,9 +1161,7 @@ def word_tree(words):
 def word_leaf(words):
     """Compares A with each; a match leads over all other tests and BPF_DROP to
     BPF_PASS."""
-    lines = []
-    for number, word in enumerate(words):
-        lines.append((JEQ, len(words) - number, 0, word))
+    lines = [(JEQ, len(words) - number, 0, word) for number, word in enumerate(words)]
     return lines + [BPF_DROP, BPF_PASS]
 
 def link(listing):
@@ -2364,8 +2364,8 @@ def all_probes(rules):
             if condition.key == 'interface':
                 interfaces.update(condition.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
-    kinds = itertools.product((4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)
-    return [Probe(*kind, port=None) for kind in kinds]
+    return [Probe(*kind, port=None) for kind in itertools.product(
+        (4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)]
 
 def read_box(chains, rules, sockets, labels):
     """A Box; of interfaces only those are named with which it does something else."""
@@ -2530,9 +2530,9 @@ SYN_RETRIES = '10s'
 # In forward: many hosts of a bridge; and this box, where a packet is on a route of its
 # sender's and names the next host in an option.
 NOT_ONE_HOST = 'multicast', 'broadcast', 'local'
-ANSWERS = {     # for TCP, for UDP
-    'drop': (DROP, DROP), 'reset': (TCP_RESET, UNREACHABLE),
-    'prohibited': (PROHIBITED, PROHIBITED)}
+ANSWERS = {
+    'drop': {TCP: DROP, UDP: DROP}, 'reset': {TCP: TCP_RESET, UDP: UNREACHABLE},
+    'prohibited': {TCP: PROHIBITED, UDP: PROHIBITED}}
 NFT_COMMAND = ['nft', '-f', '-']
 NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
 NFT_TRIAL = 'table inet a { %s\n}\n'
@@ -2676,6 +2676,10 @@ def ports_match(service):
     """tcp dport 8000-8010"""
     return format_service(service).replace('/', ' dport ')
 
+def ports_text(service):
+    """8000-8010"""
+    return format_service(service).partition('/')[2]
+
 def guard_lines(config, box, decoys, sets):
     """prerouting: who may pass?"""
     both = config.mark | asked_bit(config)
@@ -2724,10 +2728,9 @@ def stay_lines(config, box, decoys, sets):
     places += [to_network(network) for network in config.behind]
     lines = []
     for service in merged(config.hide):
-        _, _, ports = format_service(service).partition('/')
         for place in places:
             lines.append('%s%s %s dnat to :%s' % (
-                stranger, place, ports_match(service), ports))
+                stranger, place, ports_match(service), ports_text(service)))
     return lines
 
 def proxied_lines(config, box, decoys, sets):
@@ -2814,12 +2817,8 @@ def box_answers(config, box):
     """Box.closed, or what the config says in its place."""
     if config.answer == 'box':
         return box.closed
-    for_tcp, for_udp = ANSWERS[config.answer]
-    answers = {}
-    for version in FAMILIES:
-        answers[version, TCP, 'new'] = {None: for_tcp}
-        answers[version, UDP, 'new'] = {None: for_udp}
-    return answers
+    return {(version, proto, 'new'): {None: verdict} for version in FAMILIES
+            for proto, verdict in ANSWERS[config.answer].items()}
 
 def final(verdict, proto, has_decoys):
     """A verdict of the box as a statement of ours."""
@@ -2850,14 +2849,20 @@ def beyond_lines(config, box, decoys, sets):
         # As in `closed`: a handshake ends.
         lines.append(ACK_ALONE + ' ' + delete_begun(version))
     lines += ['meta l4proto != 6 ct state established return',
-              NOT_SYN_ALONE + ' ct state established return',
-              # It came to another port, which is not hidden. (The dnat of stay changes
-              # nothing, so it does not set this status.)
-              'ct state new ct status dnat return']
+              NOT_SYN_ALONE + ' ct state established return']
+    # An address that is not of this box may be forwarded whole: stay lets it be.
+    came = 'ct status dnat meta l4proto %d ct original proto-dst %s %s %s'
+    for service in merged(config.hide):
+        for network in config.behind:
+            lines.append(came % (service.proto, ports_text(service), to_network(network),
+                                 answers_behind(config)[service.proto]))
+    # It came to another port, which is not hidden. (The dnat of stay changes nothing, so
+    # it does not set this status.)
+    lines.append('ct state new ct status dnat return')
     for kind in NOT_ONE_HOST:
         lines.append('fib daddr type %s drop' % kind)
     for network in config.behind:
-        for proto, verdict in zip((TCP, UDP), answers_behind(config)):
+        for proto, verdict in answers_behind(config).items():
             lines.append('%s meta l4proto %d %s' % (to_network(network), proto, verdict))
     return lines
 
@@ -2949,6 +2954,7 @@ def accept_commands(config, accepts):
                 commands.append((argv + match, ''))
     return text, commands
 
+NO_PORTS = 1, 0
 # What a match of nft -j looks at, by the words of its JSON, and the Condition's key.
 NFT_KEYS = {
     'payload protocol ip field protocol': 'proto',
@@ -2993,7 +2999,8 @@ def nft_values(key, right):
         if isinstance(value, dict) and 'range' in value:
             value = tuple(value['range'])
         if isinstance(value, dict) or isinstance(value, str) and value.startswith('@'):
-            value = None
+            # No closed port is in a named set of ports.
+            value = NO_PORTS if key == 'port' else None
         if key == 'port' and isinstance(value, int):
             value = value, value
         if key in ('proto', 'version'):
@@ -3118,18 +3125,15 @@ def late_marks(listing):
     """[(family, table, chain)] that overwrite the whole mark behind our guard. There a
     packet loses our bit, or gets it back from its connection's mark when its opening is
     over."""
-    late, found = set(), []
+    late, found = set(), set()
     for kind, entry in split_listing(listing)[1]:
-        place = entry.get('family'), entry.get('table')
-        is_late = entry.get('prio', 0) > GUARD_PRIORITY
-        if kind == 'chain' and entry.get('hook') == 'prerouting' and is_late:
-            late.add(place + (entry['name'],))
-        if kind != 'rule' or not re.search(SETS_MARK, json.dumps(entry)):
-            continue
-        chain = place + (entry['chain'],)
-        if chain in late and chain not in found:
-            found.append(chain)
-    return found
+        name = entry.get('chain') or entry.get('name')
+        chain = entry.get('family'), entry.get('table'), name
+        if entry.get('hook') == 'prerouting' and entry.get('prio', 0) > GUARD_PRIORITY:
+            late.add(chain)
+        if kind == 'rule' and chain in late and re.search(SETS_MARK, json.dumps(entry)):
+            found.add(chain)
+    return sorted(found)
 
 # The hooks that a packet to an open port passes.
 ON_THE_WAY = 'ingress', 'prerouting', 'input', 'forward'
@@ -3158,9 +3162,8 @@ def find_accepts(config, chains, rules, locked, keepers):
             elif rule.ours:
                 tool = keepers.get(name, 'nft')
                 surplus.append(Accept(tool, *name, handle=rule.handle))
-    missing = []
-    for name in sorted(wanted):
-        missing.append(Accept(keepers.get(name, 'nft'), *name, handle=None))
+    missing = [Accept(keepers.get(name, 'nft'), *name, handle=None)
+               for name in sorted(wanted)]
     return Accepts(missing, surplus), unreachable
 
 def can_hold_accept(chain):
@@ -3207,10 +3210,10 @@ class NftTool:
         after = live(after, now)
         old, new = map(elements, differing(before, after))
         gone, emptied = {}, set()
-        for element, expires in old.items():
-            if new.get(element) != expires and element.once:
+        for element, _ in old.items() - new.items():
+            if element.once:
                 gone[element] = None
-            elif new.get(element) != expires:
+            else:
                 emptied.update(name for name, _ in sets_of(element))
         if emptied:             # openings of other sources must come back into these sets
             old, new = elements(before), elements(after)
@@ -3360,7 +3363,7 @@ def nat_lines(config, decoys, version):
         lines.insert(0, match + '-m socket --transparent --nowildcard -j ACCEPT')
         lines.append('%s%s%d' % (match, target, decoy))
     for service in merged(config.hide):
-        _, _, ports = format_service(service).partition('/')
+        ports = ports_text(service)
         lines.append(saved_match(service) + target + ports)
         for network in networks_behind(config, version):
             target_behind = '-d %s -j DNAT --to-destination :%s' % (network, ports)
@@ -3395,16 +3398,18 @@ def filter_lines(config, box, decoys, version):
 
 def forward_lines(config, version):
     """What does a stranger get of a host behind this box? As `beyond` of nft."""
-    lines = []
+    forwarded, lines = [], []
     if networks_behind(config, version):
-        lines = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN_RETURN,
-                 '-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
+        forwarded = ['-p tcp -m tcp ! --tcp-flags SYN,ACK SYN ' + KNOWN_RETURN]
+        lines = ['-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
     for service in merged(config.hide):
-        verdict = dict(zip((TCP, UDP), answers_behind(config)))[service.proto]
+        match, verdict = saved_match(service), answers_behind(config)[service.proto]
+        came = re.sub('-m .*dport', '-m conntrack --ctstate DNAT --ctorigdstport', match)
         for network in networks_behind(config, version):
-            lines.append('%s-d %s %s' % (
-                saved_match(service), network, saved_target(verdict, version)))
-    return lines
+            target = '-d %s %s' % (network, saved_target(verdict, version))
+            forwarded.append(came + target)
+            lines.append(match + target)
+    return forwarded + lines
 
 def restore_command(tool, rules, jumps):
     """(argv, text) that put these rules, {table: lines}, in place of ours; a table
@@ -3422,11 +3427,6 @@ def restore_command(tool, rules, jumps):
             text += '-I %s %s\n' % (hook, OUR_JUMP)
         text += 'COMMIT\n' if lines else '-X KNOCKD\nCOMMIT\n'
     return [tool + '-restore', '--noflush', '-w'], text
-
-def our_rules(text):
-    """[(table, rule)] of ours in what iptables-save prints."""
-    return [(table, line[3:]) for table, line in saved_lines(text)
-            if 'KNOCKD' in line and line.startswith('-A ')]
 
 def saved_decoys(rules):
     """Seen.decoys, from nat_lines() as listed."""
@@ -3451,7 +3451,8 @@ class IptablesTool:
         for version, tool in SAVED_TOOLS.items():
             if tool + '-save' in outputs:
                 text = outputs[tool + '-save']
-                ours[tool] = our_rules(text)
+                ours[tool] = [(table, line[3:]) for table, line in saved_lines(text)
+                              if 'KNOCKD' in line and line.startswith('-A ')]
                 for table, hooks in HOOKS.items():
                     missing += [hook for hook in hooks
                                 if not re.search(HEADED.format(table, hook), text)]
@@ -3495,11 +3496,7 @@ class IptablesTool:
         text = ''
         for name_and_member in sorted(set(old) - set(new)):
             text += 'del %s %s\n' % name_and_member
-        added = {}
-        for key, expires in new.items():
-            if old.get(key) != expires:
-                added[key] = expires
-        text += ipset_additions(added, now)
+        text += ipset_additions(dict(new.items() - old.items()), now)
         return [(IPSET_COMMAND, text)] if text else []
 
     def nothing(self):
@@ -3824,8 +3821,7 @@ def read_config(path):
         raise KnockError('%s: %s' % (path, error.strerror), 2)
     except KnockError as error:
         problems.append(str(error))
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
+    raise_all(problems)
     return config
 
 def beside(config, name):
@@ -4643,8 +4639,7 @@ def check_programs(config):
             if 'option' in said or 'installed' in said:
                 problems.append('%s: ssh_key needs ssh-keygen -Y (OpenSSH 8.1 or later): '
                                 '%s' % (config.path, said))
-    if problems:
-        raise KnockError('\n'.join(problems), 2)
+    raise_all(problems)
 
 def nft_flaw():
     """Why nft cannot be used on this box, or None."""

@@ -3,6 +3,7 @@
         client, stranger ── the wire ── server, which is the router ── lan ── inside
 """
 
+import contextlib
 import json
 import os
 import re
@@ -599,6 +600,12 @@ IPTABLES_DNAT = '''
 {0} -t nat -A PREROUTING -i eth0 -p tcp --dport 2222 -j DNAT --to-destination {3}:2222
 '''
 REWRITTEN = '10.8.0.77', 'fd00:8::77'
+FORWARDED = '''
+table inet nat {
+    chain prerouting { type nat hook prerouting priority dstnat
+        %s    }
+}
+'''
 
 
 def test_a_forwarded_address_is_guarded_by_what_the_world_sees(wire, host, started):
@@ -624,6 +631,35 @@ def test_a_forwarded_address_is_guarded_by_what_the_world_sees(wire, host, start
             closed(wire, knockd, own)
             assert not wire.client.connects(address)
             assert alive(connection, end)
+
+
+def test_no_forward_of_a_whole_address_leads_a_stranger_to_a_host_behind(wire, host, started):
+    """It is neither the box's own nor one of `behind`, so the rule is nobody's port forward."""
+    addresses = '10.7.0.77', 'fd00:7::77'
+    for program, address, place in zip(('iptables', 'ip6tables'), addresses, WHERE):
+        rule = 'ip daddr %s dnat ip to %s\n' % (address, place)
+        if started.box is None:
+            wire.server.nft(FORWARDED % (rule if program == 'iptables' else rule.replace(
+                'ip ', 'ip6 ')))
+        else:
+            words = [program] + '-t nat -A PREROUTING -j DNAT'.split()
+            wire.server.must(*words + ['-d', address, '--to-destination', place],
+                             env=started.box.environment())
+    with contextlib.ExitStack() as stack:
+        for address, own in zip(addresses, wire.server.addresses):
+            for member, way in ((wire.server, ('dev', 'lan')), (wire.client, ('via', own)),
+                                (wire.stranger, ('via', own))):
+                member.must('ip', 'route', 'add', address, *way)
+                stack.callback(member.must, 'ip', 'route', 'del', address, *way)
+        knockd = started('hide = tcp/2222, tcp/2229, udp/7-9\n', anna='')
+        for address, place in zip(addresses, WHERE):
+            assert wire.stranger.reaches(address, OTHER), 'a port that nobody hides'
+            assert not wire.stranger.connects(address)
+            opened(wire, knockd, place)
+            assert wire.client.reaches(address)
+            assert not wire.stranger.connects(address)
+            closed(wire, knockd, place)
+            assert not wire.client.connects(address)
 
 
 # --- a router as OpenWrt makes it ----------------------------------------------------------------

@@ -216,8 +216,11 @@ def test_what_is_open_or_established_leaves_before_anything_is_dropped():
     found = chains(whole(make_config(BEHIND)))
     assert found['leave'][0].endswith('return')
     drops = [number for number, line in enumerate(found['beyond']) if line.endswith('drop')]
-    returns = [number for number, line in enumerate(found['beyond']) if line.endswith('return')]
-    assert max(returns) < min(drops) and 'syn' in found['beyond'][1]
+    *known, from_another_port = [number for number, line in enumerate(found['beyond'])
+                                 if line.endswith('return')]
+    assert max(known) < min(drops) and 'syn' in found['beyond'][1]
+    for number in drops:        # before it, only what came to a hidden port
+        assert number > from_another_port or 'ct original proto-dst' in found['beyond'][number]
 
 
 def test_without_anything_behind_no_forwarded_packet_is_looked_at():
@@ -483,6 +486,8 @@ LIMIT = {'limit': {'rate': 25, 'burst': 50, 'per': 'second'}}
     ([chain(), rule(match(DPORT, 22), DROP)], 'stack', 'stack'),
     ([chain(), rule(match(DPORT, {'range': [1, 65535]}), DROP)], 'drop', 'stack'),
     ([chain(), rule(match(DPORT, 22, '!='), DROP)], 'drop', 'stack'),
+    ([chain(), rule(match(DPORT, '@mine', '!='), DROP)], 'drop', 'stack'),
+    ([chain(), rule(match(DPORT, '@mine'), DROP)], 'stack', 'stack'),
     ([chain(), rule(COUNTER, DROP)], 'drop', 'drop'),
     ([chain(), rule(DROP, chain='other')], 'stack', 'stack'),
     ([chain('drop'), rule(ACCEPT)], 'stack', 'stack'),
@@ -505,7 +510,7 @@ LIMIT = {'limit': {'rate': 25, 'burst': 50, 'per': 'second'}}
      'stack', 'stack'),
     ([chain(), rule(match({'meta': {'key': 'nfproto'}}, 'ipv6'), DROP)], 'stack', 'stack'),
     ([chain(), rule({'jump': {'target': 'input'}})], 'stack', 'stack'),
-], ids=range(30))
+], ids=range(32))
 def test_what_the_box_does_with_closed_ports(listing, tcp, udp):
     assert answers(listing) == ({None: tcp}, {None: udp})
 

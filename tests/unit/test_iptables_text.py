@@ -170,7 +170,13 @@ def test_hidden_ports_behind_the_box_are_kept_from_nat_and_answered_in_forward(a
         before = text[:text.index(refused)]
         assert ('-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctstate '
                 'ESTABLISHED -j RETURN\n') in before
-        assert '--ctstate NEW -m conntrack --ctstate DNAT -j RETURN\n' in before
+        returned = '--ctstate NEW -m conntrack --ctstate DNAT -j RETURN\n'
+        assert returned in before
+        # But what came to a hidden port, of an address that is not the box's.
+        for ports in '22', '8000:8001':
+            came = '-p tcp -m conntrack --ctstate DNAT --ctorigdstport %s -d %s -j ' % (
+                ports, network)
+            assert came + refused.partition(' -j ')[2] in before[:before.index(returned)]
     assert '2001' not in four[1] and '192.0.2.8' not in six[1]
 
 
