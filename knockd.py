@@ -4224,7 +4224,7 @@ NETLINK_NETFILTER = 12          # linux/netlink.h
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
 NETLINK_ROUTE, NLM_F_REQUEST = 0, 1
 RTM_NEWLINK, RTM_GETLINK, IFLA_LINKINFO = 16, 18, 18
-IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND = 1, 4
+IFLA_MASTER, IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND = 10, 1, 4
 RTM_NEWROUTE, RTM_GETROUTE, RTN_LOCAL, RTA_DST, RTA_OIF = 24, 26, 2, 1, 4
 NFNLGRP_NFTABLES = 7            # linux/netfilter/nfnetlink.h
 OTHERS = -1                     # in place of a netlink port, which is never that
@@ -4302,10 +4302,9 @@ def packet_protocols():
     """The protocols to make packet sockets for: IPv4 and IPv6, or all in one. Since Linux
     6.15 a socket for one protocol hears after IP, which makes the kernel copy the head of
     each packet that it forwards; a socket for all hears before IP."""
-    with contextlib.suppress(OSError):
-        with packet_socket(ETH_P_IPV6):
-            if hears_late(read_file('/proc/net/ptype')):
-                return [ETH_P_ALL]
+    with packet_socket(ETH_P_IPV6):
+        if hears_late(read_if_there('/proc/net/ptype')):
+            return [ETH_P_ALL]
     return [ETH_P_IP, ETH_P_IPV6]
 
 def hears_late(listed):
@@ -4375,10 +4374,9 @@ class Capture:
 
     def frames(self, sock):
         """What waits in one of the taps, each frame with the name of its interface."""
-        hears_ports = ETH_P_ALL in self.protocols
         for frame, interface in receive(sock):
             # It comes again by the bridge, as IP sees it; `trust` names the bridge.
-            if hears_ports and is_port(interface, int(time.monotonic())):
+            if ETH_P_ALL in self.protocols and is_port(interface, int(time.monotonic())):
                 continue
             yield frame, interface
 
@@ -4429,27 +4427,28 @@ def ask_kernel(kind, question):
         sock.send(head + question)
         return sock.recv(65536)
 
-# Whatever comes by one of their ports, they take and hand on as their own.
-TAKERS = b'bridge', b'bond', b'team', b'openvswitch'
+# Whatever comes by one of their ports, they take and hand on as their own. Without a kind
+# (b'?') is the network card of a virtual machine that has a faster one below it: netvsc.
+TAKERS = b'bridge', b'bond', b'team', b'openvswitch', b'?'
 
 @functools.lru_cache(SOURCES_LIMIT)
 def is_port(interface, second):
     """Is it a port of a bridge or the like? Asked once a second: it may become one."""
     try:
-        index = socket.if_nametoindex(interface)
-        return link_kind(index, IFLA_INFO_SLAVE_KIND) in TAKERS
+        return link_kind(socket.if_nametoindex(interface), IFLA_INFO_SLAVE_KIND) in TAKERS
     except OSError:             # it is gone
         return False
 
 def link_kind(index, which):
     """Of an interface, or (IFLA_INFO_SLAVE_KIND) of the one that it is a port of; b'' if
-    it has none. OSError."""
+    there is none, b'?' if that has no kind. OSError."""
     # struct ifinfomsg
     answer = ask_kernel(RTM_GETLINK, struct.pack('=4xiII', index, 0, 0))
     if struct.unpack_from('=H', answer, 4)[0] != RTM_NEWLINK:
         return b''
-    about = netlink_attributes(answer[32:]).get(IFLA_LINKINFO, b'')
-    return netlink_attributes(about).get(which, b'').rstrip(b'\0')
+    found = netlink_attributes(answer[32:])
+    about = netlink_attributes(found.get(IFLA_LINKINFO, b''))
+    return about.get(which, b'?' if IFLA_MASTER in found else b'').rstrip(b'\0')
 
 def netlink_attributes(data):
     """{type: value}. linux/netlink.h: struct nlattr begins at a multiple of four."""

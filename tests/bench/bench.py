@@ -32,14 +32,19 @@ sys.path[:0] = [TOP, os.path.join(TOP, 'tests'), os.path.join(TOP, 'tests', 'e2e
 import knockd       # noqa: E402  the path above
 import network      # noqa: E402
 import peers        # noqa: E402
+import through      # noqa: E402
 from figures import (COLUMNS, Figure, figure, highest, line, markdown,  # noqa: E402
-                     ratio, row, summary, verdict)
+                     ratio, row, summary, sure, verdict)
 
 SERVER = '10.9.0.1'
 TICK = os.sysconf('SC_CLK_TCK')
 DEBIAN = '/usr/bin/python3'
 OURS, SHIPPED = 'knockd.py', 'fwknopd as shipped'
 STATEFUL = 'connection tracking alone'       # as on any box with a stateful firewall
+ALIKE = 'another box like that'              # it would get 1.00 if there were no chance
+FEW = OURS + ' with 3 clients'
+ONE_RULE = 'table inet box {\n chain input {\n  type filter hook input priority 0;\n' \
+    '  ct state established,related accept\n }\n}'
 SHARE = 'knock to open, the server\'s share, %s: ' + OURS
 FIRST_PORT, ELEMENTS = 3000, 64         # what many openings are made of: so many a client
 
@@ -184,11 +189,11 @@ class Bench:
         return self.sources[self.next_source % len(self.sources)]
 
     @contextlib.contextmanager
-    def daemon(self, settings='', python=DEBIAN, clients=60, lines=''):
+    def daemon(self, settings='', python=DEBIAN, clients=60, lines='', box=None):
         """A daemon with clients m0, m1, ...: five knocks a second and client are allowed."""
         folder = tempfile.mkdtemp(prefix='bench')
         names = {'m%d' % number: lines for number in range(clients)}
-        daemon = Daemon(self.server, folder, settings, python, **names)
+        daemon = Daemon(box or self.server, folder, settings, python, **names)
         try:
             yield daemon.start()
         finally:
@@ -196,27 +201,17 @@ class Bench:
             shutil.rmtree(folder)
 
     @contextlib.contextmanager
-    def running(self, name, clients=60):
-        """Ours or a peer, by its name, with so many clients."""
+    def running(self, name, clients=60, box=None):
+        """Ours or a peer, by its name, with so many clients; in the server if no box is named."""
         if name == OURS:
-            with self.daemon(clients=clients) as daemon:
+            with self.daemon(clients=clients, box=box) as daemon:
                 yield daemon
             return
-        peer = self.peers[name](name, self.server, clients).start()
+        peer = self.peers[name](name, box or self.server, clients).start()
         try:
             yield peer
         finally:
             peer.remove()
-
-    @contextlib.contextmanager
-    def tracking(self):
-        """A firewall of one rule, and no daemon."""
-        self.server.nft('table inet box {\n chain input {\n  type filter hook input priority 0;\n'
-                        '  ct state established,related accept\n }\n}')
-        try:
-            yield
-        finally:
-            self.server.nft('flush ruleset')
 
     def names(self, word='', few=False):
         """The peers that are there, and ours last, so that it can be compared with them."""
@@ -689,76 +684,49 @@ def idle(bench):
 
 
 def throughput(bench):
-    """iperf3 through the box, which routes between client and stranger; 1,000 clients' tags."""
-    if not shutil.which('iperf3', path=peers.PATH):
-        yield figure('throughput: iperf3 is not installed', '', [])
-        return
-    names = [STATEFUL] + bench.names('' if not bench.quick else 'shipped')
-    yield from speeds_through(bench, names, 1, '', 0.95)
-    yield from speeds_through(bench, [STATEFUL, OURS], 0, ', packets of 1,500 bytes', None)
+    """TCP through boxes that route between client and stranger, which all stand at once; with
+    1,000 clients if nothing else is said: their tags take a socket more."""
+    others = bench.names('' if not bench.quick else 'shipped')
+    names = ['none', STATEFUL, ALIKE, FEW] + others
+    with contextlib.ExitStack() as stack:
+        boxes = [stack.enter_context(through.router(bench.wire, number))
+                 for number in range(len(names))]
+        for name, box in zip(names, boxes):
+            if name in (STATEFUL, ALIKE):
+                box.nft(ONE_RULE)
+            elif name == FEW:
+                stack.enter_context(bench.daemon(clients=3, box=box))
+            elif name in others:
+                stack.enter_context(bench.running(name, 1000, box))
+        yield from gets_through(bench, names, boxes, 1, '', 0.95)
+        yield from gets_through(bench, names, boxes, 0, ', packets of 1,500 bytes', None)
 
 
-OTHERS = 'throughput, of %s right before%s: %s'
-BEST = 'throughput undisturbed, of %s%s: %s'
-
-
-def speeds_through(bench, names, offload, how, target):
+def gets_through(bench, names, boxes, offload, how, target):
     """With segmentation offloaded, as Linux has it, a packet is up to 64 kB on its way."""
-    speeds = {name: [] for name in names}       # [(with it, what was without it right before)]
-    with routed(bench, offload), bench.wire.stranger.start(
-            'iperf3', '-s', '--logfile', '/dev/null'):
-        for _ in range(bench.count(10, 4)):
-            for name in names + [OURS]:
-                with bench.tracking() if name == OURS else contextlib.ExitStack():
-                    before = iperf(bench)
-                with bench.tracking() if name == STATEFUL else bench.running(name, 1000):
-                    time.sleep(0.3)         # what a start stirs up has settled
-                    speeds[name].append((iperf(bench), before))
-    for name in names:
-        yield figure('throughput with %s%s' % (name, how), 'Mbit/s',
-                     [speed for speed, _ in speeds[name]])
-    for name in names:
-        base = STATEFUL if name == OURS else 'none'
-        with_it, without = zip(*speeds[name])
-        yield figure(OTHERS % (base, how, name), 'x',
-                     [speed / before for speed, before in speeds[name]])
-        yield figure(BEST % (base, how, name), 'x', [undisturbed(with_it) / undisturbed(without)],
-                     target if name == OURS else None, True, note='upper quartiles')
-
-
-def undisturbed(speeds):
-    """Their upper quartile: what else runs on the machine and its host only takes away, half of
-    it in a bad second, and not from both alike."""
-    return statistics.quantiles(speeds, n=4)[2]
-
-
-@contextlib.contextmanager
-def routed(bench, offload):
-    """The box routes between two networks, one of the client's and one of the stranger's."""
-    members = bench.server, bench.client, bench.wire.stranger
+    size = (2 << 20) if offload else (1 << 18)
+    members = boxes + [bench.client, bench.wire.stranger]
     for member in members:
         network.finish_checksums(member, 'eth0', offload)
-    for member, number in ((bench.client, 1), (bench.wire.stranger, 2)):
-        bench.server.must('ip', 'addr', 'add', '10.77.%d.1/24' % number, 'dev', 'eth0')
-        member.must('ip', '-b', '-', stdin='addr add 10.77.%d.2/24 dev eth0\nroute replace '
-                    '10.77.%d.0/24 via 10.77.%d.1\n' % (number, 3 - number, number))
-    redirects = {'ipv4__conf__%s__send_redirects' % where: 0 for where in ('all', 'eth0')}
-    bench.server.set(ipv4__ip_forward=1, **redirects)
+    before = received(boxes[0])
     try:
-        yield
+        rounds = list(through.costs(bench.wire, len(names), size, bench.count(30, 10)))
     finally:
-        bench.server.set(ipv4__ip_forward=0)
         for member in members:
-            member.run('ip', 'addr', 'flush', 'to', '10.77.0.0/16')
             network.finish_checksums(member, 'eth0')
-
-
-def iperf(bench):
-    """Mbit/s of a second of TCP; tried again while the server is not up, or not done yet. Where
-    the kernel's own choice is BBR, its pacing would hide what a packet costs the box."""
-    said = network.until(lambda: json.loads(bench.client.run(
-        'iperf3', '-c', '10.77.2.2', '-t', '1', '-C', 'cubic', '-J').out or '{}').get('end'))
-    return said['sum_received']['bits_per_second'] / 1e6
+    count, packets = [now - then for now, then in zip(received(boxes[0]), before)]
+    for number, name in enumerate(names):
+        speeds = [size * 8e3 / statistics.median(found[number]) for found in rounds]
+        each = count / packets * 8 / statistics.median(speeds)
+        yield figure('throughput with %s%s' % (name, how), 'Mbit/s', speeds,
+                     note='of a processor; %.0f bytes and %.2f us a packet' % (
+                         count / packets, each))
+    for base in (0, 1):
+        for number, name in enumerate(names[base + 1:], base + 1):
+            samples = through.shares(rounds, base, number)
+            yield figure('throughput, of %s%s: %s' % (names[base], how, name), 'x', samples,
+                         target if base and name == OURS else None, True,
+                         note='19 times in 20 from %.3f to %.3f' % sure(samples))
 
 
 def ledger(bench):

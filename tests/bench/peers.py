@@ -193,7 +193,7 @@ PATH = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
 def versions():
     """What is there and what is not, for the head of the table."""
     said = {}
-    for program, option in (('fwknopd', '-V'), ('knockd', '-V'), ('iperf3', '-v')):
+    for program, option in (('fwknopd', '-V'), ('knockd', '-V')):
         path = shutil.which(program, path=PATH)
         text = subprocess.run([path, option], stdout=subprocess.PIPE).stdout.decode() \
             if path else 'not installed, left out'

@@ -1,6 +1,8 @@
 """What the bench says follows from what it measured: bisection, verdicts, tables."""
 
+import math
 import os
+import random
 import sys
 
 import pytest
@@ -46,3 +48,12 @@ def test_both_tables_show_target_median_spread_and_verdict():
     text = figures.markdown({'date': '2026-11-24'}, [('times', [entry])])
     assert '| a\\|b | ≤ 2 | 2.35 ms | 1..9, n=3 | MISSED | why |\n' in text
     assert text.startswith('## Figures\n\ndate: 2026-11-24  \n\n### times\n')
+
+
+def test_between_what_a_median_is_holds_in_19_of_20_runs():
+    chance, held = random.Random(1), 0
+    for _ in range(1000):
+        low, high = figures.sure([chance.expovariate(1) for _ in range(40)])
+        held += low <= math.log(2) <= high      # the median of that distribution
+    assert 940 <= held <= 980
+    assert figures.sure([3]) == (3, 3) and figures.sure([1, 2]) == (1, 2)
