@@ -106,15 +106,34 @@ def test_derive_prints_what_a_config_takes(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize('words, told', (
     (['derive', 'fleet'], 'takes the name'), (['derive', 'fleet', 'a b'], 'is not a host'),
-    (['derive', 'one', 'web1'], 'not for a fleet'), (['derive', 'none', 'web1'], 'only fleet, one'),
+    (['derive', 'one', 'web1'], 'not for a fleet'), (['derive', 'none', 'web1'], 'there are: fleet, one'),
     (['fleet'], 'write NAME@HOST'), (['one@web1'], 'for h alone'),
-    (['none@web1'], 'only fleet, one'), (['fleet@-e'], 'is not a host')))
+    (['none@web1'], 'there are: fleet, one'), (['fleet@-e'], 'is not a host')))
 def test_what_is_wrong_with_a_fleets_command_is_said(words, told, tmp_path, monkeypatch, capsys):
     saved(tmp_path, monkeypatch, 'fleet', FLEET)
     saved(tmp_path, monkeypatch, 'one', FLEET.replace('@*', '@h').replace('id=*', 'id=x'))
     assert knock.main(words) == 2
     said = capsys.readouterr()
     assert told in said.err and said.err.count('\n') == 1 and not said.out
+
+
+def test_a_saved_line_that_is_broken_is_told_with_its_file(tmp_path, monkeypatch, capsys):
+    saved(tmp_path, monkeypatch, 'bad', 'garbage')
+    assert knock.main(['bad']) == 2
+    assert '/bad: this is not a knock:// line' in capsys.readouterr().err
+    assert knock.main(['list']) == 0
+    assert 'cannot be used: ' in capsys.readouterr().out
+
+
+def test_a_close_is_not_kept_up(tmp_path, monkeypatch, capsys):
+    saved(tmp_path, monkeypatch, 'one', FLEET.replace('@*', '@h').replace('id=*', 'id=x'))
+    assert knock.main(['--close', '--keep', 'one', '--', 'true']) == 2
+    assert '--close goes without --keep' in capsys.readouterr().err
+
+
+def test_a_clock_that_cannot_be_asked_does_not_hide_why_the_port_did_not_open():
+    told = knock.clock_against('no.invalid')
+    assert told.startswith('no.invalid: name not found'), told
 
 
 # --- words ---------------------------------------------------------------------------------------
