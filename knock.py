@@ -968,7 +968,7 @@ def resolve(host, family):
     except UnicodeEncodeError:
         raise KnockError('%r is not ASCII; write its xn-- form' % host, 2)
     except OSError as error:
-        raise KnockError('%s: name not found (%s)' % (host, error.strerror or error))
+        raise KnockError('%s: no address found (%s)' % (host, error.strerror or error))
     return [Target(entry[0], entry[4]) for entry in found]
 
 def with_port(target, port):

@@ -243,7 +243,7 @@ def test_refused_and_silent_are_told_apart(wire, knockd, home, address):
 def test_a_name_that_is_not_found_and_a_network_that_is_not_there(wire, knockd, home):
     done = run(wire, home, wrong_uri(knockd, 'no-such-host.invalid'))
     assert done.code == 1
-    assert re.match(r'knock: no-such-host\.invalid: name not found [^\n]+\n$', done.err)
+    assert re.match(r'knock: no-such-host\.invalid: no address found [^\n]+\n$', done.err)
     done = run(wire, home, wrong_uri(knockd, '203.0.113.1'))
     assert done == (1, '', 'knock: 203.0.113.1: Network is unreachable\n')
 

@@ -210,6 +210,13 @@ def test_a_release_of_one_commit_is_the_same_wherever_it_is_made(shop, tmp_path)
         assert (shop / name).read_bytes() == (tmp_path / 'again' / name).read_bytes()
 
 
+def test_without_the_key_no_release_is_begun(shop, tmp_path):
+    release = shop.parent / 'checkout' / 'tests' / 'release'
+    made = subprocess.call(['sh', str(release), str(tmp_path / 'key'), str(tmp_path / 'made')],
+                           stderr=subprocess.DEVNULL)
+    assert made == 1 and not (tmp_path / 'made').exists()
+
+
 def test_daily_life(wire, gate, friend):
     config = friend.home / 'ssh_config'
     config.write_text(blocks('Daily life')[0])

@@ -133,7 +133,7 @@ def test_a_close_is_not_kept_up(tmp_path, monkeypatch, capsys):
 
 def test_a_clock_that_cannot_be_asked_does_not_hide_why_the_port_did_not_open():
     told = knock.clock_against('no.invalid')
-    assert told.startswith('no.invalid: name not found'), told
+    assert told.startswith('no.invalid: no address found'), told
 
 
 # --- words ---------------------------------------------------------------------------------------
