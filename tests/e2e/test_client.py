@@ -485,7 +485,7 @@ def test_less_time_than_was_asked_for_is_told_on_both_sides(wire, daemon, web, h
     house = daemon(anna='')
     home['KNOCK_URI'] = house.uri('anna', '10.9.0.1') + '&open=tcp/2222'
     done = run(wire, home, '-v', '--for', '2h')
-    assert done.code == 0 and 'no more than its max_open_for, as a rule 1h' in done.err
+    assert done.code == 0 and 'no more than its max_open_for, by default 1h' in done.err
     assert house.says('open anna 10.9.0.2 tcp/2222 3600s (7200s asked) udp')
     assert 'max_open_for' not in run(wire, home, '-v', '--for', '1h').err
 
