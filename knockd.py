@@ -8392,9 +8392,9 @@ def command_line():
     parser = Parser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
-    parser.add_argument('--config', metavar='FILE', default=default,
-                        help='default: %(default)s')
+    parser.add_argument(
+        '--config', metavar='FILE', help='default: %(default)s',
+        default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
     parser.add_argument('--version', action='version', version=version_text(),
                         help='which one this is, and the SHA-256 of its file')
     parser.set_defaults(root='', dry_run=False)
@@ -8413,6 +8413,13 @@ def command_line():
             command.add_argument(*names.split(), **settings)
     return parser
 
+def refused(text, status):
+    for line in text.splitlines():
+        print('knockd: ' + printable(line), file=sys.stderr)
+    if os.geteuid() and 'Permission denied' in text:
+        note('try it as root, with sudo')
+    return status
+
 def main(argv=None):
     try:
         script, *typed = sys.argv
@@ -8427,19 +8434,13 @@ def main(argv=None):
                 raise KnockError('%s is empty; give a value, or leave it out' % name, 2)
         return args.function(args) or 0
     except KnockError as error:
-        for line in str(error).splitlines():
-            print('knockd: ' + printable(line), file=sys.stderr)
-        return error.status
+        return refused(str(error), error.status)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would try to write the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
-              file=sys.stderr)
-        if isinstance(error, PermissionError) and os.geteuid():
-            note('try it as root, with sudo')
-        return 1
+        return refused('%s: %s' % (error.filename, error.strerror), 1)
     except KeyboardInterrupt:
         return 1
 

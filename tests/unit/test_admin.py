@@ -305,6 +305,17 @@ def test_without_a_config_each_command_says_how_to_make_one(tmp_path, words):
         '--client NAME\n' % config)
 
 
+def test_who_may_not_read_the_config_is_told_to_be_root(path, monkeypatch, capsys):
+    def forbidden(path):
+        raise PermissionError(13, 'Permission denied', path)
+    monkeypatch.setattr(knockd, 'read_file', forbidden)
+    monkeypatch.setattr(knockd.os, 'geteuid', lambda: 1000)
+    for words in (('list',), ('show', 'anna'), ('set', 'anna', 'open_for=5m')):
+        assert knockd.main(['--config', path] + list(words)) == 2
+        assert capsys.readouterr().err == (
+            'knockd: %s: Permission denied\nnote: try it as root, with sudo\n' % path)
+
+
 def test_a_root_that_is_not_there_is_not_taken_for_an_empty_one(path, tmp_path):
     code, out, err = command(path, 'uninstall', '--yes', '--root', str(tmp_path / 'mnt'))
     assert (code, out) == (1, '')

@@ -106,9 +106,10 @@ def test_derive_prints_what_a_config_takes(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize('words, told', (
     (['derive', 'fleet'], 'takes the name'), (['derive', 'fleet', 'a b'], 'is not a host'),
-    (['derive', 'one', 'web1'], 'not for a fleet'), (['derive', 'none', 'web1'], 'there are: fleet, one'),
-    (['fleet'], 'write NAME@HOST'), (['one@web1'], 'for h alone'),
-    (['none@web1'], 'there are: fleet, one'), (['fleet@-e'], 'is not a host')))
+    (['derive', 'one', 'web1'], 'not for a fleet'),
+    (['derive', 'none', 'web1'], 'there are: fleet, one'), (['fleet'], 'write NAME@HOST'),
+    (['one@web1'], 'for h alone'), (['none@web1'], 'there are: fleet, one'),
+    (['fleet@-e'], 'is not a host')))
 def test_what_is_wrong_with_a_fleets_command_is_said(words, told, tmp_path, monkeypatch, capsys):
     saved(tmp_path, monkeypatch, 'fleet', FLEET)
     saved(tmp_path, monkeypatch, 'one', FLEET.replace('@*', '@h').replace('id=*', 'id=x'))
