@@ -1699,11 +1699,11 @@ def page(argv):
     if len(argv) not in (1, 2):
         raise KnockError('knock.py page NAME [LINK] takes the name of a saved line, and '
                          'perhaps the address that the page then leads to', 2)
-    link = argv[1] if argv[1:] else None
-    if link and not PAGE_LINK.match(link):
+    name, link = (argv + [None])[:2]
+    if link is not None and not PAGE_LINK.match(link):
         raise KnockError('%r is no link; write for example ssh://me@server.example'
                          % link, 2)
-    address = read_server(argv[0])
+    address = read_server(name)
     keys = derive_keys(address.secret, address.server_id)
     print(page_text(address, keys, link), end='', flush=True)
 
@@ -1880,8 +1880,6 @@ def check_options(options, via):
                 raise KnockError('--via %s has no room for %s' % (via, name), 2)
     if via in OWN_PORTS and options.port:
         raise KnockError('--via %s chooses its ports by itself, without --port' % via, 2)
-    if not options.wait and (options.proxy or options.time_check):
-        raise KnockError('--wait 0 goes without --proxy and --time-check', 2)
     if options.show is True and options.port:
         raise KnockError('--port goes with --print=sh, where it is seen', 2)
     check_source(options)
@@ -2028,8 +2026,11 @@ def knock(options, began):
     if options.seconds > USUAL_LIMIT:
         say(options, 'a server gives no more than its max_open_for, by default 1h',
             1 if options.proxy else 0)
-    knocker.find_targets()
     port = port_to_probe(options, address)
+    if port is None and (options.proxy or options.time_check):
+        raise KnockError('--proxy and --time-check wait for a TCP port: name one, and '
+                         'no --wait 0', 2)
+    knocker.find_targets()
     if port is None:
         knocker.knock()
         words = 'sent to %s; whether it worked cannot be seen from here' % address.host
