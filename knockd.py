@@ -6900,14 +6900,16 @@ def print_line(config, client, args):
         lines.append(phone_line(config, client))
     for line in lines:
         print(line, flush=True)
-        if told.get('qr'):
-            # By its input: every user can read an argument list.
-            print(run(['qrencode', '-t', 'ANSIUTF8'], line))
     host, doubt = host_of(config)
     if doubt:
         note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
              % (host, doubt))
     tell_flaws(config, client)
+    # Last: where there is no qrencode, all else is told.
+    if told.get('qr'):
+        for line in lines:
+            # By its input: every user can read an argument list.
+            print(run(['qrencode', '-t', 'ANSIUTF8'], line))
 
 def tell_flaws(config, client):
     """What keeps it from opening anything."""

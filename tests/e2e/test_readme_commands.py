@@ -339,6 +339,8 @@ def test_three_servers_by_the_loop_and_one_once_more(wire, boxes, reader):
             assert member.must('stat', '-c', '%a', '/etc/knockd/knockd.ini') == '600\n'
         again = types(loop.partition('\n')[2].replace('web1 web2 web3', 'web2'))
         assert again.count('unchanged') == 1, 'each step may be repeated'
+        with pytest.raises(AssertionError, match='fleet is there already'):
+            types(loop.partition('\n')[0])     # a new line would open none of them
 
 
 def test_on_a_server_that_runs_three_commands_lead_to_the_first_knock(wire, boxes, reader):

@@ -258,6 +258,16 @@ def test_a_page_is_too_large_for_a_picture_and_says_so_and_a_line_is_not(path):
     assert must(path, 'show', 'pocket', '--qr') == said
 
 
+def test_where_no_picture_can_be_made_all_else_is_told(path, monkeypatch, capsys):
+    def absent(*_, **__):
+        raise knockd.KnockError('qrencode is not installed')
+    monkeypatch.setattr(knockd, 'run', absent)
+    assert knockd.main(['--config', path, 'add', 'pocket', '--code', '--qr']) == 1
+    said = capsys.readouterr()
+    assert 'knock://pocket:' in said.out and 'otpauth://' in said.out
+    assert said.err.endswith('knockd: qrencode is not installed\n') and 'is off' in said.err
+
+
 @pytest.mark.parametrize('option,carrier', [('--code', 'code'), ('--page', 'ports')])
 def test_a_carrier_that_is_off_is_told_with_how_to_turn_it_on(path, option, carrier):
     must(path, 'set', 'server', 'carriers=udp')
