@@ -456,7 +456,8 @@ def pasting_fault(text):
     return None
 
 def line_problem(name, host, port, query):
-    """Which part of a line is wrong; None if none is."""
+    """Which part of a line is wrong; None if none is. What stands there is not told: it
+    may be the secret, in a wrong place."""
     fleet = host == '*' and query.get('id') == '*'
     if not NAME.match(name):
         return 'name'
@@ -967,7 +968,7 @@ def resolve(host, family):
     except UnicodeEncodeError:
         raise KnockError('%r is not ASCII; write its xn-- form' % host, 2)
     except OSError as error:
-        raise KnockError('%s: name not found (%s)' % (host, error.strerror or error))
+        raise KnockError('%s: no address found (%s)' % (host, error.strerror or error))
     return [Target(entry[0], entry[4]) for entry in found]
 
 def with_port(target, port):
@@ -1050,7 +1051,8 @@ def ask_stun(server, families):
         if address:
             found[target.family] = address
     if not found:
-        raise KnockError('%s does not say which address it sees' % server.host)
+        raise KnockError('%s does not say which address it sees; ask another STUN '
+                         'server, or give --source ADDRESS' % server.host)
     return found
 
 def chosen_sources(source, families):
@@ -1073,7 +1075,12 @@ CLOCK_TOOLS = (
 def clock_against(host):
     """How far this clock is from a host's, asked by SNTP and then of its web server."""
     question = b'\x23' + bytes(39) + os.urandom(8)          # version 4, client
-    for target in resolve(host, socket.AF_UNSPEC):
+    try:
+        targets = resolve(host, socket.AF_UNSPEC)
+    except KnockError as error:
+        # It must not hide why the port did not open.
+        return str(error)
+    for target in targets:
         answer = ask_server(target, socket.SOCK_DGRAM, 123, question)
         theirs = sntp_time(answer, question)
         if theirs is None:
@@ -1224,7 +1231,8 @@ class Knocker:
             family = list(self.chosen)[0]
         self.targets = [target for target in found if family in (None, target.family)]
         if not self.targets:
-            raise KnockError('%s has no address of the family that is asked for' % host)
+            raise KnockError('%s has no address of the family that -4, -6 or --source '
+                             'asks for' % host)
 
     def knock(self):
         """A fresh knock at every address; KnockError if none could be sent."""
@@ -1562,13 +1570,18 @@ def saved_line(name):
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror), 2)
 
+def saved_address(name):
+    """The Address in a saved line; KnockError says in which file it is broken."""
+    text = saved_line(name)
+    try:
+        return parse_uri(text)
+    except KnockError as error:
+        raise KnockError('%s: %s' % (saved_path(name), error), 2)
+
 def no_such_name(name):
     """What to say of a name that is not kept here."""
-    names = saved_names()
-    kept = 'no line at all'
-    if names:
-        kept = 'only ' + ', '.join(names)
-    return '%r is not here, %s is kept; to keep a line by that name: knock.py save %s' % (
+    kept = ', '.join(saved_names()) or 'none'
+    return '%r is not here; there are: %s; to keep one by that name: knock.py save %s' % (
         name, kept, name)
 
 def standard_line():
@@ -1588,10 +1601,10 @@ def ask_line():
 
 def read_line(text):
     """The Address of a saved name, a line, or what is typed for -."""
+    if SAVED.match(text):
+        return saved_address(text)
     if text == '-':
         text = ask_line()
-    elif SAVED.match(text):
-        text = saved_line(text)
     return parse_uri(text)
 
 def read_server(text):
@@ -1644,14 +1657,13 @@ def list_saved(argv):
         raise KnockError('knock.py list takes no argument', 2)
     for name in saved_names():
         try:
-            address = parse_uri(saved_line(name))
+            address = saved_address(name)
             services = format_services(address.services)
             words = '%s as %s by %s %s' % (
                 address.host, address.name, address.via, services)
         except KnockError as error:
             words = 'cannot be used: %s' % error
-        print(('%-16s %s' % (name, words)).rstrip())
-    sys.stdout.flush()
+        print(('%-16s %s' % (name, words)).rstrip(), flush=True)
 
 def forget(argv):
     """knock.py forget NAME: the line is gone from here; the server still knows its
@@ -1687,11 +1699,11 @@ def page(argv):
     if len(argv) not in (1, 2):
         raise KnockError('knock.py page NAME [LINK] takes the name of a saved line, and '
                          'perhaps the address that the page then leads to', 2)
-    link = argv[1] if argv[1:] else None
-    if link and not PAGE_LINK.match(link):
+    name, link = (argv + [None])[:2]
+    if link is not None and not PAGE_LINK.match(link):
         raise KnockError('%r is no link; write for example ssh://me@server.example'
                          % link, 2)
-    address = read_server(argv[0])
+    address = read_server(name)
     keys = derive_keys(address.secret, address.server_id)
     print(page_text(address, keys, link), end='', flush=True)
 
@@ -1701,6 +1713,12 @@ def duration(text):
     if parse_seconds(text) > 65535:
         raise KnockError('%r is longer than 65535 s' % text, 2)
     return parse_seconds(text)
+
+def opening_time(text):
+    """0 would ask for the server's own time, and so say nothing."""
+    if not duration(text):
+        raise KnockError('%r is too short for an opening; write 30s, 5m or 2h' % text, 2)
+    return duration(text)
 
 def some_services(text):
     """Of none it would be the default that is asked for."""
@@ -1747,20 +1765,21 @@ def action_name(text):
 OPTIONS = (
     ('what to ask for:',),
     ('--open SERVICES', 'open', some_services, 'as tcp/22,udp/51820'),
-    ('--for TIME', 'seconds', duration, 'how long: 30s, 5m'),
+    ('--for TIME', 'seconds', opening_time, 'how long: 30s, 5m'),
     ('--close', 'close', True, 'close what you opened'),
     ('--run ACTION', 'run', action_name, 'run an action of the server instead'),
     ('--sign KEYFILE', 'sign', str, 'sign it with an SSH key'),
     ('--source ADDRESS', 'source', source_address,
-     'the address that the server will see; stun:HOST asks a STUN server;\n'
-     '                      none: name none'),
+     'the address of yours that the server will see; stun:HOST asks a\n'
+     '                      STUN server for it; none: do not name it'),
     ('how to knock:',),
     ('--via CARRIER', 'via', carrier,
-     'udp (as a rule), icmp, syn (these may need root), ports, code, paper'),
-    ('--port N', 'port', port_number, 'the UDP port; any will do'),
+     'udp (the default), icmp, syn (these two may need root), ports, code,\n'
+     '                      paper'),
+    ('--port N', 'port', port_number, 'the UDP port; by default a random one'),
     ('-4', 'family', socket.AF_INET, 'IPv4 only'),
     ('-6', 'family', socket.AF_INET6, 'IPv6 only'),
-    ('--wait TIME', 'wait', duration, 'how long to try, as a rule 5 s; 0: just send'),
+    ('--wait TIME', 'wait', duration, 'how long to try, by default 5 s; 0: only send'),
     ('--time-check HOST', 'time_check', host_name,
      'compare clocks if it does not open (SNTP, HTTP)'),
     ('what then:',),
@@ -1778,7 +1797,7 @@ OPTIONS = (
 EXCLUDED = (
     ('--proxy', ('--run', '--close', '--print', '--keep', 'COMMAND')),
     ('--print', ('--wait', '--time-check', '--fdpass', '--keep', '-q', '-v', 'COMMAND')),
-    ('--close', ('--run', '--for', '--wait', '--time-check')),
+    ('--close', ('--run', '--for', '--wait', '--time-check', '--keep')),
     ('--run', ('--open', '--for', '--wait', '--time-check')),
     ('-q', ('-v',)))
 NEEDED = (('--keep', 'COMMAND'), ('--fdpass', '--proxy'))
@@ -1812,6 +1831,8 @@ def read_options(words):
     for option in known.values():
         setattr(options, option[1], None)
     options.given = []
+    options.seconds = 0
+    options.wait = 5
     words = iter(words)
     for word in words:
         name, equals, value = word, '', ''
@@ -1822,7 +1843,7 @@ def read_options(words):
             continue
         typed, place, meaning = known[name][:3]
         if equals and not callable(meaning):
-            raise KnockError('%s takes no argument' % name, 2)
+            raise KnockError('%s takes no such argument; see knock.py --help' % name, 2)
         if callable(meaning):
             if not equals:
                 value = next(words, None)
@@ -1834,10 +1855,6 @@ def read_options(words):
             raise KnockError('-4 and -6 exclude each other', 2)
         options.given.append(place)
         setattr(options, place, meaning)
-    if options.seconds is None:
-        options.seconds = 0
-    if options.wait is None:
-        options.wait = 5
     return options
 
 def given(options, name):
@@ -1863,8 +1880,6 @@ def check_options(options, via):
                 raise KnockError('--via %s has no room for %s' % (via, name), 2)
     if via in OWN_PORTS and options.port:
         raise KnockError('--via %s chooses its ports by itself, without --port' % via, 2)
-    if not options.wait and (options.proxy or options.time_check):
-        raise KnockError('--wait 0 goes without --proxy and --time-check', 2)
     if options.show is True and options.port:
         raise KnockError('--port goes with --print=sh, where it is seen', 2)
     check_source(options)
@@ -2009,10 +2024,13 @@ def knock(options, began):
         show(knocker)
         return 0
     if options.seconds > USUAL_LIMIT:
-        say(options, 'a server gives no more than its max_open_for, as a rule 1h',
+        say(options, 'a server gives no more than its max_open_for, by default 1h',
             1 if options.proxy else 0)
-    knocker.find_targets()
     port = port_to_probe(options, address)
+    if port is None and (options.proxy or options.time_check):
+        raise KnockError('--proxy and --time-check wait for a TCP port: name one, and '
+                         'no --wait 0', 2)
+    knocker.find_targets()
     if port is None:
         knocker.knock()
         words = 'sent to %s; whether it worked cannot be seen from here' % address.host

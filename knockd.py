@@ -687,7 +687,8 @@ def read_server(entries, complaints):
     """{key: value} of [server]."""
     server = read_section('server', SERVER_KEYS, entries, complaints)
     if server['open_for'] > server['max_open_for']:
-        complaints.append(Complaint('server', 'open_for', 'longer than max_open_for'))
+        complaints.append(Complaint('server', 'open_for',
+                                    'longer than max_open_for; change one of them'))
     return server
 
 def complain_shared(clients, complaints):
@@ -3727,15 +3728,13 @@ def locked_by_us(path):
 
 @contextlib.contextmanager
 def locked(path):
-    """Whoever edits this file waits until nobody else does; KnockError after 10 s.
+    """Whoever edits this file waits until nobody else does; KnockError after 10 s,
+    OSError if there is no folder.
 
     The lock is on the file's folder: it outlives the rename that replaces the file, it
     is there before the file is, and it leaves nothing behind."""
     place = os.path.dirname(os.path.realpath(path))
-    try:
-        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise KnockError('%s: %s' % (place, error.strerror))
+    folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         take_lock(folder, place)
         yield
@@ -3817,6 +3816,9 @@ def read_config(path):
     try:
         text, problems = read_file(path), path_flaws(path, 0o027)
         config = parse_config(text, os.path.abspath(path))
+    except FileNotFoundError:
+        raise KnockError('%s is not there; to make one: knockd.py run (or install) '
+                         '--hide tcp/22 --client NAME' % path, 2)
     except OSError as error:
         raise KnockError('%s: %s' % (path, error.strerror), 2)
     except KnockError as error:
@@ -4046,7 +4048,8 @@ class LedgerFile:
         try:
             self.lock = locked_by_us(path)
         except BlockingIOError:
-            raise KnockError('another knockd.py runs with %s' % self.path)
+            raise KnockError('another knockd.py runs with %s; see: knockd.py status'
+                             % self.path)
 
     def load(self, server_id):
         """The Ledger; KnockError or OSError if it is missing, unreadable or not ours.
@@ -6494,7 +6497,7 @@ def headline(report):
     if not report and os.path.isdir(place) and not os.access(place, os.X_OK):
         return 'only root may ask the daemon; type: sudo knockd.py status'
     if not report:
-        return 'no daemon answers in %s: nobody gets in; is it started?' % place
+        return 'no daemon answers in %s: nobody gets in; start its service' % place
     if report['problem']:
         return 'NOT HIDDEN: ' + report['problem']
     hidden = ', '.join(report['hidden']) or 'nothing, as [server] hide says'
@@ -6774,8 +6777,7 @@ def first_config(args, name, hide, place, more=()):
         config = edit_config(place.root + path,
                              lambda known: new_client(args, known, place))
     elif not (name and hide):
-        raise KnockError('%s is not there; for a first try type: knockd.py run --hide '
-                         'tcp/22 --client NAME' % path, 2)
+        return read_config(path)        # says what is to be typed
     else:
         server = [('id', os.urandom(8).hex()), ('hide', hide)]
         server += told_entries(args, ('host', 'trust')) + list(more)
@@ -6892,14 +6894,16 @@ def print_line(config, client, args):
         lines.append(phone_line(config, client))
     for line in lines:
         print(line, flush=True)
-        if told.get('qr'):
-            # By its input: every user can read an argument list.
-            print(run(['qrencode', '-t', 'ANSIUTF8'], line))
     host, doubt = host_of(config)
     if doubt:
         note('%s is %s; clients elsewhere need another: knockd.py set server host=HOST'
              % (host, doubt))
     tell_flaws(config, client)
+    # Last: where there is no qrencode, all else is told.
+    if told.get('qr'):
+        for line in lines:
+            # By its input: every user can read an argument list.
+            print(run(['qrencode', '-t', 'ANSIUTF8'], line))
 
 def tell_flaws(config, client):
     """What keeps it from opening anything."""
@@ -6919,6 +6923,7 @@ def edit_config(path, plan):
     """Writes the config as plan(config) says: {section: its new entries, or None: it
     goes}. Only what it says changes. Under a lock, and from a file read there, so that of
     two edits side by side none is lost. Returns the new Config; KnockError."""
+    read_config(path)                   # or it is told that the lock's folder is missing
     with locked(path):
         # Read here: of before the lock it would bring back what another edit took out.
         config, text = read_config(path), read_file(path)
@@ -6943,7 +6948,8 @@ def taken(path):
     config = read_config(path)
     # As the daemon would do.
     if not report and os.path.exists(beside(config, GOOD_NAME)):
-        note('no daemon answers, so all stays hidden; to end that: knockd.py uninstall')
+        note('no daemon answers, so nothing changes until one is started: what was '
+             'hidden stays hidden; to end that: knockd.py uninstall')
         ConfigFile(path).keep(config)
     return config
 
@@ -7044,7 +7050,7 @@ def command_set(args):
         key, equals, value = pair.partition('=')
         if 'secret' in key:
             raise KnockError('a new secret is made by: knockd.py rekey NAME', 2)
-        if not equals:
+        if not (key.strip() and equals):
             raise KnockError('%r is not KEY=VALUE, as open_for=5m' % pair, 2)
         entries.append((key.strip(), value.strip() or None))
 
@@ -7158,9 +7164,6 @@ def command_show(args):
 def command_paper(args):
     """A new sheet; its number is this second, so a ledger that was lost since makes it
     void."""
-    if not 1 <= args.number <= 999:
-        raise KnockError('-n %d: write a number from 1 to 999' % args.number, 2)
-
     def plan(config):
         sheet = next_sheet(config, find_client(config, args.name))
         return {'client ' + args.name: [('paper', '%d:%d' % (sheet, args.number))]}
@@ -8053,7 +8056,8 @@ def own_text(url):
     """This script. Out of a pipe, which Python has read to its end before it begins, it
     is fetched once more. KnockError."""
     path = own_path()
-    if path:
+    # With --url the file, too, must be what lies there.
+    if path and not url:
         return read_file(path)
     if os.path.isfile('/dev/stdin') and is_this_script(read_file('/dev/stdin')):
         return read_file('/dev/stdin')
@@ -8068,6 +8072,7 @@ def own_text(url):
 def placing_as_root(args):
     """A Placing. KnockError: what is half done must not be taken for done."""
     place = Placing(args)
+    os.listdir(args.root or '/')        # Where --root is wrong, nothing would be removed.
     if os.geteuid() and place.here:
         raise KnockError('only root can %s; type: sudo python3 knockd.py %s'
                          % (args.command, args.command))
@@ -8315,7 +8320,7 @@ FIRST = [
     ('--trust', 'INTERFACES', 'for a first config: where nothing is hidden, as br-lan')]
 PLACE = [
     ('--dry-run', None, 'only list every file and command'),
-    ('--root', 'FOLDER', 'in this tree; start nothing', {'default': ''})]
+    ('--root', 'FOLDER', 'in the tree that lies there; start nothing', {'default': ''})]
 CLIENT_NAME = ('name', 'NAME', None)
 SECRET = ('--secret', '-', 'its secret comes by standard input')
 PICTURE = ('--qr', None, 'as a picture, too, if qrencode is there')
@@ -8350,10 +8355,11 @@ COMMANDS = (    # name, function, what it does, its options
     ('set', command_set, "change a client's section, or [server]", [
         ('name', 'NAME', 'a client, or server'),
         ('pairs', 'KEY=VALUE', 'KEY= takes the key out', {'nargs': '+'})]),
-    ('rename', command_rename, 'call a client otherwise', [
+    ('rename', command_rename, 'give a client another name', [
         CLIENT_NAME, ('new', 'NEW', None)]),
-    ('rekey', command_rekey, 'a new secret; the old one is good until that is used', [
-        CLIENT_NAME, SECRET]),
+    ('rekey', command_rekey,
+     'make a new secret; the old one works until the new one is used', [
+         CLIENT_NAME, SECRET]),
     ('hide', command_hide, 'hide more services', [SERVICES]),
     ('unhide', command_unhide, 'leave services open again', [SERVICES]),
     ('show', command_show, "print a client's knock:// line again", [
@@ -8361,7 +8367,8 @@ COMMANDS = (    # name, function, what it does, its options
         PICTURE]),
     ('paper', command_paper, 'print one-time sequences; voids the sheet before', [
         CLIENT_NAME,
-        ('-n', 'N', 'how many; or 10', {'dest': 'number', 'type': int, 'default': 10})]),
+        ('-n', 'N', 'how many lines; by default 10',
+         {'dest': 'number', 'type': number(1, 999), 'default': 10})]),
     ('list', command_list, 'all clients, what each may open, when it knocked', [JSON]),
     ('status', command_status, 'is all hidden, what is open, who knocked, who not', [
         JSON, ('--metrics', None, 'for Prometheus')]),
@@ -8381,9 +8388,9 @@ def command_line():
     parser = Parser(
         prog='knockd.py', description=(__doc__ or '').partition('\nRead')[0],
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini')
-    parser.add_argument('--config', metavar='FILE', default=default,
-                        help='default: %(default)s')
+    parser.add_argument(
+        '--config', metavar='FILE', help='default: %(default)s',
+        default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
     parser.add_argument('--version', action='version', version=version_text(),
                         help='which one this is, and the SHA-256 of its file')
     parser.set_defaults(root='', dry_run=False)
@@ -8402,6 +8409,13 @@ def command_line():
             command.add_argument(*names.split(), **settings)
     return parser
 
+def refused(text, status):
+    for line in text.splitlines():
+        print('knockd: ' + printable(line), file=sys.stderr)
+    if os.geteuid() and 'Permission denied' in text:
+        note('try it as root, with sudo')
+    return status
+
 def main(argv=None):
     try:
         script, *typed = sys.argv
@@ -8413,22 +8427,16 @@ def main(argv=None):
         for name, value in vars(args).items():
             # Of a variable of the shell that is not set: `--allow ""` would allow all.
             if value == '' and name != 'root':
-                raise KnockError('%s: an empty text stands there' % name, 2)
+                raise KnockError('%s is empty; give a value, or leave it out' % name, 2)
         return args.function(args) or 0
     except KnockError as error:
-        for line in str(error).splitlines():
-            print('knockd: ' + printable(line), file=sys.stderr)
-        return error.status
+        return refused(str(error), error.status)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would try to write the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        print('knockd: %s: %s' % (printable(str(error.filename)), error.strerror),
-              file=sys.stderr)
-        if isinstance(error, PermissionError) and os.geteuid():
-            note('try it as root, with sudo')
-        return 1
+        return refused('%s: %s' % (error.filename, error.strerror), 1)
     except KeyboardInterrupt:
         return 1
 

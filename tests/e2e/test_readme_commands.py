@@ -210,6 +210,13 @@ def test_a_release_of_one_commit_is_the_same_wherever_it_is_made(shop, tmp_path)
         assert (shop / name).read_bytes() == (tmp_path / 'again' / name).read_bytes()
 
 
+def test_without_the_key_no_release_is_begun(shop, tmp_path):
+    release = shop.parent / 'checkout' / 'tests' / 'release'
+    made = subprocess.call(['sh', str(release), str(tmp_path / 'key'), str(tmp_path / 'made')],
+                           stderr=subprocess.DEVNULL)
+    assert made == 1 and not (tmp_path / 'made').exists()
+
+
 def test_daily_life(wire, gate, friend):
     config = friend.home / 'ssh_config'
     config.write_text(blocks('Daily life')[0])
@@ -332,6 +339,8 @@ def test_three_servers_by_the_loop_and_one_once_more(wire, boxes, reader):
             assert member.must('stat', '-c', '%a', '/etc/knockd/knockd.ini') == '600\n'
         again = types(loop.partition('\n')[2].replace('web1 web2 web3', 'web2'))
         assert again.count('unchanged') == 1, 'each step may be repeated'
+        with pytest.raises(AssertionError, match='fleet is there already'):
+            types(loop.partition('\n')[0])     # a new line would open none of them
 
 
 def test_on_a_server_that_runs_three_commands_lead_to_the_first_knock(wire, boxes, reader):

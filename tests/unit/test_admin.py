@@ -133,7 +133,7 @@ def test_an_empty_text_is_not_taken_for_none(path, arguments):
     """As of a variable of the shell that is not set."""
     code, out, err = command(path, *arguments)
     assert (code, out, read(path)) == (2, '', TEXT)
-    assert err.endswith(': an empty text stands there\n') and err.count('\n') == 1
+    assert err.endswith(' is empty; give a value, or leave it out\n') and err.count('\n') == 1
 
 
 def test_rename_keeps_key_place_and_comments(path):
@@ -258,6 +258,16 @@ def test_a_page_is_too_large_for_a_picture_and_says_so_and_a_line_is_not(path):
     assert must(path, 'show', 'pocket', '--qr') == said
 
 
+def test_where_no_picture_can_be_made_all_else_is_told(path, monkeypatch, capsys):
+    def absent(*_, **__):
+        raise knockd.KnockError('qrencode is not installed')
+    monkeypatch.setattr(knockd, 'run', absent)
+    assert knockd.main(['--config', path, 'add', 'pocket', '--code', '--qr']) == 1
+    said = capsys.readouterr()
+    assert 'knock://pocket:' in said.out and 'otpauth://' in said.out
+    assert said.err.endswith('knockd: qrencode is not installed\n') and 'is off' in said.err
+
+
 @pytest.mark.parametrize('option,carrier', [('--code', 'code'), ('--page', 'ports')])
 def test_a_carrier_that_is_off_is_told_with_how_to_turn_it_on(path, option, carrier):
     must(path, 'set', 'server', 'carriers=udp')
@@ -284,12 +294,42 @@ def test_a_file_that_is_no_public_key_is_refused_and_none_of_it_comes_into_the_c
 
 
 @pytest.mark.parametrize('words, told', [
-    (('paper', 'anna', '-n', '0'), '-n 0: write a number from 1 to 999'),
-    (('paper', 'anna', '-n', '1000'), '-n 1000: write a number from 1 to 999'),
+    (('paper', 'anna', '-n', '0'), "'0' is not a number from 1 to 999"),
+    (('paper', 'anna', '-n', '1000'), "'1000' is not a number from 1 to 999"),
     (('set', 'anna', 'open_for'), "'open_for' is not KEY=VALUE, as open_for=5m"),
+    (('set', 'anna', '=5m'), "'=5m' is not KEY=VALUE, as open_for=5m"),
+    (('paper', 'anna', '-n', 'x'), "'x' is not a number from 1 to 999"),
     (('set', 'anna', 'secret=x'), 'a new secret is made by: knockd.py rekey NAME')])
 def test_what_was_typed_wrong_is_told_with_what_is_right(path, words, told):
     assert command(path, *words) == (2, '', 'knockd: %s\n' % told)
+
+
+@pytest.mark.parametrize('words', [
+    ('check',), ('rules',), ('list',), ('show', 'anna'), ('set', 'server', 'host=x'),
+    ('remove', 'anna'), ('hide', 'tcp/22'), ('add', 'anna'), ('paper', 'anna'), ('rekey', 'anna'),
+    ('run', '--hide', 'tcp/22')], ids=' '.join)
+def test_without_a_config_each_command_says_how_to_make_one(tmp_path, words):
+    config = str(tmp_path / 'none' / 'knockd.ini')
+    assert command(config, *words) == (
+        2, '', 'knockd: %s is not there; to make one: knockd.py run (or install) --hide tcp/22 '
+        '--client NAME\n' % config)
+
+
+def test_who_may_not_read_the_config_is_told_to_be_root(path, monkeypatch, capsys):
+    def forbidden(path):
+        raise PermissionError(13, 'Permission denied', path)
+    monkeypatch.setattr(knockd, 'read_file', forbidden)
+    monkeypatch.setattr(knockd.os, 'geteuid', lambda: 1000)
+    for words in (('list',), ('show', 'anna'), ('set', 'anna', 'open_for=5m')):
+        assert knockd.main(['--config', path] + list(words)) == 2
+        assert capsys.readouterr().err == (
+            'knockd: %s: Permission denied\nnote: try it as root, with sudo\n' % path)
+
+
+def test_a_root_that_is_not_there_is_not_taken_for_an_empty_one(path, tmp_path):
+    code, out, err = command(path, 'uninstall', '--yes', '--root', str(tmp_path / 'mnt'))
+    assert (code, out) == (1, '')
+    assert err == 'knockd: %s: No such file or directory\n' % (tmp_path / 'mnt')
 
 
 @pytest.mark.parametrize('words', [('uninstall', '--yes'), ('install',)])

@@ -188,7 +188,8 @@ def test_the_lock_ends_with_an_error_and_with_the_process(tmp_path):
         pass
 
 
-def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
-    with pytest.raises(knockd.KnockError, match='No such file'):
-        with knockd.locked(str(tmp_path / 'none' / 'file')):
-            pass
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    config = str(tmp_path / 'none' / 'file')
+    assert knockd.main(['--config', config, 'rename', 'anna', 'bert']) == 1
+    assert capsys.readouterr().err == 'knockd: %s: No such file or directory\n' % (
+        tmp_path / 'none')

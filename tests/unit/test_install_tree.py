@@ -444,6 +444,19 @@ def test_an_address_that_no_longer_answers_is_told(serve, tmp_path):
     assert code == 1 and re.match(r'knockd: \w+ [^\n]*http://127[^\n]* failed [^\n]*\n$', err)
 
 
+def test_an_address_counts_for_a_script_in_a_file_too(serve, tmp_path):
+    """What --url names is not ignored where nothing would have to be fetched."""
+    tree = tree_of(tmp_path, 'systemd')
+    if not shutil.which('curl'):
+        pytest.skip('no curl here')
+    other = serve(b'<html>no</html>')
+    code, _, err = piped(KNOCKD, None, 'install', '--root', tree, '--url', other, *FIRST)
+    assert code == 1 and 'is not the script that runs here' in err, err
+    code, _, err = piped(KNOCKD, None, 'install', '--root', tree, '--url',
+                         serve(script_bytes()), *FIRST)
+    assert (code, err) == (0, '')
+
+
 def tool(*argv):
     try:
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -106,15 +106,29 @@ def test_derive_prints_what_a_config_takes(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize('words, told', (
     (['derive', 'fleet'], 'takes the name'), (['derive', 'fleet', 'a b'], 'is not a host'),
-    (['derive', 'one', 'web1'], 'not for a fleet'), (['derive', 'none', 'web1'], 'only fleet, one'),
-    (['fleet'], 'write NAME@HOST'), (['one@web1'], 'for h alone'),
-    (['none@web1'], 'only fleet, one'), (['fleet@-e'], 'is not a host')))
+    (['derive', 'one', 'web1'], 'not for a fleet'),
+    (['derive', 'none', 'web1'], 'there are: fleet, one'), (['fleet'], 'write NAME@HOST'),
+    (['one@web1'], 'for h alone'), (['none@web1'], 'there are: fleet, one'),
+    (['fleet@-e'], 'is not a host')))
 def test_what_is_wrong_with_a_fleets_command_is_said(words, told, tmp_path, monkeypatch, capsys):
     saved(tmp_path, monkeypatch, 'fleet', FLEET)
     saved(tmp_path, monkeypatch, 'one', FLEET.replace('@*', '@h').replace('id=*', 'id=x'))
     assert knock.main(words) == 2
     said = capsys.readouterr()
     assert told in said.err and said.err.count('\n') == 1 and not said.out
+
+
+def test_a_saved_line_that_is_broken_is_told_with_its_file(tmp_path, monkeypatch, capsys):
+    saved(tmp_path, monkeypatch, 'bad', 'garbage')
+    assert knock.main(['bad']) == 2
+    assert '/bad: this is not a knock:// line' in capsys.readouterr().err
+    assert knock.main(['list']) == 0
+    assert 'cannot be used: ' in capsys.readouterr().out
+
+
+def test_a_clock_that_cannot_be_asked_does_not_hide_why_the_port_did_not_open():
+    told = knock.clock_against('no.invalid')
+    assert told.startswith('no.invalid: no address found'), told
 
 
 # --- words ---------------------------------------------------------------------------------------
@@ -178,8 +192,8 @@ LINE = FLEET.replace('@*', '@127.0.0.1').replace('id=*', 'id=x')
     (['--proxy', '22', '--close'], '--proxy goes without --close'),
     (['--proxy', '22', '--print'], '--proxy goes without --print'),
     (['--proxy', '22', '--', 'true'], '--proxy goes without COMMAND'),
-    (['--proxy', '22', '--wait', '0'], '--wait 0 goes without'),
-    (['--time-check', 'h', '--wait', '0'], '--wait 0 goes without'),
+    (['--proxy', '22', '--wait', '0'], 'wait for a TCP port'),
+    (['--time-check', 'h', '--wait', '0'], 'wait for a TCP port'),
     (['--print', '--wait', '3'], '--print goes without --wait'),
     (['--print', '-v'], '--print goes without -v'),
     (['--print=sh', '-q'], '--print goes without -q'),
@@ -187,7 +201,9 @@ LINE = FLEET.replace('@*', '@127.0.0.1').replace('id=*', 'id=x')
     (['--print', '--', 'true'], '--print goes without COMMAND'),
     (['--print', '--port', '9'], '--port goes with --print=sh'),
     (['--close', '--for', '5m'], '--close goes without --for'),
+    (['--time-check', 'h', '--open', 'udp/9'], 'wait for a TCP port'),
     (['--close', '--run', 'x'], '--close goes without --run'),
+    (['--close', '--keep', '--', 'true'], '--close goes without --keep'),
     (['--close', '--wait', '3'], '--close goes without --wait'),
     (['--run', 'x', '--open', 'tcp/22'], '--run goes without --open'),
     (['--run', 'x', '--for', '5m'], '--run goes without --for'),

@@ -90,8 +90,8 @@ def test_the_link_may_be_chosen():
     assert 'href="ssh://me@box.example:2222"' in page(link='ssh://me@box.example:2222')
 
 
-@pytest.mark.parametrize('link', ('javascript:alert(1)', 'x', 'ssh://a"b', 'ssh://<b>', 'data:x',
-                                  "ssh://a'b", 'ssh://a b', 'vbscript:x', 'ssh://a&b'))
+@pytest.mark.parametrize('link', ('', 'javascript:alert(1)', 'x', 'ssh://a"b', 'ssh://<b>',
+                                  'data:x', "ssh://a'b", 'ssh://a b', 'vbscript:x', 'ssh://a&b'))
 def test_a_link_that_is_none_is_refused(link, capsys):
     line = 'knock://x:%s@h?id=x&open=tcp/22' % knock.encode_secret(SECRET)
     assert knock.main(['page', line, link]) == 2
