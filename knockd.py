@@ -4929,9 +4929,8 @@ class Standing:
         """A load begins, made for the box as it is seen; it may fail half way."""
         self.known = False
         self.harmed = False
-        self.repeated = False
-        if self.before is not None and self.seen is None:
-            self.repeated = self.before.accepts == seen.accepts
+        unlooked = self.before is not None and self.seen is None
+        self.repeated = unlooked and self.before.accepts == seen.accepts
         self.before = seen
         self.seen = None
 
