@@ -260,7 +260,9 @@ def test_what_fails_amid_a_reload_of_others_is_tried_again_at_once_with_the_box_
     box.fails['load'] = 1
     tell(box)
     until(lambda: box.changes() == ['load failed', 'load tcp/22 a'])
-    assert [done.error for done in box.keeper.results()] == [None]
+    results = []
+    until(lambda: results.extend(box.keeper.results()) or results)
+    assert [done.error for done in results] == [None]
 
 
 def test_what_fails_is_not_tried_again_at_once_in_a_box_that_stays_as_it_is(box, monkeypatch):
