@@ -2955,7 +2955,7 @@ def accept_commands(config, accepts):
                 commands.append((argv + match, ''))
     return text, commands
 
-NO_PORTS = 1, 0
+NO_PORTS = 1, 0                 # a range that no port is in
 # What a match of nft -j looks at, by the words of its JSON, and the Condition's key.
 NFT_KEYS = {
     'payload protocol ip field protocol': 'proto',
@@ -3405,6 +3405,7 @@ def forward_lines(config, version):
         lines = ['-m conntrack --ctstate NEW -m conntrack --ctstate DNAT -j RETURN']
     for service in merged(config.hide):
         match, verdict = saved_match(service), answers_behind(config)[service.proto]
+        # By the port that it came to: DNAT is done by now.
         came = re.sub('-m .*dport', '-m conntrack --ctstate DNAT --ctorigdstport', match)
         for network in networks_behind(config, version):
             target = '-d %s %s' % (network, saved_target(verdict, version))
@@ -4929,8 +4930,8 @@ class Standing:
         """A load begins, made for the box as it is seen; it may fail half way."""
         self.known = False
         self.harmed = False
-        unlooked = self.before is not None and self.seen is None
-        self.repeated = unlooked and self.before.accepts == seen.accepts
+        unseen = self.before is not None and self.seen is None
+        self.repeated = unseen and self.before.accepts == seen.accepts
         self.before = seen
         self.seen = None
 

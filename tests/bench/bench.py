@@ -33,8 +33,8 @@ import knockd       # noqa: E402  the path above
 import network      # noqa: E402
 import peers        # noqa: E402
 import through      # noqa: E402
-from figures import (COLUMNS, Figure, figure, highest, line, markdown,  # noqa: E402
-                     ratio, row, summary, sure, verdict)
+from figures import (COLUMNS, Figure, figure, highest, interval, line, markdown,  # noqa: E402
+                     ratio, row, summary, verdict)
 
 SERVER = '10.9.0.1'
 TICK = os.sysconf('SC_CLK_TCK')
@@ -723,10 +723,10 @@ def gets_through(bench, names, boxes, offload, how, target):
                          count / packets, each))
     for base in (0, 1):
         for number, name in enumerate(names[base + 1:], base + 1):
-            samples = through.shares(rounds, base, number)
+            samples = through.ratios(rounds, base, number)
             yield figure('throughput, of %s%s: %s' % (names[base], how, name), 'x', samples,
                          target if base and name == OURS else None, True,
-                         note='19 times in 20 from %.3f to %.3f' % sure(samples))
+                         note='19 times in 20 from %.3f to %.3f' % interval(samples))
 
 
 def ledger(bench):

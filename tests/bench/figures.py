@@ -21,7 +21,7 @@ def ratio(name, ours, theirs, limit, least=False):
     return figure(name, 'x', samples, limit, least)
 
 
-def sure(samples):
+def interval(samples):
     """Between what 19 of 20 such runs have their median, however the samples are spread: ranks of
     the binomial distribution, by its normal approximation."""
     ordered, aside = sorted(samples), 0.98 * len(samples) ** 0.5

@@ -119,7 +119,7 @@ def costs(wire, count, size, seconds):
         yield found
 
 
-def shares(rounds, base, number):
+def ratios(rounds, base, number):
     """Of each round: how much of what gets through the box `base` gets through another one."""
     return [statistics.median(before / used for before, used in zip(found[base], found[number]))
             for found in rounds]

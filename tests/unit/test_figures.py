@@ -53,7 +53,7 @@ def test_both_tables_show_target_median_spread_and_verdict():
 def test_between_what_a_median_is_holds_in_19_of_20_runs():
     chance, held = random.Random(1), 0
     for _ in range(1000):
-        low, high = figures.sure([chance.expovariate(1) for _ in range(40)])
+        low, high = figures.interval([chance.expovariate(1) for _ in range(40)])
         held += low <= math.log(2) <= high      # the median of that distribution
     assert 940 <= held <= 980
-    assert figures.sure([3]) == (3, 3) and figures.sure([1, 2]) == (1, 2)
+    assert figures.interval([3]) == (3, 3) and figures.interval([1, 2]) == (1, 2)
