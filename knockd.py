@@ -2277,16 +2277,16 @@ Chain = collections.namedtuple('Chain', 'family table name hook kind priority po
 # 'goto NAME', 'reject with ...' in nft's words, or None for a rule that goes on.
 # handle: nft's number for it. ours: is it the rule that lets through what we let by?
 Rule = collections.namedtuple('Rule', 'conditions verdict handle ours')
-# key: version, proto, state, interface, port or source; 'other' is not understood.
+# key: version, proto, state, flags, interface, port or source; 'other' is not understood.
 Condition = collections.namedtuple('Condition', 'key values negated')
-# A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: new or
-# invalid; interface: its name, None for one that no rule names; so with the port.
+# A stranger's packet to a closed port. version: 4 or 6; proto: TCP or UDP; state: a key
+# of FLAGS_OF; interface: its name, None for one that no rule names; so with the port.
 Probe = collections.namedtuple('Probe', 'version proto state interface port')
 # closed: {(version, proto, state): {interface, or None for all others: verdict}}
 # sockets: can a rule ask for a packet's socket (nft_socket)?
 # labels: does it make the flow labels of its resets? Else it repeats those it was asked
-# with.
-Box = collections.namedtuple('Box', 'closed sockets labels')
+# with. cookies: does it answer every SYN with a cookie (tcp_syncookies=2)?
+Box = collections.namedtuple('Box', 'closed sockets labels cookies')
 # Our rule in somebody's chain. tool: nft, or the iptables program that keeps the chain.
 Accept = collections.namedtuple('Accept', 'tool family table chain handle')
 Accepts = collections.namedtuple('Accepts', 'missing surplus')      # two lists
@@ -2298,6 +2298,9 @@ Seen = collections.namedtuple(
 GUARD_PRIORITY = -149
 # Above it a hidden port's reset is made by us, not by the stack.
 MOST_DECOYS = 200
+# What a packet is to conntrack, and its TCP flags: RST, SYN, ACK. `other` is new as well,
+# but no SYN. For flags that no client sends, boxes have rules of their own.
+FLAGS_OF = {'invalid': 0x04, 'new': 0x02, 'other': 0x10}
 # A rule for so many ports is about closed ones, too.
 WIDE = 10000
 # The kernel follows no longer chain of jumps (NFT_JUMP_STACK_SIZE).
@@ -2305,8 +2308,13 @@ DEEP = 16
 
 def holds(condition, probe):
     """Does a stranger's packet meet this condition?"""
-    if condition.key in ('version', 'proto', 'state'):
+    if condition.key in ('version', 'proto'):
         found = getattr(probe, condition.key) in condition.values
+    elif condition.key == 'state':
+        found = probe.state.replace('other', 'new') in condition.values
+    elif condition.key == 'flags':
+        found = any(FLAGS_OF[probe.state] & mask == flags
+                    for mask, flags in condition.values)
     elif condition.key == 'interface':
         found = any(is_interface(name, (probe.interface or '',))
                     for name in condition.values)
@@ -2366,9 +2374,9 @@ def all_probes(rules):
                 interfaces.update(condition.values)
     interfaces = [None] + sorted(interfaces - {'lo'})
     return [Probe(*kind, port=None) for kind in itertools.product(
-        (4, 6), (TCP, UDP), ('invalid', 'new'), interfaces)]
+        (4, 6), (TCP, UDP), FLAGS_OF, interfaces)]
 
-def read_box(chains, rules, sockets, labels):
+def read_box(chains, rules, sockets, labels, cookies):
     """A Box; of interfaces only those are named with which it does something else."""
     closed = {}
     for probe in all_probes(rules):
@@ -2377,7 +2385,7 @@ def read_box(chains, rules, sockets, labels):
         # all_probes() has None before every interface.
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
-    return Box(closed, sockets, labels)
+    return Box(closed, sockets, labels, cookies)
 
 def may_drop(chain, rules, services=None):
     """Does it stop, from some interface, new packets that no rule of its own allows? With
@@ -2408,7 +2416,10 @@ def decoy_ports(config, seen):
 SAVED_PRIORITIES = {'raw': -300, 'mangle': -150, 'nat': -100, 'filter': 0, 'security': 50}
 SAVED_HOOKS = 'PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING'
 SAVED_KEYS = {'-p': 'proto', '-i': 'interface', '-s': 'source', '--ctstate': 'state',
-              '--state': 'state', '--dport': 'port', '--dports': 'port'}
+              '--state': 'state', '--dport': 'port', '--dports': 'port',
+              '--tcp-flags': 'flags'}
+TCP_FLAGS = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg'        # RFC 9293, 3.1
+ALL_FLAGS = 0x3f
 SAVED_REJECTS = {
     'tcp-reset': TCP_RESET,
     'icmp-admin-prohibited': PROHIBITED, 'icmp6-adm-prohibited': PROHIBITED,
@@ -2436,6 +2447,11 @@ def saved_options(line):
             options[-1][1].append(word)
     return options
 
+def flag_bits(names):
+    """The bits of the TCP flags that are named there, however it is put."""
+    text = str(names).lower()
+    return sum(1 << bit for bit, name in enumerate(TCP_FLAGS) if name in text)
+
 def saved_condition(option, words, negated):
     """The Condition that an option and its words are."""
     key = SAVED_KEYS.get(option, 'other')
@@ -2447,6 +2463,8 @@ def saved_condition(option, words, negated):
     elif key == 'port':
         ranges = [value.partition(':') for value in values]
         values = [(int(low), int(high or low)) for low, _, high in ranges]
+    elif key == 'flags':
+        values = [tuple(map(flag_bits, words))]
     return Condition(key, values, negated)
 
 def saved_rule(line, mark):
@@ -2520,6 +2538,7 @@ def read_saved(text, family, prefix, mark):
 # lets packets by.
 # A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
+STATE_MATCHES = {'invalid': 'ct state invalid ', 'new': SYN_ALONE + ' ', 'other': ''}
 NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
 # synproxy, and a proxy that keeps its client's address, send over lo as a stranger.
 FROM_US = 'iifname "lo" fib saddr type local'
@@ -2544,8 +2563,8 @@ SYSCTLS = 'net/ipv4/fwmark_reflect', 'net/ipv6/fwmark_reflect'
 MADE_BY = ('net/ipv6/flowlabel_reflect',)
 # A listener at all addresses has a wildcard, a connection has none.
 HAS_CONNECTION = 'socket wildcard 0'
-# Its second bit: resets repeat the label of what they answer.
-LABEL_COMMAND = ['sysctl', '-e', '-n', 'net.ipv6.flowlabel_reflect']
+# Both for Box. The second bit of the first: resets repeat the label of what they answer.
+SETTINGS = ['sysctl', '-e', 'net.ipv6.flowlabel_reflect', 'net.ipv4.tcp_syncookies']
 
 def asked_bit(config):
     """The bit below config.mark; if that is the lowest, the one above it."""
@@ -2776,9 +2795,12 @@ def closed_lines(config, box, decoys, sets):
     if box.sockets:
         # Of packets that a network card hands over together, the stack has looked for
         # the socket of the first alone (ip_list_rcv). No other flags: to them a listener
-        # at a single address, which is found as well, would be silent.
+        # at a single address, which is found as well, would be silent. With cookies it
+        # would try each ACK: a stranger may guess one in 16 million.
+        known = 'ct state established ' if box.cookies else ''
         for flags in ACK_ALONE, RST_ALONE:
-            lines.append('%s %s %s accept' % (flags, not_proxied, HAS_CONNECTION))
+            lines.append('%s %s %s %saccept' % (
+                flags, not_proxied, HAS_CONNECTION, known))
     # A SYN has a socket only by a rule with tproxy; that may be for others.
     lines += ['fib daddr type unicast meta skuid >= 0 accept',
               # By the mark of such a rule our answer would go astray.
@@ -2792,15 +2814,15 @@ def closed_lines(config, box, decoys, sets):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
     lines.append(NOT_SYN_ALONE + ' ct state established ' + without_socket)
     answers = box_answers(config, box)
-    if answers[6, UDP, 'new'][None] == STACK:
+    if answers[6, UDP, 'other'][None] == STACK:
         # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
         lines.append('meta nfproto ipv6 udp checksum 0 drop')
+    # `other` comes last.
     for (version, proto, state), verdicts in sorted(answers.items()):
-        match = 'meta nfproto ipv%d meta l4proto %d ' % (version, proto)
-        if state == 'invalid':          # sorted() puts it before 'new'
-            if verdicts == answers[version, proto, 'new']:
-                continue
-            match += 'ct state invalid '
+        if state != 'other' and verdicts == answers[version, proto, 'other']:
+            continue
+        match = 'meta nfproto ipv%d meta l4proto %d %s' % (
+            version, proto, STATE_MATCHES[state])
         for interface in by_length(verdicts):
             where = from_interface(interface) if interface else ''
             lines.append(match + where + final(verdicts[interface], proto, has_decoys))
@@ -2818,7 +2840,7 @@ def box_answers(config, box):
     """Box.closed, or what the config says in its place."""
     if config.answer == 'box':
         return box.closed
-    return {(version, proto, 'new'): {None: verdict} for version in FAMILIES
+    return {(version, proto, 'other'): {None: verdict} for version in FAMILIES
             for proto, verdict in ANSWERS[config.answer].items()}
 
 def final(verdict, proto, has_decoys):
@@ -2987,9 +3009,21 @@ def nft_conditions(left, right, operator):
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
     conditions = [Condition(key, values, operator == '!=')]
+    if words[2:5] == ['tcp', 'field', 'flags']:
+        conditions = [nft_flags(left, right, operator)]
     if words[2:3] in (['tcp'], ['udp']):
         conditions.append(Condition('proto', [PROTOCOLS[words[2]]], False))
     return conditions
+
+def nft_flags(left, right, operator):
+    """The Condition of a match of TCP flags; `in` is any of them, `!` is none."""
+    if operator in ('in', '!'):
+        return Condition('flags', [(flag_bits(right), 0)], operator == 'in')
+    if not isinstance(right, dict):
+        right = {'set': [right]}
+    mask = flag_bits(left) or ALL_FLAGS
+    values = [(mask, flag_bits(flags)) for flags in right['set']]
+    return Condition('flags', values, operator == '!=')
 
 def nft_values(key, right):
     """What it is compared with, as a list; None is what only the kernel knows."""
@@ -3110,12 +3144,13 @@ def read_nft(outputs, config, sockets):
             keepers[chain[:3]] = program[:-len('-save')]
     chains = sorted(chains.values(), key=lambda chain: chain.priority)
     accepts, unreachable = find_accepts(config, chains, rules, locked, keepers)
-    # Not those with the second bit: see LABEL_COMMAND.
-    labels = outputs.get('sysctl', '').strip() not in ('2', '3', '6', '7')
+    settings = outputs.get('sysctl', '')
+    labels = not re.search('reflect = [2367]', settings)
     # Handles are new after each load.
     listed = json.dumps([dict(entry, handle=0) for _, entry in ours])
     decoys = {int(port): int(decoy) for decoy, port in re.findall(RESTORED, listed)}
-    return Seen(listed if ours else None, read_box(chains, rules, sockets, labels),
+    box = read_box(chains, rules, sockets, labels, 'cookies = 2' in settings)
+    return Seen(listed if ours else None, box,
                 accepts, named_ports(json.dumps(named)), decoys, unreachable, ('nft',))
 
 # A mark is set, and what it was is not the first thing in its new value.
@@ -3185,7 +3220,7 @@ class NftTool:
         elements, which change with every knock and may be very many."""
         commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset']]
         if has('sysctl'):
-            commands.append(LABEL_COMMAND)
+            commands.append(SETTINGS)
         return commands + [[program] for program in SAVERS if has(program)]
 
     def read(self, outputs, config):
@@ -3387,7 +3422,7 @@ def filter_lines(config, box, decoys, version):
         match = saved_match(service)
         if version == 6:
             lines.append(match + TO_ALL + '-j DROP')
-        verdicts = answers[version, service.proto, 'new']
+        verdicts = answers[version, service.proto, 'other']
         for interface in by_length(verdicts):
             # nat has sent to a decoy what the stack may answer; this is the rest.
             verdict = final(verdicts[interface], service.proto, False)
@@ -3467,8 +3502,8 @@ class IptablesTool:
         # Numbers in our own rules are no others' ports.
         taken = named_ports(repr(rules))
         return Seen(json.dumps(ours) if all_ours else None,
-                    # Neither is asked for here.
-                    read_box(chains, rules, sockets=True, labels=True),
+                    # What is not in the listing is not asked for here.
+                    read_box(chains, rules, True, True, False),
                     Accepts(missing, []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):

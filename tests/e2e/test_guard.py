@@ -195,6 +195,50 @@ def test_a_listener_at_a_single_address_is_as_a_closed_port(wire, guard, address
         assert told_apart(wire, address, 2223) == []
 
 
+@pytest.mark.parametrize('rule', [
+    'tcp flags syn / fin,syn,rst,ack reject with icmpx type admin-prohibited',
+    'tcp flags & (fin | syn | rst | ack) vmap { syn : drop, ack : drop }',
+    'tcp flags & (syn | ack) == syn drop',
+    'ct state new tcp flags != syn / fin,syn,rst,ack drop',
+    'tcp flags != syn drop',
+    'ct state invalid,new tcp flags { syn, syn | psh } reject with tcp reset\ndrop'])
+def test_a_box_that_tells_closed_ports_by_tcp_flags(wire, services, guard, address, rule):
+    """Behind its rule for the hidden port, as one writes them."""
+    guard(rules=INPUT % ('accept', 'tcp flags 0 drop\ntcp dport 2222 accept\n' + rule))
+    assert told_apart(wire, address) == []
+
+
+@pytest.mark.parametrize('rule', ['--syn -j DROP', '! --syn -m conntrack --ctstate NEW -j DROP'])
+def test_a_box_whose_iptables_tells_closed_ports_by_tcp_flags(
+        wire, services, guard, address, rule):
+    tool = 'ip6tables-nft' if ':' in address else 'iptables-nft'
+    wire.clear()
+    made = guard()
+    for line in '--dport 2222 -j ACCEPT', rule:
+        wire.server.must(tool, '-A', 'INPUT', '-p', 'tcp', *line.split())
+    made.load()
+    assert told_apart(wire, address) == []
+    made.open(my(wire, address))
+    assert wire.client.connects(address)
+
+
+def test_a_session_at_a_single_address_outlives_all_that_knows_it_but_its_socket(
+        wire, guard, address):
+    made = guard('hide = tcp/2223')
+    made.open(my(wire, address), 'tcp/2223')
+    with wire.server.make_socket(family_of(address), socket.SOCK_STREAM) as listener:
+        listener.bind((address, 2223))
+        listener.listen(5)
+        with wire.client.connection(address, 2223) as connection, \
+                accept(listener, connection) as end, many_at_once(wire):
+            made.turn([])
+            wire.server.must('conntrack', '-F')
+            assert carries(connection, end)
+            wire.server.nft(NOTRACK.replace('2222', '2223'))
+            assert carries(connection, end)
+            assert alive(connection, end)
+
+
 @pytest.mark.parametrize('tool', [knockd.NFT, knockd.NFT_WITHOUT_SOCKETS], ids=['sockets', 'none'])
 def test_a_connection_outlives_its_opening_however_many_packets_come_together(
         wire, services, guard, address, tool):
@@ -285,31 +329,39 @@ def cookies(wire, mode):
         wire.server.set(ipv4__tcp_syncookies=1)
 
 
-def test_a_cookie_from_while_it_was_open_opens_nothing_later(wire, services, guard, address):
-    made, mine, collected = guard(), my(wire, address), {}
-    made.open(mine)
-    with cookies(wire, 2):
+@pytest.mark.parametrize('where', ['everywhere', 'at a single address'])
+def test_a_cookie_from_while_it_was_open_opens_nothing_later(wire, services, guard, address, where):
+    port = HIDDEN if where == 'everywhere' else CLOSED
+    made, mine, collected = guard('hide = tcp/%d' % port), my(wire, address), {}
+    made.open(mine, 'tcp/%d' % port)
+    with cookies(wire, 2), contextlib.ExitStack() as held:
+        if port != HIDDEN:
+            listener = wire.server.make_socket(family_of(address), socket.SOCK_STREAM)
+            held.enter_context(listener).bind((address, port))
+            listener.listen(1000)
+        made.load()
         with wire.capture(wire.server) as capture, wire.client.raw_sender(address) as send:
-            for port in range(30000, 30200):
-                send(tcp(mine, address, (port, HIDDEN), SYN))
+            for source in range(30000, 30200):
+                send(tcp(mine, address, (source, port), SYN))
             settle(wire, capture, mine, address, send)
             for packet in capture.packets(address):
                 size = header_size(packet)
                 if protocol_of(packet) == 6 and packet[size + 13] == SYN | ACK:
-                    _, port, cookie = struct.unpack_from('!HHI', packet, size)
-                    collected[port] = cookie
+                    _, source, cookie = struct.unpack_from('!HHI', packet, size)
+                    collected[source] = cookie
         made.turn([])
+        wire.server.must('conntrack', '-F')
         before = [statistic(wire, name) for name in ('SyncookiesRecv', 'SyncookiesFailed')]
         packets = []
-        for port, cookie in collected.items():
-            packets += [tcp(mine, address, (port, HIDDEN), flags, seq=0x01020305, ack=cookie + 1)
+        for source, cookie in collected.items():
+            packets += [tcp(mine, address, (source, port), flags, seq=0x01020305, ack=cookie + 1)
                         for flags in (ACK, ACK | PSH, FIN | ACK)]
-            packets += [tcp(mine, address, (port + 1000, HIDDEN), flags)
-                        for flags in (ACK, FIN | ACK)]
+            packets += [tcp(mine, address, (source + 1000, port), flags)
+                        for flags in (ACK, FIN | ACK, FIN, 0)]
         answers = answered(wire, address, packets)
     print('%d cookies; answers to %d packets: %s' % (len(collected), len(packets), dict(answers)))
     assert len(collected) == 200
-    assert dict(answers) == {(RST, HIDDEN): len(packets)}
+    assert dict(answers) == {(RST, port): 1000, (RST | ACK, port): 400}
     assert before == [statistic(wire, name) for name in ('SyncookiesRecv', 'SyncookiesFailed')]
 
 

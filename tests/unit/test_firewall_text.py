@@ -24,7 +24,7 @@ trust = lan
 secret = ''' + knockd.encode_secret(bytes(range(32)))
 NOW = 5000000
 STACK = {(version, proto, state): {None: 'stack'} for version in (4, 6) for proto in (6, 17)
-         for state in ('invalid', 'new')}
+         for state in ('invalid', 'new', 'other')}
 DECOYS = {22: 61022, 8000: 61023, 8001: 61024}
 
 
@@ -37,10 +37,10 @@ def box(**verdicts):
     closed = dict(STACK)
     for name, verdict in verdicts.items():
         if name != 'sockets':
-            key = int(name[3]), knockd.PROTOCOLS[name[:3]], 'new'
-            closed[key] = verdict if isinstance(verdict, dict) else {None: verdict}
-            closed[key[:2] + ('invalid',)] = closed[key]
-    return knockd.Box(closed, verdicts.get('sockets', True), True)
+            for state in ('invalid', 'new', 'other'):
+                key = int(name[3]), knockd.PROTOCOLS[name[:3]], state
+                closed[key] = verdict if isinstance(verdict, dict) else {None: verdict}
+    return knockd.Box(closed, verdicts.get('sockets', True), True, False)
 
 
 BY_STACK, NO_ACCEPTS = box(), knockd.Accepts([], [])
@@ -513,6 +513,29 @@ LIMIT = {'limit': {'rate': 25, 'burst': 50, 'per': 'second'}}
 ], ids=range(32))
 def test_what_the_box_does_with_closed_ports(listing, tcp, udp):
     assert answers(listing) == ({None: tcp}, {None: udp})
+
+
+# As nft 1.0.6 lists matches of TCP flags: `tcp flags syn`, `tcp flags syn / fin,syn,rst,ack`, ...
+FLAGS = {'payload': {'protocol': 'tcp', 'field': 'flags'}}
+FIRST = {'&': [FLAGS, ['fin', 'syn', 'rst', 'ack']]}
+OF_CHAIN = {'&': [FLAGS, {'|': [{'|': ['syn', 'rst']}, 'ack']}]}
+
+
+@pytest.mark.parametrize('flags, meet', [
+    (match(FLAGS, 'syn', 'in'), 'new'), (match(FLAGS, ['syn', 'ack'], 'in'), 'new other'),
+    (match(FLAGS, ['fin', 'syn'], '!'), 'invalid other'), (match(FIRST, 'syn'), 'new'),
+    (match(FIRST, 'syn', '!='), 'invalid other'), (match(OF_CHAIN, {'|': ['syn', 'ack']}), ''),
+    (match(FLAGS, {'set': [{'|': ['syn', 'ack']}, 'ack']}), 'other'),
+    (match(FLAGS, {'set': ['syn', 'ack']}, '!='), 'invalid'), (match(FIRST, 0), '')],
+    ids=range(9))
+def test_a_rule_by_tcp_flags_is_about_segments_with_those(flags, meet):
+    found = read([chain(), rule(flags, DROP)]).box.closed
+    for state in ('invalid', 'new', 'other'):
+        assert found[4, 6, state] == {None: 'drop' if state in meet else 'stack'}
+        assert found[4, 17, state] == {None: 'stack'}
+    assert bool(missing([chain(), rule(flags, DROP)])) == ('new' in meet)
+    assert found == read([chain(), rule({'vmap': {'key': flags['match']['left'], 'data': {'set': [
+        [flags['match']['right'], DROP]]}}})]).box.closed or flags['match']['op'] != '=='
 
 
 # As nft 1.0.6 lists `limit`, `ct count`, `quota`, a meter and what a set does with an element.
