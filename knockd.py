@@ -2527,9 +2527,8 @@ def read_saved(text, family, prefix, mark):
 # comes after the box's own input chains and after the stack has checked the packet, and
 # gives a stranger what a closed port would give. The stack's reset comes from a decoy
 # port and has the bit ASKED (asked_bit()) of its question (fwmark_reflect); restore puts
-# the hidden port back. clear and leave take OPEN off again, so that no socket and no
-# tunnel inherits it. What is forwarded to a hidden port behind this box without OPEN ends
-# in beyond.
+# the hidden port back. clear takes OPEN off again, so that no socket inherits it. What is
+# forwarded to a hidden port behind this box without OPEN ends in beyond.
 #
 # What hides is a constant in a rule. While rules are replaced, a packet under way sees
 # the old ones but asks the sets with the new generation, and finds nothing there (seen
@@ -2678,7 +2677,7 @@ def delete_begun(version):
     """The SYN of this flow may not come again."""
     return 'delete @begun%d { %s }' % (version, flow(version))
 
-def declarations(sets):
+def declarations(sets, config):
     """Every set and chain of ours, without elements and rules."""
     text = ''
     for name, (kind, _) in sets.items():
@@ -2688,7 +2687,7 @@ def declarations(sets):
         kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
                 'flags dynamic,timeout; timeout {1}; size 65535')
         text += set_block('begun%d' % version, kind.format(version, SYN_RETRIES))
-    for name, hook, _ in CHAINS:
+    for name, hook, _ in chains_of(config):
         text += ' chain %s {%s\n }\n' % (name, hook)
     return in_table(text)
 
@@ -2858,16 +2857,13 @@ def clear_lines(config, box, decoys, sets):
 def leave_lines(config, box, decoys, sets):
     """forward, at its end: OPEN goes; without it, beyond looks at every hidden port."""
     lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
-    if config.behind:
-        for service in merged(config.hide):
-            lines.append(ports_match(service) + ' jump beyond')
+    for service in merged(config.hide):
+        lines.append(ports_match(service) + ' jump beyond')
     return lines
 
 def beyond_lines(config, box, decoys, sets):
     """forward: a hidden port of any host. Is it behind this box?"""
     lines = []
-    if not config.behind:
-        return lines
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
         lines.append(ACK_ALONE + ' ' + delete_begun(version))
@@ -2943,15 +2939,20 @@ CHAINS = (
     ('leave', ' type filter hook forward priority 1000; policy accept;', leave_lines),
     ('beyond', '', beyond_lines),
     ('restore', ' type route hook output priority -301; policy accept;', restore_lines))
+BEHIND_CHAINS = 'leave', 'beyond'       # where nothing is hidden behind this box
+
+def chains_of(config):
+    """Those of CHAINS that there is need of: each hook costs forwarded packets 1 to 2 %."""
+    return [chain for chain in CHAINS if config.behind or chain[0] not in BEHIND_CHAINS]
 
 def nft_table(config, box, decoys, openings, now):
     """The whole table, in place of the one that may be there, in one transaction."""
     sets = all_sets(config, openings)
-    text = declarations(sets) + 'flush table inet knockd\n'
+    text = declarations(sets, config) + 'flush table inet knockd\n'
     for name in sets:
         text += 'flush set inet knockd %s\n' % name
     chains = ''
-    for name, _, rules in CHAINS:
+    for name, _, rules in chains_of(config):
         lines = ['  %s\n' % line for line in rules(config, box, decoys, sets)]
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
