@@ -2942,7 +2942,7 @@ CHAINS = (
 BEHIND_CHAINS = 'leave', 'beyond'       # where nothing is hidden behind this box
 
 def chains_of(config):
-    """Those of CHAINS that there is need of: each hook costs forwarded packets 1 to 2 %."""
+    """Those of CHAINS that there is need of: each hook costs forwarded packets 1 %."""
     return [chain for chain in CHAINS if config.behind or chain[0] not in BEHIND_CHAINS]
 
 def nft_table(config, box, decoys, openings, now):
