@@ -2286,7 +2286,8 @@ Probe = collections.namedtuple('Probe', 'version proto state interface port')
 # sockets: can a rule ask for a packet's socket (nft_socket)?
 # labels: does it make the flow labels of its resets? Else it repeats those it was asked
 # with. cookies: does it answer every SYN with a cookie (tcp_syncookies=2)?
-Box = collections.namedtuple('Box', 'closed sockets labels cookies')
+# proxies: has it a rule with tproxy?
+Box = collections.namedtuple('Box', 'closed sockets labels cookies proxies')
 # Our rule in somebody's chain. tool: nft, or the iptables program that keeps the chain.
 Accept = collections.namedtuple('Accept', 'tool family table chain handle')
 Accepts = collections.namedtuple('Accepts', 'missing surplus')      # two lists
@@ -2376,8 +2377,9 @@ def all_probes(rules):
     return [Probe(*kind, port=None) for kind in itertools.product(
         (4, 6), (TCP, UDP), FLAGS_OF, interfaces)]
 
-def read_box(chains, rules, sockets, labels, cookies):
-    """A Box; of interfaces only those are named with which it does something else."""
+def closed_verdicts(chains, rules):
+    """Box.closed; of interfaces only those are named with which it does something
+    else."""
     closed = {}
     for probe in all_probes(rules):
         verdict = closed_verdict(chains, rules, probe)
@@ -2385,7 +2387,7 @@ def read_box(chains, rules, sockets, labels, cookies):
         # all_probes() has None before every interface.
         if probe.interface is None or verdict != verdicts[None]:
             verdicts[probe.interface] = verdict
-    return Box(closed, sockets, labels, cookies)
+    return closed
 
 def may_drop(chain, rules, services=None):
     """Does it stop, from some interface, new packets that no rule of its own allows? With
@@ -2541,6 +2543,12 @@ STATE_MATCHES = {'invalid': 'ct state invalid ', 'new': SYN_ALONE + ' ', 'other'
 NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
 # synproxy, and a proxy that keeps its client's address, send over lo as a stranger.
 FROM_US = 'iifname "lo" fib saddr type local'
+# Not what is related: helpers of conntrack expect it at a port that a stranger may have
+# chosen.
+KNOWN_RETURNS = ['meta l4proto != 6 ct state established return',
+                 NOT_SYN_ALONE + ' ct state established return']
+# Constants that are compared faster than conntrack is asked.
+FEW = 4
 # The end of a handshake, and what its sender sends from then on.
 ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 RST_ALONE = 'tcp flags & (syn | rst) == rst'
@@ -2677,8 +2685,8 @@ def delete_begun(version):
     """The SYN of this flow may not come again."""
     return 'delete @begun%d { %s }' % (version, flow(version))
 
-def declarations(sets, config):
-    """Every set and chain of ours, without elements and rules."""
+def declarations(sets, chains):
+    """Every set, and these chains, without elements and rules."""
     text = ''
     for name, (kind, _) in sets.items():
         text += set_block(name, kind)
@@ -2687,7 +2695,7 @@ def declarations(sets, config):
         kind = ('ipv{0}_addr . inet_proto . inet_service . inet_service . ipv{0}_addr; '
                 'flags dynamic,timeout; timeout {1}; size 65535')
         text += set_block('begun%d' % version, kind.format(version, SYN_RETRIES))
-    for name, hook, _ in chains_of(config):
+    for name, hook, _ in chains:
         text += ' chain %s {%s\n }\n' % (name, hook)
     return in_table(text)
 
@@ -2702,17 +2710,20 @@ def ports_text(service):
 def guard_lines(config, box, decoys, sets):
     """prerouting: who may pass?"""
     both = config.mark | asked_bit(config)
-    lines = [if_marked(both, take_mark(both)),
-             # Not what is related: helpers of conntrack expect it at a port that a
-             # stranger may have chosen.
-             'meta l4proto != 6 ct state established return',
-             NOT_SYN_ALONE + ' ct state established return']
-    for service in merged(config.hide):
-        lines.append(ports_match(service) + ' jump check')
+    lines = [if_marked(both, take_mark(both))]
+    services = merged(config.hide)
+    if len(services) > FEW:
+        lines += KNOWN_RETURNS
+    for service in services:
+        lines.append(ports_match(service) + ' jump hidden')
     return lines
 
+def hidden_lines(config, box, decoys, sets):
+    """A packet to a hidden port: is it of a connection that is there?"""
+    return KNOWN_RETURNS + ['goto check']
+
 def check_lines(config, box, decoys, sets):
-    """A packet to a hidden port: does it come from where it may?"""
+    """Does it come from where it may?"""
     passes = put_mark(config.mark) + ' return'
     lines = [FROM_US + ' ' + passes]
     for name in config.trust:
@@ -2867,8 +2878,7 @@ def beyond_lines(config, box, decoys, sets):
     for version in once_versions(sets):
         # As in `closed`: a handshake ends.
         lines.append(ACK_ALONE + ' ' + delete_begun(version))
-    lines += ['meta l4proto != 6 ct state established return',
-              NOT_SYN_ALONE + ' ct state established return']
+    lines += KNOWN_RETURNS
     # An address that is not of this box may be forwarded whole: stay lets it be.
     came = 'ct status dnat meta l4proto %d ct original proto-dst %s %s %s'
     for service in merged(config.hide):
@@ -2927,6 +2937,7 @@ def label_lines(config, box, decoys, sets):
 # Each chain of ours, its hook, and what makes its rules.
 CHAINS = (
     ('guard', ' type filter hook prerouting priority -149; policy accept;', guard_lines),
+    ('hidden', '', hidden_lines),
     ('check', '', check_lines),
     ('stay', ' type nat hook prerouting priority -199; policy accept;', stay_lines),
     ('proxied', ' type filter hook prerouting priority 1000; policy accept;',
@@ -2939,20 +2950,25 @@ CHAINS = (
     ('leave', ' type filter hook forward priority 1000; policy accept;', leave_lines),
     ('beyond', '', beyond_lines),
     ('restore', ' type route hook output priority -301; policy accept;', restore_lines))
-BEHIND_CHAINS = 'leave', 'beyond'       # where nothing is hidden behind this box
 
-def chains_of(config):
+def chains_of(config, box):
     """Those of CHAINS that there is need of: each hook costs forwarded packets 1 %."""
-    return [chain for chain in CHAINS if config.behind or chain[0] not in BEHIND_CHAINS]
+    needless = set()
+    if not config.behind:
+        needless.update(('leave', 'beyond'))
+    if not box.proxies:
+        needless.add('proxied')
+    return [chain for chain in CHAINS if chain[0] not in needless]
 
 def nft_table(config, box, decoys, openings, now):
     """The whole table, in place of the one that may be there, in one transaction."""
     sets = all_sets(config, openings)
-    text = declarations(sets, config) + 'flush table inet knockd\n'
+    wanted = chains_of(config, box)
+    text = declarations(sets, wanted) + 'flush table inet knockd\n'
     for name in sets:
         text += 'flush set inet knockd %s\n' % name
     chains = ''
-    for name, _, rules in chains_of(config):
+    for name, _, rules in wanted:
         lines = ['  %s\n' % line for line in rules(config, box, decoys, sets)]
         chains += ' chain %s {\n%s }\n' % (name, ''.join(lines))
     return text + in_table(chains) + additions(elements(openings), now)
@@ -3150,9 +3166,11 @@ def read_nft(outputs, config, sockets):
     # Handles are new after each load.
     listed = json.dumps([dict(entry, handle=0) for _, entry in ours])
     decoys = {int(port): int(decoy) for decoy, port in re.findall(RESTORED, listed)}
-    box = read_box(chains, rules, sockets, labels, 'cookies = 2' in settings)
+    named = json.dumps(named)
+    box = Box(closed_verdicts(chains, rules), sockets, labels, 'cookies = 2' in settings,
+              'tproxy' in named.lower())
     return Seen(listed if ours else None, box,
-                accepts, named_ports(json.dumps(named)), decoys, unreachable, ('nft',))
+                accepts, named_ports(named), decoys, unreachable, ('nft',))
 
 # A mark is set, and what it was is not the first thing in its new value.
 SETS_MARK = (r'"mangle": {"key": {"meta": {"key": "mark"}}, '
@@ -3504,7 +3522,7 @@ class IptablesTool:
         taken = named_ports(repr(rules))
         return Seen(json.dumps(ours) if all_ours else None,
                     # What is not in the listing is not asked for here.
-                    read_box(chains, rules, True, True, False),
+                    Box(closed_verdicts(chains, rules), True, True, False, False),
                     Accepts(missing, []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):

@@ -40,7 +40,7 @@ def box(**verdicts):
             for state in ('invalid', 'new', 'other'):
                 key = int(name[3]), knockd.PROTOCOLS[name[:3]], state
                 closed[key] = verdict if isinstance(verdict, dict) else {None: verdict}
-    return knockd.Box(closed, verdicts.get('sockets', True), True, False)
+    return knockd.Box(closed, verdicts.get('sockets', True), True, False, False)
 
 
 BY_STACK, NO_ACCEPTS = box(), knockd.Accepts([], [])
@@ -83,7 +83,7 @@ def test_the_text_is_the_one_that_was_read_line_by_line():
 def test_what_hides_is_a_constant_in_a_rule_and_never_looked_up():
     found = chains(whole())
     for match in ('tcp dport 22', 'tcp dport 8000-8001', 'udp dport 51820'):
-        assert match + ' jump check' in found['guard']
+        assert match + ' jump hidden' in found['guard']
         assert match + ' goto closed' in found['answer']
         assert any(match + ' dnat to :' in line for line in found['stay'])
     for name in set(found) - {'check', 'label'}:
@@ -100,10 +100,19 @@ def test_the_table_is_filled_in_one_transaction_and_never_deleted():
         assert 'flush set inet knockd %s\n' % name in filled
 
 
-def test_marks_are_cleared_before_anything_else_and_established_packets_are_not_looked_at():
+def test_marks_are_cleared_before_anything_else():
     lines = chains(whole())['guard']
     assert lines[0] == 'meta mark & 0x60000000 != 0 meta mark set meta mark & 0x9fffffff'
-    assert 'ct state established return' in lines[1] and 'ct state established return' in lines[2]
+
+
+@pytest.mark.parametrize('services, chain', [('tcp/22', 'hidden'), (
+    ', '.join('tcp/%d' % port for port in range(1000, 1400, 2)), 'guard')])
+def test_established_packets_are_let_go_before_hosts_are_looked_up(services, chain):
+    """By a chain of theirs, or before 200 ports are compared with each packet."""
+    config = make_config(text=BASE.replace('tcp/22, udp/51820, tcp/8000-8001', services))
+    lines = chains(whole(config))[chain]
+    known = [number for number, line in enumerate(lines) if 'ct state established return' in line]
+    assert known == ([0, 1] if chain == 'hidden' else [1, 2])
 
 
 def test_a_config_that_hides_nothing_leaves_no_table():
