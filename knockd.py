@@ -1325,6 +1325,22 @@ def syn_filter(ports, words, begin=FOR_THIS_BOX):
     ]
     return link(listing) + word_tree(words and sorted(words))
 
+WHICH_PROTOCOL = [
+    (LD_BYTE, 0),
+    (AND, 0xf0),
+    (JEQ, 'version 6', 0, 0x60),
+    (LD_BYTE, 9),                       # A = protocol
+    (JEQ, 'tcp', 'others', TCP),
+    'version 6',
+    (LD_BYTE, 6),                       # A = next header
+    (JEQ, 'tcp', 'others', TCP),
+    'tcp',
+]
+
+def by_protocol(tcp, others):
+    """One program of two: one for TCP, one for all else."""
+    return link(WHICH_PROTOCOL + [(JUMP, len(others)), 'others']) + others + tcp
+
 # --- packet parser: from the IP header on; trusts neither the filter nor any length ----
 def parse_ip4(frame):
     """An IpPacket or None. RFC 791, 3.1."""
@@ -1919,6 +1935,7 @@ KNOCKS_A_SECOND = 5
 # For each key: every one starts a process.
 SIGNATURES_A_SECOND = 2
 SYNS_A_SECOND = 20000
+SYNS_APART = 256                # a second; so many fit a tap's buffer many times
 # ms within which the network may deliver a knock twice.
 COPY_TIME = 2000
 COPIES_LIMIT = 4096             # honoured knocks whose copies are known
@@ -4401,7 +4418,7 @@ class Capture:
 
     def load(self, tags, program):
         """Attaches program(words); a coarser one where the kernel lacks the memory."""
-        words = {int.from_bytes(tag[:4], 'big') for tag in tags}
+        words = first_words(tags)
         shares = word_shares(words, self.capacity, self.limit)
         coarse = shares == [None]
         try:
@@ -4445,6 +4462,10 @@ class Capture:
             statistics = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
             dropped += struct.unpack('@II', statistics)[1]
         return dropped
+
+def first_words(tags):
+    """Their first 32 bits each, as numbers."""
+    return {int.from_bytes(tag[:4], 'big') for tag in tags}
 
 def word_shares(words, capacity, limit=SOCKET_SHARES):
     """The words of each share; [None] if they are more than all sockets hold. By
@@ -5576,9 +5597,12 @@ class Hearing:
     def __init__(self, state, now):
         self.state = state
         self.datagrams = Capture(SOCKET_SHARES)
-        self.syns = Capture(1)  # of their own: a flood of SYNs pushes out no datagram
-        # {what is over its budget and stays in the kernel: until when, monotonic ms}: a
-        # tag, or 'syn' for sequences and codes.
+        # Many SYNs have taps of their own, or a flood of them would push out datagrams.
+        # Few share the others': each tap costs whatever this box forwards 2 to 3 %.
+        self.syns = Capture(1)
+        self.crowd = Budget(SYNS_APART)
+        # {what is over its budget: until when, monotonic ms}: a tag, or 'syn' for
+        # sequences and codes, stay in the kernel; 'crowd' gives SYNs their own taps.
         self.muted = {}
         self.pace = Budget(SYNS_A_SECOND)
         # In /run: it outlives a restart, not a boot, and wears no flash.
@@ -5615,13 +5639,25 @@ class Hearing:
             ports = KNOCKED_PORTS['ports']
         elif self.state.codes:
             ports = KNOCKED_PORTS['code']
-        self.datagrams.load(
-            self.state.tags.keys() - self.muted.keys(),
-            lambda words: datagram_filter(config.carriers, config.port, words, begin))
-        if ports or self.state.badges:
-            self.syns.load(self.state.badges,
-                           lambda words: syn_filter(ports, words, begin))
+        tags, badges = self.state.tags.keys() - self.muted.keys(), self.state.badges
+
+        def for_datagrams(words):
+            return datagram_filter(config.carriers, config.port, words, begin)
+
+        def for_syns(words):
+            return syn_filter(ports, words, begin)
+
+        def for_both(words):
+            return by_protocol(for_syns(first_words(badges)), for_datagrams(words))
+        if not ports and not badges:
+            self.datagrams.load(tags, for_datagrams)
+            self.syns.attach([], None)
+        elif 'crowd' in self.muted or \
+                len(tags) + len(badges) > self.datagrams.capacity / 2:
+            self.syns.load(badges, for_syns)
+            self.datagrams.load(tags, for_datagrams)
         else:
+            self.datagrams.load(tags, for_both)
             self.syns.attach([], None)
 
     def mute(self, thing, seconds, now):
@@ -5641,6 +5677,8 @@ class Hearing:
 
     def affords_syn(self, now):
         """False if more SYNs came in this second than may cost us anything."""
+        if not self.crowd.spend('syn', now.mono // 1000):
+            self.mute('crowd', 60, now)
         return self.pace.spend('syn', now.mono // 1000, self.syns.drops())
 
     def packets_of(self, syn, now):
@@ -5940,8 +5978,8 @@ class Daemon:
             if self.desk.socket.fileno() in ready:
                 self.answer(now)
             # SYNs come last: a flood of them delays no datagram.
-            self.read(self.hearing.datagrams, ready, self.hear_datagram)
-            self.read(self.hearing.syns, ready, self.hear_syn)
+            self.read(self.hearing.datagrams, ready)
+            self.read(self.hearing.syns, ready)
             self.watch(moment())
             if not ready:
                 self.use_leisure()
@@ -6088,24 +6126,26 @@ class Daemon:
         self.refuse(error)
         self.adopt(before, now)
 
-    def read(self, capture, ready, hear):
+    def read(self, capture, ready):
         """Every waiting frame; one that breaks us is told of and does not stop us."""
         for sock in list(capture.taps):
             if sock.fileno() not in ready:
                 continue
             for frame, interface in capture.frames(sock):
                 try:
-                    hear(frame, interface)
+                    self.hear(frame, interface)
                 except Exception as error:
                     # A defect of ours must not be a way to stop us.
                     name = type(error).__name__
                     line = 'internal error: %s: %s' % (name, error)
                     self.reports.tell('', name, '', line, moment())
 
-    def hear_datagram(self, frame, interface):
+    def hear(self, frame, interface):
         packet = parse_packet(frame, self.config.carriers, self.config.port)
         if packet is not None:
             self.handle(packet, interface, moment())
+        else:
+            self.hear_syn(frame, interface)
 
     def hear_syn(self, frame, interface):
         """A SYN from outside to this box, if there are not too many of them."""

@@ -19,11 +19,11 @@ import sys
 sys.path.insert(0, %r)
 import knockd
 heard = [0]
-hear = knockd.Daemon.hear_datagram
+hear = knockd.Daemon.hear
 def counting(*arguments):
     heard[0] += 1
     return hear(*arguments)
-knockd.Daemon.hear_datagram = counting
+knockd.Daemon.hear = counting
 status = knockd.main(sys.argv[1:])
 print('heard', heard[0])
 sys.exit(status)

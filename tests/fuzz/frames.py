@@ -243,7 +243,7 @@ class Target:
         datagram_kernel, syn_kernel = self.kernels
         datagram_kernel.ask(frame, known, interpret)
         syn_kernel.ask(frame, follows, interpret)
-        self.daemon.hear_datagram(frame, 'eth0')
+        self.daemon.hear(frame, 'eth0')
         self.daemon.hear_syn(frame, 'eth0')
         self.taken += known or follows
 

@@ -74,8 +74,7 @@ class Box:
             self.wall += wait
             frame = struct.pack('>BBHHHBBH4s4s', 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0,
                                 CLIENT, BOX) + body
-            hear = self.daemon.hear_syn if protocol == 6 else self.daemon.hear_datagram
-            hear(frame, 'eth0')
+            self.daemon.hear(frame, 'eth0')
             honoured = len(self.daemon.doors.orders)
             self.daemon.settle_all(self.moment())
             self.opened += ['192.0.2.7'] * honoured

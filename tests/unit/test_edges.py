@@ -362,7 +362,8 @@ def test_a_frame_that_breaks_us_is_told_once_and_the_next_is_read(daemon, lines)
         heard.append(frame)
         raise ZeroDivisionError('a\nb')
     daemon.hearing.datagrams.taps = [Scripted(b'a', b'b')]
-    daemon.read(daemon.hearing.datagrams, {5}, hear)
+    daemon.hear = hear
+    daemon.read(daemon.hearing.datagrams, {5})
     assert heard == [b'a', b'b']
     assert len(lines) == 1 and lines[0].startswith('internal error: ZeroDivisionError')
 

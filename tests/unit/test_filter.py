@@ -359,6 +359,29 @@ def test_what_the_syn_filter_passes_is_parsed_and_the_other_way_round(kernel, ve
     assert 500 < sum(passed) < 2500
 
 
+@pytest.mark.parametrize('version', [4, 6])
+def test_one_program_of_two_takes_what_either_of_them_takes(kernel, version):
+    chance, make = random.Random(200 + version), (ip4 if version == 4 else ip6)
+    frames = [make(segment, 6) for _, segment, _, _ in SYNS] + corpus(300, version, [WORD, 7], 3000)
+    frames += [mutated(chance, frame) for frame in frames[:len(SYNS)] for _ in range(20)]
+    frames += [frame[:end] for frame in frames[:2] for end in range(len(frame))]
+    syns = knockd.syn_filter(SEQUENCES, {WORD})
+    datagrams = knockd.datagram_filter(BOTH, None, {WORD, 7})
+    both = knockd.by_protocol(syns, datagrams)
+    expected = [syn or datagram for syn, datagram in
+                zip(interpreted(syns, frames), interpreted(datagrams, frames))]
+    assert interpreted(both, frames) == kernel(both, frames) == expected
+    assert 300 < sum(interpreted(syns, frames)) + 250 < sum(expected) < 2500
+
+
+@pytest.mark.parametrize('tags, badges', [(1700, 0), (1360, 340), (850, 850), (33, 1667)])
+def test_one_program_of_two_fits_where_their_words_fill_half_of_one(kernel, tags, badges):
+    both = knockd.by_protocol(knockd.syn_filter(SEQUENCES, some_words(badges)),
+                              knockd.datagram_filter(BOTH, 40000, some_words(tags)))
+    bpf.check(both)
+    assert kernel(both, [b'junk']) == [False]
+
+
 BY_VERSION = {4: (ip4(udp(GOOD)), ip4(tcp(), 6)), 6: (ip6(udp(GOOD)), ip6(tcp(), 6))}
 
 
