@@ -369,10 +369,8 @@ def listing(read):
     many forgiven. KnockError with a line for each that is wrong, so that nobody mends
     them one by one."""
     def read_list(text):
-        values = collections.OrderedDict()
-        problems = collections.OrderedDict()
-        parts = [part.strip() for part in text.split(',')]
-        for part in filter(None, parts):
+        values, problems = {}, {}
+        for part in filter(None, map(str.strip, text.split(','))):
             try:
                 values[read(part)] = True
             except KnockError as error:
@@ -584,10 +582,7 @@ def ini_sections(text, path):
                          % (path, ', '.join(map(str, numbers))), 2)
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
-    sections = collections.OrderedDict()
-    for name in ini.sections():
-        sections[name] = dict(ini.items(name))
-    return sections
+    return {name: dict(ini.items(name)) for name in ini.sections()}
 
 def read_section(section, keys, entries, complaints):
     """{key: value} of one section by its table of keys; appends what is wrong."""
@@ -683,17 +678,22 @@ def key_owners(config):
             owners.append(client.old)
     return owners
 
-def read_server(entries, complaints):
-    """{key: value} of [server]."""
+def read_server(entries, path, complaints):
+    """{key: value} of [server]. path: of the config."""
     server = read_section('server', SERVER_KEYS, entries, complaints)
     if server['open_for'] > server['max_open_for']:
-        complaints.append(Complaint('server', 'open_for',
-                                    'longer than max_open_for; change one of them'))
+        text = 'longer than max_open_for; change one of them'
+        complaints.append(Complaint('server', 'open_for', text))
+    if server['ledger'] == path:
+        # The first save would be the end of the config.
+        text = 'is the config itself; name another file'
+        complaints.append(Complaint('server', 'ledger', text))
+    server['ledger'] = server['ledger'] or path.rpartition('/')[0] + '/ledger.json'
     return server
 
-def complain_shared(clients, complaints):
-    """Appends each client whose secret another one has: the server could not tell them
-    apart."""
+def complain_shared(clients):
+    """A Complaint of each client whose secret another one has: the server could not tell
+    them apart."""
     owners = {}
     for client in clients.values():
         for key in ('secret', 'old_secret'):
@@ -701,15 +701,15 @@ def complain_shared(clients, complaints):
             owner = owners.setdefault(secret, (client.name, key))
             if secret and owner != (client.name, key):
                 text = 'the same as that of %s' % owner[0]
-                complaints.append(Complaint('client ' + client.name, key, text))
+                yield Complaint('client ' + client.name, key, text)
 
-def complain_unknown_actions(clients, actions, complaints):
-    """Appends each action that a client may run and that is not there."""
+def complain_unknown_actions(clients, actions):
+    """The same of each action that a client may run and that is not there."""
     for client in clients.values():
         for name in client.may_run:
             if name not in actions:
                 text = 'there is no [action %s]' % name
-                complaints.append(Complaint('client ' + client.name, 'may_run', text))
+                yield Complaint('client ' + client.name, 'may_run', text)
 
 def complaint_line(path, complaint):
     """PATH: [SECTION] KEY: what is wrong"""
@@ -722,9 +722,8 @@ def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
     sections = ini_sections(text, path)
     complaints = []
-    server = read_server(sections.pop('server', {}), complaints)
-    clients = collections.OrderedDict()
-    actions = {}
+    server = read_server(sections.pop('server', {}), path, complaints)
+    clients, actions = {}, {}
     for section, entries in sections.items():
         kind, _, name = section.partition(' ')
         pattern = {'client': NAME, 'action': ACTION}.get(kind)
@@ -739,17 +738,9 @@ def parse_config(text, path):
             clients[name] = read_client(section, name, entries, server, complaints)
         else:
             actions[name] = read_section(section, ACTION_KEYS, entries, complaints)['run']
-    complain_shared(clients, complaints)
-    complain_unknown_actions(clients, actions, complaints)
-    if complaints:
-        lines = [complaint_line(path, complaint) for complaint in complaints]
-        raise KnockError('\n'.join(lines), 2)
-    folder = path.rpartition('/')[0]
-    if server['ledger'] == path:
-        # The first save would be the end of the config.
-        raise KnockError('%s: [server] ledger: is the config itself; name another file'
-                         % path, 2)
-    server['ledger'] = server['ledger'] or folder + '/ledger.json'
+    complaints += complain_shared(clients)
+    complaints += complain_unknown_actions(clients, actions)
+    raise_all([complaint_line(path, complaint) for complaint in complaints])
     return Config(path=path, clients=clients, actions=actions, **server)
 
 # What is accepted and cannot work: said by `check` and by `run`, each with its cure.
@@ -4733,9 +4724,7 @@ def choose_tool(config):
 
 def suitable(tool, config):
     """The tool, if it can do all that the config asks for."""
-    flaws = tool.flaws(config)
-    if flaws:
-        raise KnockError('\n'.join('%s: %s' % (config.path, flaw) for flaw in flaws), 2)
+    raise_all(['%s: %s' % (config.path, flaw) for flaw in tool.flaws(config)])
     return tool
 
 def has_lister(program):
@@ -6248,62 +6237,58 @@ def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
     check, selftest, status and run ask this, so they agree."""
     check_programs(config)
-    found = [complaint_line(config.path, complaint)
-             for complaint in warnings(config, box_facts(config))]
-    flaws = [('behind', flaw) for flaw in flaws_behind(config)]
+    found = warnings(config, box_facts(config))
+    found += [Complaint('server', 'behind', flaw) for flaw in flaws_behind(config)]
     # Nobody else may list the rules.
     if os.geteuid() == 0:
-        flaws += firewall_flaws(config)
-    return found + ['%s: [server] %s: %s' % (config.path, key, flaw)
-                    for key, flaw in flaws]
+        found += [Complaint('server', *flaw) for flaw in firewall_flaws(config)]
+    return [complaint_line(config.path, complaint) for complaint in found]
 
 def firewall_flaws(config):
-    """[(key of [server], text)] for the tool, and for what other rules do to ours."""
+    """(key of [server], text) for the tool, and for what other rules do to ours."""
     tool, flaw = choose_tool(config)
-    found = []
     if flaw:
-        found.append(('firewall', 'by iptables, for ' + flaw))
+        yield 'firewall', 'by iptables, for ' + flaw
     if tool is NFT_WITHOUT_SOCKETS:
-        found.append(('firewall', 'the kernel has no nft_socket (OpenWrt: '
-                      'kmod-nft-socket): a handshake that began in an opening can be '
-                      'completed when it is over'))
+        yield 'firewall', ('the kernel has no nft_socket (OpenWrt: kmod-nft-socket): a '
+                           'handshake that began in an opening can be completed when it '
+                           'is over')
     if not config.hide:
-        return found
-    found += [('mark', flaw) for flaw in rule_flaws(config)]
+        return
+    for rule in exact_marks(rules_of_routing(), config.mark | asked_bit(config)):
+        yield 'mark', ('the rule "%s" asks for our bits, too; write it with a mask, as '
+                       'fwmark 0x1/0xff' % rule)
     if tool is not IPTABLES:
         listing = run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
         if '"synproxy"' in listing.lower():
-            found.append(('hide', 'a rule with synproxy may answer before us; leave '
-                          'hidden ports out of it'))
+            yield 'hide', ('a rule with synproxy may answer before us; leave hidden '
+                           'ports out of it')
         for chain in late_marks(listing):
-            found.append(('mark', 'chain %s %s %s sets the whole mark after us; give it '
-                          'priority mangle, or write a mask' % chain))
+            yield 'mark', ('chain %s %s %s sets the whole mark after us; give it '
+                           'priority mangle, or write a mask' % chain)
     for chain in see_box(tool, config).unreachable:
-        found.append(('accept_in', 'chain %s %s %s drops what a knock opens, and takes '
-                      'no rule of ours' % (chain.family, chain.table, chain.name)))
-    return found
+        yield 'accept_in', ('chain %s %s %s drops what a knock opens, and takes no rule '
+                            'of ours' % chain[:3])
 
 def flaws_behind(config):
     """What of `behind` the guard does not see on this box."""
     if not config.behind:
-        return []
-    found = []
+        return
     bridges = [name for _, name in bridges_of_box() if not is_inside(name, config.trust)]
     lacking = missing_for_bridges()
     for name in bridges:
         if lacking:
             cure = ' '.join(setting + '=1' for setting in lacking)
-            found.append('not all that bridge %s passes on meets our rules; type: '
-                         'modprobe br_netfilter; sysctl -w %s' % (name, cure))
+            yield ('not all that bridge %s passes on meets our rules; type: modprobe '
+                   'br_netfilter; sysctl -w %s' % (name, cure))
     for place in sorted(listed_by_nft('flowtable') or ()):
-        found.append('flowtable %s %s %s: a knock or a SYN in a flow that it took over '
-                     'passes unseen; from a new port both are seen' % place)
+        yield ('flowtable %s %s %s: a knock or a SYN in a flow that it took over passes '
+               'unseen; from a new port both are seen' % place)
     routes = routes_of_box()
     for network in config.behind:
         # A guest of a bridge may be on the same link as the way out, and without a route.
         if not (bridges or is_routed(network, routes)):
-            found.append('%s is not reached through this box; see: ip route' % network)
-    return found
+            yield '%s is not reached through this box; see: ip route' % network
 
 def is_routed(network, routes):
     """Does a part of it lie elsewhere than the rest of the world?"""
@@ -6316,9 +6301,8 @@ def is_routed(network, routes):
     return bool(ways - ways_out)
 
 def exact_marks(text, bits):
-    """The lines of `ip rule` that ask for the mark as a whole, or for one of these
-    bits."""
-    found = []
+    """The lines of `ip rule` that ask for the mark as a whole, or for one of these bits:
+    what a knock opens, and a hidden port's reset, carries one and goes another way."""
     for line in text.splitlines():
         match = re.search(r'fwmark 0x[0-9a-f]+(?:/(0x[0-9a-f]+))?', line)
         # wg-quick's "not from all fwmark 0xca6c" is as true with our bits as without.
@@ -6326,19 +6310,15 @@ def exact_marks(text, bits):
             continue
         mask = int(match.group(1) or '0xffffffff', 16)
         if mask & bits:
-            found.append(' '.join(line.split()))
-    return found
+            yield ' '.join(line.split())
 
-def rule_flaws(config):
-    """Of routing by exact marks: what a knock opens, and a hidden port's reset, carries a
-    bit of ours and goes another way."""
+def rules_of_routing():
+    """What `ip rule` lists."""
     rules = ''
     for family in ('-4', '-6'):
         with contextlib.suppress(KnockError):       # no such program, or no IPv6
             rules += run(['ip', family, 'rule'])
-    return ['the rule "%s" asks for our bits, too; write it with a mask, as fwmark '
-            '0x1/0xff' % rule
-            for rule in exact_marks(rules, config.mark | asked_bit(config))]
+    return rules
 
 def box_facts(config):
     """What warnings() must know of this box."""

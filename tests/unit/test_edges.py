@@ -752,6 +752,6 @@ def test_check_names_flowtables_where_hosts_behind_the_box_are_guarded(monkeypat
     monkeypatch.setattr(knockd, 'bridges_of_box', lambda: [(7, 'br0')])
     config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\nbehind = 192.0.2.1\n'
                                  'trust = br0\n', '/x/y.ini')
-    found = knockd.flaws_behind(config)
+    found = list(knockd.flaws_behind(config))
     assert sum('flowtable inet fw4 ft: ' in flaw for flaw in found) == 1
-    assert knockd.flaws_behind(config._replace(behind=())) == []
+    assert list(knockd.flaws_behind(config._replace(behind=()))) == []
