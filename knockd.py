@@ -969,10 +969,10 @@ class Ledger:
     Floors never fall, and an id is forgotten only when its time has fallen below the
     floor of its key: so nothing is accepted twice, whatever clock and window become."""
 
-    def __init__(self, server_id, floor=0, keys=()):
+    def __init__(self, server_id, floor=0):
         self.server_id = server_id
         self.floor = floor              # ms; for every key
-        self.keys = dict(keys)
+        self.keys = {}
 
     def quarantine(self, now, window):
         """For a lost ledger: refuses all that may have been accepted before it was lost.
@@ -4212,9 +4212,8 @@ def open_ledger(file, config, now):
         # In the old journal, if that is possible; if not, the next knock tries again.
         try:
             file.resume()
-        except OSError as error:
-            log('start: the ledger cannot be written: %s: %s' % (
-                file.path, error.strerror), ERROR)
+        except OSError:
+            rewritten(file, ledger, 'start')
     return ledger, False
 
 def lost_ledger(file, config, now, error):
@@ -6449,7 +6448,7 @@ def known_ledger(config):
     lock."""
     try:
         return LedgerFile(config.ledger).load(config.id)
-    except (OSError, ValueError, KnockError):
+    except (OSError, KnockError):
         return Ledger(config.id)
 
 def client_facts(config, report):

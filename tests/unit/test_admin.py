@@ -388,7 +388,7 @@ def test_a_date_behind_2038_is_no_traceback(path):
 def test_list_says_what_each_may_and_what_is_left(path):
     must(path, 'set', 'anna', 'paper=1700000000:9', 'code=yes')
     fingerprint = knockd.read_config(path).clients['anna'].fingerprint
-    ledger = knockd.Ledger('gate', 0, {})
+    ledger = knockd.Ledger('gate')
     ledger.record(fingerprint, '', 0, 60000, (1700000000, 3))
     ledger.record(fingerprint, '00' * 16, 1700000000000, 60000)
     with open(os.path.join(os.path.dirname(path), 'ledger.json'), 'w') as file:
