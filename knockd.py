@@ -1603,18 +1603,16 @@ class Typing:
         # The first port, and ms of the monotonic clock when it came.
         self.first = None
         self.since = 0
-        # The last pair that was looked at; in which step, and at which ms of that clock.
-        self.tried = None
-        self.tried_step = 0
-        self.tried_at = 0
+        # The last pair that was looked at, and the Moment of that.
+        self.tried = self.tried_at = None
 
     def repeats(self, pair, now):
         """Is this the network's copy of the last pair? In the same step it tells nothing
         new. Early in the next one it would be a wrong try of somebody who typed once."""
         if pair != self.tried:
             return False
-        same_step = step_of(now.wall) == self.tried_step
-        return same_step or now.mono - self.tried_at < REPEAT_TIME
+        same_step = step_of(now.wall) == step_of(self.tried_at.wall)
+        return same_step or now.mono - self.tried_at.mono < REPEAT_TIME
 
 class Codes:
     """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over
@@ -1660,8 +1658,7 @@ class Codes:
         if typing.repeats(pair, now):
             return None
         typing.tried = pair
-        typing.tried_step = step_of(now.wall)
-        typing.tried_at = now.mono
+        typing.tried_at = now
         digits = '%04d%04d' % (pair[0] - FIRST_PORTS.start, pair[1] - SECOND_PORTS.start)
         credential = codes.get(digits)
         if credential is None:
@@ -2183,7 +2180,6 @@ class Keyring:
         self.steps = None       # range of those that are valid
         self.sequences = Sequences({})
         self.codes = codes      # Codes: what was typed; the valid ones are in the state
-        self.in_doubt = False   # is the clock wrong?
 
     def adopt(self, now):
         """Takes up the state's config; what was made for another one is dropped."""
@@ -2195,8 +2191,9 @@ class Keyring:
         """Are other steps valid than at the last turn()? Also if the clock was set."""
         return window_steps(now.wall, self.state.config.window) != self.steps
 
-    def turn(self, now):
-        """Gives what is valid from now on to the judge and to the sequences."""
+    def turn(self, now, in_doubt=False):
+        """Gives what is valid from now on to the judge and to the sequences. in_doubt: is
+        the clock wrong?"""
         config = self.state.config
         self.steps = window_steps(now.wall, config.window)
         self.credentials = valid_steps(config, now.wall, self.credentials)
@@ -2206,15 +2203,11 @@ class Keyring:
             badges.update(credentials.badges)
         codes = {}
         # By a wrong clock the owner's right codes would be wrong tries.
-        if not self.in_doubt:
+        if not in_doubt:
             codes = valid_codes(config, now.wall)
         self.state.learn(tags, badges, codes)
         # Behind the table of paper.
         self.sequences.tables[1:] = [each.sequences for each in self.credentials]
-
-    def doubt(self, in_doubt):
-        """Notes whether the clock is in doubt; turn() heeds it."""
-        self.in_doubt = in_doubt
 
     def lacks_next(self):
         """Must the step that the next turn() adds still be derived? turn() itself went up
@@ -5558,8 +5551,7 @@ class Hearing:
     def turn(self, in_doubt, now):
         """Another step, or another config: other credentials, and perhaps other addresses
         and bridges of this box. in_doubt: is the clock wrong?"""
-        self.keys.doubt(in_doubt)
-        self.keys.turn(now)
+        self.keys.turn(now, in_doubt)
         is_own.cache_clear()
         self.overhear(self.state.config)
         self.listen()
