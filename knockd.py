@@ -3569,7 +3569,7 @@ def log(text, level=INFO):
             sys.stderr.write(line)
             sys.stderr.flush()
 
-def log_lines(text, level=INFO):
+def log_lines(text, level):
     """A line of the log for each line of the text."""
     for line in text.splitlines():
         log(line, level)
@@ -3621,9 +3621,9 @@ class Reports:
         self.verbose = verbose
         self.counts = collections.Counter()     # verdict: how often
         self.junk = 0           # how much of it was told
-        # {client's name: {name of a kind: Kind}}. The names of kinds are constants of
+        # {(client's name, name of a kind): Kind}. The names of kinds are constants of
         # ours: no client finds new ones.
-        self.kinds = {}
+        self.kinds = collections.defaultdict(Kind)
 
     def count(self, verdict, packet):
         """Counts what the judge said; what nobody else logs is logged with -v."""
@@ -3635,9 +3635,13 @@ class Reports:
         """Counts what befell a client ('': nobody), of a kind with this name, and logs it
         unless that was logged within the minute. line: what the log says, if not the
         reason."""
-        kinds = self.kinds.setdefault(client, {})
-        kind = kinds.setdefault(name, Kind())
-        kind.happen(source, reason, now, line or reason)
+        self.kinds[client, name].happen(source, reason, now, line or reason)
+
+    def complain(self, decision, kind, reason, now):
+        """The same of what befell a knock."""
+        name, source = decision.knock.client.name, str(decision.knock.source)
+        line = '%s %s %s %s' % (decision.verdict, name, source, reason)
+        self.tell(name, kind, source, reason, now, line)
 
     def tell_junk(self):
         """One line for all that was not authentic since the last one."""
@@ -3648,13 +3652,7 @@ class Reports:
 
     def refusals(self):
         """For status: a dict for each kind of refusal of each client."""
-        found = []
-        for client, kinds in self.kinds.items():
-            if not client:
-                continue
-            for kind in kinds.values():
-                found.append(kind.row(client))
-        return found
+        return [kind.row(client) for (client, _), kind in self.kinds.items() if client]
 
 # --- edges: files ----------------------------------------------------------------------
 def read_file(path):
@@ -3966,12 +3964,12 @@ class Hooks:
         # By client, and by whether it is an action.
         self.slots = collections.defaultdict(lambda: threading.Semaphore(SLOTS))
 
-    def run(self, name, argv, facts, action=False):
-        """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among
-        it."""
+    def run(self, name, argv, client, source, services, seconds, action=False):
+        """Starts a command, if there is one. client: a name; source: an address."""
         if not argv:
             return
-        client = facts['KNOCK_CLIENT']
+        facts = {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': str(source),
+                 'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
         slots = self.slots[client, action]
         if not slots.acquire(blocking=False):
             log('action %s: not run, for %d others of %s do' % (name, SLOTS, client),
@@ -5420,15 +5418,10 @@ class ConfigFile:
         return config_stamp(self.path) != self.stamp
 
     def read(self):
-        """The Config in the file. KnockError, which is kept as the problem."""
+        """The Config in the file. KnockError."""
         self.stamp = config_stamp(self.path)
-        try:
-            config = read_config(self.path)
-        except KnockError as error:
-            self.problem = str(error)
-            raise
         self.problem = None
-        return config
+        return read_config(self.path)
 
     def row(self):
         """For status. last_good: does the copy rule in place of the file?"""
@@ -5436,7 +5429,7 @@ class ConfigFile:
                 'last_good': self.problem is not None}
 
     def refuse(self, problem):
-        """It was read, but cannot rule."""
+        """It cannot be read, or cannot rule."""
         self.problem = problem
 
     def keep(self, config):
@@ -5673,8 +5666,8 @@ class Doors:
         if decision.verdict == 'run':
             name = knock.request.action
             argv = self.state.config.actions[name]
-            facts = facts_of(knock.client.name, knock.source, (), knock.seconds)
-            self.hooks.run(name, argv, facts, action=True)
+            self.hooks.run(name, argv, knock.client.name, knock.source, (), knock.seconds,
+                           action=True)
             log(honour_line(decision, now, moment()))
             return
         if decision.verdict == 'open':
@@ -5693,11 +5686,11 @@ class Doors:
         for order in done:
             log(honour_line(order.decision, order.began, now))
             if order.decision.verdict == 'open':
-                self.visit(order, now)
+                self.visit(order)
             else:
                 self.next_end = now.mono
 
-    def visit(self, order, now):
+    def visit(self, order):
         """A knock has opened something."""
         knock = order.decision.knock
         services = tuple(merged(knock.services))
@@ -5707,8 +5700,8 @@ class Doors:
         before = self.visits.pop(visit, 0)      # it becomes the youngest
         self.visits[visit] = max(ends, before)
         self.next_end = min(self.next_end, ends + CLOSING_TIME)
-        facts = facts_of(visit.client, visit.source, services, knock.seconds)
-        self.hooks.run('on_open', self.state.config.on_open, facts)
+        self.hooks.run('on_open', self.state.config.on_open, visit.client, visit.source,
+                       services, knock.seconds)
         own = [each for each in self.visits if each.fingerprint == visit.fingerprint]
         if len(own) > VISITS_LIMIT:     # one client's ever new requests fill no memory
             self.leave(own[0])
@@ -5716,8 +5709,8 @@ class Doors:
     def leave(self, visit):
         """It is over, or one too many of its client."""
         del self.visits[visit]
-        facts = facts_of(visit.client, visit.source, visit.services, 0)
-        self.hooks.run('on_close', self.state.config.on_close, facts)
+        self.hooks.run('on_close', self.state.config.on_close, visit.client, visit.source,
+                       visit.services, 0)
 
     def failed(self, done, now):
         """The keeper could not do it, and tries again in a second."""
@@ -5725,7 +5718,8 @@ class Doors:
         self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
         waiting = []
         for order in self.orders:
-            self.complain(order, 'failed', 'failed: %s' % self.trouble, now)
+            reason = 'failed: %s' % self.trouble
+            self.reports.complain(order.decision, 'failed', reason, now)
             if now.mono < order.began.mono + order.decision.knock.seconds * 1000:
                 waiting.append(order)
         self.orders = waiting
@@ -5734,14 +5728,9 @@ class Doors:
         """Nobody waits for long without a word."""
         for order in self.orders:
             if now.mono - order.began.mono >= SLOW_TIME:
-                self.complain(order, 'slow', 'waits: %s is not done after %d s' % (
-                    self.keeper.tool.name, SLOW_TIME // 1000), now)
-
-    def complain(self, order, kind, reason, now):
-        knock = order.decision.knock
-        source = str(knock.source)
-        line = '%s %s %s %s' % (order.decision.verdict, knock.client.name, source, reason)
-        self.reports.tell(knock.client.name, kind, source, reason, now, line)
+                reason = 'waits: %s is not done after %d s' % (
+                    self.keeper.tool.name, SLOW_TIME // 1000)
+                self.reports.complain(order.decision, 'slow', reason, now)
 
     def look_for_ends(self, now):
         """What is over, and its hook; at most once a second, for it looks at every
@@ -5773,11 +5762,6 @@ class Doors:
         for order in self.orders[:1]:
             times.append(max(now.mono + 1000, order.began.mono + SLOW_TIME))
         return max(0, min(times) - now.mono)
-
-def facts_of(client, source, services, seconds):
-    """The environment of a command of the config."""
-    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': str(source),
-            'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
 
 class Desk:
     """Answers `status`, by a Unix socket."""
@@ -5827,9 +5811,7 @@ class Daemon:
         self.file = LedgerFile(config.ledger)
         self.reports = Reports(verbose)
         self.clock = WallClock()
-        # start() makes these.
-        self.state = self.hearing = self.doors = self.desk = None
-        self.probation = self.guard = None
+        # start() adds state, hearing, doors, desk, probation and guard.
         self.reloading = None   # Reload, until it is in force
 
     def start(self):
@@ -6086,17 +6068,14 @@ class Daemon:
         """One packet that may be a knock."""
         self.look_for_jump(now)
         decision = self.with_signature(judge(packet, now, self.state), now)
-        knock, reason = decision.knock, decision.reason
         self.reports.count(decision.verdict, packet)
         if decision.verdict == 'mute':
             self.hearing.mute(packet.payload[:TAG_SIZE], 1, now)
         elif decision.verdict in OPS.values():
             inside = is_inside(interface, self.config.trust)
             self.honour(decision, packet.source, inside, now)
-        elif reason is not None:
-            source = str(knock.source)
-            line = 'refused %s %s %s' % (knock.client.name, source, reason)
-            self.reports.tell(knock.client.name, decision.kind, source, reason, now, line)
+        elif decision.verdict == 'refused':
+            self.reports.complain(decision, decision.kind, decision.reason, now)
 
     def with_signature(self, decision, now):
         """The decision, or a refusal where the signature is wrong."""
@@ -6167,7 +6146,7 @@ class Daemon:
 
 def opening_rows(openings, now):
     """For status: a dict for all that closes at the same moment."""
-    rows = collections.OrderedDict()
+    rows = {}
     for opening in openings.values():
         left = max(0, opening.expires - now.mono) // 1000
         key = opening.client, opening.source, opening.only, opening.expires
