@@ -6425,12 +6425,12 @@ def known_ledger(config):
 def client_facts(config, report):
     """{name: what `list` and `status` tell of it}, by config, ledger and daemon."""
     ledger = known_ledger(config)
-    facts = collections.OrderedDict()
+    facts = {}
     for client in config.clients.values():
         entry = ledger.keys.get(client.fingerprint) or unused_key()
         told = report.get('clients', {}).get(client.name, {})
         last = max([told.get('last') or 0] + list(entry['spent'].values()))
-        fact = facts[client.name] = collections.OrderedDict()
+        fact = facts[client.name] = {}
         fact['allow'] = format_services(client.allow)
         fact['default'] = format_services(client.default)
         fact['only'] = list(map(str, client.only))
@@ -6463,7 +6463,7 @@ def client_rows(facts, now):
             last = duration((now - fact['last']) // 1000) + ' ago'
         if fact['source']:
             last += ' from ' + fact['source']
-        expires = format_time(NEVER if fact['expires'] is None else fact['expires'])
+        expires = format_time(fact['expires'] or NEVER)
         code = 'yes' if fact['code'] else 'no'
         paper = str(fact['paper_left'])
         allow = (fact['allow'] or 'nothing') + at_places(fact['only'])
@@ -6734,10 +6734,10 @@ def told_entries(args, names):
 
 def client_entries(args):
     """A client's section out of the options of a command."""
-    told = vars(args)
-    entries = [('secret', told.get('secret') or given_secret(None))]
-    if told.get('page'):
-        entries += PAGE         # what is told besides counts more
+    entries = [('secret', given_secret(None))]
+    if args.page:
+        entries += PAGE
+    # What is told counts more.
     return entries + told_entries(args, CLIENT_KEYS)
 
 def given_secret(source):
@@ -6760,7 +6760,7 @@ def first_config(args, name, hide, place, more=()):
         if config.clients or place.dry_run or not name:
             return config
         config = edit_config(place.root + path,
-                             lambda known: new_client(args, known, place))
+                             lambda known: new_client(args, name, known, place))
     elif not (name and hide):
         return read_config(path)        # says what is to be typed
     else:
@@ -6778,14 +6778,13 @@ def first_config(args, name, hide, place, more=()):
         print_line(config, config.clients[name], args)
     return config
 
-def new_client(args, config, place):
+def new_client(args, name, config, place):
     """The changes that make a client, the first one's ledger included: nothing is spent
     yet."""
     if not config.clients:
         place_ledger(config, place)
-    told = vars(args)
-    changes = {'client ' + (told.get('name') or args.client): client_entries(args)}
-    bare = [service for service in parse_services(told.get('allow') or '')
+    changes = {'client ' + name: client_entries(args)}
+    bare = [service for service in parse_services(args.allow or '')
             if not covered(service, config.hide)]
     if bare and agreed('%s: not hidden. Hide it too?' % format_services(bare)):
         changes['server'] = [('hide', format_services(config.hide + tuple(bare)))]
@@ -6848,7 +6847,7 @@ def host_of(config):
         doubt = 'only a name, for this box has no way to the world yet'
     return host, doubt
 
-def client_line(config, client, via='udp'):
+def client_line(config, client, via):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
     host = host_of(config)[0].replace('%', '%25')
     if ':' in host:
@@ -6873,8 +6872,7 @@ def phone_line(config, client):
 
 def print_line(config, client, args):
     """A client's lines, on standard output; what is doubtful about them, beside it."""
-    told = vars(args)
-    lines = [client_line(config, client, told.get('via') or client.carriers[0])]
+    lines = [client_line(config, client, args.via or client.carriers[0])]
     if client.code:
         lines.append(phone_line(config, client))
     for line in lines:
@@ -6885,7 +6883,7 @@ def print_line(config, client, args):
              % (host, doubt))
     tell_flaws(config, client)
     # Last: where there is no qrencode, all else is told.
-    if told.get('qr'):
+    if args.qr:
         for line in lines:
             # By its input: every user can read an argument list.
             print(run(['qrencode', '-t', 'ANSIUTF8'], line))
@@ -7009,7 +7007,7 @@ def command_add(args):
         refuse_idle(args, config)
         known.extend(config.clients)
         if args.name not in known:
-            return new_client(args, config, Placing(args))
+            return new_client(args, args.name, config, Placing(args))
         there = section_of(config, args.name)
         there['secret'] = encode_secret(config.clients[args.name].secret)
         if dict(client_entries(args)).items() <= there.items():
@@ -8378,7 +8376,9 @@ def command_line():
         default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
     parser.add_argument('--version', action='version', version=version_text(),
                         help='which one this is, and the SHA-256 of its file')
-    parser.set_defaults(root='', dry_run=False)
+    # What some commands do not ask for.
+    parser.set_defaults(
+        root='', dry_run=False, page=False, allow=None, via=None, qr=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     # An argument of add_subparsers() only since 3.7.
     commands.required = True
