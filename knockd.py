@@ -7196,17 +7196,16 @@ LD_LENGTH = 0x80
 # kind: a word; client: its name, '' for nobody; text: the sentence; knock: a good one, or
 # None.
 Finding = collections.namedtuple('Finding', 'kind client text knock')
-Finding.__new__.__defaults__ = None,
 # What a packet shows even if it was cut. port: None of a ping.
 Glimpse = collections.namedtuple('Glimpse', 'source port tag')
 
-# What of a knock is told, by kind; %s or %d: what was found.
+# What of a knock is told, by kind of a Finding; %s or %d: what was found.
 SENTENCES = {
     'stranger': 'no client of this server made it: other traffic, another line or server '
                 'id, a secret from before `rekey`, or a clock off by more than a day',
     'cut': 'came in fragments, or was cut on its way: knock with less, or --via ports',
-    'damaged': 'was changed or cut on its way, or somebody repeats its tag',
-    'clocks': 'made at %s, your clocks differ by %s: set both',
+    'damaged': 'was changed or cut on its way, or somebody repeats its tag%s',
+    CLOCK: 'made at %s, your clocks differ by %s: set both',
     'port': 'came to port %d, the config says port = %d',
     'carrier': 'carrier %s is off: see `carriers` in [server]',
     'disorder': 'all six ports came, in another order or too slowly',
@@ -7249,6 +7248,10 @@ ANY_LENGTH = [
     'drop',
     BPF_DROP,
 ]
+
+def finding(kind, client, *found):
+    """A Finding by its sentence."""
+    return Finding(kind, client, SENTENCES[kind] % found, None)
 
 def glimpse(frame):
     """A Glimpse, or None where no tag can be seen."""
@@ -7320,39 +7323,38 @@ class Watcher:
             # Or each ping and each fragment of other traffic would be told as a knock.
             if packet is None or seen.port is None:
                 return None
-            return Finding('stranger', '', SENTENCES['stranger'])
+            return finding('stranger', '')
         name = client.name
         if packet is None:
-            return Finding('cut', name, SENTENCES['cut'])
+            return finding('cut', name)
         plain = unseal(client.keys, packet.payload)
         if plain is None:
-            text = SENTENCES['damaged']
+            remark = ''
             if seen.port is not None and not checksum_holds(parse_ip(frame)):
-                text += '; its checksum is wrong'
-            return Finding('damaged', name, text)
+                remark = '; its checksum is wrong'
+            return finding('damaged', name, remark)
         if tag not in self.state.tags:
             # Of a request that cannot be read, its step still tells the time.
             time = step * STEP
             with contextlib.suppress(KnockError):
                 time = decode_plain(plain).time
-            times = time_of_day(time), spelled(now.wall - time)
-            return Finding(CLOCK, name, SENTENCES['clocks'] % times)
+            return finding(CLOCK, name, time_of_day(time), spelled(now.wall - time))
         port = self.config.port
         if seen.port is not None and port not in (None, seen.port):
-            return Finding('port', name, SENTENCES['port'] % (seen.port, port))
+            return finding('port', name, seen.port, port)
         return self.judged(name, packet, now)
 
     def judged(self, name, packet, now):
         """Of what is authentic, or a whole sequence."""
         carrier = packet.carrier
         if carrier not in self.config.carriers + ('paper',):
-            return Finding('carrier', name, SENTENCES['carrier'] % carrier)
+            return finding('carrier', name, carrier)
         decision = judge(packet, now, self.state)
         knock = decision.knock
         if knock is None or decision.verdict == 'copy':
             return None
         if decision.verdict == 'refused':
-            return Finding(decision.kind, name, refusal_text(decision))
+            return Finding(decision.kind, name, refusal_text(decision), None)
         # In our copy alone: without it a replay would be called good.
         self.state.ledger.record(knock.client.fingerprint, knock.knock_id,
                                  knock.request.time, self.config.window, knock.paper)
@@ -7385,9 +7387,9 @@ class Watcher:
         for table in self.keys.sequences.tables:
             for row in table.values():
                 for credential in row:
-                    finding = part_of(credential, ports)
-                    if finding:
-                        return source, finding
+                    found = part_of(credential, ports)
+                    if found:
+                        return source, found
         return None
 
 def part_of(credential, ports):
@@ -7396,12 +7398,12 @@ def part_of(credential, ports):
     missing = [place for place, port in enumerate(wanted, 1) if port not in ports]
     if len(missing) > 3:
         return None
-    text = SENTENCES['disorder']
-    if missing:
-        # By number alone: with the ports, whoever reads along could finish the sequence.
-        places = ' and '.join(map(str, missing))
-        text = SENTENCES['part'] % (len(wanted) - len(missing), places)
-    return Finding('part', credential.client.name, text)
+    name = credential.client.name
+    if not missing:
+        return finding('disorder', name)
+    # By number alone: with the ports, whoever reads along could finish the sequence.
+    places = ' and '.join(map(str, missing))
+    return finding('part', name, len(wanted) - len(missing), places)
 
 def refusal_text(decision):
     """The judge's reason, and what to do."""
@@ -7418,12 +7420,11 @@ def is_deaf(service):
     word = PROTOCOL_NAMES[service.proto]
     listens = {TCP: '0A', UDP: '07'}[service.proto]
     for name in (word, word + '6'):
-        with contextlib.suppress(OSError):
-            for line in read_file('/proc/net/' + name).splitlines():
-                _, local, _, state, *_ = line.split()
-                port = local.rpartition(':')[2]
-                if state == listens and service.low <= int(port, 16) <= service.high:
-                    return False
+        for line in read_if_there('/proc/net/' + name).splitlines():
+            _, local, _, state, *_ = line.split()
+            port = local.rpartition(':')[2]
+            if state == listens and service.low <= int(port, 16) <= service.high:
+                return False
     return True
 
 # trace id, a number, family table chain; then either "rule", its text and (verdict drop),
@@ -7486,7 +7487,6 @@ class Watch:
         self.datagrams = Capture(1)
         self.syns = Capture(1)
         self.trace = Trace()
-        self.bridges = None     # overhear_bridges()'s socket, if there is need of it
         self.kinds = collections.Counter()
         self.told = set()       # keys of the lines that were printed
         self.waiting = []       # (ms, Knock): when to ask the daemon what came of it
@@ -7513,13 +7513,13 @@ class Watch:
         for frame, interface in self.some_frames(self.datagrams):
             seen = glimpse(frame)
             if seen is not None:
-                finding = self.watcher.hear_datagram(frame, seen, now)
-                self.explain(finding, seen.source, seen.port, interface, now)
+                found = self.watcher.hear_datagram(frame, seen, now)
+                self.explain(found, seen.source, seen.port, interface, now)
         for frame, interface in self.some_frames(self.syns):
             syn = outside_syn(frame, interface, self.watcher.config)
             if syn is not None:
-                for finding in self.watcher.hear_syn(syn, now):
-                    self.explain(finding, syn.source, syn.port, interface, now)
+                for found in self.watcher.hear_syn(syn, now):
+                    self.explain(found, syn.source, syn.port, interface, now)
         stopped = self.watcher.stopped(now)
         if stopped:
             self.explain(stopped[1], stopped[0], None, 'ports', now)
@@ -7533,11 +7533,11 @@ class Watch:
         for sock in capture.taps:
             yield from itertools.islice(capture.frames(sock), LOOK_AT_ONCE)
 
-    def explain(self, finding, source, port, way, now):
+    def explain(self, found, source, port, way, now):
         """One line for each client, reason and source; the rest is counted."""
-        if finding is None:
+        if found is None:
             return
-        kind, name, text, knock = finding
+        kind, name, text, knock = found
         # A stranger may be who is looked for, with an old line.
         if name and self.name not in (None, name):
             return
