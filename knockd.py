@@ -7778,11 +7778,10 @@ def send_trial_knock(keys):
 SCRIPT = '/usr/local/sbin/knockd.py'
 OPENWRT_SCRIPT = '/usr/sbin/knockd.py'      # where PATH looks there
 PYTHON = find_program('python3') or sys.executable
-RUN = '%s -I %s run' % (PYTHON, SCRIPT)     # whatever PYTHON* says
 # Seconds until a service must be ready; slow boxes need 30.
 READY_TIME = 60
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again
-# for ever.
+# for ever, with -I: whatever PYTHON* says.
 SYSTEMD = '''[Unit]
 Description=Hides services until an authentic knock arrives
 DefaultDependencies=no
@@ -7865,11 +7864,11 @@ SCRIPT
 '''
 OPENRC = '''#!/sbin/openrc-run
 supervisor=supervise-daemon respawn_max=0 respawn_delay=1
-command=%s command_args="-I %s run"
+command=PYTHON command_args="-I SCRIPT run"
 error_logger="logger -t knockd"
 depend() { after localmount mountall; before net networking; }
 start_pre() { sh STATE/guard || true; }
-''' % (PYTHON, SCRIPT)
+'''
 # Debian's nftables flushes all rules as the box shuts down, when services still answer.
 # So it stops no more under OpenRC, and under SysV once they have ended.
 OPENRC_NFTABLES = 'rc_nftables_keyword="-shutdown"     # or what knockd hides is open\n'
@@ -7912,7 +7911,8 @@ AGAIN = '''#!/bin/sh
 exit 0
 '''
 # svlogd is part of runit; a syslog may not be there.
-RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec %s\n' % RUN,
+RUNIT = {'/etc/sv/knockd/run':
+         '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec PYTHON -I SCRIPT run\n',
          '/etc/sv/knockd/log/run': '#!/bin/sh\numask 077\nmkdir -p /var/log/knockd\n'
          'exec svlogd -tt /var/log/knockd\n'}
 SYSV = '''#!/bin/sh
@@ -7932,9 +7932,10 @@ done
 rm -f /run/knockd.pid
 [ "$1" = stop ] && exit
 sh STATE/guard
-setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
+setsid sh -c 'echo $$ >/run/knockd.pid
+	while :; do PYTHON -I SCRIPT run; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
-''' % RUN
+'''
 # For Debian's SysV and runit. Whatever is enabled or not, all scripts are put in order.
 AGAIN_PATH = '/etc/init.d/knockd-again'
 INSSERV = {AGAIN_PATH: AGAIN, SYSV_ORDER: SYSV_NFTABLES}
@@ -8065,7 +8066,8 @@ def command_install(args):
     """What is there stays: a second time renews script and service."""
     place, system = placing_as_root(args), init_system(args.root)
     if system is None:
-        raise KnockError('no init system that is known here; let yours run: ' + RUN)
+        raise KnockError('no init system that is known here; let yours run: %s -I %s run'
+                         % (PYTHON, SCRIPT))
     # Before anything is written: a script out of a pipe may have no text.
     text = own_text(args.url)
     # Ctrl-C takes back what was begun, too.
