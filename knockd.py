@@ -481,7 +481,8 @@ def read_network(text):
     return network
 
 service_list = listing(parse_service)
-carrier = choice('udp', 'icmp', 'syn', 'ports', 'code')
+carrier_list = listing(choice('udp', 'icmp', 'syn', 'ports', 'code'))
+opening_time = milliseconds('1s', '31d')
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
@@ -526,9 +527,9 @@ SERVER_KEYS = {
     'hide': Key(service_list, (), 'write for example: hide = tcp/22'),
     'answer': optional(choice('box', 'drop', 'reset', 'prohibited'), 'box'),
     'window': optional(milliseconds('1s', '10m'), 60000),
-    'open_for': optional(milliseconds('1s', '31d'), 30000),
-    'max_open_for': optional(milliseconds('1s', '31d'), 3600000),
-    'carriers': optional(listing(carrier), ('udp', 'icmp', 'ports')),
+    'open_for': optional(opening_time, 30000),
+    'max_open_for': optional(opening_time, 3600000),
+    'carriers': optional(carrier_list, ('udp', 'icmp', 'ports')),
     'port': optional(number(1, 65535)),
     'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
     'accept_in': optional(listing(chain_name), (('auto',),)),
@@ -545,12 +546,12 @@ CLIENT_KEYS = {
     'allow': optional(service_list),
     'default': optional(service_list),
     'only': optional(listing(address_behind), ()),
-    'open_for': optional(milliseconds('1s', '31d')),
+    'open_for': optional(opening_time),
     'once': optional(yes_or_no, False),
     'require_source': optional(yes_or_no, False),
     'any_source': optional(yes_or_no, False),
     'expires': optional(expiry_date, NEVER),
-    'carriers': optional(listing(carrier)),
+    'carriers': optional(carrier_list),
     'old_secret': optional(read_secret),
     'old_until': optional(expiry_date),
     'code': optional(yes_or_no, False),
@@ -623,27 +624,27 @@ def covered(wanted, allowed):
             return True
     return False
 
-def complain_beyond(section, key, services, outer, outer_key, complaints):
-    """Appends each service that is in none of the outer ones."""
+def complain_beyond(section, key, services, outer, outer_key):
+    """A Complaint of each service that is in none of the outer ones."""
     # Where those are wrong or missing that is told already.
     if not outer:
         return
     for service in services:
         if not covered(service, outer):
             text = '%s is not in %s; add it there' % (format_service(service), outer_key)
-            complaints.append(Complaint(section, key, text))
+            yield Complaint(section, key, text)
 
 def read_client(section, name, entries, server, complaints):
     """A Client from its section; allow is all that is hidden, default all that is
     allowed."""
     values = read_section(section, CLIENT_KEYS, entries, complaints)
-    if values['allow'] is None:
-        values['allow'] = server['hide']
-    if values['default'] is None:
-        values['default'] = values['allow']
-    complain_beyond(section, 'allow', values['allow'], server['hide'], 'hide', complaints)
-    complain_beyond(
-        section, 'default', values['default'], values['allow'], 'allow', complaints)
+    hide, allow, default = server['hide'], values['allow'], values['default']
+    if allow is None:
+        allow = values['allow'] = hide
+    if default is None:
+        default = values['default'] = allow
+    complaints += complain_beyond(section, 'allow', allow, hide, 'hide')
+    complaints += complain_beyond(section, 'default', default, allow, 'allow')
     for address in values['only']:
         if not any(address in network for network in server['behind']):
             text = '%s is not in behind; add its network there' % address
@@ -783,8 +784,8 @@ def server_warnings(config, facts):
         yield None, 'no client, so nobody can knock; make one with: knockd.py add NAME'
     if config.port and 'udp' not in config.carriers:
         yield 'port', 'only carrier udp has a port; add udp to carriers'
-    codes = [client for client in config.clients.values() if client.code]
-    if 'code' in config.carriers and not codes:
+    has_codes = any(client.code for client in config.clients.values())
+    if 'code' in config.carriers and not has_codes:
         yield 'carriers', 'no client has a code; write code = yes in its section'
     for name in config.trust:
         if not is_interface(name, facts.interfaces):
@@ -820,9 +821,9 @@ def is_inside(interface, trust):
     """Is it this box itself, or an interface of `trust`?"""
     return any(is_interface(name, (interface,)) for name in ('lo',) + trust)
 
-def client_warnings(config, client, facts):
-    """The same about one [client NAME]."""
-    if client.expires <= facts.wall:
+def client_warnings(config, client, now):
+    """The same about one [client NAME]. now: ms since 1970."""
+    if client.expires <= now:
         day = format_time(client.expires)
         yield 'expires', 'over since %s UTC; write a later date or remove it' % day
     if config.hide and not (client.allow or client.may_run):
@@ -859,7 +860,8 @@ def warnings(config, facts):
     """[Complaint] for each thing that is accepted and cannot work on this box, now."""
     found = [('server', server_warnings(config, facts))]
     for client in config.clients.values():
-        found.append(('client ' + client.name, client_warnings(config, client, facts)))
+        told = client_warnings(config, client, facts.wall)
+        found.append(('client ' + client.name, told))
     for name in config.actions:
         found.append(('action ' + name, action_warnings(config, name, facts)))
     return [Complaint(section, *warning) for section, told in found for warning in told]
@@ -6890,8 +6892,7 @@ def print_line(config, client, args):
 
 def tell_flaws(config, client):
     """What keeps it from opening anything."""
-    facts = Facts(moment().wall, (), (), None, True)
-    for warning in client_warnings(config, client, facts):
+    for warning in client_warnings(config, client, moment().wall):
         complaint = Complaint('client ' + client.name, *warning)
         note(complaint_line(config.path, complaint))
 
