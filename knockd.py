@@ -1472,7 +1472,7 @@ SOURCES_LIMIT = 4096            # sources that are followed at a time
 STRIKES = 10                    # ports that fit nothing of a source; one more ends all
 
 # What a port is to an attempt.
-STRANGE, TAKEN, NEXT, LAST = 'strange', 'taken', 'next', 'last'
+STRANGE, FITS, LAST = 'strange', 'fits', 'last'
 
 # finished: Credentials. goes_on: the port belongs to a sequence whose second port came.
 Progress = collections.namedtuple('Progress', 'finished goes_on')
@@ -1491,16 +1491,16 @@ class Attempt:
         return now - self.since <= SEQUENCE_TIME and self.strikes <= STRIKES
 
     def touch(self, port, now):
-        """STRANGE, TAKEN, NEXT or LAST; the attempt goes on with the latter two."""
+        """STRANGE, FITS or LAST."""
         ports = self.credential.ports
         # Networks repeat packets and browsers send two: what came once changes nothing.
         if port in ports[:self.taken]:
-            return TAKEN
+            return FITS
         if self.taken == len(ports) or port != ports[self.taken]:
             return STRANGE
         self.taken += 1
         if self.taken < len(ports):
-            return NEXT
+            return FITS
         self.since = now
         return LAST
 
@@ -1732,14 +1732,9 @@ def valid_steps(config, now, known=()):
     this config; a step is not made twice."""
     steps = window_steps(now, config.window)
     made = {credentials.step: credentials for credentials in known}
-    valid = []
     # A range ends before its stop, so the stop is the one after.
-    for step in range(steps.start, steps.stop + 1):
-        credentials = made.get(step)
-        if credentials is None:
-            credentials = StepCredentials(config, step)
-        valid.append(credentials)
-    return valid
+    return [made.get(step) or StepCredentials(config, step)
+            for step in range(steps.start, steps.stop + 1)]
 
 # --- openings: what each client has open, as values -------------------------------------
 # Openings are {(fingerprint, source, service, only): Opening} down to surviving(), and a
