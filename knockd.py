@@ -3549,6 +3549,15 @@ def moment():
     mono = int(time.monotonic() * 1000)
     return Moment(wall, mono)
 
+def patient(condition, seconds=5):
+    """Asks until the condition holds or the time is over; what it was last."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.05)
+
 # --- edges: the log ---------------------------------------------------------------------
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7     # syslog(3)
 LINE_LIMIT = 4000               # characters; what poll(2) calls writable takes 4,096
@@ -3751,22 +3760,20 @@ def locked(path):
     place = os.path.dirname(os.path.realpath(path))
     folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        take_lock(folder, place)
+        # Not for ever: every user who may read the folder can hold this lock.
+        if not patient(lambda: takes_lock(folder), 10):
+            raise KnockError('%s: another command is editing there' % place)
         yield
     finally:
         os.close(folder)
 
-def take_lock(folder, place):
-    """Not for ever: every user who may read the folder can hold this lock."""
-    end = time.monotonic() + 10
-    while True:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise KnockError('%s: another command is editing there' % place)
-        time.sleep(0.02)
+def takes_lock(file):
+    """False if another process has it locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
 
 def way_to(path):
     """Every folder, link and file that is passed on the way to this path, / first.
@@ -7722,11 +7729,10 @@ def ledger_remarks(path):
 
 def try_knock(config):
     """A daemon in a thread of this process, and a datagram to it over lo."""
-    path = os.path.dirname(runtime_folder()) + '/selftest.ini'
     text = ('[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\n'
             'secret = %s\n' % (config.firewall, config.answer, given_secret(None)))
-    trial = parse_config(text, path)
-    replace_text(path, text)
+    # A file of that name is not there: nothing reads it again.
+    trial = parse_config(text, os.path.dirname(runtime_folder()) + '/selftest.ini')
     replace_text(trial.ledger, Ledger(trial.id).state_line())
     reader, writer = os.pipe()
     said = io.StringIO()
@@ -7748,15 +7754,6 @@ def run_trial(config, signals):
         Daemon(config).loop(signals)
     except (KnockError, OSError) as error:
         log(str(error))
-
-def patient(condition, seconds=5):
-    """Asks until the condition holds or the time is over; what it was last."""
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value or time.monotonic() > end:
-            return value
-        time.sleep(0.05)
 
 def send_trial_knock(keys):
     """A datagram as knock.py makes it, for the client's default."""
@@ -7955,7 +7952,8 @@ def runit_in(folder, early, enable, forgets):
                       dict(RUNIT, **early), enable + starts, ends, forgets,
                       'tail -n 5 /var/log/knockd/current')
 
-SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
+SYSLOG = ('tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd | '
+          'tail -n 5')
 
 def openrc_in(level, evidence, more, enable, forgets):
     """OpenRC, whose disks come up in this level. more: {path: text}; enable, forgets:
@@ -8130,13 +8128,9 @@ def begin_probation(config, place, told):
 
 def holder(path):
     """The process id of the daemon that holds this ledger; None if there is none."""
-    try:
-        with open(path + '.lock') as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        return int(read_file(path + '.lock'))
+    with contextlib.suppress(FileNotFoundError), open(path + '.lock') as file:
+        if not takes_lock(file):
+            return int(file.read())
     return None
 
 def end_first_try(config):
@@ -8166,10 +8160,10 @@ def started(args, system, place):
         if not report:
             raise KnockError('the service is not ready after %d s' % READY_TIME)
     except KnockError as error:
-        lines = [str(error), 'its log ends:']
+        said = ''
         with contextlib.suppress(KnockError):
-            lines += run(['sh', '-c', system.log]).splitlines()[-5:]
-        raise KnockError('\n'.join(lines))
+            said = run(['sh', '-c', system.log])
+        raise KnockError('%s\nits log ends:\n%s' % (error, said))
     return report
 
 def fresh_report(path, began):
