@@ -3637,17 +3637,16 @@ class Reports:
         if self.verbose and verdict in ('junk', 'copy'):
             log('%s %s' % (verdict, packet.source), DEBUG)
 
-    def tell(self, client, name, source, reason, now, line=None):
-        """Counts what befell a client ('': nobody), of a kind with this name, and logs it
-        unless that was logged within the minute. line: what the log says, if not the
-        reason."""
-        self.kinds[client, name].happen(source, reason, now, line or reason)
+    def tell(self, name, line, now):
+        """Counts what befell nobody alone, of a kind with this name, and logs it unless
+        that was logged within the minute."""
+        self.kinds['', name].happen('', line, now, line)
 
     def complain(self, decision, kind, reason, now):
-        """The same of what befell a knock."""
-        name, source = decision.knock.client.name, str(decision.knock.source)
-        line = '%s %s %s %s' % (decision.verdict, name, source, reason)
-        self.tell(name, kind, source, reason, now, line)
+        """The same of what befell a client's knock."""
+        client, source = decision.knock.client.name, str(decision.knock.source)
+        line = '%s %s %s %s' % (decision.verdict, client, source, reason)
+        self.kinds[client, kind].happen(source, reason, now, line)
 
     def tell_junk(self):
         """One line for all that was not authentic since the last one."""
@@ -5685,9 +5684,8 @@ class Doors:
     def in_force(self, number, now):
         """All that was wanted up to this number is what the kernel holds."""
         self.trouble = None
-        done = [order for order in self.orders if order.number <= number]
-        self.orders = [order for order in self.orders if order.number > number]
-        for order in done:
+        while self.orders and self.orders[0].number <= number:
+            order = self.orders.pop(0)
             log(honour_line(order.decision, order.began, now))
             if order.decision.verdict == 'open':
                 self.visit(order)
@@ -5719,7 +5717,7 @@ class Doors:
     def failed(self, done, now):
         """The keeper could not do it, and tries again in a second."""
         self.trouble = str(done.error)
-        self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
+        self.reports.tell('firewall', 'firewall: %s' % self.trouble, now)
         waiting = []
         for order in self.orders:
             reason = 'failed: %s' % self.trouble
@@ -5823,9 +5821,7 @@ class Daemon:
         self.file.take()
         own_namespace()
         now = moment()
-        tool, flaw = choose_tool(self.config)
-        if flaw is not None:
-            log_lines('firewall: by iptables, for %s' % flaw, WARNING)
+        tool, _ = choose_tool(self.config)
         ledger, lost = open_ledger(self.file, self.config, now)
         if lost:
             self.clock.watch(now)
@@ -5843,22 +5839,18 @@ class Daemon:
         self.desk = Desk(self.config, now)
         self.hearing = Hearing(state, now)
         self.doors = Doors(keeper, state, self.reports)
-        self.doors.hide(self.probation.state != LAPSED)
-        self.hearing.keys.adopt(now)
-        self.turn(now)
+        self.adopt(self.config, now)
 
     def first_result(self, keeper):
         """Waits for the firewall, once: nobody is let in before. KnockError if it
         fails."""
-        while True:
-            select.select([keeper], (), ())
-            results = keeper.results()
-            for done in results:
-                if done.error is not None:
-                    raise done.error
-                self.settle(done, moment())
-            if results:
-                return results[0]
+        select.select([keeper], (), ())
+        results = keeper.results()
+        for done in results:
+            if done.error is not None:
+                raise done.error
+            self.settle(done, moment())
+        return results[0]
 
     def tell_ready(self, done):
         """The first line of a daemon that guards."""
@@ -5906,9 +5898,9 @@ class Daemon:
 
     def patience(self, now):
         """Milliseconds until anything is due."""
-        due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP]
+        due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP,
+               self.probation.due(now.mono)]
         due += [end - now.mono for end in self.hearing.muted.values()]
-        due.append(self.probation.due(now.mono))
         # Half of systemd's time, from us to ms.
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
         if watchdog:
@@ -5986,7 +5978,7 @@ class Daemon:
             log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
-            self.reports.tell('', 'mended', '', MENDED, now)
+            self.reports.tell('mended', MENDED, now)
         if done.loaded is not None:
             self.guard.keep(done.loaded.guard)
 
@@ -6024,9 +6016,10 @@ class Daemon:
         self.state.adopt(config)
         # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
+        number = self.doors.hide(self.probation.state != LAPSED)
         self.hearing.keys.adopt(now)
         self.turn(now)
-        return self.doors.hide(self.probation.state != LAPSED)
+        return number
 
     def go_back(self, error, now):
         """The firewall could not do what the config asks for."""
@@ -6047,7 +6040,7 @@ class Daemon:
                     # A defect of ours must not be a way to stop us.
                     name = type(error).__name__
                     line = 'internal error: %s: %s' % (name, error)
-                    self.reports.tell('', name, '', line, moment())
+                    self.reports.tell(name, line, moment())
 
     def hear_datagram(self, frame, interface):
         packet = parse_packet(frame, self.config.carriers, self.config.port)
@@ -6061,7 +6054,7 @@ class Daemon:
             if self.hearing.mute('syn', 2, now):
                 line = ('more than %d SYNs a second: ports, code and paper sleep'
                         % SYNS_A_SECOND)
-                self.reports.tell('', 'SYNs', '', line, now)
+                self.reports.tell('SYNs', line, now)
             return
         syn = outside_syn(frame, interface, self.config)
         if syn is not None:
@@ -6086,16 +6079,15 @@ class Daemon:
         if decision.verdict not in OPS.values() or not decision.knock.client.ssh_key:
             return decision
         client = decision.knock.client
-        if not self.state.signatures.spend(client.fingerprint, now.mono // 1000):
-            reason = 'too fast for signatures'
-        else:
-            try:
-                # The last check, for it starts a process.
-                verify_signature(client, decision.knock.request)
-                return decision
-            except KnockError as error:
-                reason = 'signature: %s' % error
-        return decision._replace(verdict='refused', kind=SIGNATURE, reason=reason)
+        try:
+            if not self.state.signatures.spend(client.fingerprint, now.mono // 1000):
+                raise KnockError('too fast')
+            # The last check, for it starts a process.
+            verify_signature(client, decision.knock.request)
+            return decision
+        except KnockError as error:
+            reason = 'signature: %s' % error
+            return decision._replace(verdict='refused', kind=SIGNATURE, reason=reason)
 
     def honour(self, decision, sender, inside, now):
         """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all.
@@ -6118,8 +6110,6 @@ class Daemon:
     def answer(self, now):
         """`status`, or `reload`, which says that the config has changed."""
         word, address = self.desk.ask()
-        if word is None:
-            return
         if word == b'reload':
             self.reload(now)
         self.desk.answer(self.report(now), address)
