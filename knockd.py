@@ -7015,7 +7015,6 @@ def command_add(args):
 
 def section_of(config, name):
     """The texts of a client's section: {key: text}."""
-    find_client(config, name)
     return ini_sections(read_file(config.path), config.path)['client ' + name]
 
 def command_set(args):
@@ -7050,7 +7049,7 @@ def command_rename(args):
             raise KnockError('there is a client %s already' % args.new)
         header = re.compile(r'(?m)^(\s*)\[client %s\]' % re.escape(args.name))
         write_config(path, header.sub(r'\1[client %s]' % args.new, text))
-    find_client(taken(path), args.new)
+    taken(path)
     print('renamed; the line of before still works')
 
 def secret_in_use(config, client):
@@ -7149,10 +7148,11 @@ def command_paper(args):
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in '
           'this order,\nwithin 20 s, each line once, from the top; a line voids those '
           'above it.' % (client.name, host_of(config)[0], sheet))
+    hidden = ports_of(config.hide, TCP)
     for number in range(1, count + 1):
         ports = paper_ports(client.keys, sheet, number)
         # A hidden port counts for no sequence.
-        if not any(covered(Service(TCP, port, port), config.hide) for port in ports):
+        if hidden.isdisjoint(ports):
             print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
 
 def next_sheet(config, client):
