@@ -8102,7 +8102,7 @@ def begin_probation(config, place, told):
     """A new installation hides for so long, unless somebody knocks; one that passed
     stays. Version 0.1 noted it in the guard."""
     path, guard = beside(config, 'probation'), beside(config, 'guard')
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, *MISREAD):
         if json.loads(read_file(place.root + path))['state'] == PASSED:
             if told:
                 note('--probation has no effect: it is over, for a knock came')
