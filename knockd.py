@@ -7584,9 +7584,10 @@ def outcome(knock, report):
         if row['client'] == knock.client.name and \
                 knock.source in ipaddress.ip_network(row['source']):
             return 'honoured, open for %s s' % row['seconds_left']
-    for row in report['refusals']:
-        if row['client'] == knock.client.name:
-            return 'the daemon refused it: %s' % row['reason']
+    rows = [row for row in report['refusals'] if row['client'] == knock.client.name]
+    if rows:
+        newest = max(rows, key=operator.itemgetter('last'))
+        return 'the daemon refused it: %s' % newest['reason']
     return 'the daemon did not open: %s' % (report['problem'] or 'see its log')
 
 def command_watch(args):

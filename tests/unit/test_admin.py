@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -550,6 +551,16 @@ def test_metrics_are_what_prometheus_reads(path, capsys, answering):
     assert found['knockd_last_knock_seconds{client="anna"}'] == '1700000001'
     assert [value for name, value in found.items() if name.startswith('knockd_refused_total')
             and r'reason="not allowed \"tcp/25\""' in name] == ['3']
+
+
+# --- watch --------------------------------------------------------------------------------------
+def test_of_several_refusals_of_a_client_watch_tells_the_newest():
+    knock = types.SimpleNamespace(client=types.SimpleNamespace(name='anna'), source=None)
+    rows = [{'client': client, 'reason': reason, 'last': last} for client, reason, last in (
+        ('anna', 'an hour ago', 1000), ('anna', 'now', 3601000), ('bert', 'of another', 3602000))]
+    for refusals in (rows, rows[::-1]):
+        report = {'openings': [], 'refusals': refusals, 'problem': None}
+        assert knockd.outcome(knock, report) == 'the daemon refused it: now'
 
 
 # --- where it runs from -------------------------------------------------------------------------
