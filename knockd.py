@@ -4223,8 +4223,8 @@ def lost_ledger(file, config, now, error):
     reason = getattr(error, 'strerror', error)
     if isinstance(error, FileNotFoundError):
         reason = 'missing'
-    told = reason, end, file.path
-    log('quarantine: ledger %s, knocks count again at %s UTC; %s' % told, 4)
+    log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (
+        reason, end, file.path), WARNING)
     rewritten(file, ledger, 'quarantine')
     return ledger
 
