@@ -2188,9 +2188,9 @@ class Keyring:
         """Are other steps valid than at the last turn()? Also if the clock was set."""
         return window_steps(now.wall, self.state.config.window) != self.steps
 
-    def turn(self, now, in_doubt=False):
-        """Gives what is valid from now on to the judge and to the sequences. in_doubt: is
-        the clock wrong?"""
+    def turn(self, now, doubt=None):
+        """Gives what is valid from now on to the judge and to the sequences. doubt: why
+        the clock is wrong, or None."""
         config = self.state.config
         self.steps = window_steps(now.wall, config.window)
         self.credentials = valid_steps(config, now.wall, self.credentials)
@@ -2200,7 +2200,7 @@ class Keyring:
             badges.update(credentials.badges)
         codes = {}
         # By a wrong clock the owner's right codes would be wrong tries.
-        if not in_doubt:
+        if doubt is None:
             codes = valid_codes(config, now.wall)
         self.state.learn(tags, badges, codes)
         # Behind the table of paper.
@@ -5544,22 +5544,20 @@ class Hearing:
         self.keys = Keyring(state, recalled_codes(self.codes_path, now.mono))
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
-    def turn(self, in_doubt, now):
+    def turn(self, doubt, now):
         """Another step, or another config: other credentials, and perhaps other addresses
-        and bridges of this box. in_doubt: is the clock wrong?"""
-        self.keys.turn(now, in_doubt)
+        and bridges of this box. doubt: why the clock is wrong, or None."""
+        config = self.state.config
+        self.keys.turn(now, doubt)
         is_own.cache_clear()
-        self.overhear(self.state.config)
-        self.listen()
-
-    def overhear(self, config):
-        """New bridges come with new guests. The socket of before is closed last, or a
-        knock could pass unheard."""
+        # New bridges come with new guests. The socket of before is closed last, or a
+        # knock could pass unheard.
         before, self.bridges = self.bridges, None
         if config.behind:
             self.bridges = overhear_bridges(config.trust)
         if before is not None:
             before.close()
+        self.listen()
 
     def listen(self):
         """Gives the kernel its filters."""
@@ -5945,7 +5943,7 @@ class Daemon:
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.doubt_changed(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
-        self.hearing.turn(self.clock.doubt is not None, now)
+        self.hearing.turn(self.clock.doubt, now)
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""

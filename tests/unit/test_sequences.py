@@ -596,7 +596,7 @@ def test_a_code_is_heard_by_its_two_ports_and_not_while_the_clock_is_in_doubt():
     code = knockd.code_at(keys, START // STEP)
     ports = [10000 + int(code[:4]), 20000 + int(code[4:])]
     assert heard(keyring, ports) == ['code']
-    keyring.turn(knockd.Moment(START, 0), in_doubt=True)
+    keyring.turn(knockd.Moment(START, 0), doubt='it is wrong')
     assert heard(keyring, ports, source='192.0.2.2') == []
     assert keyring.codes.wrong == 0
     keyring.turn(knockd.Moment(START, 0))
