@@ -369,10 +369,8 @@ def listing(read):
     many forgiven. KnockError with a line for each that is wrong, so that nobody mends
     them one by one."""
     def read_list(text):
-        values = collections.OrderedDict()
-        problems = collections.OrderedDict()
-        parts = [part.strip() for part in text.split(',')]
-        for part in filter(None, parts):
+        values, problems = {}, {}
+        for part in filter(None, map(str.strip, text.split(','))):
             try:
                 values[read(part)] = True
             except KnockError as error:
@@ -483,7 +481,8 @@ def read_network(text):
     return network
 
 service_list = listing(parse_service)
-carrier = choice('udp', 'icmp', 'syn', 'ports', 'code')
+carrier_list = listing(choice('udp', 'icmp', 'syn', 'ports', 'code'))
+opening_time = milliseconds('1s', '31d')
 YES_NO = configparser.RawConfigParser.BOOLEAN_STATES
 yes_or_no = matching('(?i:%s)' % '|'.join(YES_NO), 'yes or no',
                      lambda text: YES_NO[text.lower()])
@@ -528,9 +527,9 @@ SERVER_KEYS = {
     'hide': Key(service_list, (), 'write for example: hide = tcp/22'),
     'answer': optional(choice('box', 'drop', 'reset', 'prohibited'), 'box'),
     'window': optional(milliseconds('1s', '10m'), 60000),
-    'open_for': optional(milliseconds('1s', '31d'), 30000),
-    'max_open_for': optional(milliseconds('1s', '31d'), 3600000),
-    'carriers': optional(listing(carrier), ('udp', 'icmp', 'ports')),
+    'open_for': optional(opening_time, 30000),
+    'max_open_for': optional(opening_time, 3600000),
+    'carriers': optional(carrier_list, ('udp', 'icmp', 'ports')),
     'port': optional(number(1, 65535)),
     'firewall': optional(choice('auto', 'nft', 'iptables'), 'auto'),
     'accept_in': optional(listing(chain_name), (('auto',),)),
@@ -547,12 +546,12 @@ CLIENT_KEYS = {
     'allow': optional(service_list),
     'default': optional(service_list),
     'only': optional(listing(address_behind), ()),
-    'open_for': optional(milliseconds('1s', '31d')),
+    'open_for': optional(opening_time),
     'once': optional(yes_or_no, False),
     'require_source': optional(yes_or_no, False),
     'any_source': optional(yes_or_no, False),
     'expires': optional(expiry_date, NEVER),
-    'carriers': optional(listing(carrier)),
+    'carriers': optional(carrier_list),
     'old_secret': optional(read_secret),
     'old_until': optional(expiry_date),
     'code': optional(yes_or_no, False),
@@ -584,10 +583,7 @@ def ini_sections(text, path):
                          % (path, ', '.join(map(str, numbers))), 2)
     except configparser.Error as error:
         raise KnockError(' '.join(str(error).split()), 2)
-    sections = collections.OrderedDict()
-    for name in ini.sections():
-        sections[name] = dict(ini.items(name))
-    return sections
+    return {name: dict(ini.items(name)) for name in ini.sections()}
 
 def read_section(section, keys, entries, complaints):
     """{key: value} of one section by its table of keys; appends what is wrong."""
@@ -628,27 +624,27 @@ def covered(wanted, allowed):
             return True
     return False
 
-def complain_beyond(section, key, services, outer, outer_key, complaints):
-    """Appends each service that is in none of the outer ones."""
+def complain_beyond(section, key, services, outer, outer_key):
+    """A Complaint of each service that is in none of the outer ones."""
     # Where those are wrong or missing that is told already.
     if not outer:
         return
     for service in services:
         if not covered(service, outer):
             text = '%s is not in %s; add it there' % (format_service(service), outer_key)
-            complaints.append(Complaint(section, key, text))
+            yield Complaint(section, key, text)
 
 def read_client(section, name, entries, server, complaints):
     """A Client from its section; allow is all that is hidden, default all that is
     allowed."""
     values = read_section(section, CLIENT_KEYS, entries, complaints)
-    if values['allow'] is None:
-        values['allow'] = server['hide']
-    if values['default'] is None:
-        values['default'] = values['allow']
-    complain_beyond(section, 'allow', values['allow'], server['hide'], 'hide', complaints)
-    complain_beyond(
-        section, 'default', values['default'], values['allow'], 'allow', complaints)
+    hide, allow, default = server['hide'], values['allow'], values['default']
+    if allow is None:
+        allow = values['allow'] = hide
+    if default is None:
+        default = values['default'] = allow
+    complaints += complain_beyond(section, 'allow', allow, hide, 'hide')
+    complaints += complain_beyond(section, 'default', default, allow, 'allow')
     for address in values['only']:
         if not any(address in network for network in server['behind']):
             text = '%s is not in behind; add its network there' % address
@@ -683,17 +679,22 @@ def key_owners(config):
             owners.append(client.old)
     return owners
 
-def read_server(entries, complaints):
-    """{key: value} of [server]."""
+def read_server(entries, path, complaints):
+    """{key: value} of [server]. path: of the config."""
     server = read_section('server', SERVER_KEYS, entries, complaints)
     if server['open_for'] > server['max_open_for']:
-        complaints.append(Complaint('server', 'open_for',
-                                    'longer than max_open_for; change one of them'))
+        text = 'longer than max_open_for; change one of them'
+        complaints.append(Complaint('server', 'open_for', text))
+    if server['ledger'] == path:
+        # The first save would be the end of the config.
+        text = 'is the config itself; name another file'
+        complaints.append(Complaint('server', 'ledger', text))
+    server['ledger'] = server['ledger'] or path.rpartition('/')[0] + '/ledger.json'
     return server
 
-def complain_shared(clients, complaints):
-    """Appends each client whose secret another one has: the server could not tell them
-    apart."""
+def complain_shared(clients):
+    """A Complaint of each client whose secret another one has: the server could not tell
+    them apart."""
     owners = {}
     for client in clients.values():
         for key in ('secret', 'old_secret'):
@@ -701,15 +702,15 @@ def complain_shared(clients, complaints):
             owner = owners.setdefault(secret, (client.name, key))
             if secret and owner != (client.name, key):
                 text = 'the same as that of %s' % owner[0]
-                complaints.append(Complaint('client ' + client.name, key, text))
+                yield Complaint('client ' + client.name, key, text)
 
-def complain_unknown_actions(clients, actions, complaints):
-    """Appends each action that a client may run and that is not there."""
+def complain_unknown_actions(clients, actions):
+    """The same of each action that a client may run and that is not there."""
     for client in clients.values():
         for name in client.may_run:
             if name not in actions:
                 text = 'there is no [action %s]' % name
-                complaints.append(Complaint('client ' + client.name, 'may_run', text))
+                yield Complaint('client ' + client.name, 'may_run', text)
 
 def complaint_line(path, complaint):
     """PATH: [SECTION] KEY: what is wrong"""
@@ -722,9 +723,8 @@ def parse_config(text, path):
     """A Config; or KnockError (status 2) with a line for everything that is wrong."""
     sections = ini_sections(text, path)
     complaints = []
-    server = read_server(sections.pop('server', {}), complaints)
-    clients = collections.OrderedDict()
-    actions = {}
+    server = read_server(sections.pop('server', {}), path, complaints)
+    clients, actions = {}, {}
     for section, entries in sections.items():
         kind, _, name = section.partition(' ')
         pattern = {'client': NAME, 'action': ACTION}.get(kind)
@@ -739,17 +739,9 @@ def parse_config(text, path):
             clients[name] = read_client(section, name, entries, server, complaints)
         else:
             actions[name] = read_section(section, ACTION_KEYS, entries, complaints)['run']
-    complain_shared(clients, complaints)
-    complain_unknown_actions(clients, actions, complaints)
-    if complaints:
-        lines = [complaint_line(path, complaint) for complaint in complaints]
-        raise KnockError('\n'.join(lines), 2)
-    folder = path.rpartition('/')[0]
-    if server['ledger'] == path:
-        # The first save would be the end of the config.
-        raise KnockError('%s: [server] ledger: is the config itself; name another file'
-                         % path, 2)
-    server['ledger'] = server['ledger'] or folder + '/ledger.json'
+    complaints += complain_shared(clients)
+    complaints += complain_unknown_actions(clients, actions)
+    raise_all([complaint_line(path, complaint) for complaint in complaints])
     return Config(path=path, clients=clients, actions=actions, **server)
 
 # What is accepted and cannot work: said by `check` and by `run`, each with its cure.
@@ -792,8 +784,8 @@ def server_warnings(config, facts):
         yield None, 'no client, so nobody can knock; make one with: knockd.py add NAME'
     if config.port and 'udp' not in config.carriers:
         yield 'port', 'only carrier udp has a port; add udp to carriers'
-    codes = [client for client in config.clients.values() if client.code]
-    if 'code' in config.carriers and not codes:
+    has_codes = any(client.code for client in config.clients.values())
+    if 'code' in config.carriers and not has_codes:
         yield 'carriers', 'no client has a code; write code = yes in its section'
     for name in config.trust:
         if not is_interface(name, facts.interfaces):
@@ -829,9 +821,9 @@ def is_inside(interface, trust):
     """Is it this box itself, or an interface of `trust`?"""
     return any(is_interface(name, (interface,)) for name in ('lo',) + trust)
 
-def client_warnings(config, client, facts):
-    """The same about one [client NAME]."""
-    if client.expires <= facts.wall:
+def client_warnings(config, client, now):
+    """The same about one [client NAME]. now: ms since 1970."""
+    if client.expires <= now:
         day = format_time(client.expires)
         yield 'expires', 'over since %s UTC; write a later date or remove it' % day
     if config.hide and not (client.allow or client.may_run):
@@ -868,7 +860,8 @@ def warnings(config, facts):
     """[Complaint] for each thing that is accepted and cannot work on this box, now."""
     found = [('server', server_warnings(config, facts))]
     for client in config.clients.values():
-        found.append(('client ' + client.name, client_warnings(config, client, facts)))
+        told = client_warnings(config, client, facts.wall)
+        found.append(('client ' + client.name, told))
     for name in config.actions:
         found.append(('action ' + name, action_warnings(config, name, facts)))
     return [Complaint(section, *warning) for section, told in found for warning in told]
@@ -978,10 +971,10 @@ class Ledger:
     Floors never fall, and an id is forgotten only when its time has fallen below the
     floor of its key: so nothing is accepted twice, whatever clock and window become."""
 
-    def __init__(self, server_id, floor=0, keys=()):
+    def __init__(self, server_id, floor=0):
         self.server_id = server_id
         self.floor = floor              # ms; for every key
-        self.keys = dict(keys)
+        self.keys = {}
 
     def quarantine(self, now, window):
         """For a lost ledger: refuses all that may have been accepted before it was lost.
@@ -1495,7 +1488,7 @@ SOURCES_LIMIT = 4096            # sources that are followed at a time
 STRIKES = 10                    # ports that fit nothing of a source; one more ends all
 
 # What a port is to an attempt.
-STRANGE, TAKEN, NEXT, LAST = 'strange', 'taken', 'next', 'last'
+STRANGE, FITS, LAST = 'strange', 'fits', 'last'
 
 # finished: Credentials. goes_on: the port belongs to a sequence whose second port came.
 Progress = collections.namedtuple('Progress', 'finished goes_on')
@@ -1514,16 +1507,16 @@ class Attempt:
         return now - self.since <= SEQUENCE_TIME and self.strikes <= STRIKES
 
     def touch(self, port, now):
-        """STRANGE, TAKEN, NEXT or LAST; the attempt goes on with the latter two."""
+        """STRANGE, FITS or LAST."""
         ports = self.credential.ports
         # Networks repeat packets and browsers send two: what came once changes nothing.
         if port in ports[:self.taken]:
-            return TAKEN
+            return FITS
         if self.taken == len(ports) or port != ports[self.taken]:
             return STRANGE
         self.taken += 1
         if self.taken < len(ports):
-            return NEXT
+            return FITS
         self.since = now
         return LAST
 
@@ -1628,18 +1621,16 @@ class Typing:
         # The first port, and ms of the monotonic clock when it came.
         self.first = None
         self.since = 0
-        # The last pair that was looked at; in which step, and at which ms of that clock.
-        self.tried = None
-        self.tried_step = 0
-        self.tried_at = 0
+        # The last pair that was looked at, and the Moment of that.
+        self.tried = self.tried_at = None
 
     def repeats(self, pair, now):
         """Is this the network's copy of the last pair? In the same step it tells nothing
         new. Early in the next one it would be a wrong try of somebody who typed once."""
         if pair != self.tried:
             return False
-        same_step = step_of(now.wall) == self.tried_step
-        return same_step or now.mono - self.tried_at < REPEAT_TIME
+        same_step = step_of(now.wall) == step_of(self.tried_at.wall)
+        return same_step or now.mono - self.tried_at.mono < REPEAT_TIME
 
 class Codes:
     """The carrier `code`. Eight digits can be guessed, so wrong tries are limited over
@@ -1685,8 +1676,7 @@ class Codes:
         if typing.repeats(pair, now):
             return None
         typing.tried = pair
-        typing.tried_step = step_of(now.wall)
-        typing.tried_at = now.mono
+        typing.tried_at = now
         digits = '%04d%04d' % (pair[0] - FIRST_PORTS.start, pair[1] - SECOND_PORTS.start)
         credential = codes.get(digits)
         if credential is None:
@@ -1758,14 +1748,9 @@ def valid_steps(config, now, known=()):
     this config; a step is not made twice."""
     steps = window_steps(now, config.window)
     made = {credentials.step: credentials for credentials in known}
-    valid = []
     # A range ends before its stop, so the stop is the one after.
-    for step in range(steps.start, steps.stop + 1):
-        credentials = made.get(step)
-        if credentials is None:
-            credentials = StepCredentials(config, step)
-        valid.append(credentials)
-    return valid
+    return [made.get(step) or StepCredentials(config, step)
+            for step in range(steps.start, steps.stop + 1)]
 
 # --- openings: what each client has open, as values -------------------------------------
 # Openings are {(fingerprint, source, service, only): Opening} down to surviving(), and a
@@ -2209,7 +2194,6 @@ class Keyring:
         self.steps = None       # range of those that are valid
         self.sequences = Sequences({})
         self.codes = codes      # Codes: what was typed; the valid ones are in the state
-        self.in_doubt = False   # is the clock wrong?
 
     def adopt(self, now):
         """Takes up the state's config; what was made for another one is dropped."""
@@ -2221,8 +2205,9 @@ class Keyring:
         """Are other steps valid than at the last turn()? Also if the clock was set."""
         return window_steps(now.wall, self.state.config.window) != self.steps
 
-    def turn(self, now):
-        """Gives what is valid from now on to the judge and to the sequences."""
+    def turn(self, now, doubt=None):
+        """Gives what is valid from now on to the judge and to the sequences. doubt: why
+        the clock is wrong, or None."""
         config = self.state.config
         self.steps = window_steps(now.wall, config.window)
         self.credentials = valid_steps(config, now.wall, self.credentials)
@@ -2232,15 +2217,11 @@ class Keyring:
             badges.update(credentials.badges)
         codes = {}
         # By a wrong clock the owner's right codes would be wrong tries.
-        if not self.in_doubt:
+        if doubt is None:
             codes = valid_codes(config, now.wall)
         self.state.learn(tags, badges, codes)
         # Behind the table of paper.
         self.sequences.tables[1:] = [each.sequences for each in self.credentials]
-
-    def doubt(self, in_doubt):
-        """Notes whether the clock is in doubt; turn() heeds it."""
-        self.in_doubt = in_doubt
 
     def lacks_next(self):
         """Must the step that the next turn() adds still be derived? turn() itself went up
@@ -3604,6 +3585,15 @@ def moment():
     mono = int(time.monotonic() * 1000)
     return Moment(wall, mono)
 
+def patient(condition, seconds=5):
+    """Asks until the condition holds or the time is over; what it was last."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.05)
+
 # --- edges: the log ---------------------------------------------------------------------
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7     # syslog(3)
 LINE_LIMIT = 4000               # characters; what poll(2) calls writable takes 4,096
@@ -3621,7 +3611,7 @@ def log(text, level=INFO):
             sys.stderr.write(line)
             sys.stderr.flush()
 
-def log_lines(text, level=INFO):
+def log_lines(text, level):
     """A line of the log for each line of the text."""
     for line in text.splitlines():
         log(line, level)
@@ -3673,9 +3663,9 @@ class Reports:
         self.verbose = verbose
         self.counts = collections.Counter()     # verdict: how often
         self.junk = 0           # how much of it was told
-        # {client's name: {name of a kind: Kind}}. The names of kinds are constants of
+        # {(client's name, name of a kind): Kind}. The names of kinds are constants of
         # ours: no client finds new ones.
-        self.kinds = {}
+        self.kinds = collections.defaultdict(Kind)
 
     def count(self, verdict, packet):
         """Counts what the judge said; what nobody else logs is logged with -v."""
@@ -3683,13 +3673,16 @@ class Reports:
         if self.verbose and verdict in ('junk', 'copy'):
             log('%s %s' % (verdict, packet.source), DEBUG)
 
-    def tell(self, client, name, source, reason, now, line=None):
-        """Counts what befell a client ('': nobody), of a kind with this name, and logs it
-        unless that was logged within the minute. line: what the log says, if not the
-        reason."""
-        kinds = self.kinds.setdefault(client, {})
-        kind = kinds.setdefault(name, Kind())
-        kind.happen(source, reason, now, line or reason)
+    def tell(self, name, line, now):
+        """Counts what befell nobody alone, of a kind with this name, and logs it unless
+        that was logged within the minute."""
+        self.kinds['', name].happen('', line, now, line)
+
+    def complain(self, decision, kind, reason, now):
+        """The same of what befell a client's knock."""
+        client, source = decision.knock.client.name, str(decision.knock.source)
+        line = '%s %s %s %s' % (decision.verdict, client, source, reason)
+        self.kinds[client, kind].happen(source, reason, now, line)
 
     def tell_junk(self):
         """One line for all that was not authentic since the last one."""
@@ -3700,13 +3693,7 @@ class Reports:
 
     def refusals(self):
         """For status: a dict for each kind of refusal of each client."""
-        found = []
-        for client, kinds in self.kinds.items():
-            if not client:
-                continue
-            for kind in kinds.values():
-                found.append(kind.row(client))
-        return found
+        return [kind.row(client) for (client, _), kind in self.kinds.items() if client]
 
 # --- edges: files ----------------------------------------------------------------------
 def read_file(path):
@@ -3808,22 +3795,20 @@ def locked(path):
     place = os.path.dirname(os.path.realpath(path))
     folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        take_lock(folder, place)
+        # Not for ever: every user who may read the folder can hold this lock.
+        if not patient(lambda: takes_lock(folder), 10):
+            raise KnockError('%s: another command is editing there' % place)
         yield
     finally:
         os.close(folder)
 
-def take_lock(folder, place):
-    """Not for ever: every user who may read the folder can hold this lock."""
-    end = time.monotonic() + 10
-    while True:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise KnockError('%s: another command is editing there' % place)
-        time.sleep(0.02)
+def takes_lock(file):
+    """False if another process has it locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
 
 def way_to(path):
     """Every folder, link and file that is passed on the way to this path, / first.
@@ -4018,12 +4003,12 @@ class Hooks:
         # By client, and by whether it is an action.
         self.slots = collections.defaultdict(lambda: threading.Semaphore(SLOTS))
 
-    def run(self, name, argv, facts, action=False):
-        """Starts a command, if there is one. facts: its environment, KNOCK_CLIENT among
-        it."""
+    def run(self, name, argv, client, source, services, seconds, action=False):
+        """Starts a command, if there is one. client: a name; source: an address."""
         if not argv:
             return
-        client = facts['KNOCK_CLIENT']
+        facts = {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': str(source),
+                 'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
         slots = self.slots[client, action]
         if not slots.acquire(blocking=False):
             log('action %s: not run, for %d others of %s do' % (name, SLOTS, client),
@@ -4257,9 +4242,8 @@ def open_ledger(file, config, now):
         # In the old journal, if that is possible; if not, the next knock tries again.
         try:
             file.resume()
-        except OSError as error:
-            log('start: the ledger cannot be written: %s: %s' % (
-                file.path, error.strerror), ERROR)
+        except OSError:
+            rewritten(file, ledger, 'start')
     return ledger, False
 
 def lost_ledger(file, config, now, error):
@@ -4275,8 +4259,8 @@ def lost_ledger(file, config, now, error):
     reason = getattr(error, 'strerror', error)
     if isinstance(error, FileNotFoundError):
         reason = 'missing'
-    told = reason, end, file.path
-    log('quarantine: ledger %s, knocks count again at %s UTC; %s' % told, 4)
+    log('quarantine: ledger %s, knocks count again at %s UTC; %s' % (
+        reason, end, file.path), WARNING)
     rewritten(file, ledger, 'quarantine')
     return ledger
 
@@ -4773,9 +4757,7 @@ def choose_tool(config):
 
 def suitable(tool, config):
     """The tool, if it can do all that the config asks for."""
-    flaws = tool.flaws(config)
-    if flaws:
-        raise KnockError('\n'.join('%s: %s' % (config.path, flaw) for flaw in flaws), 2)
+    raise_all(['%s: %s' % (config.path, flaw) for flaw in tool.flaws(config)])
     return tool
 
 def has_lister(program):
@@ -5479,15 +5461,10 @@ class ConfigFile:
         return config_stamp(self.path) != self.stamp
 
     def read(self):
-        """The Config in the file. KnockError, which is kept as the problem."""
+        """The Config in the file. KnockError."""
         self.stamp = config_stamp(self.path)
-        try:
-            config = read_config(self.path)
-        except KnockError as error:
-            self.problem = str(error)
-            raise
         self.problem = None
-        return config
+        return read_config(self.path)
 
     def row(self):
         """For status. last_good: does the copy rule in place of the file?"""
@@ -5495,7 +5472,7 @@ class ConfigFile:
                 'last_good': self.problem is not None}
 
     def refuse(self, problem):
-        """It was read, but cannot rule."""
+        """It cannot be read, or cannot rule."""
         self.problem = problem
 
     def keep(self, config):
@@ -5610,23 +5587,20 @@ class Hearing:
         self.keys = Keyring(state, recalled_codes(self.codes_path, now.mono))
         self.bridges = None     # overhear_bridges()'s socket, if there is need of it
 
-    def turn(self, in_doubt, now):
+    def turn(self, doubt, now):
         """Another step, or another config: other credentials, and perhaps other addresses
-        and bridges of this box. in_doubt: is the clock wrong?"""
-        self.keys.doubt(in_doubt)
-        self.keys.turn(now)
+        and bridges of this box. doubt: why the clock is wrong, or None."""
+        config = self.state.config
+        self.keys.turn(now, doubt)
         is_own.cache_clear()
-        self.overhear(self.state.config)
-        self.listen()
-
-    def overhear(self, config):
-        """New bridges come with new guests. The socket of before is closed last, or a
-        knock could pass unheard."""
+        # New bridges come with new guests. The socket of before is closed last, or a
+        # knock could pass unheard.
         before, self.bridges = self.bridges, None
         if config.behind:
             self.bridges = overhear_bridges(config.trust)
         if before is not None:
             before.close()
+        self.listen()
 
     def listen(self):
         """Gives the kernel its filters."""
@@ -5750,8 +5724,8 @@ class Doors:
         if decision.verdict == 'run':
             name = knock.request.action
             argv = self.state.config.actions[name]
-            facts = facts_of(knock.client.name, knock.source, (), knock.seconds)
-            self.hooks.run(name, argv, facts, action=True)
+            self.hooks.run(name, argv, knock.client.name, knock.source, (), knock.seconds,
+                           action=True)
             log(honour_line(decision, now, moment()))
             return
         if decision.verdict == 'open':
@@ -5765,16 +5739,15 @@ class Doors:
     def in_force(self, number, now):
         """All that was wanted up to this number is what the kernel holds."""
         self.trouble = None
-        done = [order for order in self.orders if order.number <= number]
-        self.orders = [order for order in self.orders if order.number > number]
-        for order in done:
+        while self.orders and self.orders[0].number <= number:
+            order = self.orders.pop(0)
             log(honour_line(order.decision, order.began, now))
             if order.decision.verdict == 'open':
-                self.visit(order, now)
+                self.visit(order)
             else:
                 self.next_end = now.mono
 
-    def visit(self, order, now):
+    def visit(self, order):
         """A knock has opened something."""
         knock = order.decision.knock
         services = tuple(merged(knock.services))
@@ -5784,8 +5757,8 @@ class Doors:
         before = self.visits.pop(visit, 0)      # it becomes the youngest
         self.visits[visit] = max(ends, before)
         self.next_end = min(self.next_end, ends + CLOSING_TIME)
-        facts = facts_of(visit.client, visit.source, services, knock.seconds)
-        self.hooks.run('on_open', self.state.config.on_open, facts)
+        self.hooks.run('on_open', self.state.config.on_open, visit.client, visit.source,
+                       services, knock.seconds)
         own = [each for each in self.visits if each.fingerprint == visit.fingerprint]
         if len(own) > VISITS_LIMIT:     # one client's ever new requests fill no memory
             self.leave(own[0])
@@ -5793,16 +5766,17 @@ class Doors:
     def leave(self, visit):
         """It is over, or one too many of its client."""
         del self.visits[visit]
-        facts = facts_of(visit.client, visit.source, visit.services, 0)
-        self.hooks.run('on_close', self.state.config.on_close, facts)
+        self.hooks.run('on_close', self.state.config.on_close, visit.client, visit.source,
+                       visit.services, 0)
 
     def failed(self, done, now):
         """The keeper could not do it, and tries again in a second."""
         self.trouble = str(done.error)
-        self.reports.tell('', 'firewall', '', 'firewall: %s' % self.trouble, now)
+        self.reports.tell('firewall', 'firewall: %s' % self.trouble, now)
         waiting = []
         for order in self.orders:
-            self.complain(order, 'failed', 'failed: %s' % self.trouble, now)
+            reason = 'failed: %s' % self.trouble
+            self.reports.complain(order.decision, 'failed', reason, now)
             if now.mono < order.began.mono + order.decision.knock.seconds * 1000:
                 waiting.append(order)
         self.orders = waiting
@@ -5811,14 +5785,9 @@ class Doors:
         """Nobody waits for long without a word."""
         for order in self.orders:
             if now.mono - order.began.mono >= SLOW_TIME:
-                self.complain(order, 'slow', 'waits: %s is not done after %d s' % (
-                    self.keeper.tool.name, SLOW_TIME // 1000), now)
-
-    def complain(self, order, kind, reason, now):
-        knock = order.decision.knock
-        source = str(knock.source)
-        line = '%s %s %s %s' % (order.decision.verdict, knock.client.name, source, reason)
-        self.reports.tell(knock.client.name, kind, source, reason, now, line)
+                reason = 'waits: %s is not done after %d s' % (
+                    self.keeper.tool.name, SLOW_TIME // 1000)
+                self.reports.complain(order.decision, 'slow', reason, now)
 
     def look_for_ends(self, now):
         """What is over, and its hook; at most once a second, for it looks at every
@@ -5850,11 +5819,6 @@ class Doors:
         for order in self.orders[:1]:
             times.append(max(now.mono + 1000, order.began.mono + SLOW_TIME))
         return max(0, min(times) - now.mono)
-
-def facts_of(client, source, services, seconds):
-    """The environment of a command of the config."""
-    return {'KNOCK_CLIENT': client, 'KNOCK_SOURCE': str(source),
-            'KNOCK_PORTS': format_services(services), 'KNOCK_SECONDS': str(seconds)}
 
 class Desk:
     """Answers `status`, by a Unix socket."""
@@ -5904,9 +5868,7 @@ class Daemon:
         self.file = LedgerFile(config.ledger)
         self.reports = Reports(verbose)
         self.clock = WallClock()
-        # start() makes these.
-        self.state = self.hearing = self.doors = self.desk = None
-        self.probation = self.guard = None
+        # start() adds state, hearing, doors, desk, probation and guard.
         self.reloading = None   # Reload, until it is in force
 
     def start(self):
@@ -5914,9 +5876,7 @@ class Daemon:
         self.file.take()
         own_namespace()
         now = moment()
-        tool, flaw = choose_tool(self.config)
-        if flaw is not None:
-            log_lines('firewall: by iptables, for %s' % flaw, WARNING)
+        tool, _ = choose_tool(self.config)
         ledger, lost = open_ledger(self.file, self.config, now)
         if lost:
             self.clock.watch(now)
@@ -5934,22 +5894,18 @@ class Daemon:
         self.desk = Desk(self.config, now)
         self.hearing = Hearing(state, now)
         self.doors = Doors(keeper, state, self.reports)
-        self.doors.hide(self.probation.state != LAPSED)
-        self.hearing.keys.adopt(now)
-        self.turn(now)
+        self.adopt(self.config, now)
 
     def first_result(self, keeper):
         """Waits for the firewall, once: nobody is let in before. KnockError if it
         fails."""
-        while True:
-            select.select([keeper], (), ())
-            results = keeper.results()
-            for done in results:
-                if done.error is not None:
-                    raise done.error
-                self.settle(done, moment())
-            if results:
-                return results[0]
+        select.select([keeper], (), ())
+        results = keeper.results()
+        for done in results:
+            if done.error is not None:
+                raise done.error
+            self.settle(done, moment())
+        return results[0]
 
     def tell_ready(self, done):
         """The first line of a daemon that guards."""
@@ -5997,9 +5953,9 @@ class Daemon:
 
     def patience(self, now):
         """Milliseconds until anything is due."""
-        due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP]
+        due = [self.doors.due(now), STEP - (now.wall + self.config.window) % STEP,
+               self.probation.due(now.mono)]
         due += [end - now.mono for end in self.hearing.muted.values()]
-        due.append(self.probation.due(now.mono))
         # Half of systemd's time, from us to ms.
         watchdog = int(os.environ.get('WATCHDOG_USEC', '0')) // 2000
         if watchdog:
@@ -6044,7 +6000,7 @@ class Daemon:
         self.doors.keeper.turn(now, beside(self.config, 'sysctls'))
         if self.clock.doubt_changed(self.config, self.state.ledger, now):
             log('clock: %s' % (self.clock.doubt or 'plausible again'), WARNING)
-        self.hearing.turn(self.clock.doubt is not None, now)
+        self.hearing.turn(self.clock.doubt, now)
 
     def look_for_jump(self, now):
         """What was refused because its time had passed must not be good again."""
@@ -6077,7 +6033,7 @@ class Daemon:
             log('config reloaded: ' + state_line(self.config, self.doors.keeper, done))
         if done.mended:
             self.desk.count_mended()
-            self.reports.tell('', 'mended', '', MENDED, now)
+            self.reports.tell('mended', MENDED, now)
         if done.loaded is not None:
             self.guard.keep(done.loaded.guard)
 
@@ -6115,9 +6071,10 @@ class Daemon:
         self.state.adopt(config)
         # Before anything else: who was removed has nothing open any more.
         self.state.hold(surviving(self.state.openings, config, now))
+        number = self.doors.hide(self.probation.state != LAPSED)
         self.hearing.keys.adopt(now)
         self.turn(now)
-        return self.doors.hide(self.probation.state != LAPSED)
+        return number
 
     def go_back(self, error, now):
         """The firewall could not do what the config asks for."""
@@ -6138,7 +6095,7 @@ class Daemon:
                     # A defect of ours must not be a way to stop us.
                     name = type(error).__name__
                     line = 'internal error: %s: %s' % (name, error)
-                    self.reports.tell('', name, '', line, moment())
+                    self.reports.tell(name, line, moment())
 
     def hear(self, frame, interface):
         packet = parse_packet(frame, self.config.carriers, self.config.port)
@@ -6154,7 +6111,7 @@ class Daemon:
             if self.hearing.mute('syn', 2, now):
                 line = ('more than %d SYNs a second: ports, code and paper sleep'
                         % SYNS_A_SECOND)
-                self.reports.tell('', 'SYNs', '', line, now)
+                self.reports.tell('SYNs', line, now)
             return
         syn = outside_syn(frame, interface, self.config)
         if syn is not None:
@@ -6165,33 +6122,29 @@ class Daemon:
         """One packet that may be a knock."""
         self.look_for_jump(now)
         decision = self.with_signature(judge(packet, now, self.state), now)
-        knock, reason = decision.knock, decision.reason
         self.reports.count(decision.verdict, packet)
         if decision.verdict == 'mute':
             self.hearing.mute(packet.payload[:TAG_SIZE], 1, now)
         elif decision.verdict in OPS.values():
             inside = is_inside(interface, self.config.trust)
             self.honour(decision, packet.source, inside, now)
-        elif reason is not None:
-            source = str(knock.source)
-            line = 'refused %s %s %s' % (knock.client.name, source, reason)
-            self.reports.tell(knock.client.name, decision.kind, source, reason, now, line)
+        elif decision.verdict == 'refused':
+            self.reports.complain(decision, decision.kind, decision.reason, now)
 
     def with_signature(self, decision, now):
         """The decision, or a refusal where the signature is wrong."""
         if decision.verdict not in OPS.values() or not decision.knock.client.ssh_key:
             return decision
         client = decision.knock.client
-        if not self.state.signatures.spend(client.fingerprint, now.mono // 1000):
-            reason = 'too fast for signatures'
-        else:
-            try:
-                # The last check, for it starts a process.
-                verify_signature(client, decision.knock.request)
-                return decision
-            except KnockError as error:
-                reason = 'signature: %s' % error
-        return decision._replace(verdict='refused', kind=SIGNATURE, reason=reason)
+        try:
+            if not self.state.signatures.spend(client.fingerprint, now.mono // 1000):
+                raise KnockError('too fast')
+            # The last check, for it starts a process.
+            verify_signature(client, decision.knock.request)
+            return decision
+        except KnockError as error:
+            reason = 'signature: %s' % error
+            return decision._replace(verdict='refused', kind=SIGNATURE, reason=reason)
 
     def honour(self, decision, sender, inside, now):
         """Ledger recorded, on disk, firewall, hooks, log: in this order, or not at all.
@@ -6214,8 +6167,6 @@ class Daemon:
     def answer(self, now):
         """`status`, or `reload`, which says that the config has changed."""
         word, address = self.desk.ask()
-        if word is None:
-            return
         if word == b'reload':
             self.reload(now)
         self.desk.answer(self.report(now), address)
@@ -6246,7 +6197,7 @@ class Daemon:
 
 def opening_rows(openings, now):
     """For status: a dict for all that closes at the same moment."""
-    rows = collections.OrderedDict()
+    rows = {}
     for opening in openings.values():
         left = max(0, opening.expires - now.mono) // 1000
         key = opening.client, opening.source, opening.only, opening.expires
@@ -6307,62 +6258,58 @@ def preflight(config):
     """Warnings, a line each; KnockError with all that would keep the daemon from running.
     check, selftest, status and run ask this, so they agree."""
     check_programs(config)
-    found = [complaint_line(config.path, complaint)
-             for complaint in warnings(config, box_facts(config))]
-    flaws = [('behind', flaw) for flaw in flaws_behind(config)]
+    found = warnings(config, box_facts(config))
+    found += [Complaint('server', 'behind', flaw) for flaw in flaws_behind(config)]
     # Nobody else may list the rules.
     if os.geteuid() == 0:
-        flaws += firewall_flaws(config)
-    return found + ['%s: [server] %s: %s' % (config.path, key, flaw)
-                    for key, flaw in flaws]
+        found += [Complaint('server', *flaw) for flaw in firewall_flaws(config)]
+    return [complaint_line(config.path, complaint) for complaint in found]
 
 def firewall_flaws(config):
-    """[(key of [server], text)] for the tool, and for what other rules do to ours."""
+    """(key of [server], text) for the tool, and for what other rules do to ours."""
     tool, flaw = choose_tool(config)
-    found = []
     if flaw:
-        found.append(('firewall', 'by iptables, for ' + flaw))
+        yield 'firewall', 'by iptables, for ' + flaw
     if tool is NFT_WITHOUT_SOCKETS:
-        found.append(('firewall', 'the kernel has no nft_socket (OpenWrt: '
-                      'kmod-nft-socket): a handshake that began in an opening can be '
-                      'completed when it is over'))
+        yield 'firewall', ('the kernel has no nft_socket (OpenWrt: kmod-nft-socket): a '
+                           'handshake that began in an opening can be completed when it '
+                           'is over')
     if not config.hide:
-        return found
-    found += [('mark', flaw) for flaw in rule_flaws(config)]
+        return
+    for rule in exact_marks(rules_of_routing(), config.mark | asked_bit(config)):
+        yield 'mark', ('the rule "%s" asks for our bits, too; write it with a mask, as '
+                       'fwmark 0x1/0xff' % rule)
     if tool is not IPTABLES:
         listing = run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
         if '"synproxy"' in listing.lower():
-            found.append(('hide', 'a rule with synproxy may answer before us; leave '
-                          'hidden ports out of it'))
+            yield 'hide', ('a rule with synproxy may answer before us; leave hidden '
+                           'ports out of it')
         for chain in late_marks(listing):
-            found.append(('mark', 'chain %s %s %s sets the whole mark after us; give it '
-                          'priority mangle, or write a mask' % chain))
+            yield 'mark', ('chain %s %s %s sets the whole mark after us; give it '
+                           'priority mangle, or write a mask' % chain)
     for chain in see_box(tool, config).unreachable:
-        found.append(('accept_in', 'chain %s %s %s drops what a knock opens, and takes '
-                      'no rule of ours' % (chain.family, chain.table, chain.name)))
-    return found
+        yield 'accept_in', ('chain %s %s %s drops what a knock opens, and takes no rule '
+                            'of ours' % chain[:3])
 
 def flaws_behind(config):
     """What of `behind` the guard does not see on this box."""
     if not config.behind:
-        return []
-    found = []
+        return
     bridges = [name for _, name in bridges_of_box() if not is_inside(name, config.trust)]
     lacking = missing_for_bridges()
     for name in bridges:
         if lacking:
             cure = ' '.join(setting + '=1' for setting in lacking)
-            found.append('not all that bridge %s passes on meets our rules; type: '
-                         'modprobe br_netfilter; sysctl -w %s' % (name, cure))
+            yield ('not all that bridge %s passes on meets our rules; type: modprobe '
+                   'br_netfilter; sysctl -w %s' % (name, cure))
     for place in sorted(listed_by_nft('flowtable') or ()):
-        found.append('flowtable %s %s %s: a knock or a SYN in a flow that it took over '
-                     'passes unseen; from a new port both are seen' % place)
+        yield ('flowtable %s %s %s: a knock or a SYN in a flow that it took over passes '
+               'unseen; from a new port both are seen' % place)
     routes = routes_of_box()
     for network in config.behind:
         # A guest of a bridge may be on the same link as the way out, and without a route.
         if not (bridges or is_routed(network, routes)):
-            found.append('%s is not reached through this box; see: ip route' % network)
-    return found
+            yield '%s is not reached through this box; see: ip route' % network
 
 def is_routed(network, routes):
     """Does a part of it lie elsewhere than the rest of the world?"""
@@ -6375,9 +6322,8 @@ def is_routed(network, routes):
     return bool(ways - ways_out)
 
 def exact_marks(text, bits):
-    """The lines of `ip rule` that ask for the mark as a whole, or for one of these
-    bits."""
-    found = []
+    """The lines of `ip rule` that ask for the mark as a whole, or for one of these bits:
+    what a knock opens, and a hidden port's reset, carries one and goes another way."""
     for line in text.splitlines():
         match = re.search(r'fwmark 0x[0-9a-f]+(?:/(0x[0-9a-f]+))?', line)
         # wg-quick's "not from all fwmark 0xca6c" is as true with our bits as without.
@@ -6385,19 +6331,15 @@ def exact_marks(text, bits):
             continue
         mask = int(match.group(1) or '0xffffffff', 16)
         if mask & bits:
-            found.append(' '.join(line.split()))
-    return found
+            yield ' '.join(line.split())
 
-def rule_flaws(config):
-    """Of routing by exact marks: what a knock opens, and a hidden port's reset, carries a
-    bit of ours and goes another way."""
+def rules_of_routing():
+    """What `ip rule` lists."""
     rules = ''
     for family in ('-4', '-6'):
         with contextlib.suppress(KnockError):       # no such program, or no IPv6
             rules += run(['ip', family, 'rule'])
-    return ['the rule "%s" asks for our bits, too; write it with a mask, as fwmark '
-            '0x1/0xff' % rule
-            for rule in exact_marks(rules, config.mark | asked_bit(config))]
+    return rules
 
 def box_facts(config):
     """What warnings() must know of this box."""
@@ -6528,18 +6470,18 @@ def known_ledger(config):
     lock."""
     try:
         return LedgerFile(config.ledger).load(config.id)
-    except (OSError, ValueError, KnockError):
+    except (OSError, KnockError):
         return Ledger(config.id)
 
 def client_facts(config, report):
     """{name: what `list` and `status` tell of it}, by config, ledger and daemon."""
     ledger = known_ledger(config)
-    facts = collections.OrderedDict()
+    facts = {}
     for client in config.clients.values():
         entry = ledger.keys.get(client.fingerprint) or unused_key()
         told = report.get('clients', {}).get(client.name, {})
         last = max([told.get('last') or 0] + list(entry['spent'].values()))
-        fact = facts[client.name] = collections.OrderedDict()
+        fact = facts[client.name] = {}
         fact['allow'] = format_services(client.allow)
         fact['default'] = format_services(client.default)
         fact['only'] = list(map(str, client.only))
@@ -6572,7 +6514,7 @@ def client_rows(facts, now):
             last = duration((now - fact['last']) // 1000) + ' ago'
         if fact['source']:
             last += ' from ' + fact['source']
-        expires = format_time(NEVER if fact['expires'] is None else fact['expires'])
+        expires = format_time(fact['expires'] or NEVER)
         code = 'yes' if fact['code'] else 'no'
         paper = str(fact['paper_left'])
         allow = (fact['allow'] or 'nothing') + at_places(fact['only'])
@@ -6843,10 +6785,10 @@ def told_entries(args, names):
 
 def client_entries(args):
     """A client's section out of the options of a command."""
-    told = vars(args)
-    entries = [('secret', told.get('secret') or given_secret(None))]
-    if told.get('page'):
-        entries += PAGE         # what is told besides counts more
+    entries = [('secret', given_secret(None))]
+    if args.page:
+        entries += PAGE
+    # What is told counts more.
     return entries + told_entries(args, CLIENT_KEYS)
 
 def given_secret(source):
@@ -6869,7 +6811,7 @@ def first_config(args, name, hide, place, more=()):
         if config.clients or place.dry_run or not name:
             return config
         config = edit_config(place.root + path,
-                             lambda known: new_client(args, known, place))
+                             lambda known: new_client(args, name, known, place))
     elif not (name and hide):
         return read_config(path)        # says what is to be typed
     else:
@@ -6887,14 +6829,13 @@ def first_config(args, name, hide, place, more=()):
         print_line(config, config.clients[name], args)
     return config
 
-def new_client(args, config, place):
+def new_client(args, name, config, place):
     """The changes that make a client, the first one's ledger included: nothing is spent
     yet."""
     if not config.clients:
         place_ledger(config, place)
-    told = vars(args)
-    changes = {'client ' + (told.get('name') or args.client): client_entries(args)}
-    bare = [service for service in parse_services(told.get('allow') or '')
+    changes = {'client ' + name: client_entries(args)}
+    bare = [service for service in parse_services(args.allow or '')
             if not covered(service, config.hide)]
     if bare and agreed('%s: not hidden. Hide it too?' % format_services(bare)):
         changes['server'] = [('hide', format_services(config.hide + tuple(bare)))]
@@ -6957,7 +6898,7 @@ def host_of(config):
         doubt = 'only a name, for this box has no way to the world yet'
     return host, doubt
 
-def client_line(config, client, via='udp'):
+def client_line(config, client, via):
     """knock://NAME:SECRET@HOST[:PORT]?id=SERVERID[&via=udp][&open=tcp/22,...][&once=1]"""
     host = host_of(config)[0].replace('%', '%25')
     if ':' in host:
@@ -6982,8 +6923,7 @@ def phone_line(config, client):
 
 def print_line(config, client, args):
     """A client's lines, on standard output; what is doubtful about them, beside it."""
-    told = vars(args)
-    lines = [client_line(config, client, told.get('via') or client.carriers[0])]
+    lines = [client_line(config, client, args.via or client.carriers[0])]
     if client.code:
         lines.append(phone_line(config, client))
     for line in lines:
@@ -6994,15 +6934,14 @@ def print_line(config, client, args):
              % (host, doubt))
     tell_flaws(config, client)
     # Last: where there is no qrencode, all else is told.
-    if told.get('qr'):
+    if args.qr:
         for line in lines:
             # By its input: every user can read an argument list.
             print(run(['qrencode', '-t', 'ANSIUTF8'], line))
 
 def tell_flaws(config, client):
     """What keeps it from opening anything."""
-    facts = Facts(moment().wall, (), (), None, True)
-    for warning in client_warnings(config, client, facts):
+    for warning in client_warnings(config, client, moment().wall):
         complaint = Complaint('client ' + client.name, *warning)
         note(complaint_line(config.path, complaint))
 
@@ -7118,7 +7057,7 @@ def command_add(args):
         refuse_idle(args, config)
         known.extend(config.clients)
         if args.name not in known:
-            return new_client(args, config, Placing(args))
+            return new_client(args, args.name, config, Placing(args))
         there = section_of(config, args.name)
         there['secret'] = encode_secret(config.clients[args.name].secret)
         if dict(client_entries(args)).items() <= there.items():
@@ -7133,7 +7072,6 @@ def command_add(args):
 
 def section_of(config, name):
     """The texts of a client's section: {key: text}."""
-    find_client(config, name)
     return ini_sections(read_file(config.path), config.path)['client ' + name]
 
 def command_set(args):
@@ -7168,7 +7106,7 @@ def command_rename(args):
             raise KnockError('there is a client %s already' % args.new)
         header = re.compile(r'(?m)^(\s*)\[client %s\]' % re.escape(args.name))
         write_config(path, header.sub(r'\1[client %s]' % args.new, text))
-    find_client(taken(path), args.new)
+    taken(path)
     print('renamed; the line of before still works')
 
 def secret_in_use(config, client):
@@ -7267,10 +7205,11 @@ def command_paper(args):
     print('Paper knocks of %s for %s, sheet %d. Touch the six TCP ports of a line in '
           'this order,\nwithin 20 s, each line once, from the top; a line voids those '
           'above it.' % (client.name, host_of(config)[0], sheet))
+    hidden = ports_of(config.hide, TCP)
     for number in range(1, count + 1):
         ports = paper_ports(client.keys, sheet, number)
         # A hidden port counts for no sequence.
-        if not any(covered(Service(TCP, port, port), config.hide) for port in ports):
+        if hidden.isdisjoint(ports):
             print('%3d  %s' % (number, ' '.join('%5d' % port for port in ports)))
 
 def next_sheet(config, client):
@@ -7307,17 +7246,16 @@ LD_LENGTH = 0x80
 # kind: a word; client: its name, '' for nobody; text: the sentence; knock: a good one, or
 # None.
 Finding = collections.namedtuple('Finding', 'kind client text knock')
-Finding.__new__.__defaults__ = None,
 # What a packet shows even if it was cut. port: None of a ping.
 Glimpse = collections.namedtuple('Glimpse', 'source port tag')
 
-# What of a knock is told, by kind; %s or %d: what was found.
+# What of a knock is told, by kind of a Finding; %s or %d: what was found.
 SENTENCES = {
     'stranger': 'no client of this server made it: other traffic, another line or server '
                 'id, a secret from before `rekey`, or a clock off by more than a day',
     'cut': 'came in fragments, or was cut on its way: knock with less, or --via ports',
-    'damaged': 'was changed or cut on its way, or somebody repeats its tag',
-    'clocks': 'made at %s, your clocks differ by %s: set both',
+    'damaged': 'was changed or cut on its way, or somebody repeats its tag%s',
+    CLOCK: 'made at %s, your clocks differ by %s: set both',
     'port': 'came to port %d, the config says port = %d',
     'carrier': 'carrier %s is off: see `carriers` in [server]',
     'disorder': 'all six ports came, in another order or too slowly',
@@ -7360,6 +7298,10 @@ ANY_LENGTH = [
     'drop',
     BPF_DROP,
 ]
+
+def finding(kind, client, *found):
+    """A Finding by its sentence."""
+    return Finding(kind, client, SENTENCES[kind] % found, None)
 
 def glimpse(frame):
     """A Glimpse, or None where no tag can be seen."""
@@ -7431,39 +7373,38 @@ class Watcher:
             # Or each ping and each fragment of other traffic would be told as a knock.
             if packet is None or seen.port is None:
                 return None
-            return Finding('stranger', '', SENTENCES['stranger'])
+            return finding('stranger', '')
         name = client.name
         if packet is None:
-            return Finding('cut', name, SENTENCES['cut'])
+            return finding('cut', name)
         plain = unseal(client.keys, packet.payload)
         if plain is None:
-            text = SENTENCES['damaged']
+            remark = ''
             if seen.port is not None and not checksum_holds(parse_ip(frame)):
-                text += '; its checksum is wrong'
-            return Finding('damaged', name, text)
+                remark = '; its checksum is wrong'
+            return finding('damaged', name, remark)
         if tag not in self.state.tags:
             # Of a request that cannot be read, its step still tells the time.
             time = step * STEP
             with contextlib.suppress(KnockError):
                 time = decode_plain(plain).time
-            times = time_of_day(time), spelled(now.wall - time)
-            return Finding(CLOCK, name, SENTENCES['clocks'] % times)
+            return finding(CLOCK, name, time_of_day(time), spelled(now.wall - time))
         port = self.config.port
         if seen.port is not None and port not in (None, seen.port):
-            return Finding('port', name, SENTENCES['port'] % (seen.port, port))
+            return finding('port', name, seen.port, port)
         return self.judged(name, packet, now)
 
     def judged(self, name, packet, now):
         """Of what is authentic, or a whole sequence."""
         carrier = packet.carrier
         if carrier not in self.config.carriers + ('paper',):
-            return Finding('carrier', name, SENTENCES['carrier'] % carrier)
+            return finding('carrier', name, carrier)
         decision = judge(packet, now, self.state)
         knock = decision.knock
         if knock is None or decision.verdict == 'copy':
             return None
         if decision.verdict == 'refused':
-            return Finding(decision.kind, name, refusal_text(decision))
+            return Finding(decision.kind, name, refusal_text(decision), None)
         # In our copy alone: without it a replay would be called good.
         self.state.ledger.record(knock.client.fingerprint, knock.knock_id,
                                  knock.request.time, self.config.window, knock.paper)
@@ -7496,9 +7437,9 @@ class Watcher:
         for table in self.keys.sequences.tables:
             for row in table.values():
                 for credential in row:
-                    finding = part_of(credential, ports)
-                    if finding:
-                        return source, finding
+                    found = part_of(credential, ports)
+                    if found:
+                        return source, found
         return None
 
 def part_of(credential, ports):
@@ -7507,12 +7448,12 @@ def part_of(credential, ports):
     missing = [place for place, port in enumerate(wanted, 1) if port not in ports]
     if len(missing) > 3:
         return None
-    text = SENTENCES['disorder']
-    if missing:
-        # By number alone: with the ports, whoever reads along could finish the sequence.
-        places = ' and '.join(map(str, missing))
-        text = SENTENCES['part'] % (len(wanted) - len(missing), places)
-    return Finding('part', credential.client.name, text)
+    name = credential.client.name
+    if not missing:
+        return finding('disorder', name)
+    # By number alone: with the ports, whoever reads along could finish the sequence.
+    places = ' and '.join(map(str, missing))
+    return finding('part', name, len(wanted) - len(missing), places)
 
 def refusal_text(decision):
     """The judge's reason, and what to do."""
@@ -7529,12 +7470,11 @@ def is_deaf(service):
     word = PROTOCOL_NAMES[service.proto]
     listens = {TCP: '0A', UDP: '07'}[service.proto]
     for name in (word, word + '6'):
-        with contextlib.suppress(OSError):
-            for line in read_file('/proc/net/' + name).splitlines():
-                _, local, _, state, *_ = line.split()
-                port = local.rpartition(':')[2]
-                if state == listens and service.low <= int(port, 16) <= service.high:
-                    return False
+        for line in read_if_there('/proc/net/' + name).splitlines():
+            _, local, _, state, *_ = line.split()
+            port = local.rpartition(':')[2]
+            if state == listens and service.low <= int(port, 16) <= service.high:
+                return False
     return True
 
 # trace id, a number, family table chain; then either "rule", its text and (verdict drop),
@@ -7597,7 +7537,6 @@ class Watch:
         self.datagrams = Capture(1)
         self.syns = Capture(1)
         self.trace = Trace()
-        self.bridges = None     # overhear_bridges()'s socket, if there is need of it
         self.kinds = collections.Counter()
         self.told = set()       # keys of the lines that were printed
         self.waiting = []       # (ms, Knock): when to ask the daemon what came of it
@@ -7624,13 +7563,13 @@ class Watch:
         for frame, interface in self.some_frames(self.datagrams):
             seen = glimpse(frame)
             if seen is not None:
-                finding = self.watcher.hear_datagram(frame, seen, now)
-                self.explain(finding, seen.source, seen.port, interface, now)
+                found = self.watcher.hear_datagram(frame, seen, now)
+                self.explain(found, seen.source, seen.port, interface, now)
         for frame, interface in self.some_frames(self.syns):
             syn = outside_syn(frame, interface, self.watcher.config)
             if syn is not None:
-                for finding in self.watcher.hear_syn(syn, now):
-                    self.explain(finding, syn.source, syn.port, interface, now)
+                for found in self.watcher.hear_syn(syn, now):
+                    self.explain(found, syn.source, syn.port, interface, now)
         stopped = self.watcher.stopped(now)
         if stopped:
             self.explain(stopped[1], stopped[0], None, 'ports', now)
@@ -7644,11 +7583,11 @@ class Watch:
         for sock in capture.taps:
             yield from itertools.islice(capture.frames(sock), LOOK_AT_ONCE)
 
-    def explain(self, finding, source, port, way, now):
+    def explain(self, found, source, port, way, now):
         """One line for each client, reason and source; the rest is counted."""
-        if finding is None:
+        if found is None:
             return
-        kind, name, text, knock = finding
+        kind, name, text, knock = found
         # A stranger may be who is looked for, with an old line.
         if name and self.name not in (None, name):
             return
@@ -7702,9 +7641,10 @@ def outcome(knock, report):
         if row['client'] == knock.client.name and \
                 knock.source in ipaddress.ip_network(row['source']):
             return 'honoured, open for %s s' % row['seconds_left']
-    for row in report['refusals']:
-        if row['client'] == knock.client.name:
-            return 'the daemon refused it: %s' % row['reason']
+    rows = [row for row in report['refusals'] if row['client'] == knock.client.name]
+    if rows:
+        newest = max(rows, key=operator.itemgetter('last'))
+        return 'the daemon refused it: %s' % newest['reason']
     return 'the daemon did not open: %s' % (report['problem'] or 'see its log')
 
 def command_watch(args):
@@ -7837,11 +7777,10 @@ def ledger_remarks(path):
 
 def try_knock(config):
     """A daemon in a thread of this process, and a datagram to it over lo."""
-    path = os.path.dirname(runtime_folder()) + '/selftest.ini'
     text = ('[server]\nid = me\nhide = tcp/22\nfirewall = %s\nanswer = %s\n[client me]\n'
             'secret = %s\n' % (config.firewall, config.answer, given_secret(None)))
-    trial = parse_config(text, path)
-    replace_text(path, text)
+    # A file of that name is not there: nothing reads it again.
+    trial = parse_config(text, os.path.dirname(runtime_folder()) + '/selftest.ini')
     replace_text(trial.ledger, Ledger(trial.id).state_line())
     reader, writer = os.pipe()
     said = io.StringIO()
@@ -7864,15 +7803,6 @@ def run_trial(config, signals):
     except (KnockError, OSError) as error:
         log(str(error))
 
-def patient(condition, seconds=5):
-    """Asks until the condition holds or the time is over; what it was last."""
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value or time.monotonic() > end:
-            return value
-        time.sleep(0.05)
-
 def send_trial_knock(keys):
     """A datagram as knock.py makes it, for the client's default."""
     now, nonce = moment().wall, os.urandom(NONCE_SIZE)
@@ -7889,11 +7819,10 @@ def send_trial_knock(keys):
 SCRIPT = '/usr/local/sbin/knockd.py'
 OPENWRT_SCRIPT = '/usr/sbin/knockd.py'      # where PATH looks there
 PYTHON = find_program('python3') or sys.executable
-RUN = '%s -I %s run' % (PYTHON, SCRIPT)     # whatever PYTHON* says
 # Seconds until a service must be ready; slow boxes need 30.
 READY_TIME = 60
 # STATE stands for the ledger's folder. Each runs the guard first, and the daemon again
-# for ever.
+# for ever, with -I: whatever PYTHON* says.
 SYSTEMD = '''[Unit]
 Description=Hides services until an authentic knock arrives
 DefaultDependencies=no
@@ -7976,11 +7905,11 @@ SCRIPT
 '''
 OPENRC = '''#!/sbin/openrc-run
 supervisor=supervise-daemon respawn_max=0 respawn_delay=1
-command=%s command_args="-I %s run"
+command=PYTHON command_args="-I SCRIPT run"
 error_logger="logger -t knockd"
 depend() { after localmount mountall; before net networking; }
 start_pre() { sh STATE/guard || true; }
-''' % (PYTHON, SCRIPT)
+'''
 # Debian's nftables flushes all rules as the box shuts down, when services still answer.
 # So it stops no more under OpenRC, and under SysV once they have ended.
 OPENRC_NFTABLES = 'rc_nftables_keyword="-shutdown"     # or what knockd hides is open\n'
@@ -8023,7 +7952,8 @@ AGAIN = '''#!/bin/sh
 exit 0
 '''
 # svlogd is part of runit; a syslog may not be there.
-RUNIT = {'/etc/sv/knockd/run': '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec %s\n' % RUN,
+RUNIT = {'/etc/sv/knockd/run':
+         '#!/bin/sh\nexec 2>&1\nsh STATE/guard\nexec PYTHON -I SCRIPT run\n',
          '/etc/sv/knockd/log/run': '#!/bin/sh\numask 077\nmkdir -p /var/log/knockd\n'
          'exec svlogd -tt /var/log/knockd\n'}
 SYSV = '''#!/bin/sh
@@ -8043,9 +7973,10 @@ done
 rm -f /run/knockd.pid
 [ "$1" = stop ] && exit
 sh STATE/guard
-setsid sh -c 'echo $$ >/run/knockd.pid; while :; do %s; sleep 1; done 2>&1 |
+setsid sh -c 'echo $$ >/run/knockd.pid
+	while :; do PYTHON -I SCRIPT run; sleep 1; done 2>&1 |
 	{ trap "" TERM; logger -t knockd; }' </dev/null >/dev/null 2>&1 &
-''' % RUN
+'''
 # For Debian's SysV and runit. Whatever is enabled or not, all scripts are put in order.
 AGAIN_PATH = '/etc/init.d/knockd-again'
 INSSERV = {AGAIN_PATH: AGAIN, SYSV_ORDER: SYSV_NFTABLES}
@@ -8069,7 +8000,8 @@ def runit_in(folder, early, enable, forgets):
                       dict(RUNIT, **early), enable + starts, ends, forgets,
                       'tail -n 5 /var/log/knockd/current')
 
-SYSLOG = 'tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd'
+SYSLOG = ('tail -n 20 /var/log/messages /var/log/syslog 2>/dev/null | grep knockd | '
+          'tail -n 5')
 
 def openrc_in(level, evidence, more, enable, forgets):
     """OpenRC, whose disks come up in this level. more: {path: text}; enable, forgets:
@@ -8176,7 +8108,8 @@ def command_install(args):
     """What is there stays: a second time renews script and service."""
     place, system = placing_as_root(args), init_system(args.root)
     if system is None:
-        raise KnockError('no init system that is known here; let yours run: ' + RUN)
+        raise KnockError('no init system that is known here; let yours run: %s -I %s run'
+                         % (PYTHON, SCRIPT))
     # Before anything is written: a script out of a pipe may have no text.
     text = own_text(args.url)
     # Ctrl-C takes back what was begun, too.
@@ -8227,7 +8160,7 @@ def begin_probation(config, place, told):
     """A new installation hides for so long, unless somebody knocks; one that passed
     stays. Version 0.1 noted it in the guard."""
     path, guard = beside(config, 'probation'), beside(config, 'guard')
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, *MISREAD):
         if json.loads(read_file(place.root + path))['state'] == PASSED:
             if told:
                 note('--probation has no effect: it is over, for a knock came')
@@ -8243,13 +8176,9 @@ def begin_probation(config, place, told):
 
 def holder(path):
     """The process id of the daemon that holds this ledger; None if there is none."""
-    try:
-        with open(path + '.lock') as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        return int(read_file(path + '.lock'))
+    with contextlib.suppress(FileNotFoundError), open(path + '.lock') as file:
+        if not takes_lock(file):
+            return int(file.read())
     return None
 
 def end_first_try(config):
@@ -8279,10 +8208,10 @@ def started(args, system, place):
         if not report:
             raise KnockError('the service is not ready after %d s' % READY_TIME)
     except KnockError as error:
-        lines = [str(error), 'its log ends:']
+        said = ''
         with contextlib.suppress(KnockError):
-            lines += run(['sh', '-c', system.log]).splitlines()[-5:]
-        raise KnockError('\n'.join(lines))
+            said = run(['sh', '-c', system.log])
+        raise KnockError('%s\nits log ends:\n%s' % (error, said))
     return report
 
 def fresh_report(path, began):
@@ -8487,7 +8416,9 @@ def command_line():
         default=os.environ.get('KNOCKD_CONFIG', '/etc/knockd/knockd.ini'))
     parser.add_argument('--version', action='version', version=version_text(),
                         help='which one this is, and the SHA-256 of its file')
-    parser.set_defaults(root='', dry_run=False)
+    # What some commands do not ask for.
+    parser.set_defaults(
+        root='', dry_run=False, page=False, allow=None, via=None, qr=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     # An argument of add_subparsers() only since 3.7.
     commands.required = True

@@ -126,14 +126,10 @@ def told(monkeypatch):
     return lines
 
 
-def facts(client):
-    return knockd.facts_of(client, '192.0.2.1', (), 0)
-
-
 def test_an_action_ends_at_its_limit_with_all_it_started(told, tmp_path):
     late = str(tmp_path / 'late')
     knockd.Hooks().run('slow', ['/bin/sh', '-c', 'sleep 1; touch %s & sleep 60' % late],
-                       facts('anna'), True)
+                       'anna', '192.0.2.1', (), 0, True)
     assert until(lambda: told, 5) and 'took longer than' in told[0]
     assert not until(lambda: os.path.exists(late), 1)
 
@@ -143,7 +139,8 @@ def test_an_action_that_leaves_a_service_behind_does_not_hold_its_place(told):
     left = "import os, time\nif os.fork() == 0:\n os.setsid()\n time.sleep(4)\n os._exit(0)\n" \
         "print('started')"
     hooks = knockd.Hooks()
-    hooks.run('service', [sys.executable, '-c', left], facts('anna'), True)
+    hooks.run('service', [sys.executable, '-c', left], 'anna', '192.0.2.1', (), 0,
+              True)
     assert until(lambda: told, 3), 'what it says comes after its place is free'
 
 
@@ -157,7 +154,7 @@ def test_each_client_has_slots_of_his_own_and_others_for_what_he_opens(told, tmp
         for count in range(number):
             name = '%s-%s-%d' % (client, action, count)
             hooks.run('many', ['/bin/sh', '-c', 'touch %s; sleep 0.3' % (tmp_path / name)],
-                      facts(client), action)
+                      client, '192.0.2.1', (), 0, action)
     not_run = told.count('action many: not run, for 8 others of bert do')
     assert until(lambda: len(os.listdir(str(tmp_path))) == 43 - not_run, 5)
     ran = [name.rpartition('-')[0] for name in os.listdir(str(tmp_path))]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -388,7 +389,7 @@ def test_a_date_behind_2038_is_no_traceback(path):
 def test_list_says_what_each_may_and_what_is_left(path):
     must(path, 'set', 'anna', 'paper=1700000000:9', 'code=yes')
     fingerprint = knockd.read_config(path).clients['anna'].fingerprint
-    ledger = knockd.Ledger('gate', 0, {})
+    ledger = knockd.Ledger('gate')
     ledger.record(fingerprint, '', 0, 60000, (1700000000, 3))
     ledger.record(fingerprint, '00' * 16, 1700000000000, 60000)
     with open(os.path.join(os.path.dirname(path), 'ledger.json'), 'w') as file:
@@ -550,6 +551,16 @@ def test_metrics_are_what_prometheus_reads(path, capsys, answering):
     assert found['knockd_last_knock_seconds{client="anna"}'] == '1700000001'
     assert [value for name, value in found.items() if name.startswith('knockd_refused_total')
             and r'reason="not allowed \"tcp/25\""' in name] == ['3']
+
+
+# --- watch --------------------------------------------------------------------------------------
+def test_of_several_refusals_of_a_client_watch_tells_the_newest():
+    knock = types.SimpleNamespace(client=types.SimpleNamespace(name='anna'), source=None)
+    rows = [{'client': client, 'reason': reason, 'last': last} for client, reason, last in (
+        ('anna', 'an hour ago', 1000), ('anna', 'now', 3601000), ('bert', 'of another', 3602000))]
+    for refusals in (rows, rows[::-1]):
+        report = {'openings': [], 'refusals': refusals, 'problem': None}
+        assert knockd.outcome(knock, report) == 'the daemon refused it: now'
 
 
 # --- where it runs from -------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_rules_of_routing_that_ask_for_our_bits_are_found():
 102:\tnot from all fwmark 0xca6c lookup 51820
 103:\tfrom all fwmark 0x40000000/0x40000000 lookup 103
 '''
-    assert knockd.exact_marks(text, 0x60000000) == [
+    assert list(knockd.exact_marks(text, 0x60000000)) == [
         '100: from all fwmark 0x1 lookup 100',
         '103: from all fwmark 0x40000000/0x40000000 lookup 103']
-    assert len(knockd.exact_marks(text, 0x18)) == 2
+    assert len(list(knockd.exact_marks(text, 0x18))) == 2

@@ -100,14 +100,14 @@ def test_a_clock_in_doubt_gives_no_tries(folder, monkeypatch):
 def test_what_is_typed_while_the_clock_is_wrong_is_no_try(folder):
     """The owner's right code is wrong by that clock, and so may be other ports that he touches."""
     heard = hearing(MONO)
-    heard.turn(True, knockd.Moment(1000, MONO))
+    heard.turn('it is wrong', knockd.Moment(1000, MONO))
     assert heard.state.codes == {}
     for number in range(9):
         for port in (10000 + number, 20000):
             heard.packets_of(knockd.Syn(STRANGER, STRANGER, port, bytes(10)),
                              knockd.Moment(1000, MONO))
     assert heard.keys.codes.memory() == [0, 0, 0]
-    heard.turn(False, knockd.Moment(WALL, MONO))
+    heard.turn(None, knockd.Moment(WALL, MONO))
     heard.state.codes = Looked(some=1)
     assert typed(heard, MONO, 1)
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -650,12 +651,18 @@ def test_only_a_forward_step_is_a_jump_and_only_after_a_lost_ledger():
 def test_each_kind_of_each_client_is_told_once_a_minute_and_counted(lines):
     reports = knockd.Reports()
     for second in range(61):
+        now = knockd.Moment(second * 1000, second * 1000)
         for client in ('anna', 'bert'):
-            now = knockd.Moment(second * 1000, second * 1000)
-            reports.tell(client, 'clock', '192.0.2.1', 'clock +%ds' % second, now, 'x ' + client)
-            reports.tell(client, 'scope', '192.0.2.1', 'not allowed', now, 'y ' + client)
-    assert lines == ['x anna', 'y anna', 'x bert', 'y bert'] + [
-        line + ' (59 more before)' for line in ('x anna', 'y anna', 'x bert', 'y bert')]
+            knock = types.SimpleNamespace(client=types.SimpleNamespace(name=client),
+                                          source='192.0.2.1')
+            refused = knockd.Decision('refused', None, None, knock)
+            reports.complain(refused, 'clock', 'clock +%ds' % second, now)
+            reports.complain(refused, 'scope', 'not allowed', now)
+        reports.tell('SYNs', 'too many', now)
+    told = ['refused %s 192.0.2.1 %s' % (client, reason) for client in ('anna', 'bert')
+            for reason in ('clock +%ds', 'not allowed')] + ['too many']
+    assert lines == [line.replace('%d', '0') for line in told] + [
+        line.replace('%d', '60') + ' (59 more before)' for line in told]
     assert {'client': 'bert', 'source': '192.0.2.1', 'reason': 'clock +60s', 'count': 61,
             'last': 60000} in reports.refusals()
     assert len(reports.refusals()) == 4
@@ -753,6 +760,6 @@ def test_check_names_flowtables_where_hosts_behind_the_box_are_guarded(monkeypat
     monkeypatch.setattr(knockd, 'bridges_of_box', lambda: [(7, 'br0')])
     config = knockd.parse_config('[server]\nid = a\nhide = tcp/22\nbehind = 192.0.2.1\n'
                                  'trust = br0\n', '/x/y.ini')
-    found = knockd.flaws_behind(config)
+    found = list(knockd.flaws_behind(config))
     assert sum('flowtable inet fw4 ft: ' in flaw for flaw in found) == 1
-    assert knockd.flaws_behind(config._replace(behind=())) == []
+    assert list(knockd.flaws_behind(config._replace(behind=()))) == []

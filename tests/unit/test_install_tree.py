@@ -535,6 +535,16 @@ def told_in(path):
         return json.load(file)
 
 
+@pytest.mark.parametrize('text', ['', '{}', '[]', '{"state":', 'nonsense'])
+def test_a_probation_that_cannot_be_read_is_begun_again(text, tmp_path):
+    tree = installed(tmp_path, 'systemd')
+    path = tree + '/var/lib/knockd/probation'
+    with open(path, 'w') as file:
+        file.write(text)
+    assert knockd('install', '--root', tree)[0] == 0
+    assert told_in(path)['state'] == 'on trial'
+
+
 def test_without_a_probation_it_hides_for_good(tmp_path):
     tree = tree_of(tmp_path, 'systemd')
     assert knockd('install', '--root', tree, '--probation', '0', *FIRST)[0] == 0
