@@ -2798,8 +2798,9 @@ def closed_lines(config, box, decoys, sets):
         # Of packets that a network card hands over together, the stack has looked for
         # the socket of the first alone (ip_list_rcv). No other flags: to them a listener
         # at a single address, which is found as well, would be silent. With cookies it
-        # would try each ACK: a stranger may guess one in 16 million.
-        known = 'ct state established ' if box.cookies else ''
+        # would try each ACK: a stranger may guess one in 16 million. (Where nothing is
+        # tracked it does: sessions go on.)
+        known = 'ct state established,untracked ' if box.cookies else ''
         for flags in ACK_ALONE, RST_ALONE:
             lines.append('%s %s %s %saccept' % (
                 flags, not_proxied, HAS_CONNECTION, known))
