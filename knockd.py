@@ -2297,9 +2297,10 @@ Seen = collections.namedtuple(
 GUARD_PRIORITY = -149
 # Above it a hidden port's reset is made by us, not by the stack.
 MOST_DECOYS = 200
-# What a packet is to conntrack, and its TCP flags: RST, SYN, ACK. `other` is new as well,
-# but no SYN. For flags that no client sends, boxes have rules of their own.
-FLAGS_OF = {'invalid': 0x04, 'new': 0x02, 'other': 0x10}
+# What a packet is to conntrack, and its TCP flags: FIN and ACK, SYN, ACK. (No closed port
+# answers RST.) `other` is new as well, but no SYN. For flags that no client sends, boxes
+# have rules of their own.
+FLAGS_OF = {'invalid': 0x11, 'new': 0x02, 'other': 0x10}
 # A rule for so many ports is about closed ones, too.
 WIDE = 10000
 # The kernel follows no longer chain of jumps (NFT_JUMP_STACK_SIZE).
@@ -2383,7 +2384,7 @@ def closed_verdicts(chains, rules):
         verdict = closed_verdict(chains, rules, probe)
         verdicts = closed.setdefault(probe[:3], {})
         # all_probes() has None before every interface.
-        if probe.interface is None or verdict != verdicts[None]:
+        if verdict != verdicts.get(None):
             verdicts[probe.interface] = verdict
     return closed
 
@@ -2419,7 +2420,8 @@ SAVED_KEYS = {'-p': 'proto', '-i': 'interface', '-s': 'source', '--ctstate': 'st
               '--state': 'state', '--dport': 'port', '--dports': 'port',
               '--tcp-flags': 'flags'}
 TCP_FLAGS = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg'        # RFC 9293, 3.1
-ALL_FLAGS = 0x3f
+# A limit counts as not reached: what is above it, such a rule stops before we see it.
+NO_CONDITION = '-m$|--comment$|--(hash)?limit(?!-above)'
 SAVED_REJECTS = {
     'tcp-reset': TCP_RESET,
     'icmp-admin-prohibited': PROHIBITED, 'icmp6-adm-prohibited': PROHIBITED,
@@ -2480,7 +2482,7 @@ def saved_rule(line, mark):
             verdict = words[0].lower()
         elif option == '-j':
             verdict = UNREACHABLE if words[0] == 'REJECT' else 'jump ' + words[0]
-        elif option not in ('-m', '--comment'):
+        elif not re.match(NO_CONDITION, option):
             conditions.append(saved_condition(option, words, negated))
     marked = Condition('other', ['0x%x/0x%x' % (mark, mark)], False)
     ours = conditions == [marked] and verdict == ACCEPT
@@ -2804,8 +2806,9 @@ def closed_lines(config, box, decoys, sets):
         # Of packets that a network card hands over together, the stack has looked for
         # the socket of the first alone (ip_list_rcv). No other flags: to them a listener
         # at a single address, which is found as well, would be silent. With cookies it
-        # would try each ACK: a stranger may guess one in 16 million.
-        known = 'ct state established ' if box.cookies else ''
+        # would try each ACK: a stranger may guess one in 16 million. (Where nothing is
+        # tracked it does: sessions go on.)
+        known = 'ct state established,untracked ' if box.cookies else ''
         for flags in ACK_ALONE, RST_ALONE:
             lines.append('%s %s %s %saccept' % (
                 flags, not_proxied, HAS_CONNECTION, known))
@@ -2848,8 +2851,8 @@ def box_answers(config, box):
     """Box.closed, or what the config says in its place."""
     if config.answer == 'box':
         return box.closed
-    return {(version, proto, 'other'): {None: verdict} for version in FAMILIES
-            for proto, verdict in ANSWERS[config.answer].items()}
+    return {(version, proto, state): {None: verdict} for version in FAMILIES
+            for state in FLAGS_OF for proto, verdict in ANSWERS[config.answer].items()}
 
 def final(verdict, proto, has_decoys):
     """A verdict of the box as a statement of ours."""
@@ -3006,7 +3009,9 @@ NFT_KEYS = {
     'meta key protocol': 'version', 'meta key iifname': 'interface',
     'meta key iif': 'interface', 'ct key state': 'state'}
 # Statements behind which a rule goes on, whatever the packet is.
-GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper'
+GOES_ON = 'counter', 'log', 'mangle', 'notrack', 'set', 'dup', 'ct helper', 'limit'
+# But not behind these: a set whose elements count, `limit over`, a limit with a name.
+SOME_PASS = "'stmt'|'inv'|'limit': '"
 # A box without /etc/protocols lists numbers where others have these words.
 NFT_NUMBERS = {'tcp': TCP, 'udp': UDP, 'ipv4': 4, 'ip': 4, 'ipv6': 6, 'ip6': 6}
 # Programs that list what stands beside nft's own: (family, prefix of the tables' names).
@@ -3024,7 +3029,7 @@ def nft_conditions(left, right, operator):
     if operator not in ('==', 'in', '!=') or None in values and key != 'source':
         key = 'other'
     conditions = [Condition(key, values, operator == '!=')]
-    if words[2:5] == ['tcp', 'field', 'flags']:
+    if words[2:5] == ['tcp', 'field', 'flags'] and '@' not in str(right):
         conditions = [nft_flags(left, right, operator)]
     if words[2:3] in (['tcp'], ['udp']):
         conditions.append(Condition('proto', [PROTOCOLS[words[2]]], False))
@@ -3034,11 +3039,11 @@ def nft_flags(left, right, operator):
     """The Condition of a match of TCP flags; `in` is any of them, `!` is none."""
     if operator in ('in', '!'):
         return Condition('flags', [(flag_bits(right), 0)], operator == 'in')
-    if not isinstance(right, dict):
+    if "'set'" not in str(right):
         right = {'set': [right]}
-    mask = flag_bits(left) or ALL_FLAGS
-    values = [(mask, flag_bits(flags)) for flags in right['set']]
-    return Condition('flags', values, operator == '!=')
+    mask = flag_bits(left) or 0x3f      # or all of them
+    return Condition(
+        'flags', [(mask, flag_bits(flags)) for flags in right['set']], operator == '!=')
 
 def nft_values(key, right):
     """What it is compared with, as a list; None is what only the kernel knows."""
@@ -3096,8 +3101,7 @@ def nft_rule(entry, mark):
                 rules.append(Rule(conditions + more, verdict, entry['handle'], ours))
         elif nft_verdict(statement):
             rules.append(Rule(conditions, nft_verdict(statement), entry['handle'], ours))
-        elif kind not in GOES_ON or isinstance(detail, dict) and 'stmt' in detail:
-            # A limit, a quota, a set whose elements count: at most some packets pass it.
+        elif kind not in GOES_ON or re.search(SOME_PASS, str(statement)):
             conditions.append(Condition('other', [], False))
     return rules
 
@@ -3439,9 +3443,10 @@ def filter_lines(config, box, decoys, version):
         match = saved_match(service)
         if version == 6:
             lines.append(match + TO_ALL + '-j DROP')
-        verdicts = answers[version, service.proto, 'other']
+        # nat has sent to a decoy what the stack may answer; this is the rest.
+        state = 'invalid' if decoys and service.proto == TCP else 'new'
+        verdicts = answers[version, service.proto, state]
         for interface in by_length(verdicts):
-            # nat has sent to a decoy what the stack may answer; this is the rest.
             verdict = final(verdicts[interface], service.proto, False)
             target = match + TO_US[version] + saved_target(verdict, version)
             if interface:

@@ -71,6 +71,14 @@ ZONES = '''table inet filter {
 '''
 
 
+FLOOD = '''tcp flags & (fin | syn | rst | ack) == syn jump syn_flood
+        tcp dport 2222 accept
+        meta l4proto tcp reject with tcp reset
+    }
+    chain syn_flood {
+        limit rate 250/second burst 500 packets return
+        drop
+'''
 FLAGS = (SYN, ACK, FIN, 0, SYN | ACK, FIN | ACK, PSH | ACK, RST, RST | ACK, FIN | PSH | URG)
 
 
@@ -201,11 +209,20 @@ def test_a_listener_at_a_single_address_is_as_a_closed_port(wire, guard, address
     'tcp flags & (syn | ack) == syn drop',
     'ct state new tcp flags != syn / fin,syn,rst,ack drop',
     'tcp flags != syn drop',
-    'ct state invalid,new tcp flags { syn, syn | psh } reject with tcp reset\ndrop'])
+    'ct state invalid,new tcp flags { syn, syn | psh } reject with tcp reset\ndrop',
+    'tcp flags syn / syn,ack limit rate 99/second accept\ntcp flags syn / syn,ack drop',
+    'tcp flags rst drop'])
 def test_a_box_that_tells_closed_ports_by_tcp_flags(wire, services, guard, address, rule):
     """Behind its rule for the hidden port, as one writes them."""
     guard(rules=INPUT % ('accept', 'tcp flags 0 drop\ntcp dport 2222 accept\n' + rule))
     assert told_apart(wire, address) == []
+
+
+def test_a_box_that_lets_so_many_syns_by_as_openwrt(wire, services, guard, address):
+    made = guard(rules=INPUT % ('drop', FLOOD))
+    assert told_apart(wire, address) == []
+    made.open(my(wire, address))
+    assert wire.client.connects(address)
 
 
 @pytest.mark.parametrize('rule', ['--syn -j DROP', '! --syn -m conntrack --ctstate NEW -j DROP'])

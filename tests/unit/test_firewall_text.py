@@ -531,12 +531,14 @@ OF_CHAIN = {'&': [FLAGS, {'|': [{'|': ['syn', 'rst']}, 'ack']}]}
 
 
 @pytest.mark.parametrize('flags, meet', [
-    (match(FLAGS, 'syn', 'in'), 'new'), (match(FLAGS, ['syn', 'ack'], 'in'), 'new other'),
-    (match(FLAGS, ['fin', 'syn'], '!'), 'invalid other'), (match(FIRST, 'syn'), 'new'),
+    (match(FLAGS, 'syn', 'in'), 'new'), (match(FLAGS, ['syn', 'ack'], 'in'), 'invalid new other'),
+    (match(FLAGS, ['fin', 'syn'], '!'), 'other'), (match(FIRST, 'syn'), 'new'),
     (match(FIRST, 'syn', '!='), 'invalid other'), (match(OF_CHAIN, {'|': ['syn', 'ack']}), ''),
     (match(FLAGS, {'set': [{'|': ['syn', 'ack']}, 'ack']}), 'other'),
-    (match(FLAGS, {'set': ['syn', 'ack']}, '!='), 'invalid'), (match(FIRST, 0), '')],
-    ids=range(9))
+    (match(FLAGS, {'set': ['syn', 'ack']}, '!='), 'invalid'), (match(FIRST, 0), ''),
+    (match(FLAGS, '@syn'), ''), (match(FLAGS, '@ack', '!='), ''), (match(FLAGS, 'rst', 'in'), ''),
+    (match(FIRST, {'|': ['fin', 'ack']}), 'invalid'),
+    (match({'&': [FLAGS, {'|': ['fin', 'syn', 'rst', 'ack']}]}, 'syn'), 'new')], ids=range(14))
 def test_a_rule_by_tcp_flags_is_about_segments_with_those(flags, meet):
     found = read([chain(), rule(flags, DROP)]).box.closed
     for state in ('invalid', 'new', 'other'):
@@ -545,6 +547,15 @@ def test_a_rule_by_tcp_flags_is_about_segments_with_those(flags, meet):
     assert bool(missing([chain(), rule(flags, DROP)])) == ('new' in meet)
     assert found == read([chain(), rule({'vmap': {'key': flags['match']['left'], 'data': {'set': [
         [flags['match']['right'], DROP]]}}})]).box.closed or flags['match']['op'] != '=='
+
+
+def test_a_limit_that_is_not_reached_is_not_the_answer_of_closed_ports():
+    flood = [chain(name='flood', hook=None),
+             rule(LIMIT, {'return': None}, chain='flood'), rule(DROP, chain='flood')]
+    jump = {'jump': {'target': 'flood'}}
+    listing = [chain(), *flood, rule(match(FIRST, 'syn'), jump)]
+    assert answers(listing) == ({None: 'stack'}, {None: 'stack'})
+    assert missing(listing) == []
 
 
 # As nft 1.0.6 lists `limit`, `ct count`, `quota`, a meter and what a set does with an element.

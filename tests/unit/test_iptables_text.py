@@ -241,12 +241,30 @@ RESET, PROHIBITED = 'reject with tcp reset', 'reject with icmpx type admin-prohi
     (['INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT'], 'DROP', 'drop', 'drop'),
     (['INPUT -m conntrack --ctstate NEW -j DROP'], 'ACCEPT', 'drop', 'drop'),
     (['INPUT -s 10.0.0.0/8 -j ACCEPT', 'INPUT ! -s 10.0.0.0/8 -j DROP'], 'ACCEPT', 'drop', 'drop'),
-    (['INPUT -m limit --limit 3/min -j ACCEPT'], 'DROP', 'drop', 'drop'),
+    (['INPUT -m limit --limit 3/min -j ACCEPT'], 'DROP', 'stack', 'stack'),
+    (['INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j syn-flood',
+      'syn-flood -m limit --limit 1/sec --limit-burst 3 -j RETURN', 'syn-flood -j DROP'],
+     'ACCEPT', 'stack', 'stack'),
+    (['INPUT -m hashlimit --hashlimit-upto 9/sec --hashlimit-burst 5 --hashlimit-mode srcip '
+      '--hashlimit-name a -j RETURN', 'INPUT -j DROP'], 'ACCEPT', 'stack', 'stack'),
+    (['INPUT -m hashlimit --hashlimit-above 9/sec --hashlimit-burst 5 --hashlimit-mode srcip '
+      '--hashlimit-name a -j DROP'], 'ACCEPT', 'stack', 'stack'),
     (['input -j DROP', 'FORWARD -j DROP'], 'ACCEPT', 'stack', 'stack'),
     (['KNOCKD -j DROP', 'INPUT -m comment --comment knockd -j KNOCKD'], 'ACCEPT', 'stack',
      'stack')])
 def test_what_the_box_does_with_closed_ports(rules, policy, tcp, udp):
     assert policies(rules, policy) == ({None: tcp}, {None: udp})
+
+
+@pytest.mark.parametrize('decoys', [DECOYS, {}], ids=['decoys', 'none'])
+@pytest.mark.parametrize('flags,state', [
+    ('! --tcp-flags FIN,SYN,RST,ACK SYN', 'NEW'), ('--tcp-flags RST RST', 'NEW,INVALID')])
+def test_a_rule_against_what_is_no_syn_changes_no_answer(flags, state, decoys):
+    drops = '*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -m tcp %s -m conntrack --ctstate %s ' \
+        '-j DROP\nCOMMIT\n' % (flags, state)
+    text = shown(whole(saved={'iptables-save': drops}, decoys=decoys))
+    assert ('-A KNOCKD -p tcp -m tcp --dport 22 -m addrtype ! --dst-type UNICAST -j REJECT '
+            '--reject-with tcp-reset\n') in text
 
 
 def test_interfaces_with_an_answer_of_their_own():
