@@ -4406,8 +4406,9 @@ class Capture:
         self.coarse = False     # is the filter one on length alone?
 
     def load(self, tags, program):
-        """Attaches program(words); a coarser one where the kernel lacks the memory."""
-        words = first_words(tags)
+        """Attaches program(words, is it the first share's?); a coarser one where the
+        kernel lacks the memory."""
+        words = {int.from_bytes(tag[:4], 'big') for tag in tags}
         shares = word_shares(words, self.capacity, self.limit)
         coarse = shares == [None]
         try:
@@ -4432,7 +4433,7 @@ class Capture:
         surplus = self.taps[len(wanted):]
         del self.taps[len(wanted):]
         for sock, (share, _) in zip(self.taps, wanted):
-            attach_filter(sock, program(share))
+            attach_filter(sock, program(share, share is shares[0]))
         for sock in surplus:
             sock.close()
 
@@ -4451,10 +4452,6 @@ class Capture:
             statistics = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
             dropped += struct.unpack('@II', statistics)[1]
         return dropped
-
-def first_words(tags):
-    """Their first 32 bits each, as numbers."""
-    return {int.from_bytes(tag[:4], 'big') for tag in tags}
 
 def word_shares(words, capacity, limit=SOCKET_SHARES):
     """The words of each share; [None] if they are more than all sockets hold. By
@@ -5618,25 +5615,21 @@ class Hearing:
             ports = KNOCKED_PORTS['ports']
         elif self.state.codes:
             ports = KNOCKED_PORTS['code']
-        tags, badges = self.state.tags.keys() - self.muted.keys(), self.state.badges
+        badges = self.state.badges
+        apart = badges or ports and 'crowd' in self.muted
 
-        def for_datagrams(words):
-            return datagram_filter(config.carriers, config.port, words, begin)
-
-        def for_syns(words):
+        def for_syns(words, _):
             return syn_filter(ports, words, begin)
 
-        def for_both(words):
-            return by_protocol(for_syns(first_words(badges)), for_datagrams(words))
-        if not ports and not badges:
-            self.datagrams.load(tags, for_datagrams)
-            self.syns.attach([], None)
-        elif 'crowd' in self.muted or \
-                len(tags) + len(badges) > self.datagrams.capacity / 2:
+        def for_datagrams(words, is_first):
+            program = datagram_filter(config.carriers, config.port, words, begin)
+            if is_first and ports and not apart:
+                return by_protocol(for_syns((), True), program)
+            return program
+        if apart:
             self.syns.load(badges, for_syns)
-            self.datagrams.load(tags, for_datagrams)
-        else:
-            self.datagrams.load(tags, for_both)
+        self.datagrams.load(self.state.tags.keys() - self.muted.keys(), for_datagrams)
+        if not apart:
             self.syns.attach([], None)
 
     def mute(self, thing, seconds, now):
@@ -7555,8 +7548,8 @@ class Watch:
         begin = packets_for(config)
         for_datagrams = link(begin + UNTAGGED + WHICH_VERSION + ANY_LENGTH)
         for_syns = syn_filter(KNOCKED_PORTS['ports'], None, begin)
-        self.datagrams.load([], lambda words: for_datagrams)
-        self.syns.load([], lambda words: for_syns)
+        self.datagrams.load([], lambda *_: for_datagrams)
+        self.syns.load([], lambda *_: for_syns)
         for sock in self.datagrams.taps + self.syns.taps:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOK_BUFFER)
 
@@ -7729,7 +7722,8 @@ def attempts(args, config):
         yield ('a real knock', '', try_knock, config)
 
 def try_filter():
-    Capture(1).load([b'12345678'], lambda tags: datagram_filter(CARRIERS, None, tags))
+    program = datagram_filter(CARRIERS, None, [1])
+    Capture(1).load([b'12345678'], lambda *_: program)
 
 def config_remarks(config):
     warned = preflight(config)

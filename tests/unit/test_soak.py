@@ -22,7 +22,7 @@ class Filters(knockd.Capture):
 
     def attach(self, shares, program):
         CAPTURE.attach(self, shares, program)
-        self.size = sum(len(program(share)) for share in shares)
+        self.size = sum(len(program(share, share is shares[0])) for share in shares)
 
     def drops(self):
         return 0
