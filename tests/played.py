@@ -8,7 +8,7 @@ class Deaf:
     """Plays packet sockets; remembers what the filter was asked to let by."""
 
     def __init__(self, limit):
-        self.taps, self.loads, self.capacity = [], [], knockd.FILTER_TAGS
+        self.taps, self.loads = [], []
 
     def load(self, tags, program):
         self.loads.append(set(tags))

@@ -554,7 +554,6 @@ class Disk:
 
 class Sockets(Quiet):
     """Plays a knockd.Capture with one socket, whose filter passes everything."""
-    capacity = 0                # so SYNs have a socket of their own
 
     def __init__(self, world, descriptor):
         self.world, self.descriptor = world, descriptor
