@@ -1318,21 +1318,31 @@ def syn_filter(ports, words, begin=FOR_THIS_BOX):
     ]
     return link(listing) + word_tree(words and sorted(words))
 
-WHICH_PROTOCOL = [
+# What most packets are, TCP but no SYN, is dropped as early as can be.
+SYN_OR_OTHERS = [
     (LD_BYTE, 0),
     (AND, 0xf0),
     (JEQ, 'version 6', 0, 0x60),
     (LD_BYTE, 9),                       # A = protocol
-    (JEQ, 'tcp', 'others', TCP),
+    (JEQ, 0, 'others', TCP),
+    (LDX_HEADER, 0),
+    (LD_BYTE_X, 13),                    # A = flags
+    (AND, SYN_FLAGS),
+    (JEQ, 'syn', 0, SYN),
+    BPF_DROP,
     'version 6',
     (LD_BYTE, 6),                       # A = next header
-    (JEQ, 'tcp', 'others', TCP),
-    'tcp',
+    (JEQ, 0, 'others', TCP),
+    (LD_BYTE, 53),                      # A = flags
+    (AND, SYN_FLAGS),
+    (JEQ, 'syn', 0, SYN),
+    BPF_DROP,
+    'syn',
 ]
 
-def by_protocol(tcp, others):
-    """One program of two: one for TCP, one for all else."""
-    return link(WHICH_PROTOCOL + [(JUMP, len(others)), 'others']) + others + tcp
+def by_protocol(syns, others):
+    """One program of two: one for SYNs, and one for what is not TCP."""
+    return link(SYN_OR_OTHERS + [(JUMP, len(others)), 'others']) + others + syns
 
 # --- packet parser: from the IP header on; trusts neither the filter nor any length ----
 def parse_ip4(frame):

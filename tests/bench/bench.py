@@ -41,8 +41,12 @@ TICK = os.sysconf('SC_CLK_TCK')
 DEBIAN = '/usr/bin/python3'
 OURS, SHIPPED = 'knockd.py', 'fwknopd as shipped'
 STATEFUL = 'connection tracking alone'       # as on any box with a stateful firewall
+NAT = 'a router with NAT'                      # its hooks are there already
 ALIKE = 'another box like that'              # it would get 1.00 if there were no chance
 FEW = OURS + ' with 3 clients'
+BEHIND_NAT = FEW + ' and NAT'
+MASQUERADE = ONE_RULE + '\ntable ip nat {\n chain out {\n  type nat hook postrouting priority ' \
+    'srcnat;\n  ip saddr 192.0.2.0/24 masquerade\n }\n}'
 ONE_RULE = 'table inet box {\n chain input {\n  type filter hook input priority 0;\n' \
     '  ct state established,related accept\n }\n}'
 SHARE = 'knock to open, the server\'s share, %s: ' + OURS
@@ -687,16 +691,18 @@ def throughput(bench):
     """TCP through boxes that route between client and stranger, which all stand at once; with
     1,000 clients if nothing else is said: their tags take a socket more."""
     others = bench.names('' if not bench.quick else 'shipped')
-    names = ['none', STATEFUL, ALIKE, FEW] + others
+    names = ['none', STATEFUL, ALIKE, FEW, NAT, BEHIND_NAT] + others
     with contextlib.ExitStack() as stack:
         boxes = [stack.enter_context(through.router(bench.wire, number))
                  for number in range(len(names))]
         for name, box in zip(names, boxes):
             if name in (STATEFUL, ALIKE):
                 box.nft(ONE_RULE)
-            elif name == FEW:
+            if name in (NAT, BEHIND_NAT):
+                box.nft(MASQUERADE)
+            if name in (FEW, BEHIND_NAT):
                 stack.enter_context(bench.daemon(clients=3, box=box))
-            elif name in others:
+            if name in others:
                 stack.enter_context(bench.running(name, 1000, box))
         yield from gets_through(bench, names, boxes, 1, '', 0.95)
         yield from gets_through(bench, names, boxes, 0, ', packets of 1,500 bytes', None)
@@ -721,11 +727,13 @@ def gets_through(bench, names, boxes, offload, how, target):
         yield figure('throughput with %s%s' % (name, how), 'Mbit/s', speeds,
                      note='of a processor; %.0f bytes and %.2f us a packet' % (
                          count / packets, each))
-    for base in (0, 1):
+    for base in map(names.index, ('none', STATEFUL, NAT)):
         for number, name in enumerate(names[base + 1:], base + 1):
+            if names[base] == NAT and name != BEHIND_NAT:
+                continue
             samples = through.ratios(rounds, base, number)
             yield figure('throughput, of %s%s: %s' % (names[base], how, name), 'x', samples,
-                         target if base and name == OURS else None, True,
+                         target if base and name in (OURS, FEW, BEHIND_NAT) else None, True,
                          note='19 times in 20 from %.3f to %.3f' % interval(samples))
 
 
