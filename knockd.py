@@ -2294,8 +2294,8 @@ Probe = collections.namedtuple('Probe', 'version proto state interface port')
 # sockets: can a rule ask for a packet's socket (nft_socket)?
 # labels: does it make the flow labels of its resets? Else it repeats those it was asked
 # with. cookies: does it answer every SYN with a cookie (tcp_syncookies=2)?
-# proxies: has it a rule with tproxy?
-Box = collections.namedtuple('Box', 'closed sockets labels cookies proxies')
+# proxies: has it a rule with tproxy? marks: has it one that sets a mark?
+Box = collections.namedtuple('Box', 'closed sockets labels cookies proxies marks')
 # Our rule in somebody's chain. tool: nft, or the iptables program that keeps the chain.
 Accept = collections.namedtuple('Accept', 'tool family table chain handle')
 Accepts = collections.namedtuple('Accepts', 'missing surplus')      # two lists
@@ -2539,8 +2539,9 @@ def read_saved(text, family, prefix, mark):
 # comes after the box's own input chains and after the stack has checked the packet, and
 # gives a stranger what a closed port would give. The stack's reset comes from a decoy
 # port and has the bit ASKED (asked_bit()) of its question (fwmark_reflect); restore puts
-# the hidden port back. clear takes OPEN off again, so that no socket inherits it. What is
-# forwarded to a hidden port behind this box without OPEN ends in beyond.
+# the hidden port back. clear and leave take OPEN off again, so that no socket inherits it
+# and no rule of the box keeps it. What is forwarded to a hidden port behind this box
+# without OPEN ends in beyond.
 #
 # What hides is a constant in a rule. While rules are replaced, a packet under way sees
 # the old ones but asks the sets with the new generation, and finds nothing there (seen
@@ -2571,6 +2572,7 @@ ANSWERS = {
     'drop': {TCP: DROP, UDP: DROP}, 'reset': {TCP: TCP_RESET, UDP: UNREACHABLE},
     'prohibited': {TCP: PROHIBITED, UDP: PROHIBITED}}
 NFT_COMMAND = ['nft', '-f', '-']
+NFT_LIST = ['nft', '-j', '-s', '-t', 'list', 'ruleset']
 NFT_TRY = ['nft', '-c', '-f', '-']      # to the kernel and back: it changes nothing
 NFT_TRIAL = 'table inet a { %s\n}\n'
 NFT_NOTHING = 'table inet knockd\ndelete table inet knockd\n'
@@ -2879,7 +2881,7 @@ def clear_lines(config, box, decoys, sets):
 def leave_lines(config, box, decoys, sets):
     """forward, at its end: OPEN goes; without it, beyond looks at every hidden port."""
     lines = [if_marked(config.mark, take_mark(config.mark) + ' return')]
-    for service in merged(config.hide):
+    for service in merged(config.hide) if config.behind else ():
         lines.append(ports_match(service) + ' jump beyond')
     return lines
 
@@ -2966,7 +2968,10 @@ def chains_of(config, box):
     """Those of CHAINS that there is need of: each hook costs forwarded packets 1 %."""
     needless = set()
     if not config.behind:
-        needless.update(('leave', 'beyond'))
+        needless.add('beyond')
+    # Somebody may look at a mark behind forward, or keep it for the connection.
+    if not config.behind and not box.marks:
+        needless.add('leave')
     if not box.proxies:
         needless.add('proxied')
     return [chain for chain in CHAINS if chain[0] not in needless]
@@ -3135,6 +3140,8 @@ def split_listing(listing):
             others.append((kind, entry))
     return ours, others
 
+# A packet's or a connection's mark is set, by nft or by iptables (MARK, CONNMARK).
+ANY_MARK = r'"mangle": {"key": {"(meta|ct)": {"key": "mark"|-j (CONN)?MARK'
 # A rule of restore_lines(): the decoy that is compared, and the hidden port in its place.
 RESTORED = (r'"right": (\d+)}}, {"mangle": {"key": {"payload": {"protocol": "tcp", '
             r'"field": "sport"}}, "value": (\d+)')
@@ -3180,7 +3187,7 @@ def read_nft(outputs, config, sockets):
     decoys = {int(port): int(decoy) for decoy, port in re.findall(RESTORED, listed)}
     named = json.dumps(named)
     box = Box(closed_verdicts(chains, rules), sockets, labels, 'cookies = 2' in settings,
-              'tproxy' in named.lower())
+              'tproxy' in named.lower(), re.search(ANY_MARK, named) is not None)
     return Seen(listed if ours else None, box,
                 accepts, named_ports(named), decoys, unreachable, ('nft',))
 
@@ -3249,7 +3256,7 @@ class NftTool:
     def list_commands(self, has):
         """[argv] whose outputs read() wants; has(program): is it there? Listed without
         elements, which change with every knock and may be very many."""
-        commands = [['nft', '-j', '-s', '-t', 'list', 'ruleset']]
+        commands = [NFT_LIST]
         if has('sysctl'):
             commands.append(SETTINGS)
         return commands + [[program] for program in SAVERS if has(program)]
@@ -3535,7 +3542,7 @@ class IptablesTool:
         taken = named_ports(repr(rules))
         return Seen(json.dumps(ours) if all_ours else None,
                     # What is not in the listing is not asked for here.
-                    Box(closed_verdicts(chains, rules), True, True, False, False),
+                    Box(closed_verdicts(chains, rules), True, True, False, False, False),
                     Accepts(missing, []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
@@ -4724,7 +4731,7 @@ def nft_flaw():
     for _ in range(NFT_TRIES):
         try:
             version = run(['nft', '--version'])
-            run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+            run(NFT_LIST)
             return version_flaw(version)
         except KnockError as error:
             flaw = str(error)
@@ -6288,7 +6295,7 @@ def firewall_flaws(config):
         yield 'mark', ('the rule "%s" asks for our bits, too; write it with a mask, as '
                        'fwmark 0x1/0xff' % rule)
     if tool is not IPTABLES:
-        listing = run(['nft', '-j', '-s', '-t', 'list', 'ruleset'])
+        listing = run(NFT_LIST)
         if '"synproxy"' in listing.lower():
             yield 'hide', ('a rule with synproxy may answer before us; leave hidden '
                            'ports out of it')

@@ -36,11 +36,12 @@ def box(**verdicts):
     """A Box whose closed ports answer so: tcp4='drop', or {interface: verdict}."""
     closed = dict(STACK)
     for name, verdict in verdicts.items():
-        if name != 'sockets':
+        if name not in ('sockets', 'marks'):
             for state in ('invalid', 'new', 'other'):
                 key = int(name[3]), knockd.PROTOCOLS[name[:3]], state
                 closed[key] = verdict if isinstance(verdict, dict) else {None: verdict}
-    return knockd.Box(closed, verdicts.get('sockets', True), True, False, False)
+    return knockd.Box(closed, verdicts.get('sockets', True), True, False, False,
+                      verdicts.get('marks', False))
 
 
 BY_STACK, NO_ACCEPTS = box(), knockd.Accepts([], [])
@@ -235,6 +236,28 @@ def test_what_is_open_or_established_leaves_before_anything_is_dropped():
 def test_without_anything_behind_no_forwarded_packet_is_looked_at():
     assert 'hook forward' in whole(make_config(BEHIND))
     assert 'hook forward' not in whole()
+
+
+SET_MARK = {'mangle': {'key': {'meta': {'key': 'mark'}}, 'value': 1}}
+KEEP_MARK = {'mangle': {'key': {'ct': {'key': 'mark'}}, 'value': {'meta': {'key': 'mark'}}}}
+
+
+@pytest.mark.parametrize('statement', [SET_MARK, KEEP_MARK])
+def test_where_rules_set_marks_ours_is_off_before_they_see_it_again(statement):
+    assert read([chain(), rule(statement)]).box.marks
+    assert chains(whole(there=box(marks=True)))['leave'] == [
+        'meta mark & 0x40000000 != 0 meta mark set meta mark & 0xbfffffff return']
+
+
+@pytest.mark.parametrize('target', ['MARK --set-xmark 0x1/0xffffffff', 'CONNMARK --save-mark'])
+def test_a_mark_that_iptables_sets_counts_too(target):
+    saved = '*mangle\n-A POSTROUTING -j %s\nCOMMIT\n' % target
+    assert read([], **{'iptables-nft-save': saved}).box.marks
+
+
+def test_a_rule_that_only_asks_for_a_mark_sets_none():
+    asked = match({'meta': {'key': 'mark'}}, 1)
+    assert not read([chain(), rule(asked, ACCEPT)]).box.marks
 
 
 @pytest.mark.parametrize('answer,tcp,udp', [
