@@ -521,6 +521,9 @@ class Host:
             probe.settimeout(1)
             try:
                 probe.connect((prober.BOX[4], 22))
+                # An ICMP error may wake connect() before the socket knows of it: seen once
+                # in some thousand tries, with no SYN-ACK on the wire.
+                probe.getpeername()
             except OSError:
                 return False
             return True
