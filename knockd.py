@@ -2476,7 +2476,7 @@ def saved_condition(option, words, negated):
         ranges = [value.partition(':') for value in values]
         values = [(int(low), int(high or low)) for low, _, high in ranges]
     elif key == 'flags':
-        values = [tuple(map(flag_bits, words))]
+        return Condition(key, [tuple(map(flag_bits, words))], negated)
     return Condition(key, values, negated)
 
 def saved_rule(line, mark):
@@ -3185,11 +3185,12 @@ def read_nft(outputs, config, sockets):
     # Handles are new after each load.
     listed = json.dumps([dict(entry, handle=0) for _, entry in ours])
     decoys = {int(port): int(decoy) for decoy, port in re.findall(RESTORED, listed)}
-    named = json.dumps(named)
+    others_rules = json.dumps(named)
     box = Box(closed_verdicts(chains, rules), sockets, labels, 'cookies = 2' in settings,
-              'tproxy' in named.lower(), re.search(ANY_MARK, named) is not None)
+              'tproxy' in others_rules.lower(),
+              re.search(ANY_MARK, others_rules) is not None)
     return Seen(listed if ours else None, box,
-                accepts, named_ports(named), decoys, unreachable, ('nft',))
+                accepts, named_ports(others_rules), decoys, unreachable, ('nft',))
 
 # A mark is set, and what it was is not the first thing in its new value.
 SETS_MARK = (r'"mangle": {"key": {"meta": {"key": "mark"}}, '
