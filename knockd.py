@@ -4988,8 +4988,11 @@ class Looks:
         with self.lock:
             if self.reading and self.in_a_row < BROKEN_LOOKS:
                 self.broken_off = True
-                if self.process:
-                    self.process.kill()
+                # Before 3.9 what the keeper's thread has just seen end is killed by its
+                # number, and a knock in the ledger would open nothing.
+                with contextlib.suppress(ProcessLookupError):
+                    if self.process:
+                        self.process.kill()
 
 class Standing:
     """What the kernel holds, as far as the keeper's thread knows."""

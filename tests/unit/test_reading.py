@@ -20,7 +20,7 @@ pytestmark = pytest.mark.kernel         # the text is the same whoever reads it
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # So much, and no more, has to be read by whoever wants to be sure of it: what comes in must be
 # worth what it costs him, or pay for itself by what goes out.
-TOKENS = {'knockd.py': 54570, 'knock.py': 12000}
+TOKENS = {'knockd.py': 54580, 'knock.py': 12000}
 # The house, from top to bottom: the pure sections, then the edges, then what is made of both.
 TITLES = {
     'knockd.py': """
