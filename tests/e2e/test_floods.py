@@ -40,4 +40,4 @@ def test_many_syns_get_sockets_of_their_own_and_push_out_no_datagram(wire, daemo
             send(packet)
         wire.client.send(knockd.datagram('bert'), address)
     knockd.says('open bert ')
-    until(lambda: sockets() == 2 * few)
+    assert until(lambda: sockets() == 2 * few)

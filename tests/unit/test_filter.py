@@ -371,7 +371,8 @@ def test_one_program_of_two_takes_what_either_of_them_takes(kernel, version):
     expected = [syn or datagram for syn, datagram in
                 zip(interpreted(syns, frames), interpreted(datagrams, frames))]
     assert interpreted(both, frames) == kernel(both, frames) == expected
-    assert 300 < sum(interpreted(syns, frames)) + 250 < sum(expected) < 2500
+    taken = sum(interpreted(syns, frames)), sum(interpreted(datagrams, frames))
+    assert 50 < taken[0] < 500 < taken[1] < 2500, 'a corpus of one kind of frame proves nothing'
 
 
 @pytest.mark.parametrize('count', [0, 33, 2049, 3400])
