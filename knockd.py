@@ -2308,9 +2308,9 @@ GUARD_PRIORITY = -149
 # Above it a hidden port's reset is made by us, not by the stack.
 MOST_DECOYS = 200
 # What a packet is to conntrack, and its TCP flags: FIN and ACK, SYN, ACK. (No closed port
-# answers RST.) `other` is new as well, but no SYN. For flags that no client sends, boxes
-# have rules of their own.
-FLAGS_OF = {'invalid': 0x11, 'new': 0x02, 'other': 0x10}
+# answers RST.) A pickup is new as well, but no SYN: conntrack takes it for a part of some
+# connection. For flags that no client sends, boxes have rules of their own.
+FLAGS_OF = {'invalid': 0x11, 'new': 0x02, 'pickup': 0x10}
 # A rule for so many ports is about closed ones, too.
 WIDE = 10000
 # The kernel follows no longer chain of jumps (NFT_JUMP_STACK_SIZE).
@@ -2321,7 +2321,7 @@ def holds(condition, probe):
     if condition.key in ('version', 'proto'):
         found = getattr(probe, condition.key) in condition.values
     elif condition.key == 'state':
-        found = probe.state.replace('other', 'new') in condition.values
+        found = probe.state.replace('pickup', 'new') in condition.values
     elif condition.key == 'flags':
         found = any(FLAGS_OF[probe.state] & mask == flags
                     for mask, flags in condition.values)
@@ -2386,7 +2386,7 @@ def all_probes(rules):
     return [Probe(*kind, port=None) for kind in itertools.product(
         (4, 6), (TCP, UDP), FLAGS_OF, interfaces)]
 
-def closed_verdicts(chains, rules):
+def read_closed(chains, rules):
     """Box.closed; of interfaces only those are named with which it does something
     else."""
     closed = {}
@@ -2550,7 +2550,7 @@ def read_saved(text, family, prefix, mark):
 # lets packets by.
 # A SYN without ACK belongs to no connection, whatever is still known of an old one.
 SYN_ALONE = 'tcp flags & (syn | ack) == syn'
-STATE_MATCHES = {'invalid': 'ct state invalid ', 'new': SYN_ALONE + ' ', 'other': ''}
+STATE_MATCHES = {'invalid': 'ct state invalid ', 'new': SYN_ALONE + ' ', 'pickup': ''}
 NOT_SYN_ALONE = 'tcp flags & (syn | ack) != syn'
 # synproxy, and a proxy that keeps its client's address, send over lo as a stranger.
 FROM_US = 'iifname "lo" fib saddr type local'
@@ -2559,7 +2559,7 @@ FROM_US = 'iifname "lo" fib saddr type local'
 KNOWN_RETURNS = ['meta l4proto != 6 ct state established return',
                  NOT_SYN_ALONE + ' ct state established return']
 # Constants that are compared faster than conntrack is asked.
-FEW = 4
+FEW_SERVICES = 4
 # The end of a handshake, and what its sender sends from then on.
 ACK_ALONE = 'tcp flags & (syn | ack) == ack'
 RST_ALONE = 'tcp flags & (syn | rst) == rst'
@@ -2724,7 +2724,7 @@ def guard_lines(config, box, decoys, sets):
     both = config.mark | asked_bit(config)
     lines = [if_marked(both, take_mark(both))]
     services = merged(config.hide)
-    if len(services) > FEW:
+    if len(services) > FEW_SERVICES:
         lines += KNOWN_RETURNS
     for service in services:
         lines.append(ports_match(service) + ' jump hidden')
@@ -2837,12 +2837,12 @@ def closed_lines(config, box, decoys, sets):
         lines.append('ip6 nexthdr != %d meta l4proto %d drop' % (proto, proto))
     lines.append(NOT_SYN_ALONE + ' ct state established ' + without_socket)
     answers = box_answers(config, box)
-    if answers[6, UDP, 'other'][None] == STACK:
+    if answers[6, UDP, 'new'][None] == STACK:
         # IPv6 has no UDP without a checksum (RFC 8200, 8.1), and reject would not look.
         lines.append('meta nfproto ipv6 udp checksum 0 drop')
-    # `other` comes last.
+    # 'pickup' comes last: it is all that is left.
     for (version, proto, state), verdicts in sorted(answers.items()):
-        if state != 'other' and verdicts == answers[version, proto, 'other']:
+        if state != 'pickup' and verdicts == answers[version, proto, 'pickup']:
             continue
         match = 'meta nfproto ipv%d meta l4proto %d %s' % (
             version, proto, STATE_MATCHES[state])
@@ -3186,7 +3186,7 @@ def read_nft(outputs, config, sockets):
     listed = json.dumps([dict(entry, handle=0) for _, entry in ours])
     decoys = {int(port): int(decoy) for decoy, port in re.findall(RESTORED, listed)}
     others_rules = json.dumps(named)
-    box = Box(closed_verdicts(chains, rules), sockets, labels, 'cookies = 2' in settings,
+    box = Box(read_closed(chains, rules), sockets, labels, 'cookies = 2' in settings,
               'tproxy' in others_rules.lower(),
               re.search(ANY_MARK, others_rules) is not None)
     return Seen(listed if ours else None, box,
@@ -3543,7 +3543,7 @@ class IptablesTool:
         taken = named_ports(repr(rules))
         return Seen(json.dumps(ours) if all_ours else None,
                     # What is not in the listing is not asked for here.
-                    Box(closed_verdicts(chains, rules), True, True, False, False, False),
+                    Box(read_closed(chains, rules), True, True, False, False, False),
                     Accepts(missing, []), taken, decoys, [], tuple(ours))
 
     def whole(self, config, seen, decoys, openings, now):
